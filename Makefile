@@ -1,0 +1,69 @@
+# make serve   everything from nothing: environment, demo model, running stack
+# make test    environment, test models, all tests but the slow ones
+# The first that runs and is new enough: a name on the PATH may be a launcher for a version that is not installed.
+SUITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))
+PYTHON ?= $(shell for p in python3.12 python3.11 python3; do $$p -c '$(SUITS)' 2>/dev/null && echo $$p && break; done)
+# On a host without a GPU the CPU build of torch saves gigabytes:
+#   make serve TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check
+TESTS ?= tests
+KILLS ?= 20
+PACKAGES := bus ingress scheduler workers kv metrics admin_tui cli headrace_client
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test test-slow test-chaos lint imports types bench clean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || \
+	  { echo "headrace needs Python 3.11 or 3.12; on Debian or Ubuntu: apt install python3 python3-venv"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "python3-venv is missing: apt install python3-venv"; exit 1; }
+
+$(VENV)/.runtime: requirements.lock pyproject.toml | $(BIN)/python
+	$(if $(TORCH_INDEX),$(PIP) install -q --index-url $(TORCH_INDEX) torch==2.13.0)
+	$(PIP) install -q -r requirements.lock
+	$(PIP) install -q setuptools wheel
+	$(PIP) install -q --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.lock $(VENV)/.runtime
+	$(PIP) install -q -r requirements-dev.lock
+	@touch $@
+
+serve: $(VENV)/.runtime ## set everything up and serve the demo model on http://127.0.0.1:8080
+	$(BIN)/headrace pull smollm2-135m-instruct
+	$(BIN)/headrace up
+
+test: $(VENV)/.dev ## set everything up and run the tests
+	$(BIN)/headrace pull smollm2-135m-instruct
+	$(BIN)/headrace pull qwen2.5-coder-0.5b-instruct
+	$(BIN)/pytest -q -m "not slow" $(TESTS)
+
+test-slow: $(VENV)/.dev ## the long versions
+	$(BIN)/pytest -q -m slow
+
+test-chaos: $(VENV)/.dev ## kill every process in mid-answer, again and again
+	$(BIN)/pytest -q tests/system/test_kills.py --count-kills $(KILLS)
+
+bench: $(VENV)/.dev ## what the parts can do on this machine; nothing else should run
+	$(BIN)/python -m benchmarks.kv
+	$(BIN)/python -m benchmarks.scheduler
+	$(BIN)/python -m benchmarks.worker catalog:smollm2-135m-instruct
+
+lint: imports ## style, and who may import whom
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+imports: $(VENV)/.dev ## processes share messages, never code
+	$(BIN)/lint-imports --no-logo
+
+types: $(VENV)/.dev ## mypy --strict
+	$(BIN)/mypy $(addprefix -p ,$(PACKAGES))
+
+clean: ## remove the environment and caches
+	rm -rf $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
