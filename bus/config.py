@@ -1,0 +1,303 @@
+"""The configuration file, as typed structs. Reading, checking, and saying where an error is; nothing else.
+
+One TOML file configures a host. Without one, the defaults serve the demo model on the CPU. Unknown keys are
+refused with file, line and key; values are checked here, once, so that no process has to.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from bus.names import MODEL_NAME
+
+Positive = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(gt=0)]
+
+
+class ConfigError(ValueError):
+    """The configuration cannot be used. The message names file, line and key, and what is expected."""
+
+
+class Section(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """Base of all sections: unknown keys are errors."""
+
+
+class IngressConfig(Section, frozen=True):
+    """`[ingress]`: how clients reach this host.
+
+    Attributes:
+        http: address and port of the HTTP API.
+        processes: how many ingress processes share the port.
+        zmq: "ipc" (a socket in the run directory), or `tcp://HOST:PORT`, which needs `curve`.
+        max_body: largest request body.
+        max_streams: open requests per process; above it 429.
+        resume_grace_s: how long a finished or abandoned stream can be resumed.
+    """
+
+    http: str = "127.0.0.1:8080"
+    processes: Annotated[int, Meta(ge=1, le=64)] = 1
+    zmq: str = "ipc"
+    max_body: str = "8MiB"
+    max_streams: Positive = 1024
+    resume_grace_s: Seconds = 60.0
+
+
+class KvConfig(Section, frozen=True):
+    """`[kv]`: the page arena.
+
+    Attributes:
+        arena: its size.
+        slab: unit in which pools take memory from the arena.
+        hugepages: "auto" uses them where the host has enough reserved, "on" refuses to start without, "off".
+    """
+
+    arena: str = "1GiB"
+    slab: str = "32MiB"
+    hugepages: Literal["auto", "on", "off"] = "auto"
+
+
+class MetricsConfig(Section, frozen=True):
+    """`[metrics]`: what is kept.
+
+    Attributes:
+        timelines: requests whose timeline is kept.
+    """
+
+    timelines: Positive = 2000
+
+
+class LogConfig(Section, frozen=True):
+    """`[log]`: what processes write to standard error, and how."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "text", "json"] = "auto"
+
+
+class CurveConfig(Section, frozen=True):
+    """`[curve]`: keys for `tcp://` sockets. Without it nothing listens on tcp.
+
+    Attributes:
+        secret: file of this host's key pair, made by `headrace curve-keygen`.
+        clients: directory of public key files of those who may connect.
+    """
+
+    secret: str
+    clients: str
+
+
+class ModelConfig(Section, frozen=True):
+    """`[[model]]`: one served model.
+
+    Attributes:
+        name: under which clients ask for it.
+        source: `catalog:NAME`, `hf:ORG/REPO`, `path:/DIR` (safetensors) or a `.gguf` file.
+        device, dtype: "auto" picks what the host is good at.
+        replicas, tensor_parallel: how many copies, and over how many ranks each.
+        context_tokens: 0 takes the model's own limit.
+        slots: requests that run at once on a replica.
+        step_tokens: most tokens of one step: the budget that decodes and prefill chunks share.
+        page_tokens: 0 picks 16 on a CPU, 64 on a GPU.
+        queue_requests, queue_tokens: bounds of the waiting queue; beyond them 429.
+        inter_token_target_ms: prefill chunks are cut so that a step with decodes in it stays under this; 0 is off.
+        threads: CPU threads per rank; 0 shares the cores among the ranks.
+        prefix_cache: find and keep prompts' KV.
+        hang_s: a step longer than this, and than ten times its prediction, means that the worker hangs.
+    """
+
+    name: str
+    source: str
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    replicas: Annotated[int, Meta(ge=1, le=64)] = 1
+    tensor_parallel: Annotated[int, Meta(ge=1, le=8)] = 1
+    context_tokens: Annotated[int, Meta(ge=0)] = 0
+    slots: Annotated[int, Meta(ge=1, le=4096)] = 64
+    step_tokens: Annotated[int, Meta(ge=16, le=65536)] = 512
+    page_tokens: Annotated[int, Meta(ge=0, le=256)] = 0
+    queue_requests: Positive = 256
+    queue_tokens: Positive = 262_144
+    inter_token_target_ms: Annotated[float, Meta(ge=0)] = 250.0
+    threads: Annotated[int, Meta(ge=0)] = 0
+    prefix_cache: bool = True
+    hang_s: Seconds = 60.0
+
+
+DEMO_MODEL = ModelConfig(name="smollm2", source="catalog:smollm2-135m-instruct")
+
+
+class Config(Section, frozen=True):
+    """The whole file."""
+
+    ingress: IngressConfig = IngressConfig()
+    kv: KvConfig = KvConfig()
+    metrics: MetricsConfig = MetricsConfig()
+    log: LogConfig = LogConfig()
+    curve: CurveConfig | None = None
+    model: tuple[ModelConfig, ...] = (DEMO_MODEL,)
+
+    def model_named(self, name: str) -> ModelConfig:
+        """The section of a model.
+
+        Raises:
+            ConfigError: there is none of that name.
+        """
+        for model in self.model:
+            if model.name == name:
+                return model
+        known = ", ".join(model.name for model in self.model)
+        raise ConfigError(f"no model named {name!r} is configured (configured: {known})")
+
+
+def parse_size(text: str) -> int:
+    """`"4GiB"` in bytes. Binary units (KiB, MiB, GiB, TiB) and decimal ones (KB, MB, GB, TB); a bare number is bytes.
+
+    Raises:
+        ConfigError: not a size.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?i?B)?\s*", text)
+    if match is None:
+        raise ConfigError(f"{text!r} is not a size; write for example 4GiB or 512MiB")
+    unit = match[2] or "B"
+    power = " KMGT".index(unit[0]) if unit[0] in "KMGT" else 0
+    return int(float(match[1]) * (1024 if "i" in unit else 1000) ** power)
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """`"127.0.0.1:8080"` or `"[::1]:8080"` as host and port.
+
+    Raises:
+        ConfigError: not an address.
+    """
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isdigit() or int(port) > 65535:
+        raise ConfigError(f"{text!r} is not an address; write HOST:PORT, for example 127.0.0.1:8080")
+    return host.strip("[]"), int(port)
+
+
+def find_config(given: Path | None = None) -> Path | None:
+    """The file to read: `given`, `$HEADRACE_CONFIG`, `./headrace.toml`, `/etc/headrace/headrace.toml`, or none.
+
+    Raises:
+        ConfigError: a file that was asked for by name does not exist.
+    """
+    asked = given or (Path(env) if (env := os.environ.get("HEADRACE_CONFIG")) else None)
+    if asked is not None:
+        if not asked.is_file():
+            raise ConfigError(f"{asked}: no such configuration file")
+        return asked.resolve()
+    for path in (Path("headrace.toml"), Path("/etc/headrace/headrace.toml")):
+        if path.is_file():
+            return path.resolve()
+    return None
+
+
+def load_config(path: Path | None) -> Config:
+    """Read and check a file; `None` gives the defaults.
+
+    Raises:
+        ConfigError: with file, line and key.
+    """
+    if path is None:
+        return Config()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    return parse_config(text, str(path))
+
+
+def parse_config(text: str, origin: str) -> Config:
+    """Like `load_config`, from text; `origin` names it in errors."""
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{origin}: not valid TOML: {error}") from None
+    try:
+        config = msgspec.convert(raw, Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError(_located(text, origin, str(error))) from None
+    for where, problem in _problems(config):
+        raise ConfigError(f"{origin}:{_line_of(text, where)}: {_dotted(where)}: {problem}")
+    return config
+
+
+Where = tuple[str | int, ...]
+
+
+def _problems(config: Config) -> list[tuple[Where, str]]:
+    """What types cannot say."""
+    found: list[tuple[Where, str]] = []
+
+    def check(where: Where, parse: object, value: str) -> None:
+        try:
+            parse(value)  # type: ignore[operator]
+        except ConfigError as error:
+            found.append((where, str(error)))
+
+    check(("ingress", "http"), parse_address, config.ingress.http)
+    check(("ingress", "max_body"), parse_size, config.ingress.max_body)
+    check(("kv", "arena"), parse_size, config.kv.arena)
+    check(("kv", "slab"), parse_size, config.kv.slab)
+    if config.ingress.zmq != "ipc":
+        if not config.ingress.zmq.startswith("tcp://"):
+            found.append((("ingress", "zmq"), 'expected "ipc" or tcp://HOST:PORT'))
+        elif config.curve is None:
+            found.append((("ingress", "zmq"), "tcp needs keys: add a [curve] section (see headrace curve-keygen)"))
+    if not config.model:
+        found.append((("model",), "at least one [[model]] is needed"))
+    names: set[str] = set()
+    for index, model in enumerate(config.model):
+        if MODEL_NAME.fullmatch(model.name) is None:
+            found.append((("model", index, "name"), "letters, digits, dot, dash and underscore only, at most 48"))
+        if model.name in names:
+            found.append((("model", index, "name"), f"{model.name!r} is there twice"))
+        names.add(model.name)
+        if not re.match(r"(catalog:|hf:|path:).+|.+\.gguf$", model.source):
+            found.append((("model", index, "source"), "expected catalog:NAME, hf:ORG/REPO, path:/DIR or a .gguf file"))
+    return found
+
+
+def _dotted(where: Where) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where).lstrip(".")
+
+
+def _located(text: str, origin: str, message: str) -> str:
+    """msgspec's message with its line. It ends in "- at `$.model[0].dtype`" and may name an unknown field."""
+    problem, _, path = message.partition(" - at `")
+    where: list[str | int] = [
+        int(number) if number else name for name, number in re.findall(r"\.([A-Za-z0-9_-]+)|\[(\d+)\]", path)
+    ]
+    if unknown := re.search(r"unknown field `([^`]*)`", problem):
+        where.append(unknown[1])
+        problem = "unknown key"
+    return f"{origin}:{_line_of(text, tuple(where))}: {_dotted(tuple(where))}: {problem}"
+
+
+def _line_of(text: str, where: Where) -> int:
+    """The line of a key, found by reading table headers as TOML writes them; else the table's line, else 1."""
+    names = [part for part in where if isinstance(part, str)]
+    index = next((part for part in where if isinstance(part, int)), 0)
+    table = names[0] if names else ""
+    key = names[-1] if len(names) > 1 else ""
+    best = 1
+    current, seen = "", -1
+    for number, line in enumerate(text.splitlines(), start=1):
+        if header := re.match(r"\s*(\[\[?)\s*([^\]]+?)\s*\]\]?", line):
+            current = header[2].strip("\"'")
+            if current == table:
+                seen = seen + 1 if header[1] == "[[" else index
+                if seen == index:
+                    best = number
+        elif assigned := re.match(r"\s*[\"']?([A-Za-z0-9_.-]+)[\"']?\s*=", line):
+            if current == table and seen == index and key and assigned[1] == key:
+                return number
+            if current == "" and table and assigned[1].split(".")[0] == table:
+                best = number
+    return best

@@ -1,0 +1,215 @@
+"""The connecting end of a conversation: a DEALER that keeps at it.
+
+A link is *up* between a welcome and the moment its server dies (pidfd), forgets it (restarted), falls silent, or says
+bye. It then opens a fresh socket, so that nothing meant for the dead incarnation reaches the next one, and says hello
+until it is welcomed again. Whoever uses a link decides in `on_up` what to say again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, Final, Generic, TypeVar
+
+import msgspec
+import zmq
+
+from bus.build import BUILD
+from bus.curve import CurveClient
+from bus.identity import Identity
+from bus.liveness import DeathWatch
+from bus.messages.common import Bye, Heartbeat, Hello, Nack, Welcome
+from bus.names import ipc, socket_path
+from bus.server import HEARTBEAT_S, SILENT_S
+from bus.socket import Pump, configure
+from bus.wire import PROTOCOL, BadFrame, Channel, Codec, Header
+
+log = logging.getLogger(__name__)
+
+In = TypeVar("In")
+
+KNOCK_S: Final = 2.0  # a hello that is not answered for so long is said again, by another connection
+
+
+def _nothing(*_: object) -> None:
+    pass
+
+
+class Link(Generic[In]):
+    """A connection to one door of one process.
+
+    Args:
+        life: the process it is in.
+        server_name: process that has the door, for example `scheduler@smollm2`.
+        door, channel, union: which socket, which conversation, which messages may arrive.
+        on_message: called for each message that is not part of keeping the link, and for a `Nack` of one of ours.
+        on_up: after a welcome. The link can send.
+        on_down: with the reason. What was sent and not answered may or may not have arrived.
+        address: `tcp://…` instead of the door's socket file; needs `curve`.
+    """
+
+    def __init__(
+        self,
+        life: Identity,
+        server_name: str,
+        door: str,
+        channel: Channel,
+        union: object,
+        *,
+        on_message: Callable[[In], None],
+        on_up: Callable[[], None] = _nothing,
+        on_down: Callable[[str], None] = _nothing,
+        address: str | None = None,
+        curve: CurveClient | None = None,
+    ) -> None:
+        self._life, self.server_name, self._door = life, server_name, door
+        self._on_message, self._on_up, self._on_down = on_message, on_up, on_down
+        self._codec: Codec[Any] = Codec(channel, union)
+        self._remote = address is not None
+        if self._remote and curve is None:
+            raise ValueError(f"{address}: tcp is spoken with CURVE only")
+        self._address = address or ipc(socket_path(server_name, door, life.run))
+        self._curve = curve
+        self.up = False
+        self.peer_epoch = 0
+        self.peer_progress = 0
+        self.peer_busy = False
+        self._seen_ns = 0
+        self._seq_out = 0
+        self._seq_in = 0
+        self._next_hello_ns = 0
+        self._watch: DeathWatch | None = None
+        self._closed = False
+        self._complained = ""
+        self._open()
+        self._stop_beating = life.loop.every(HEARTBEAT_S, self._beat)
+        self._stop_knocking = life.loop.every(0.1, self._knock)
+        life.loop.soon(self._knock)
+
+    def send(self, body: msgspec.Struct) -> bool:
+        """Send to the server. False where the link is not up, or the server does not read (it is then taken down)."""
+        if not self.up:
+            return False
+        if self._put(body):
+            return True
+        self._life.loop.soon(lambda: self._down("does not read"))
+        return False
+
+    def close(self) -> None:
+        """Say bye and close. `on_down` is not called."""
+        if self._closed:
+            return
+        if self.up:
+            self._put(Bye("closed"))
+        self._closed = True
+        self.up = False
+        self._stop_beating()
+        self._stop_knocking()
+        if self._watch is not None:
+            self._watch.close()
+        self._pump.close(linger_ms=500)  # the bye
+
+    # --- keeping the connection ------------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        self._socket = self._life.context.socket(zmq.DEALER)
+        configure(self._socket)
+        if self._curve is not None:
+            self._curve.protect(self._socket)
+        self._socket.connect(self._address)
+        self._seq_out = self._seq_in = 0
+        self._pump = Pump(self._life.loop, self._socket, self._receive)
+
+    def _down(self, reason: str) -> None:
+        if not self.up:
+            return
+        self.up = False
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
+        self._pump.close()
+        self._open()
+        self._next_hello_ns = 0
+        log.info("%s is gone: %s", self.server_name, reason, extra={"peer": self.server_name, "door": self._door})
+        self._on_down(reason)
+
+    def _knock(self) -> None:
+        """One hello at a time: it waits in the socket until somebody listens. A fresh socket forgets an old one."""
+        now = self._life.loop.now_ns()
+        if self.up or self._closed or now < self._next_hello_ns:
+            return
+        if self._seq_out:
+            self._pump.close()
+            self._open()
+        self._next_hello_ns = now + int(KNOCK_S * 1e9)
+        self._put(Hello(PROTOCOL, PROTOCOL, BUILD, self._life.role, self._life.pid, self._life.state))
+
+    def _beat(self) -> None:
+        if not self.up:
+            return
+        if not self.peer_busy and self._life.loop.now_ns() - self._seen_ns > SILENT_S * 1e9:
+            self._down("silent")
+        else:
+            self._put(self._life.heartbeat())
+
+    def _put(self, body: msgspec.Struct) -> bool:
+        self._seq_out += 1
+        try:
+            self._socket.send_multipart(
+                self._codec.encode(body, self._life.name, self._life.epoch, self._seq_out), zmq.NOBLOCK
+            )
+        except zmq.Again:  # the server does not read
+            return False
+        self._pump.look_again()
+        return True
+
+    # --- receiving -------------------------------------------------------------------------------------------------
+
+    def _receive(self) -> None:
+        frames = self._socket.recv_multipart(zmq.NOBLOCK)
+        try:
+            header, body = self._codec.decode(frames)
+        except BadFrame as bad:
+            self._life.telemetry.counter(
+                "headrace_bus_refused_total", "Messages refused, by reason", door=self._door, reason=bad.reason
+            ).add()
+            log.warning("%s sent a frame that is refused: %s", self.server_name, bad)
+            return
+        if isinstance(body, Welcome):
+            self._welcomed(header, body)
+        elif isinstance(body, Nack) and (not self.up or body.reason in ("hello_required", "stale")):
+            self._refused(body)
+        elif not self.up or header.epoch != self.peer_epoch or header.seq <= self._seq_in:
+            pass  # from a dead incarnation, or before the welcome, or repeated
+        else:
+            self._seq_in = header.seq
+            self._seen_ns = self._life.loop.now_ns()
+            if isinstance(body, Heartbeat):
+                self.peer_progress, self.peer_busy = body.progress, body.busy
+            elif isinstance(body, Bye):
+                self._down(body.reason or "bye")
+            else:
+                self._on_message(body)
+
+    def _welcomed(self, header: Header, welcome: Welcome) -> None:
+        if self.up and header.epoch == self.peer_epoch:
+            return  # answer to a hello that was repeated
+        if self.up:
+            self._down("restarted")
+            return
+        self.up, self.peer_epoch, self.peer_busy, self._seq_in = True, header.epoch, False, header.seq
+        self._seen_ns = self._life.loop.now_ns()
+        self._complained = ""
+        if not self._remote:
+            self._watch = DeathWatch(self._life.loop, welcome.pid, lambda: self._down("died"))
+        log.info("%s is up", self.server_name, extra={"peer": self.server_name, "epoch": header.epoch})
+        self._on_up()
+
+    def _refused(self, nack: Nack) -> None:
+        if self.up:
+            self._down(f"refused: {nack.reason}")
+        elif nack.reason == "hello_required":
+            self._next_hello_ns = 0
+        elif nack.reason != self._complained:
+            self._complained = nack.reason  # once, not ten times a second
+            log.error("%s refuses us: %s: %s", self.server_name, nack.reason, nack.detail)

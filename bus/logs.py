@@ -1,0 +1,76 @@
+"""Logging to standard error: structured where a machine reads, readable where a person does.
+
+Under journald (`$JOURNAL_STREAM`) lines carry the `<priority>` prefix of sd-daemon(3). Fields given as `extra={…}`
+are appended as key=value, or as members of the JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from typing import Any, Final
+
+from bus.config import LogConfig
+
+_STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+_PRIORITY: Final = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    return {key: value for key, value in record.__dict__.items() if key not in _STANDARD}
+
+
+class _Text(logging.Formatter):
+    def __init__(self, unit: str, *, journal: bool) -> None:
+        super().__init__()
+        self._unit, self._journal = unit, journal
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = "".join(f" {key}={value}" for key, value in _fields(record).items())
+        text = f"{record.getMessage()}{fields}"
+        if record.exc_info:
+            text += "\n" + self.formatException(record.exc_info)
+        if self._journal:
+            # One prefix per line, or journald gives the rest of a traceback another priority.
+            prefix = f"<{_PRIORITY.get(record.levelname, 6)}>"
+            return "\n".join(prefix + line for line in text.splitlines())
+        clock = time.strftime("%H:%M:%S", time.localtime(record.created))
+        return f"{clock}.{int(record.msecs):03d} {record.levelname[0]} {self._unit} {text}"
+
+
+class _Json(logging.Formatter):
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry: dict[str, Any] = {
+            "ts": round(record.created, 6),
+            "level": record.levelname.lower(),
+            "unit": self._unit,
+            "logger": record.name,
+            "message": record.getMessage(),
+            **_fields(record),
+        }
+        if record.exc_info:
+            entry["exception"] = self.formatException(record.exc_info)
+        return json.dumps(entry, ensure_ascii=False, default=str)
+
+
+def set_up(unit: str, config: LogConfig) -> None:
+    """Send everything of this process to standard error."""
+    journal = "JOURNAL_STREAM" in os.environ
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Json(unit) if config.format == "json" else _Text(unit, journal=journal))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    set_level(config.level)
+    logging.captureWarnings(True)
+
+
+def set_level(level: str) -> None:
+    """Log from this level up."""
+    logging.getLogger().setLevel(level.upper())

@@ -1,0 +1,146 @@
+"""anyone <-> metrics: the Prometheus text, a snapshot, one request's timeline; and the feed that updates a snapshot.
+
+The feed is PUB/SUB: take a snapshot, then apply updates with `seq` above the snapshot's, in order. A gap means: take a
+new snapshot.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from bus.messages.common import Bye, Heartbeat, Hello, Nack, Welcome
+from bus.messages.telemetry import LiveRequest, Sample, TimelineEvent
+
+
+class GetExposition(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=10):
+    """The Prometheus text format of everything known."""
+
+    rid: int
+
+
+class GetSnapshot(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=11):
+    """Everything that a screen shows."""
+
+    rid: int
+
+
+class GetTimeline(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=12):
+    """The events of one request."""
+
+    rid: int
+    request: int
+
+
+class Exposition(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=20):
+    """`text/plain; version=0.0.4`."""
+
+    rid: int
+    text: bytes
+
+
+class ModelLoad(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """One model over the last ten seconds, and its queue now. Percentiles come from merged histograms.
+
+    A percentile of nothing is 0; `prefix_hit_ratio` is -1 where nothing was looked up.
+    """
+
+    model: str
+    replicas_ready: int
+    replicas: int
+    waiting: int
+    running: int
+    oldest_wait_s: float
+    requests_per_s: float
+    prompt_tokens_per_s: float
+    output_tokens_per_s: float
+    ttft_p50_s: float
+    ttft_p95_s: float
+    itl_p50_s: float
+    itl_p95_s: float
+    refused_per_s: float
+    preemptions_per_s: float
+    prefix_hit_ratio: float
+    step_p50_s: float
+    step_p95_s: float
+    queue_p50_s: float = 0.0
+    queue_p95_s: float = 0.0
+    e2e_p50_s: float = 0.0
+    e2e_p95_s: float = 0.0
+
+
+class PageLoad(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """Pages by state, all pools. What schedulers keep in stock counts as free; `slabs_free` can become pages."""
+
+    total: int
+    free: int
+    leased: int
+    pinned: int
+    cached: int
+    quarantined: int
+    slabs_free: int = 0
+
+
+class Finding(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """Something an operator should know: what, since when, and what to do about it."""
+
+    code: str
+    severity: str  # "warn" or "crit"
+    subject: str
+    text: str
+    since_ns: int
+    advice: str = ""
+
+
+class FinishedRequest(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A request of the recent past, one line."""
+
+    request: int
+    model: str
+    reason: str
+    ended_ns: int
+    duration_ns: int
+    ttft_ns: int
+    prompt_tokens: int
+    cached_tokens: int
+    generated_tokens: int
+
+
+class Snapshot(msgspec.Struct, array_like=True, frozen=True, tag=21):
+    """The state of the host as of `at_ns` (CLOCK_MONOTONIC), after feed update `seq`."""
+
+    rid: int
+    seq: int
+    at_ns: int
+    processes: tuple[Sample, ...]
+    models: tuple[ModelLoad, ...]
+    pages: PageLoad
+    requests: tuple[LiveRequest, ...]
+    requests_total: int
+    findings: tuple[Finding, ...]
+    recent: tuple[FinishedRequest, ...] = ()
+
+
+class TimelineReply(msgspec.Struct, array_like=True, frozen=True, tag=22):
+    """Events of one request in order of time; empty where it is unknown or too long ago."""
+
+    rid: int
+    request: int
+    events: tuple[TimelineEvent, ...]
+
+
+class Update(msgspec.Struct, array_like=True, frozen=True, tag=30):
+    """One step of the feed, at 2 Hz. Parts that did not change are None."""
+
+    seq: int
+    at_ns: int
+    processes: tuple[Sample, ...] | None
+    models: tuple[ModelLoad, ...] | None
+    pages: PageLoad | None
+    requests: tuple[LiveRequest, ...] | None
+    requests_total: int
+    findings: tuple[Finding, ...] | None
+    recent: tuple[FinishedRequest, ...] | None = None
+
+
+ToObserver = Welcome | Heartbeat | Nack | Bye | Exposition | Snapshot | TimelineReply
+FromObserver = Hello | Heartbeat | Nack | Bye | GetExposition | GetSnapshot | GetTimeline

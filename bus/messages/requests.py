@@ -1,0 +1,202 @@
+"""ingress <-> scheduler: requests go down, tokens come up.
+
+The ingress is a request's home: it keeps the prompt and every token so far, and submits the request
+again, with them, to a scheduler that has lost it. `Submit` and `Abort` are idempotent by request id.
+Within one scheduler incarnation tokens arrive in order; `Deltas.starts` says where each piece belongs,
+so a repeated piece is dropped and a gap is seen.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from bus.messages.common import Bye, Heartbeat, Hello, Nack, Welcome
+
+FinishReason = Literal["stop", "length", "abort", "error"]
+
+RefusalCode = Literal[
+    "overloaded",  # 429: queue full, by requests or by tokens; retry after
+    "not_ready",  # 503: no replica yet
+    "draining",  # 503: being taken out
+    "deadline",  # 503: would start too late
+    "too_long",  # 400: prompt does not fit the context or the pages
+    "invalid",  # 400: a value outside what this model can do
+    "quarantined",  # 500: the request took its worker down twice
+]
+
+
+class Sampling(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """How tokens are drawn. The defaults draw greedily and change nothing.
+
+    Attributes:
+        temperature: 0 is greedy.
+        top_k: 0 is off.
+        seed: 64-bit; with the position it keys the counter-based generator, so a resumed request draws the same.
+        logit_bias: (token id, bias) pairs, added before temperature.
+        logprobs: -1 for none, else how many alternatives per token (0: the drawn token only).
+        min_tokens: the ids in `suppress` cannot be drawn before so many tokens are out.
+        suppress: ids that `min_tokens` holds back (end-of-sequence and stop ids), packed u32.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int = 0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    logprobs: int = -1
+    min_tokens: int = 0
+    suppress: bytes = b""
+
+
+class Submit(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=10):
+    """Please generate. Answered by `Accepted` or `Refused`.
+
+    Attributes:
+        request: 63-bit random id, chosen by the ingress, the key of everything said about it.
+        prompt: token ids, packed u32.
+        emitted: tokens that the ingress already has (a resubmission), packed u32; empty the first time.
+        root: salted root of the digest chain (`bus.blocks`), 16 bytes; empty switches prefix reuse off.
+        digests: digests of the full blocks of `prompt`, 16 bytes each.
+        max_tokens: how many may be generated in all, `emitted` included.
+        stop_token_ids: ids that end generation, end-of-sequence ids included unless `ignore_eos`, packed u32. The id
+            that stops is delivered as the last token.
+        priority: lower runs earlier; 0 is the default.
+        deadline_ns: CLOCK_MONOTONIC of the host after which an answer is useless; 0 for none.
+        prompt_logprobs: -1 for none, else alternatives per prompt token.
+        tenant: for accounting and fair sharing.
+        submitted_ns: CLOCK_MONOTONIC when the ingress had read the request.
+    """
+
+    request: int
+    prompt: bytes
+    sampling: Sampling
+    max_tokens: int
+    emitted: bytes = b""
+    root: bytes = b""
+    digests: bytes = b""
+    stop_token_ids: bytes = b""
+    priority: int = 0
+    deadline_ns: int = 0
+    prompt_logprobs: int = -1
+    tenant: str = ""
+    submitted_ns: int = 0
+
+
+class Abort(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=11):
+    """The request is not wanted any more: client gone, stop string, deadline. Idempotent, never answered.
+
+    `emitted` is how many tokens the ingress had used when it decided, so over-run can be counted.
+    """
+
+    request: int
+    reason: Literal["client", "stop", "deadline", "shutdown"]
+    emitted: int = 0
+
+
+class ModelFacts(msgspec.Struct, array_like=True, frozen=True, tag=20):
+    """Sent after `Welcome` and whenever it changes: what an ingress must know of the model behind this scheduler.
+
+    Attributes:
+        root: unsalted root of the digest chain; 16 bytes, empty while no replica has registered.
+        context_tokens: longest prompt plus output.
+        vocabulary: number of logits; a token id is below it.
+        replicas_ready: replicas that can take a request now.
+        replicas: replicas configured.
+    """
+
+    model: str
+    root: bytes
+    page_tokens: int
+    context_tokens: int
+    vocabulary: int
+    replicas_ready: int
+    replicas: int
+
+
+class Accepted(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=21):
+    """The request is in the queue and will be completed."""
+
+    request: int
+    queued: int  # requests before it
+
+
+class Refused(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=22):
+    """The request was not taken; nothing is kept of it."""
+
+    request: int
+    code: RefusalCode
+    message: str
+    retry_after_s: float = 0.0
+
+
+class TokenLogprobs(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """Log probabilities at one position, after penalties and bias, before temperature and truncation.
+
+    `chosen` belongs to the drawn token; `top_ids` (packed u32) and `top` (packed f32) are the best alternatives,
+    best first.
+    """
+
+    chosen: float
+    top_ids: bytes = b""
+    top: bytes = b""
+
+
+class Finished(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """The end of one request, and its account.
+
+    Attributes:
+        completion_tokens: all tokens ever emitted for it, the ones before a resubmission included.
+        cached_tokens: prompt tokens whose KV was found instead of computed.
+        error: what to tell the client where `reason` is "error".
+    """
+
+    request: int
+    reason: FinishReason
+    completion_tokens: int
+    cached_tokens: int
+    queue_ns: int
+    preemptions: int = 0
+    error: str = ""
+
+
+class Deltas(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=23):
+    """All that a step brought for one ingress.
+
+    Attributes:
+        requests: packed u64.
+        starts: packed u32; index of the first of these tokens among the request's generated tokens.
+        counts: packed u32; tokens of each request in `tokens`.
+        tokens: packed u32, concatenated.
+        logprobs: (index into `tokens`, value) for tokens whose request asked for them.
+        finished: requests that end with these tokens.
+        cached: (request, prompt tokens whose KV was found instead of computed) where there are any, with the first
+            tokens of a request: an ingress that finds a stop string is not sent its `Finished`.
+    """
+
+    step: int
+    requests: bytes
+    starts: bytes
+    counts: bytes
+    tokens: bytes
+    logprobs: tuple[tuple[int, TokenLogprobs], ...] = ()
+    finished: tuple[Finished, ...] = ()
+    cached: tuple[tuple[int, int], ...] = ()
+
+
+class PromptLogprobs(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=24):
+    """Log probabilities of prompt tokens `start`.. in order, one per token; the first prompt token has none and is
+    not sent. Always before the request's first token."""
+
+    request: int
+    start: int
+    values: tuple[TokenLogprobs, ...]
+
+
+ToScheduler = Hello | Heartbeat | Nack | Bye | Submit | Abort
+ToIngress = Welcome | Heartbeat | Nack | Bye | ModelFacts | Accepted | Refused | Deltas | PromptLogprobs

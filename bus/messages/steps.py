@@ -1,0 +1,154 @@
+"""scheduler <-> worker: plans go down, results come up. One message per step, per rank and direction.
+
+A worker keeps a row of state per *slot*: the token ids of the request in it, its sampling parameters and
+its block table. A plan says what is new in full (`SlotOpen`) and everything else as differences. Plans are
+executed in the order of `step`; two may be in flight, so the token drawn in step n is on the worker when
+step n+1 needs it, and the plan does not carry it.
+
+Every rank of a replica gets the same plans. Rank 0 draws the tokens and shares them with the other ranks.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from bus.messages.common import Bye, Heartbeat, Hello, Nack, Welcome
+from bus.messages.requests import Sampling, TokenLogprobs
+
+
+class KvShape(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """The shape of a page of one cache group, for all ranks together: `[layer][K,V][kv head][token][dim]`.
+
+    Attributes:
+        dtype: "float32", "bfloat16" or "float16".
+    """
+
+    layers: int
+    kv_heads: int
+    page_tokens: int
+    head_dim: int
+    dtype: str
+
+    @property
+    def page_bytes(self) -> int:
+        """Bytes of one page."""
+        itemsize = 4 if self.dtype == "float32" else 2
+        return self.layers * 2 * self.kv_heads * self.page_tokens * self.head_dim * itemsize
+
+
+class Registered(msgspec.Struct, array_like=True, frozen=True, tag=10):
+    """worker -> scheduler, after `Welcome`, when weights are loaded and the arena is mapped: ready for plans.
+
+    Ranks of a replica must agree on everything but `rank`.
+
+    Attributes:
+        group: incarnation of the rank group; a rank that restarts takes the whole group into a new one.
+        weights_digest: sha256 of the weight files' manifest.
+        stop_ids: end-of-sequence ids that the model file declares, packed u32.
+        slots: rows of state, the limit of requests running at once.
+        step_tokens: most tokens in one step.
+    """
+
+    model: str
+    replica: int
+    rank: int
+    ranks: int
+    group: int
+    weights_digest: bytes
+    kv: KvShape
+    context_tokens: int
+    vocabulary: int
+    stop_ids: bytes
+    slots: int
+    step_tokens: int
+    device: str
+    dtype: str
+
+
+class SlotOpen(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A request enters a slot.
+
+    Attributes:
+        tokens: prompt and everything emitted before, packed u32.
+        prompt_tokens: how many of `tokens` are prompt (penalties count the two apart).
+        computed: leading tokens whose KV is already in `pages`.
+        pages: the block table so far, packed u32; `generations` likewise.
+    """
+
+    slot: int
+    request: int
+    tokens: bytes
+    prompt_tokens: int
+    computed: int
+    pages: bytes
+    generations: bytes
+    sampling: Sampling
+    prompt_logprobs: int = -1
+
+
+class StepPlan(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=20):
+    """One step. Order of application: closes, opens, page differences, then the forward pass.
+
+    A row is one slot's share of the step. Row r computes tokens `starts[r] .. starts[r]+counts[r]-1` of its slot;
+    token ids the slot does not have yet are the ones drawn by earlier steps.
+
+    Attributes:
+        step: 1, 2, ... per scheduler incarnation and replica.
+        closes: slots that are free from now on, packed u32.
+        slots, starts, counts: packed u32, one per row. Rows with more than one token (prefill chunks) come first.
+        samples: one byte per row; 1 where the row's last logits are drawn from.
+        page_slots, pages, page_generations: packed u32; pages appended to block tables, in order.
+    """
+
+    step: int
+    closes: bytes
+    opens: tuple[SlotOpen, ...]
+    slots: bytes
+    starts: bytes
+    counts: bytes
+    samples: bytes
+    page_slots: bytes
+    pages: bytes
+    page_generations: bytes
+
+
+class StepResult(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=11):
+    """rank 0 -> scheduler: what a step drew. Other ranks send it too, with empty arrays, so their progress is seen.
+
+    Attributes:
+        slots: packed u32, rows that were sampled, in plan order; `tokens` likewise.
+        logprobs: (index into `tokens`, value) for slots that asked.
+        prompt_logprobs: (slot, first prompt position, values) for prefill rows that asked.
+        waited_ns: idle between the end of the last step and the arrival of this plan.
+        ran_ns: from the start of the forward pass until tokens were on the host.
+    """
+
+    step: int
+    slots: bytes
+    tokens: bytes
+    waited_ns: int
+    ran_ns: int
+    logprobs: tuple[tuple[int, TokenLogprobs], ...] = ()
+    prompt_logprobs: tuple[tuple[int, int, tuple[TokenLogprobs, ...]], ...] = ()
+
+
+class StepFailed(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=12):
+    """worker -> scheduler: the step raised; nothing of it may be used, and the worker's slots are all closed.
+
+    `slots` are the rows that are known to be the cause, empty where unknown (packed u32).
+    """
+
+    step: int
+    error: str
+    slots: bytes = b""
+
+
+class Reset(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=21):
+    """scheduler -> worker: close all slots, forget plans; the next plan is step `next_step`. A new scheduler
+    incarnation sends it first."""
+
+    next_step: int
+
+
+ToWorker = Welcome | Heartbeat | Nack | Bye | StepPlan | Reset
+ToSchedulerFromWorker = Hello | Heartbeat | Nack | Bye | Registered | StepResult | StepFailed

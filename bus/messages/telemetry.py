@@ -1,0 +1,113 @@
+"""everyone -> metrics, PUB/SUB: droppable by definition. Counters are cumulative at their source."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from bus.messages.common import ProcessState
+
+InstrumentKind = Literal["counter", "gauge", "histogram"]
+
+
+class Series(msgspec.Struct, array_like=True, frozen=True):
+    """One instrument with one set of labels.
+
+    Attributes:
+        value: the counter's or gauge's value; the sum of a histogram.
+        buckets: cumulative counts, one per bound of `bounds` and one for infinity (histograms only).
+    """
+
+    name: str
+    kind: InstrumentKind
+    labels: tuple[tuple[str, str], ...]
+    value: float
+    bounds: tuple[float, ...] = ()
+    buckets: tuple[int, ...] = ()
+
+
+class Sample(msgspec.Struct, array_like=True, frozen=True, tag=10):
+    """A process describes itself, twice a second."""
+
+    name: str
+    role: str
+    pid: int
+    epoch: int
+    state: ProcessState
+    started_ns: int  # CLOCK_MONOTONIC
+    progress: int
+    busy: bool
+    cpu_s: float
+    rss_bytes: int
+    series: tuple[Series, ...]
+
+
+TimelineKind = Literal[
+    "received",  # ingress: request read and parsed
+    "tokenized",  # ingress: template rendered, ids made; value = prompt tokens
+    "submitted",  # ingress -> scheduler
+    "queued",  # scheduler: accepted; value = requests before it
+    "held",  # scheduler: not admitted; detail says why
+    "admitted",  # scheduler: placed; value = replica
+    "hit",  # prefix found; value = tokens
+    "chunk",  # a prefill chunk; value = tokens, step set
+    "first_token",
+    "preempted",  # detail says for whom
+    "resumed",  # on another replica or after a crash
+    "stalled",  # a decode gap far above the median; value = ns
+    "finished",  # detail = reason; value = tokens generated
+    "aborted",  # detail = why
+    "refused",  # detail = code
+]
+
+
+class TimelineEvent(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """Something that happened to one request. `at_ns` is CLOCK_MONOTONIC of the host."""
+
+    request: int
+    at_ns: int
+    kind: TimelineKind
+    value: int = 0
+    step: int = 0
+    detail: str = ""
+
+
+class Timeline(msgspec.Struct, array_like=True, frozen=True, tag=11):
+    """Events since the last message, of one process."""
+
+    name: str
+    events: tuple[TimelineEvent, ...]
+
+
+RequestState = Literal["waiting", "prefill", "decode"]
+
+
+class LiveRequest(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A request in a scheduler's hands, as of now."""
+
+    request: int
+    tenant: str
+    model: str
+    state: RequestState
+    age_ns: int
+    queue_ns: int
+    ttft_ns: int  # 0: no token yet
+    prompt_tokens: int
+    cached_tokens: int
+    generated_tokens: int
+    itl_ns: int  # mean of inter-token latencies so far; 0: none
+    pages: int
+    priority: int
+    replica: int  # -1: not placed
+
+
+class LiveRequests(msgspec.Struct, array_like=True, frozen=True, tag=12):
+    """The requests of one scheduler, at 2 Hz; at most 500, longest-lived first, `total` says how many there are."""
+
+    name: str
+    total: int
+    requests: tuple[LiveRequest, ...]
+
+
+ToMetrics = Sample | Timeline | LiveRequests

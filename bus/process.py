@@ -1,0 +1,304 @@
+"""The life that every process shares: claim the name, log, be ready, beat, answer, drain, end with the right code.
+
+    starting ──ready()──► ready ──drain──► draining ──drained or deadline──► stopped (exit 0)
+        └───────────────────┴── fail() ──► failed (exit 78 configuration, 69 something missing, 70 a bug)
+
+A service is built by `make`, given its `Life`, and started on the loop. It only says what is particular to it.
+
+Exit codes (sysexits.h): 0 only after a requested stop; 69 something it needs is missing; 70 internal error;
+75 the name is taken by a running process; 78 bad configuration.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, Literal, NamedTuple, Protocol
+
+import psutil
+import zmq
+
+from bus import logs
+from bus.config import Config
+from bus.control import ControlDoor
+from bus.identity import NameTaken, claim
+from bus.loop import PollLoop, RunnableLoop, UvLoop
+from bus.messages.common import Heartbeat, ProcessState
+from bus.messages.control import Fleet, ModelStatus, Ok, Rejected, ToProcess
+from bus.messages.telemetry import Sample
+from bus.names import parse_process, run_directory
+from bus.publisher import TelemetryPublisher
+from bus.telemetry import Telemetry
+
+log = logging.getLogger(__name__)
+
+EXIT_STOPPED: Final = 0
+EXIT_MISSING: Final = 69
+EXIT_BUG: Final = 70
+EXIT_NAME_TAKEN: Final = 75
+EXIT_CONFIG: Final = 78
+
+DEFAULT_DRAIN_S: Final = 30.0
+
+
+class Description(NamedTuple):
+    """What a service says of itself for `headrace status`; see `bus.messages.control.Status`."""
+
+    load: float = -1.0
+    detail: str = ""
+    models: tuple[ModelStatus, ...] = ()
+    counters: tuple[tuple[str, float], ...] = ()
+
+
+class Service(Protocol):
+    """What is particular to a process. All calls come on the loop."""
+
+    def start(self) -> None:
+        """Open what it needs; call `life.ready()` when it can work, now or later."""
+        ...
+
+    def describe(self) -> Description:
+        """For status."""
+        ...
+
+    def drain(self) -> None:
+        """Take nothing new. Idempotent."""
+        ...
+
+    def undrain(self) -> None:
+        """Take work again. Idempotent."""
+        ...
+
+    def drained(self) -> bool:
+        """Whether nothing is in hand."""
+        ...
+
+    def stop(self) -> None:
+        """Close everything."""
+        ...
+
+    def control(self, message: ToProcess) -> Ok | Rejected | Fleet | None:
+        """A command beyond the common ones; None where it is not this service's."""
+        ...
+
+
+class Life:
+    """A running process, as its service sees it."""
+
+    def __init__(
+        self,
+        name: str,
+        epoch: int,
+        run: Path,
+        config: Config,
+        config_path: Path | None,
+        loop: RunnableLoop,
+    ) -> None:
+        parsed = parse_process(name)
+        self.name, self.role, self.instance = name, parsed.role, parsed.instance
+        self.epoch, self.pid, self.run = epoch, os.getpid(), run
+        self.config, self.config_path = config, config_path
+        self.loop: RunnableLoop = loop
+        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self.telemetry = Telemetry()
+        self.state: ProcessState = "starting"
+        self.busy = False
+        self.progress = 0
+        self.started_ns = time.monotonic_ns()
+        self.exit_code = EXIT_STOPPED
+        self._service: Service | None = None
+        self._process = psutil.Process()
+        self._watchdog_progress = -1
+
+    # --- for the service -------------------------------------------------------------------------------------------
+
+    def ready(self) -> None:
+        """The service can work."""
+        if self.state == "starting":
+            self.state = "ready"
+            # Everything made so far lives as long as the process: the collector need never look at it again.
+            gc.collect()
+            gc.freeze()
+            notify("READY=1")
+            log.info("ready after %.2f s", (time.monotonic_ns() - self.started_ns) / 1e9)
+
+    def progressed(self, units: int = 1) -> None:
+        """Useful work was done."""
+        self.progress += units
+
+    def fail(self, message: str, code: int = EXIT_BUG) -> None:
+        """This process cannot go on: say why, and end with `code`."""
+        if self.state in ("failed", "stopped"):
+            return
+        log.critical(message)
+        notify(f"STATUS={message}")
+        self.state, self.exit_code = "failed", code
+        self._finish()
+
+    # --- for the runtime -------------------------------------------------------------------------------------------
+
+    def heartbeat(self) -> Heartbeat:
+        """The heartbeat to send now."""
+        return Heartbeat(self.progress, self.busy, self.state)
+
+    def describe(self) -> Description:
+        """The service's description, or an empty one before it is there."""
+        return self._service.describe() if self._service is not None else Description()
+
+    def command(self, message: ToProcess) -> Ok | Rejected | Fleet | None:
+        """Hand a command to the service."""
+        return self._service.control(message) if self._service is not None else None
+
+    def drain(self) -> None:
+        """Take nothing new, until `undrain` or the end."""
+        if self.state == "ready" and self._service is not None:
+            self.state = "draining"
+            self._service.drain()
+
+    def undrain(self) -> None:
+        """Take work again."""
+        if self.state == "draining" and self._service is not None:
+            self.state = "ready"
+            self._service.undrain()
+
+    def shut_down(self, deadline_s: float = DEFAULT_DRAIN_S) -> None:
+        """Drain for at most so long, then end with exit code 0. A second call ends at once."""
+        if self.state in ("failed", "stopped"):
+            return
+        if self._service is None or self.state == "starting" or getattr(self, "_shutting", False):
+            self._end()
+            return
+        self._shutting = True
+        notify(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={int(deadline_s * 1e6)}")
+        log.info("draining for at most %.0f s", deadline_s)
+        self.drain()
+        deadline = time.monotonic() + deadline_s
+        service = self._service
+
+        def look() -> None:
+            if service.drained() or time.monotonic() >= deadline:
+                if not service.drained():
+                    log.warning("deadline reached with work in hand")
+                self._end()
+            else:
+                self.loop.after(0.02, look)
+
+        look()
+
+    def sample(self) -> Sample:
+        """This process for the metrics process."""
+        times, memory = self._process.cpu_times(), self._process.memory_info()
+        return Sample(
+            self.name, self.role, self.pid, self.epoch, self.state, self.started_ns, self.progress, self.busy,
+            times.user + times.system, memory.rss, self.telemetry.series(),
+        )  # fmt: skip
+
+    def attach(self, service: Service) -> None:
+        """The service of this life."""
+        self._service = service
+
+    def feed_watchdog(self) -> None:
+        """Tell systemd that we live: only while idle or progressing, so that a stuck process is found."""
+        if not self.busy or self.progress != self._watchdog_progress:
+            self._watchdog_progress = self.progress
+            notify("WATCHDOG=1")
+
+    def _end(self) -> None:
+        if self.state not in ("stopped", "failed"):
+            self.state = "stopped"
+            self._finish()
+
+    def _finish(self) -> None:
+        if self._service is not None:
+            service, self._service = self._service, None
+            try:
+                service.stop()
+            except Exception:
+                log.exception("while stopping")
+        self.loop.stop()
+
+
+def notify(message: str) -> None:
+    """sd_notify(3): tell the service manager, where there is one."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+        try:
+            sender.connect("\0" + address[1:] if address.startswith("@") else address)
+            sender.sendall(message.encode())
+        except OSError as error:
+            log.warning("service manager does not listen: %s", error)
+
+
+def run_process(
+    name: str,
+    config: Config,
+    config_path: Path | None,
+    make: Callable[[Life], Service],
+    *,
+    loop: Literal["uv", "poll"],
+) -> int:
+    """Run a process from beginning to end.
+
+    Args:
+        name: `role@instance`.
+        make: builds the service; it may raise nothing but bugs, trouble is told by `life.fail`.
+        loop: "uv" for processes with asyncio in them, "poll" for the others.
+
+    Returns:
+        The exit code.
+    """
+    logs.set_up(name, config.log)
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1, all_threads=True)  # kill -USR1 shows where it is
+    run = run_directory()
+    try:
+        epoch, lock = claim(name, run)
+    except NameTaken as taken:
+        log.critical("%s", taken)
+        return EXIT_NAME_TAKEN
+    life = Life(name, epoch, run, config, config_path, UvLoop() if loop == "uv" else PollLoop())
+    log.info("starting", extra={"epoch": epoch, "pid": life.pid})
+    try:
+        _live(life, make)
+    except Exception:
+        log.exception("a bug ended this process")
+        life.exit_code = EXIT_BUG
+    finally:
+        life.context.destroy(linger=200)
+        os.close(lock)
+    log.info("exit %d", life.exit_code)
+    return life.exit_code
+
+
+def _live(life: Life, make: Callable[[Life], Service]) -> None:
+    loop = life.loop
+    loop.on_signal(signal.SIGTERM, life.shut_down)
+    loop.on_signal(signal.SIGINT, life.shut_down)
+    door = ControlDoor(life)
+    publisher = TelemetryPublisher(life)
+
+    def start() -> None:
+        service = make(life)
+        if life.state == "starting":
+            life.attach(service)
+            service.start()
+        else:  # make() said life.fail()
+            service.stop()
+
+    if usec := os.environ.get("WATCHDOG_USEC"):
+        loop.every(int(usec) / 1e6 / 3, life.feed_watchdog)
+    try:
+        loop.run(start)
+    finally:
+        publisher.close()
+        door.close()
+        loop.close()

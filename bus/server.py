@@ -1,0 +1,314 @@
+"""The listening end of a conversation: a ROUTER that knows its peers.
+
+What is done here, so that no service has to: hello and welcome, refusal of strangers (by the kernel's credentials),
+of malformed frames, stale incarnations and repeated messages, heartbeats both ways, and noticing that a peer is gone.
+
+A peer is *joined* by its hello and *left* when it dies (pidfd), says bye, is replaced by a newer incarnation, is
+silent while it should be idle, or does not read what it is sent. What cannot be delivered means that the peer is
+gone; it says hello again and both sides start over. A peer that is busy may be silent: whether it hangs is decided
+by its progress, by the service that knows how long its work should take.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final, Generic, TypeVar
+
+import msgspec
+import zmq
+
+from bus.build import BUILD
+from bus.curve import CurveServer
+from bus.identity import Identity
+from bus.liveness import DeathWatch
+from bus.messages.common import Bye, Heartbeat, Hello, Nack, NackReason, ProcessState, Welcome
+from bus.names import socket_path
+from bus.socket import Pump, bind_ipc, configure
+from bus.wire import PROTOCOL, BadFrame, Channel, Codec, Header
+
+log = logging.getLogger(__name__)
+
+In = TypeVar("In")
+
+HEARTBEAT_S: Final = 0.5
+SILENT_S: Final = 10.0  # an idle peer beats twice a second; busy ones are judged by progress
+OUTBOX_MESSAGES: Final = 10_000  # beyond the socket's own high-water mark
+
+
+class Peer:
+    """A process at the other end. Its fields say what it last said of itself."""
+
+    __slots__ = ("_outbox", "_route", "_seq_in", "_seq_out", "_watch", "busy", "epoch", "name", "pid", "progress",
+                 "role", "seen_ns", "state")  # fmt: skip
+
+    def __init__(self, route: bytes, name: str, hello: Hello, epoch: int, now_ns: int) -> None:
+        self.name = name
+        self.role = hello.role
+        self.epoch = epoch
+        self.pid = hello.pid
+        self.state: ProcessState = hello.state
+        self.progress = 0
+        self.busy = False
+        self.seen_ns = now_ns
+        self._route = route
+        self._seq_in = 0
+        self._seq_out = 0
+        self._outbox: deque[list[bytes]] = deque()
+        self._watch: DeathWatch | None = None
+
+    def __repr__(self) -> str:
+        return f"<Peer {self.name} epoch {self.epoch} pid {self.pid}>"
+
+
+def _nothing(*_: object) -> None:
+    pass
+
+
+class Server(Generic[In]):
+    """A bound ROUTER with typed messages.
+
+    Args:
+        life: the process it is in.
+        door: which of the process's sockets, see `bus.names`.
+        channel, union: the conversation and the messages that may arrive.
+        roles: who may say hello.
+        on_message, on_join, on_leave: called on the loop. `on_leave` gets the reason.
+        address: `tcp://…` instead of the door's socket file; needs `curve`.
+        curve: this host's key and the keys of those who may connect.
+
+    Raises:
+        zmq.ZMQError: the address is taken.
+    """
+
+    def __init__(
+        self,
+        life: Identity,
+        door: str,
+        channel: Channel,
+        union: object,
+        *,
+        roles: Collection[str],
+        on_message: Callable[[Peer, In], None],
+        on_join: Callable[[Peer], None] = _nothing,
+        on_leave: Callable[[Peer, str], None] = _nothing,
+        address: str | None = None,
+        curve: CurveServer | None = None,
+    ) -> None:
+        self._life, self._door, self._roles = life, door, frozenset(roles)
+        self._on_message, self._on_join, self._on_leave = on_message, on_join, on_leave
+        self._codec: Codec[Any] = Codec(channel, union)
+        self._routes: dict[bytes, Peer] = {}
+        self._peers: dict[str, Peer] = {}
+        self.peers: Mapping[str, Peer] = MappingProxyType(self._peers)
+        self._stray_seq = 0
+        self._remote = address is not None
+        self._path: Path | None = None
+        self._socket = life.context.socket(zmq.ROUTER)
+        configure(self._socket)
+        if address is not None:
+            if curve is None:
+                raise ValueError(f"{address}: tcp is served with CURVE only")
+            curve.protect(self._socket)
+            self._socket.bind(address)
+        else:
+            self._path = socket_path(life.name, door, life.run)
+            bind_ipc(self._socket, self._path)
+        self._received = life.telemetry.counter(
+            "headrace_bus_received_total", "Messages received from peers", door=door
+        )
+        self._pump = Pump(life.loop, self._socket, self._receive)
+        self._stop_beating = life.loop.every(HEARTBEAT_S, self._beat)
+
+    @property
+    def endpoint(self) -> str:
+        """The address as bound: with the port that the kernel chose, where it was asked to."""
+        return self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+
+    def send(self, peer: Peer, body: msgspec.Struct) -> bool:
+        """Send to a peer. False where it is gone (`on_leave` was called, or is about to be)."""
+        if self._routes.get(peer._route) is not peer:
+            return False
+        peer._seq_out += 1
+        frames = [peer._route, *self._codec.encode(body, self._life.name, self._life.epoch, peer._seq_out)]
+        if peer._outbox:
+            peer._outbox.append(frames)
+            return self._flush(peer)
+        return self._put(peer, frames)
+
+    def leave(self, peer: Peer, reason: str) -> None:
+        """End the conversation with a peer from this side."""
+        if self._routes.get(peer._route) is not peer:
+            return
+        del self._routes[peer._route]
+        if self._peers.get(peer.name) is peer:
+            del self._peers[peer.name]
+        if peer._watch is not None:
+            peer._watch.close()
+        log.info("%s left: %s", peer.name, reason, extra={"peer": peer.name, "epoch": peer.epoch, "door": self._door})
+        self._on_leave(peer, reason)
+
+    def close(self) -> None:
+        """Say bye to everyone and close. `on_leave` is not called."""
+        for peer in tuple(self._routes.values()):
+            self.send(peer, Bye("closed"))
+            if peer._watch is not None:
+                peer._watch.close()
+        self._routes.clear()
+        self._peers.clear()
+        self._stop_beating()
+        self._pump.close(linger_ms=500)  # the byes
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+
+    # --- receiving -------------------------------------------------------------------------------------------------
+
+    def _receive(self) -> None:
+        first = self._socket.recv(zmq.NOBLOCK, copy=False)
+        route = first.bytes
+        frames = [self._socket.recv(zmq.NOBLOCK)] if first.more else []
+        while self._socket.getsockopt(zmq.RCVMORE):
+            frames.append(self._socket.recv(zmq.NOBLOCK))
+        self._received.add()
+        try:
+            header, body = self._codec.decode(frames)
+        except BadFrame as bad:
+            self._count_refused(bad.reason)
+            self._nack(route, "protocol" if bad.reason == "protocol" else "malformed", str(bad), 0)
+            return
+        if isinstance(body, Hello):
+            self._hello(route, first, header, body)
+            return
+        peer = self._routes.get(route)
+        if peer is None:
+            self._nack(route, "hello_required", "say hello first", header.seq)
+        elif header.source != peer.name or header.epoch != peer.epoch:
+            self._count_refused("stale")
+            self._nack(route, "stale", f"this connection is {peer.name} epoch {peer.epoch}", header.seq)
+        elif header.seq <= peer._seq_in:
+            self._count_refused("repeated")
+        else:
+            peer._seq_in = header.seq
+            peer.seen_ns = self._life.loop.now_ns()
+            self._deliver(peer, body)
+
+    def _deliver(self, peer: Peer, body: Any) -> None:
+        if isinstance(body, Heartbeat):
+            peer.progress, peer.busy, peer.state = body.progress, body.busy, body.state
+        elif isinstance(body, Bye):
+            self.leave(peer, body.reason or "bye")
+        elif isinstance(body, Nack):
+            log.warning("%s refused a message: %s: %s", peer.name, body.reason, body.detail)
+            self.leave(peer, f"refused: {body.reason}")
+        else:
+            self._on_message(peer, body)
+
+    def _hello(self, route: bytes, first: zmq.Frame, header: Header, hello: Hello) -> None:
+        if not hello.protocol_min <= PROTOCOL <= hello.protocol_max:
+            return self._nack(route, "protocol", f"this process speaks protocol {PROTOCOL}", header.seq)
+        if hello.role not in self._roles:
+            return self._nack(route, "forbidden", f"role {hello.role!r} has no business here", header.seq)
+        if not self._remote and (problem := _credential_problem(first, hello)):
+            log.warning("refused %s: %s", header.source, problem)
+            return self._nack(route, "forbidden", problem, header.seq)
+        known = self._routes.get(route)
+        if known is not None and known.name == header.source and known.epoch == header.epoch:
+            known._seq_in = header.seq  # its hello crossed our welcome
+            return self._welcome(known)
+        previous = self._peers.get(header.source)
+        if previous is not None and previous.epoch > header.epoch:
+            return self._nack(route, "stale", f"epoch {previous.epoch} of {header.source} is connected", header.seq)
+        if previous is not None:
+            self.leave(previous, "replaced" if previous.epoch < header.epoch else "reconnected")
+        if known is not None:
+            self.leave(known, "renamed")
+        peer = Peer(route, header.source, hello, header.epoch, self._life.loop.now_ns())
+        peer._seq_in = header.seq
+        self._routes[route] = self._peers[peer.name] = peer
+        if not self._remote:
+            peer._watch = DeathWatch(self._life.loop, hello.pid, lambda: self.leave(peer, "died"))
+        log.info("%s joined", peer.name, extra={"peer": peer.name, "epoch": peer.epoch, "door": self._door})
+        self._welcome(peer)
+        self._on_join(peer)
+        return None
+
+    def _welcome(self, peer: Peer) -> None:
+        self.send(peer, Welcome(build=BUILD, pid=self._life.pid, state=self._life.state))
+
+    def _nack(self, route: bytes, reason: NackReason, detail: str, seq: int) -> None:
+        self._count_refused(reason)
+        self._stray_seq += 1
+        frames = self._codec.encode(Nack(reason, detail[:500], seq), self._life.name, self._life.epoch, self._stray_seq)
+        try:
+            self._socket.send_multipart([route, *frames], zmq.NOBLOCK)
+        except zmq.ZMQError:
+            return  # a stranger that went away, or that does not read: it is owed nothing
+        self._pump.look_again()
+
+    def _count_refused(self, reason: str) -> None:
+        self._life.telemetry.counter(
+            "headrace_bus_refused_total", "Messages refused, by reason", door=self._door, reason=reason
+        ).add()
+
+    # --- sending ---------------------------------------------------------------------------------------------------
+
+    def _put(self, peer: Peer, frames: list[bytes]) -> bool:
+        try:
+            self._socket.send_multipart(frames, zmq.NOBLOCK)
+        except zmq.Again:
+            peer._outbox.append(frames)
+            if len(peer._outbox) > OUTBOX_MESSAGES:
+                self._gone(peer, "does not read")
+                return False
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            self._gone(peer, "disconnected")
+            return False
+        self._pump.look_again()
+        return True
+
+    def _gone(self, peer: Peer, reason: str) -> None:
+        # Not at once: whoever is sending is in the middle of something.
+        self._life.loop.soon(lambda: self.leave(peer, reason))
+
+    def _flush(self, peer: Peer) -> bool:
+        while peer._outbox:
+            frames = peer._outbox.popleft()
+            before = len(peer._outbox)
+            if not self._put(peer, frames):
+                return False
+            if len(peer._outbox) > before:  # still full: what was put back belongs in front
+                peer._outbox.rotate(1)
+                return True
+        return True
+
+    def _beat(self) -> None:
+        heartbeat = self._life.heartbeat()
+        now = self._life.loop.now_ns()
+        for peer in tuple(self._routes.values()):
+            if not peer.busy and now - peer.seen_ns > SILENT_S * 1e9:
+                self.leave(peer, "silent")
+            else:
+                self.send(peer, heartbeat)
+
+
+def _credential_problem(frame: zmq.Frame, hello: Hello) -> str:
+    """Why the kernel's credentials of an ipc connection do not fit the hello; empty where they do.
+
+    libzmq gives them as `Peer-Address`: `localhost:uid:gid:pid` (SO_PEERCRED).
+    """
+    try:
+        _, uid, _, pid = str(frame.get("Peer-Address")).rsplit(":", 3)
+        uid_number, pid_number = int(uid), int(pid)
+    except (zmq.ZMQError, ValueError):
+        return "the connection carries no credentials"
+    if uid_number not in (0, os.geteuid()):
+        return f"user {uid_number} may not speak here"
+    if pid_number != hello.pid:
+        return f"hello says pid {hello.pid}, the kernel says {pid_number}"
+    return ""

@@ -1,0 +1,94 @@
+"""Frames: how a message becomes bytes and back. Nothing here touches a socket.
+
+A message is two frames, `[header][body]`, both MessagePack arrays (msgspec `array_like`).
+The header is the same for every conversation; the body is one member of the tagged union of
+its channel. New fields are appended with defaults, never reordered: an old decoder skips what
+it does not know, a new one fills in what is missing. Incompatible change: raise `PROTOCOL`.
+
+A frame that does not decode is never an exception that ends a process: the codec raises
+`BadFrame` with a closed set of reasons, endpoints count it and answer with `Nack`.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Generic, Literal, TypeVar, get_args
+
+import msgspec
+
+PROTOCOL: Final = 1
+MAX_MESSAGE_BYTES: Final = 64 << 20  # a 1M-token prompt with digests is 4.3 MiB; logprobs are chunked below this
+
+Channel = Literal["clients", "requests", "steps", "pages", "telemetry", "observe", "control"]
+_CHANNEL_NUMBER: Final[dict[str, int]] = {name: number for number, name in enumerate(get_args(Channel), start=1)}
+
+BadFrameReason = Literal["frames", "size", "header", "protocol", "channel", "body"]
+
+Body = TypeVar("Body")
+
+
+class BadFrame(Exception):
+    """A frame that this codec refuses.
+
+    Attributes:
+        reason: which check failed, for counters.
+        detail: one line for the log and for the sender's `Nack`.
+    """
+
+    def __init__(self, reason: BadFrameReason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason: BadFrameReason = reason
+        self.detail = detail
+
+
+class Header(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """Who says it. `(source, epoch)` is one incarnation of a process; `seq` counts its messages on one socket."""
+
+    protocol: int
+    channel: int
+    source: str
+    epoch: int
+    seq: int
+
+
+class Codec(Generic[Body]):
+    """Encodes and decodes the messages of one channel. Not thread-safe; keep one per thread.
+
+    Args:
+        channel: the conversation.
+        union: the tagged union (or single Struct type) of bodies that may arrive.
+    """
+
+    def __init__(self, channel: Channel, union: object) -> None:
+        self.channel = channel
+        self._number = _CHANNEL_NUMBER[channel]
+        self._encoder = msgspec.msgpack.Encoder()
+        self._header = msgspec.msgpack.Decoder(Header, strict=True)
+        self._body: msgspec.msgpack.Decoder[Body] = msgspec.msgpack.Decoder(union, strict=True)
+
+    def encode(self, body: msgspec.Struct, source: str, epoch: int, seq: int) -> list[bytes]:
+        """`[header, body]` for the wire."""
+        header = Header(PROTOCOL, self._number, source, epoch, seq)
+        return [self._encoder.encode(header), self._encoder.encode(body)]
+
+    def decode(self, frames: list[bytes]) -> tuple[Header, Body]:
+        """The inverse of `encode`, for bytes from anyone.
+
+        Raises:
+            BadFrame: wrong number of frames, too large, undecodable, other protocol or channel.
+        """
+        if len(frames) != 2:
+            raise BadFrame("frames", f"expected 2 frames, got {len(frames)}")
+        if len(frames[0]) + len(frames[1]) > MAX_MESSAGE_BYTES:
+            raise BadFrame("size", f"message of {len(frames[0]) + len(frames[1])} bytes")
+        try:
+            header = self._header.decode(frames[0])
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise BadFrame("header", str(error)) from None
+        if header.protocol != PROTOCOL:
+            raise BadFrame("protocol", f"peer speaks protocol {header.protocol}, this process {PROTOCOL}")
+        if header.channel != self._number:
+            raise BadFrame("channel", f"message of channel {header.channel} on channel {self._number} ({self.channel})")
+        try:
+            return header, self._body.decode(frames[1])
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise BadFrame("body", str(error)) from None

@@ -1,0 +1,58 @@
+"""docs/configuration.md says what bus/config.py does: every key, its default, choices and bounds, and no other key."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, get_args
+
+import msgspec
+import pytest
+from msgspec import NODEFAULT
+
+from bus.config import CurveConfig, IngressConfig, KvConfig, LogConfig, MetricsConfig, ModelConfig, Section
+
+PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
+SECTIONS: dict[str, type[Section]] = {
+    "[ingress]": IngressConfig,
+    "[kv]": KvConfig,
+    "[metrics]": MetricsConfig,
+    "[log]": LogConfig,
+    "[curve]": CurveConfig,
+    "[[model]]": ModelConfig,
+}
+
+
+def rows(section: str) -> dict[str, tuple[str, str]]:
+    """Type and default of every key in the table of a section."""
+    body = PAGE.read_text(encoding="utf-8").split(f"\n## `{section}`\n", 1)[1].split("\n## ", 1)[0]
+    found = re.findall(r"^\| `(\w+)` \| (.+?) \| (.+?) \| .+ \|$", body, re.MULTILINE)
+    return {key: (kind, default) for key, kind, default in found}
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_key_is_there_with_its_default(section: str) -> None:
+    expected = {
+        field.encode_name: "required" if field.default is NODEFAULT else f"`{json.dumps(field.default)}`"
+        for field in msgspec.structs.fields(SECTIONS[section])
+    }
+    assert {key: default for key, (_, default) in rows(section).items()} == expected
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_choices_and_bounds_are_there(section: str) -> None:
+    said = rows(section)
+    for field in msgspec.structs.fields(SECTIONS[section]):
+        kind = said[field.encode_name][0]
+        facts: Any = msgspec.inspect.type_info(field.type)
+        if isinstance(facts, msgspec.inspect.LiteralType):
+            assert kind == ", ".join(f"`{json.dumps(value)}`" for value in get_args(field.type))
+            continue  # choices have digits of their own
+        bounds = [getattr(facts, name, None) for name in ("ge", "gt", "le", "lt")]
+        assert re.findall(r"\d+", kind) == [f"{bound:g}" for bound in bounds if bound is not None]
+
+
+def test_every_section_is_checked() -> None:
+    headings = re.findall(r"^## `(.+)`$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert headings == list(SECTIONS)
