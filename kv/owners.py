@@ -1,0 +1,146 @@
+"""Who holds what, and when a dead owner's pages may be written by others. Pure.
+
+Leases belong to an *owner*: a scheduler's name and epoch. Its workers, the *writers*, write the bytes. When the owner
+ends, writers may still be at it, so its leased pages are *quarantined* until each of them is proven dead or has said
+`Fenced`. A closed connection proves nothing, and no time-out ever frees a page that somebody may still write.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from bus.messages.pages import FromKv, ToKv
+from kv.layout import name_hash
+from kv.pool import UNKNOWN_OWNER, Owner
+from kv.slabs import PageKey
+
+WriterKey = tuple[int, int]  # (hash of the worker's name, its epoch)
+
+MAX_REPLIES: Final = 64
+
+
+@dataclass(eq=False)
+class Session:
+    """One attached client.
+
+    Attributes:
+        pins: how often it holds each sealed page.
+        leases: pages it may have written.
+        pools: numbers it has opened.
+        replies: the last ones, by rid, so that a repeated request is answered and not done again.
+    """
+
+    name: str
+    epoch: int
+    role: str
+    owner_name: str
+    pid: int
+    pins: Counter[PageKey] = field(default_factory=Counter)
+    leases: set[PageKey] = field(default_factory=set)
+    pools: set[int] = field(default_factory=set)
+    replies: OrderedDict[int, tuple[ToKv, FromKv]] = field(default_factory=OrderedDict)
+
+    @property
+    def owner(self) -> Owner:
+        """As what it owns leases (schedulers)."""
+        return name_hash(self.name), self.epoch
+
+    @property
+    def writer(self) -> WriterKey:
+        """As what it writes (workers)."""
+        return name_hash(self.name), self.epoch
+
+    def replied(self, message: ToKv) -> FromKv | None:
+        """The reply to this very request, where it is a repetition."""
+        known = self.replies.get(message.rid)
+        return known[1] if known is not None and known[0] == message else None
+
+    def remember(self, message: ToKv, reply: FromKv) -> None:
+        """What was answered."""
+        self.replies[message.rid] = (message, reply)
+        if len(self.replies) > MAX_REPLIES:
+            self.replies.popitem(last=False)
+
+
+@dataclass(eq=False)
+class Writer:
+    """A worker's process, from its `Attach` until it is proven dead, connected or not.
+
+    Attributes:
+        owner: hash of the name of the scheduler it writes for.
+        fenced: it writes no more for epochs of the scheduler below this one.
+    """
+
+    owner: int
+    fenced: int = 0
+
+
+@dataclass(eq=False)
+class Quarantine:
+    """Pages of an owner that ended, and who may still write them."""
+
+    owner: Owner
+    pages: set[PageKey]
+    writers: set[WriterKey]
+
+
+class Owners:
+    """Sessions by name, writers, quarantines.
+
+    Args:
+        writers: those that the last incarnation knew and that still live.
+    """
+
+    def __init__(self, writers: dict[WriterKey, Writer]) -> None:
+        self.sessions: dict[str, Session] = {}
+        self.writers = dict(writers)
+        self.quarantines: list[Quarantine] = []
+
+    def quarantine(self, owner: Owner, pages: set[PageKey]) -> set[PageKey]:
+        """Put an ended owner's pages aside. Those that nobody can write are returned instead, free to be used."""
+        writers = {key for key, writer in self.writers.items() if _may_write(writer, owner)}
+        if not pages or not writers:
+            return pages
+        self.quarantines.append(Quarantine(owner, set(pages), writers))
+        return set()
+
+    def take_back(self, owner: Owner, page: PageKey) -> bool:
+        """A page leaves its quarantine because its owner lives after all; False where it is in none."""
+        for quarantine in self.quarantines:
+            if quarantine.owner == owner and page in quarantine.pages:
+                quarantine.pages.discard(page)
+                return True
+        return False
+
+    def writer_came(self, key: WriterKey, owner: int) -> None:
+        """A worker attached. It may have attached before, to this incarnation of kv or to an earlier one."""
+        if key not in self.writers:
+            self.writers[key] = Writer(owner)
+
+    def writer_died(self, key: WriterKey) -> set[PageKey]:
+        """A worker's process is proven dead. Returns pages that are free now."""
+        self.writers.pop(key, None)
+        return self._settle(key, lambda _: True)
+
+    def writer_fenced(self, key: WriterKey, epoch: int) -> set[PageKey]:
+        """A worker will not write for epochs of its owner below `epoch`. Returns pages that are free now."""
+        writer = self.writers[key]
+        writer.fenced = max(writer.fenced, epoch)
+        return self._settle(key, lambda owner: not _may_write(writer, owner))
+
+    def _settle(self, key: WriterKey, harmless: Callable[[Owner], bool]) -> set[PageKey]:
+        free: set[PageKey] = set()
+        for quarantine in tuple(self.quarantines):
+            if harmless(quarantine.owner):
+                quarantine.writers.discard(key)
+                if not quarantine.writers:
+                    free |= quarantine.pages
+                    self.quarantines.remove(quarantine)
+        return free
+
+
+def _may_write(writer: Writer, owner: Owner) -> bool:
+    return owner == UNKNOWN_OWNER or (writer.owner == owner[0] and writer.fenced <= owner[1])

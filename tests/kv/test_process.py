@@ -1,0 +1,435 @@
+"""The page server as a process: descriptors, hang-ups, kill -9 of the server and of writers, garbage on its socket."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bus.blocks import chain
+from bus.identity import Visitor
+from bus.loop import PollLoop
+from bus.memfd import create_memfd
+from bus.messages.pages import (
+    Attach,
+    Denied,
+    Done,
+    Fenced,
+    Found,
+    FromKv,
+    Lease,
+    Leased,
+    Lookup,
+    OpenPool,
+    PoolOpened,
+    PoolStats,
+    Release,
+    Seal,
+    Sealed,
+    Stats,
+    StatsQuery,
+)  # fmt: skip
+from bus.messages.steps import KvShape
+from bus.packed import pack_u32, unpack_u32
+from bus.seqpacket import HungUp, PacketClient
+from kv.client import ArenaMap, PageClient, attach_blocking, call, held
+
+pytestmark = pytest.mark.system
+
+ROOT = b"m" * 16
+SHAPE = KvShape(2, 1, 16, 8, "float32")
+ARENA_BYTES = 64 << 20
+
+
+class Host:
+    """A run directory, an arena that somebody else holds, and a page server that may be killed and started."""
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        self.fd = create_memfd("headrace-arena", ARENA_BYTES, "off")
+        self.config = run / "headrace.toml"
+        self.config.write_text('[kv]\narena = "64MiB"\nslab = "1MiB"\n')
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "cli.main", "run", "kv@host", "-c", str(self.config)],
+            env={**os.environ, "HEADRACE_RUN": str(self.run), "HEADRACE_ARENA_FD": str(self.fd)},
+            pass_fds=(self.fd,), stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        path = self.run / "kv@host.pages.sock"
+        eventually(lambda: _answers(path))
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            assert self.process.wait(timeout=10) == 0
+        os.close(self.fd)
+
+    def all_stats(self) -> Stats:
+        client, _ = attach_blocking(Visitor("cli", PollLoop(), self.run), "observer")
+        stats = call(client, StatsQuery(9), Stats)
+        client.close()
+        return stats
+
+    def stats(self) -> PoolStats:
+        return self.all_stats().pools[0]
+
+    def held(self) -> int:
+        return held(self.all_stats())
+
+
+def _answers(path: Path) -> bool:
+    with contextlib.suppress(OSError), contextlib.closing(PacketClient[FromKv](path, FromKv)):
+        return True
+    return False
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 15.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    host = Host(tmp_path_factory.mktemp("r"))
+    host.start()
+    yield host
+    host.stop()
+
+
+class Named(Visitor):
+    """A visitor with the name of a scheduler or a worker."""
+
+    def __init__(self, name: str, run: Path, epoch: int = 1) -> None:
+        super().__init__("cli", PollLoop(), run)
+        self.name, self.epoch = name, epoch
+
+
+class Client:
+    """A scheduler and its worker in one, blocking."""
+
+    def __init__(self, host: Host, epoch: int = 1, name: str = "scheduler@m") -> None:
+        self.client, arena = attach_blocking(Named(name, host.run, epoch), "scheduler")
+        assert arena is not None
+        self.arena: ArenaMap = arena
+        self.rid = 1
+        self.pool = call(self.client, OpenPool(self.next(), ROOT, SHAPE), PoolOpened)
+        self.grid = self.arena.page_grid(self.pool, SHAPE.page_bytes)
+
+    def next(self) -> int:
+        self.rid += 1
+        return self.rid
+
+    def write_and_seal(self, tokens: list[int], fill: int) -> list[int]:
+        """Blocks of 16 tokens; page i is filled with the byte `fill + i`."""
+        digests = chain(ROOT, pack_u32(tokens), 16)
+        count = len(digests) // 16
+        leased = call(self.client, Lease(self.next(), self.pool.pool, count), Leased)
+        pages = unpack_u32(leased.pages)
+        for index, page in enumerate(pages):
+            self.grid[page] = fill + index
+        self.arena.commit(self.pool, pages, unpack_u32(leased.generations), np.full(count, 16, np.uint32), 0)
+        sealed = call(
+            self.client,
+            Seal(self.next(), self.pool.pool, leased.pages, leased.generations, digests, (ROOT + digests)[:-16]),
+            Sealed,
+        )  # fmt: skip
+        assert set(unpack_u32(sealed.codes).tolist()) == {0}
+        return [int(page) for page in pages]
+
+    def found(self, tokens: list[int]) -> list[int]:
+        """First byte of each page that is found for these tokens; the pins are given back."""
+        found = call(self.client, Lookup(self.next(), self.pool.pool, chain(ROOT, pack_u32(tokens), 16)), Found)
+        values = [int(self.grid[page, 0]) for page in unpack_u32(found.pages)]
+        call(self.client, Release(self.next(), self.pool.pool, found.pages, found.generations), Done)
+        return values
+
+
+def test_what_is_sealed_outlives_the_server(host: Host) -> None:
+    """kill -9, twenty times: every sealed page is found again with its bytes, through a mapping that never changed."""
+    client = Client(host)
+    client.write_and_seal(list(range(64)), fill=10)
+    for _ in range(20):
+        host.kill()
+        assert client.grid[0].size == SHAPE.page_bytes  # the mapping stays valid
+        with pytest.raises((HungUp, OSError)):
+            client.client.call(StatsQuery(1))
+        host.start()
+        client = Client(host, epoch=1)
+        assert client.found(list(range(64))) == [10, 11, 12, 13]
+
+
+def test_a_killed_writer_leaves_nothing_behind(host: Host) -> None:
+    """A scheduler dies with leased pages while its worker lives: quarantine, until the worker is gone too."""
+    code = textwrap.dedent("""
+        import sys, time
+        from pathlib import Path
+        sys.path.insert(0, {tests!r})
+        from test_process import Named, attach_blocking, call, OpenPool, PoolOpened, Lease, Leased, ROOT, SHAPE
+        client, _ = attach_blocking(Named({name!r}, Path({run!r})), {role!r}, {owner!r})
+        if {role!r} == "scheduler":
+            pool = call(client, OpenPool(1, ROOT, SHAPE), PoolOpened)
+            call(client, Lease(2, pool.pool, 7), Leased)
+        print("there", flush=True)
+        time.sleep(60)
+    """)
+
+    def child(name: str, role: str, owner: str = "") -> subprocess.Popen[str]:
+        text = code.format(tests=str(Path(__file__).parent), run=str(host.run), name=name, role=role, owner=owner)
+        process = subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "there\n"
+        return process
+
+    worker = child("worker@m.0.0", "worker", "scheduler@m")
+    scheduler = child("scheduler@m", "scheduler")
+    assert host.stats().leased == 7
+    scheduler.kill()
+    eventually(lambda: host.stats().quarantined == 7)
+    host.kill()  # the server forgets everything but the arena
+    host.start()
+    time.sleep(6)  # settling: the worker has not come back to it, but it lives, so it may still write
+    assert host.stats().quarantined == 7
+    worker.send_signal(signal.SIGKILL)
+    eventually(lambda: host.stats().free == host.stats().total)
+    scheduler.wait()
+    worker.wait()
+
+
+def test_garbage_is_refused_and_costs_nobody_anything(host: Host) -> None:
+    path = str(host.run / "kv@host.pages.sock")
+    client = Client(host)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as raw:
+        raw.connect(path)
+        for packet in (b"\xc1", b"\x00" * 1000, b"\x93\x01\x02", os.urandom(60_000)):
+            raw.send(packet)
+            assert raw.recv(1 << 17)
+    stranger: PacketClient[FromKv] = PacketClient(Path(path), FromKv)
+    answer = stranger.call(Lease(1, 1, 5))
+    assert isinstance(answer, Denied)
+    assert answer.reason == "attach_first"
+    old: PacketClient[FromKv] = PacketClient(Path(path), FromKv)
+    answer = old.call(Attach(1, "scheduler@m", 0, "scheduler"))
+    assert isinstance(answer, Denied)
+    assert answer.reason == "stale"
+    client.write_and_seal(list(range(32)), fill=50)
+    assert client.found(list(range(32))) == [50, 51]
+
+
+def test_the_asynchronous_client_comes_back_by_itself(host: Host) -> None:
+    loop = PollLoop()
+    identity = Named("scheduler@m", host.run)
+    identity.loop = loop
+    events: list[str] = []
+    pages = PageClient(identity, "scheduler", on_up=lambda: events.append("up"), on_down=lambda: events.append("down"))
+
+    def turn(until: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 15
+        while not until():
+            assert time.monotonic() < deadline
+            loop.turn(0.02)
+
+    turn(lambda: pages.up)
+    opened: list[PoolOpened] = []
+    assert pages.open_pool(ROOT, SHAPE, opened.append)
+    turn(lambda: bool(opened))
+    leases: list[Leased] = []
+    for _ in range(50):
+        assert pages.lease(opened[0].pool, 3, leases.append)
+    turn(lambda: len(leases) == 50)
+    assert len({page for lease in leases for page in unpack_u32(lease.pages).tolist()}) == 150
+    host.kill()
+    turn(lambda: not pages.up)
+    assert not pages.lease(opened[0].pool, 1, leases.append)
+    host.start()
+    turn(lambda: pages.up)
+    assert events == ["up", "down", "up"]
+    lost: list[bytes] = []
+    mine = b"".join(lease.pages for lease in leases), b"".join(lease.generations for lease in leases)
+    pages.open_pool(ROOT, SHAPE, opened.append)
+    pages.reassert(opened[0].pool, b"", b"", *mine, lambda answer: lost.append(answer.lost))
+    turn(lambda: bool(lost))
+    assert lost == [b""]
+    assert host.stats().leased == 150
+    pages.close()
+    eventually(lambda: host.stats().free == host.stats().total)
+
+
+def test_killed_at_random_nothing_found_is_wrong_and_nothing_is_left_behind(host: Host) -> None:
+    """A writer, the server, or both are killed at random moments, twenty times."""
+    code = textwrap.dedent("""
+        import sys
+        from pathlib import Path
+        sys.path.insert(0, {tests!r})
+        from test_process import Writer
+        Writer(Path({run!r}), {epoch}).write_for_ever()
+    """)
+    random = np.random.default_rng(7)
+    sealed = 0
+    for epoch in range(1, 21):
+        text = code.format(tests=str(Path(__file__).parent), run=str(host.run), epoch=epoch)
+        writer = subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE)
+        assert writer.stdout is not None
+        assert writer.stdout.read(1) == b"."  # it writes
+        time.sleep(float(random.uniform(0.0, 0.05)))
+        if epoch % 2:
+            host.kill()
+        if epoch % 3:
+            writer.kill()
+        if epoch % 2:
+            host.start()
+        writer.kill()
+        writer.wait()
+        checker = Client(host, name="scheduler@checker", epoch=epoch)
+        for number in range(1, epoch + 1):
+            digests = block_digests(number)
+            found = call(checker.client, Lookup(checker.next(), checker.pool.pool, b"".join(digests)), Found)
+            pages = unpack_u32(found.pages).tolist()
+            for page, digest in zip(pages, digests, strict=False):
+                assert bytes(checker.grid[page]) == content(digest)
+            if number == epoch:
+                sealed += len(pages)
+            call(checker.client, Release(checker.next(), checker.pool.pool, found.pages, found.generations), Done)
+        checker.client.close()
+    assert sealed > 20
+    eventually(lambda: host.held() == 0)
+
+
+def block_digests(epoch: int) -> list[bytes]:
+    tokens = np.arange(16 * 400, dtype=np.uint32) + epoch * 10_000
+    digests = chain(ROOT, tokens.tobytes(), 16)
+    return [digests[at : at + 16] for at in range(0, len(digests), 16)]
+
+
+def content(digest: bytes) -> bytes:
+    return digest * (SHAPE.page_bytes // 16)
+
+
+class Writer:
+    """A scheduler and its worker in one process; writes pages in two halves, so that a kill can fall in between."""
+
+    def __init__(self, run: Path, epoch: int) -> None:
+        self.worker, _ = attach_blocking(Named("worker@m.0.0", run, epoch), "worker", "scheduler@m")
+        host = type("At", (), {"run": run})
+        self.client = Client(host, epoch)  # type: ignore[arg-type]
+        self.digests = block_digests(epoch)
+
+    def write_for_ever(self) -> None:
+        client, half = self.client, SHAPE.page_bytes // 2
+        sys.stdout.write(".")
+        sys.stdout.flush()
+        for at in range(0, len(self.digests) - 4, 4):
+            leased = call(client.client, Lease(client.next(), client.pool.pool, 4), Leased)
+            pages, part = unpack_u32(leased.pages), self.digests[at : at + 4]
+            for begin in (0, half):
+                for page, digest in zip(pages.tolist(), part, strict=True):
+                    client.grid[page, begin : begin + half] = np.frombuffer(content(digest)[:half], np.uint8)
+            client.arena.commit(client.pool, pages, unpack_u32(leased.generations), np.full(4, 16, np.uint32), 0)
+            parents = [self.digests[at - 1] if at else ROOT, *part[:-1]]
+            message = Seal(
+                client.next(), client.pool.pool, leased.pages, leased.generations, b"".join(part), b"".join(parents)
+            )
+            call(client.client, message, Sealed)
+            if at % 8:
+                call(client.client, Release(client.next(), client.pool.pool, leased.pages, leased.generations), Done)
+        time.sleep(60)
+
+
+def test_a_worker_that_hangs_up_and_lives_may_still_write(host: Host) -> None:
+    """Its process is what counts, not its connection; this test's process stands for it."""
+    worker, _ = attach_blocking(Named("worker@m.0.0", host.run), "worker", "scheduler@m")
+    client = Client(host)
+    call(client.client, Lease(client.next(), client.pool.pool, 3), Leased)
+    worker.close()
+    client.client.close()
+    eventually(lambda: host.stats().quarantined == 3)
+    worker, _ = attach_blocking(Named("worker@m.0.0", host.run), "worker", "scheduler@m")
+    assert host.stats().quarantined == 3
+    call(worker, Fenced(9, "scheduler@m", 2), Done)
+    assert host.held() == 0
+
+
+def test_long_lists_are_cut_into_messages(host: Host) -> None:
+    loop = PollLoop()
+    identity = Named("scheduler@m", host.run)
+    identity.loop = loop
+    pages = PageClient(identity, "scheduler", on_up=lambda: None)
+    answers: list[object] = []
+
+    def answer() -> Any:
+        deadline = time.monotonic() + 15
+        while not answers:
+            assert time.monotonic() < deadline
+            loop.turn(0.02)
+        return answers.pop()
+
+    while not pages.up:
+        loop.turn(0.02)
+    small = KvShape(1, 1, 16, 32, "float32")
+    pages.open_pool(b"s" * 16, small, answers.append)
+    pool = answer().pool
+    pages.lease(pool, 1 << 30, answers.append)
+    leased = answer()
+    count = len(leased.pages) // 4
+    assert count > 1000
+    digests = np.random.default_rng(1).integers(0, 256, 16 * 10_000, dtype=np.uint8).tobytes()
+    mine, parents = digests[: 16 * count], (ROOT + digests)[: 16 * count]
+    many = leased.pages * 5, leased.generations * 5, mine * 5, parents * 5  # the same ones again are stale
+    pages.seal(pool, *many, answers.append)
+    codes = unpack_u32(answer().codes)
+    assert codes.tolist() == [0] * count + [2] * 4 * count
+    pages.lookup(pool, mine + digests[16 * count :], answers.append)
+    assert answer().pages == leased.pages
+    pages.reassert(pool, leased.pages * 9, leased.generations * 9, b"", b"", answers.append)
+    assert answer().lost == b""
+    pages.release(pool, leased.pages * 9, leased.generations * 9)
+    pages.stats(answers.append)
+    assert held(answer()) == 0
+    pages.close()
+
+
+def test_a_refusal_is_answered_as_nothing(host: Host) -> None:
+    """kv failing to help is a miss: no caller waits for ever."""
+    loop = PollLoop()
+    identity = Named("scheduler@m", host.run)
+    identity.loop = loop
+    refused: list[Denied] = []
+    pages = PageClient(identity, "scheduler", on_up=lambda: None, on_refused=refused.append)
+    answers: list[Any] = []
+    while not pages.up:
+        loop.turn(0.02)
+    nowhere = 63
+    pages.lease(nowhere, 3, answers.append)
+    pages.seal(nowhere, bytes(8), bytes(8), bytes(32), bytes(32), answers.append)
+    pages.lookup(nowhere, bytes(64), answers.append)
+    pages.reassert(nowhere, bytes(4), bytes(4), bytes(8), bytes(8), answers.append)
+    pages.open_pool(b"short", SHAPE, answers.append)
+    deadline = time.monotonic() + 15
+    while len(answers) < 4 or not refused:
+        assert time.monotonic() < deadline
+        loop.turn(0.02)
+    leased, sealed, found, told = answers
+    assert leased.pages == found.pages == b""
+    assert unpack_u32(sealed.codes).tolist() == [2, 2]
+    assert len(told.lost) == 12
+    assert refused[0].reason == "shape"
+    pages.close()
