@@ -1,0 +1,153 @@
+"""A ready worker in conversation with its scheduler: plans come in, one a loop turn is executed, results go out.
+
+Of a scheduler's incarnation nothing outlives it: when the link comes up again, slots are closed, waiting plans dropped,
+and kv is told that no page of the older incarnation will be written any more. Only then the worker registers again.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from bus.link import Link
+from bus.messages.common import Nack
+from bus.messages.steps import Registered, Reset, StepFailed, StepPlan, ToWorker
+from bus.names import STEPS_DOOR, scheduler_name
+from bus.packed import pack_u32
+from bus.process import Life
+from kv.client import PageClient
+from workers.execute import Executor, StepBroken
+from workers.group import Group, GroupBroken
+from workers.inbox import Inbox, StepGap
+from workers.measures import Measures
+
+log = logging.getLogger(__name__)
+
+_ERROR_CHARACTERS = 500
+
+
+class Conversation:
+    """Everything between the link and the executor.
+
+    Args:
+        life: this process.
+        registered: what to say when the link is up.
+        executor: runs plans.
+        group: the ranks that run the same plans.
+        pages: the session with kv.
+    """
+
+    def __init__(self, life: Life, registered: Registered, executor: Executor, group: Group, pages: PageClient) -> None:
+        self._life, self._registered, self._executor = life, registered, executor
+        self._group, self._pages = group, pages
+        self._inbox = Inbox()
+        self._turn_is_due = False
+        self._epoch = 0
+        self._ended_ns = life.loop.now_ns()
+        self._measures = Measures(life.telemetry, registered)
+        self._link: Link[ToWorker] = Link(
+            life,
+            scheduler_name(registered.model),
+            STEPS_DOOR,
+            "steps",
+            ToWorker,
+            on_message=self._on_message,
+            on_up=self._on_up,
+            on_down=self._on_down,
+        )
+
+    @property
+    def idle(self) -> bool:
+        """Whether no plan waits."""
+        return not len(self._inbox)
+
+    def say_fenced(self) -> None:
+        """Tell kv that pages of older scheduler incarnations are not written any more. Again, whenever kv is new."""
+        if self._epoch:
+            self._pages.fenced(self._link.server_name, self._epoch)
+
+    def close(self) -> None:
+        """Say bye."""
+        self._link.close()
+
+    # --- the link --------------------------------------------------------------------------------------------------
+
+    def _on_up(self) -> None:
+        self._forget()
+        self._epoch = self._link.peer_epoch
+        self.say_fenced()
+        self._link.send(self._registered)
+
+    def _on_down(self, reason: str) -> None:
+        log.info("scheduler is gone (%s): slots closed", reason)
+        self._forget()
+
+    def _on_message(self, message: ToWorker) -> None:
+        if isinstance(message, StepPlan):
+            self._on_plan(message)
+        elif isinstance(message, Reset):
+            self._forget(message.next_step)
+        elif isinstance(message, Nack):
+            log.error("scheduler refuses: %s: %s", message.reason, message.detail)
+
+    def _on_plan(self, plan: StepPlan) -> None:
+        try:
+            if not self._inbox.put(plan, self._life.loop.now_ns()):
+                return
+        except StepGap as gap:
+            self._executor.reset()
+            self._fail(plan.step, str(gap))
+            return
+        self._life.busy = True
+        self._take_a_turn()
+
+    def _forget(self, next_step: int | None = None) -> None:
+        self._inbox.reset(next_step)
+        self._executor.reset()
+        self._life.busy = False
+
+    # --- steps -----------------------------------------------------------------------------------------------------
+
+    def _take_a_turn(self) -> None:
+        # One plan a turn of the loop: heartbeats, commands and a scheduler's end are seen between two steps.
+        if not self._turn_is_due:
+            self._turn_is_due = True
+            self._life.loop.soon(self._turn)
+
+    def _turn(self) -> None:
+        self._turn_is_due = False
+        if self.idle:
+            return
+        plan, arrived_ns = self._inbox.take()
+        self._execute(plan, max(0, arrived_ns - self._ended_ns))
+        self._ended_ns = self._life.loop.now_ns()
+        self._life.busy = not self.idle
+        if not self.idle:
+            self._take_a_turn()
+
+    def _execute(self, plan: StepPlan, waited_ns: int) -> None:
+        try:
+            self._group.agree(self._epoch, plan.step)
+            result = self._executor.run(plan, waited_ns)
+        except GroupBroken as broken:
+            self._executor.reset()
+            self._fail(plan.step, str(broken))
+            self._life.fail(f"the rank group broke in step {plan.step}: {broken}")
+        except StepBroken as broken:
+            self._broken(plan.step, broken)
+        else:
+            self._life.progressed()
+            self._measures.step(plan, result)
+            self._link.send(result)
+
+    def _broken(self, step: int, broken: StepBroken) -> None:
+        log.error("step %d failed: %s", step, broken, exc_info=broken.__cause__)
+        self._fail(step, str(broken), broken.slots)
+        if self._group.ranks > 1 and not broken.together:
+            # The other ranks wait in a collective that this one left: only a new group is in step again.
+            self._life.fail(f"rank {self._group.rank} left step {step} in the middle: {broken}")
+        else:
+            self._life.progressed()
+
+    def _fail(self, step: int, error: str, slots: tuple[int, ...] = ()) -> None:
+        self._measures.failed()
+        self._link.send(StepFailed(step, error[:_ERROR_CHARACTERS], pack_u32(slots)))

@@ -1,0 +1,169 @@
+"""One step: plan in, result out. Slots, forward pass, log probabilities, draw, commit; no socket, no loop.
+
+`Executor.run` leaves the worker ready for the next plan whatever happens: it returns a result, or raises
+`StepBroken` with every slot closed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Final, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bus.messages.requests import TokenLogprobs
+from bus.messages.steps import StepPlan, StepResult
+from bus.packed import pack_u32
+from workers.group import Group
+from workers.models.interface import Model
+from workers.rows import StepRows, Written, rows_of
+from workers.sampling.draw import BrokenLogits, draw
+from workers.sampling.logprobs import token_logprobs
+from workers.slots import PlanRefused, Slots
+
+# Logits held at once for prompt log probabilities: 16 MiB of float32. All of a 100k-token prompt would be 50 GB.
+_LOGITS_AT_ONCE: Final = 1 << 22
+
+PromptLogprobs = tuple[int, int, tuple[TokenLogprobs, ...]]
+
+
+class Pages(Protocol):
+    """The arena as the executor uses it."""
+
+    @property
+    def tensor(self) -> Tensor:
+        """[cells, layers, 2, kv heads of all ranks, page tokens, head dim]."""
+        ...
+
+    def commit(self, written: Written) -> None:
+        """These pages hold so many valid tokens now."""
+        ...
+
+
+class StepBroken(Exception):
+    """A step failed. Nothing of it may be used, and all slots are closed.
+
+    Attributes:
+        slots: rows that are known to be the cause.
+        together: whether every rank of the group fails this step alike, so that the group can go on.
+    """
+
+    def __init__(self, problem: str, slots: Iterable[int] = (), *, together: bool) -> None:
+        super().__init__(problem)
+        self.slots = tuple(slots)
+        self.together = together
+
+
+class Executor:
+    """Executes plans on one rank.
+
+    Args:
+        model: this rank's share.
+        slots: state of the requests.
+        pages: the arena.
+        group: the ranks; all of them run the same plans in the same order.
+        clock: CLOCK_MONOTONIC in nanoseconds.
+    """
+
+    def __init__(
+        self, model: Model, slots: Slots, pages: Pages, group: Group, clock: Callable[[], int] = time.monotonic_ns
+    ) -> None:
+        self._model, self._slots, self._pages, self._group, self._clock = model, slots, pages, group, clock
+        self._vocabulary = model.architecture.vocabulary
+
+    def reset(self) -> None:
+        """Close all slots."""
+        self._slots.close_all()
+
+    def run(self, plan: StepPlan, waited_ns: int = 0) -> StepResult:
+        """Execute one plan.
+
+        Args:
+            plan: the next one.
+            waited_ns: how long this worker was idle before it; only passed on.
+
+        Raises:
+            StepBroken: whatever went wrong.
+        """
+        try:
+            with torch.inference_mode():
+                return self._run(plan, waited_ns)
+        except StepBroken as known:
+            broken = known
+        except PlanRefused as refused:
+            broken = StepBroken(str(refused), refused.slots, together=True)
+        except Exception as error:
+            broken = StepBroken(f"{type(error).__name__}: {error}", together=False)
+            broken.__cause__ = error
+        self.reset()
+        raise broken
+
+    def _run(self, plan: StepPlan, waited_ns: int) -> StepResult:
+        self._slots.apply(plan)
+        rows = rows_of(plan, self._slots)
+        if not len(rows.slots):
+            return StepResult(plan.step, b"", b"", waited_ns, 0)
+        began = self._clock()
+        ids = self._slots.ids(rows.token_slots, rows.positions)
+        hidden = self._model.forward(ids, rows.batch(self._slots, self._model.device), self._pages.tensor)
+        prompt = self._prompt_logprobs(rows, hidden)
+        tokens, logprobs = self._draw(rows, hidden)
+        self._slots.computed(rows.slots, rows.ends)
+        self._pages.commit(rows.written(self._slots))
+        ran_ns = self._clock() - began
+        if self._group.rank:
+            return StepResult(plan.step, b"", b"", waited_ns, ran_ns)
+        sampled = pack_u32(rows.slots[rows.samples])
+        return StepResult(plan.step, sampled, pack_u32(tokens), waited_ns, ran_ns, logprobs, prompt)
+
+    def _draw(self, rows: StepRows, hidden: Tensor) -> tuple[list[int], tuple[tuple[int, TokenLogprobs], ...]]:
+        """Draw for the rows that are sampled, tell the other ranks, and append to the slots."""
+        slots = rows.slots[rows.samples]
+        if not len(slots):
+            return [], ()
+        last = torch.from_numpy(rows.row_starts[1:][rows.samples] - 1).to(hidden.device)
+        logits = self._model.logits(hidden[last])
+        tokens = torch.full((len(slots),), -1, dtype=torch.int64, device=hidden.device)
+        logprobs: tuple[tuple[int, TokenLogprobs], ...] = ()
+        if self._group.rank == 0:
+            try:
+                tokens, logprobs = draw(logits, self._slots.sampling.rows(slots, rows.ends[rows.samples]))
+            except BrokenLogits as broken:
+                # The other ranks wait for tokens. Those that cannot be are told as -1, the others do not matter.
+                tokens = torch.zeros_like(tokens)
+                tokens[list(broken.rows)] = -1
+        tokens = self._group.share(tokens)
+        on_host = tokens.tolist()
+        if min(on_host) < 0:
+            causes = [slot for slot, token in zip(slots.tolist(), on_host, strict=True) if token < 0]
+            raise StepBroken(f"logits of slot {causes} are not finite", causes, together=True)
+        self._slots.append(slots, tokens)
+        return on_host, logprobs
+
+    def _prompt_logprobs(self, rows: StepRows, hidden: Tensor) -> tuple[PromptLogprobs, ...]:
+        """Of each prompt token that follows a token of this step, for slots that asked.
+
+        The model's own: penalties and bias are about what is generated.
+        """
+        wanted = self._slots.prompt_logprobs[rows.slots]
+        found: list[PromptLogprobs] = []
+        for row in np.flatnonzero(wanted >= 0).tolist():
+            slot, start = int(rows.slots[row]), int(rows.starts[row])
+            count = min(int(rows.ends[row]), int(self._slots.prompt_length[slot]) - 1) - start
+            if count < 1:
+                continue
+            first = int(rows.row_starts[row])
+            positions = np.arange(start + 1, start + 1 + count)
+            following = self._slots.ids(np.full(count, slot), positions)
+            values: list[TokenLogprobs] = []
+            at_once = max(1, _LOGITS_AT_ONCE // self._vocabulary)
+            for begin in range(0, count, at_once):
+                end = min(begin + at_once, count)
+                logits = self._model.logits(hidden[first + begin : first + end])  # a collective: on every rank
+                if self._group.rank == 0:
+                    values += token_logprobs(logits, following[begin:end], [int(wanted[row])] * (end - begin))
+            found.append((slot, start + 1, tuple(values)))
+        return tuple(found)

@@ -1,0 +1,65 @@
+"""Matrix products with weights that stay."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from workers.models.interface import Collectives
+
+# Rows that oneDNN lays the weight out for. The layout serves any number; a small one favours decoding.
+_ROWS_HINT: Final = 16
+
+
+class Linear:
+    """`x @ weight.T + bias`, for this rank's rows of the weight (column parallel: outputs stay apart).
+
+    On a CPU the weight is kept in oneDNN's blocked layout. With [3072, 576] float32, two Zen 3 threads: one row 19 GB/s
+    against 12 of `F.linear`, four rows 16 against 7, 512 rows 146 GFLOP/s against 119.
+
+    Args:
+        weight: [outputs, inputs]; not kept.
+        bias: [outputs] or None.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        self._bias = bias
+        self._packed = _packable(weight)
+        # Whether oneDNN has kernels for the dtype on this processor was asked above, so this does not fail later.
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS_HINT) if self._packed else weight
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[rows, inputs] to [rows, outputs]."""
+        if self._packed:
+            out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
+            return out
+        return F.linear(x, self._weight, self._bias)
+
+
+class RowParallelLinear:
+    """A product over inputs that the ranks share out: each has some columns of the weight, and the results are added.
+
+    Args:
+        weight: [outputs, inputs of this rank].
+        collectives: the ranks.
+    """
+
+    def __init__(self, weight: Tensor, collectives: Collectives) -> None:
+        self._linear, self._collectives = Linear(weight), collectives
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[rows, inputs of this rank] to [rows, outputs]."""
+        return self._collectives.all_reduce(self._linear(x))
+
+
+def _packable(weight: Tensor) -> bool:
+    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    if weight.dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if weight.dtype == torch.float16:
+        return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
+    return weight.dtype == torch.float32

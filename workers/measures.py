@@ -1,0 +1,37 @@
+"""What a worker counts."""
+
+from __future__ import annotations
+
+from bus.messages.steps import Registered, StepPlan, StepResult
+from bus.packed import unpack_u32
+from bus.telemetry import Telemetry
+
+_ROW_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+_STEP_BOUNDS = (0.001, 0.002, 0.004, 0.008, 0.015, 0.025, 0.04, 0.06, 0.09, 0.13, 0.2, 0.3, 0.5, 0.8, 1.5, 3.0, 10.0)
+
+
+class Measures:
+    """Instruments of one worker, labelled with its model."""
+
+    def __init__(self, telemetry: Telemetry, registered: Registered) -> None:
+        labels = {"model": registered.model, "replica": str(registered.replica), "rank": str(registered.rank)}
+        self._seconds = telemetry.histogram("headrace_step_seconds", "Time a step took", _STEP_BOUNDS, **labels)
+        self._rows = telemetry.histogram("headrace_step_rows", "Rows of a step", _ROW_BOUNDS, **labels)
+        self._computed = telemetry.counter("headrace_step_tokens_total", "Tokens computed", **labels)
+        self._drawn = telemetry.counter("headrace_drawn_tokens_total", "Tokens drawn", **labels)
+        self._waited = telemetry.counter("headrace_step_wait_seconds_total", "Time idle before a plan came", **labels)
+        self._failed = telemetry.counter("headrace_steps_failed_total", "Steps that failed", **labels)
+
+    def step(self, plan: StepPlan, result: StepResult) -> None:
+        """A step was executed. Plans without rows only change slots and are not steps."""
+        self._waited.add(result.waited_ns / 1e9)
+        if not plan.slots:
+            return
+        self._seconds.observe(result.ran_ns / 1e9)
+        self._rows.observe(len(plan.slots) // 4)
+        self._computed.add(float(unpack_u32(plan.counts).sum()))
+        self._drawn.add(len(result.tokens) // 4)
+
+    def failed(self) -> None:
+        """A step failed."""
+        self._failed.add()

@@ -1,0 +1,186 @@
+"""The worker's way from its configuration to the conversation with its scheduler.
+
+    group ──► weights ──► arena ──► kv session ──► ready: Conversation
+    (files)   (thread)    (retried) (reconnects)
+
+Each arrow is a callback on the loop; nothing blocks it for longer than a step does. Whatever is missing and may come
+(other ranks, kv, the scheduler) is waited for; what is wrong ends the process with a message that says what to do.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+
+import torch
+
+from bus.catalogue import ModelMissing
+from bus.liveness import DeathWatch
+from bus.messages.control import Ok, Rejected, ToProcess
+from bus.names import scheduler_name
+from bus.process import EXIT_CONFIG, Description, Life
+from kv.client import PageClient, PagesDenied
+from workers.arena import ArenaPages, map_pages
+from workers.background import Background
+from workers.conversation import Conversation
+from workers.execute import Executor
+from workers.group import Alone, GlooGroup, Group
+from workers.host import Assignment
+from workers.loading import ContextTooLong, Loaded, load
+from workers.rendezvous import Meeting, Rendezvous
+from workers.slots import Slots
+from workers.weights.sharding import TooManyRanks
+from workers.weights.source import WeightsError
+
+log = logging.getLogger(__name__)
+
+_RETRY_S = 0.1
+
+
+class WorkerService:
+    """One rank of one replica of one model; a `bus.process.Service`."""
+
+    def __init__(self, life: Life, assignment: Assignment) -> None:
+        self._life, self._assignment = life, assignment
+        self._model = assignment.model
+        self._group: Group = Alone()
+        self._group_number = life.epoch
+        self._phase = "starting"
+        self._background: Background[Group] | Background[Loaded] | None = None
+        self._watches: list[DeathWatch] = []
+        self._slots: Slots | None = None
+        self._pages: PageClient | None = None
+        self._conversation: Conversation | None = None
+
+    # --- Service ---------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        torch.set_num_threads(self._assignment.threads)
+        if self._assignment.ranks == 1:
+            self._load()
+        else:
+            self._enter("waiting for the other ranks")
+            instance = self._assignment.instance
+            directory = self._life.run / f"{instance.model}.{instance.replica}.group"
+            self._meet(Rendezvous(directory, instance.rank, self._assignment.ranks, self._life.epoch))
+
+    def describe(self) -> Description:
+        if self._slots is None:
+            return Description(detail=self._phase)
+        used, slots = self._slots.in_use, self._slots.count
+        return Description(used / slots, f"{used} of {slots} slots, {self._assignment.dtype}, {self._phase}")
+
+    def drain(self) -> None:
+        """Nothing to do: the heartbeat says that this worker drains, and its scheduler sends its requests elsewhere."""
+
+    def undrain(self) -> None:
+        """Nothing to do, see `drain`."""
+
+    def drained(self) -> bool:
+        return self._conversation is None or (
+            self._conversation.idle and self._slots is not None and self._slots.in_use == 0
+        )
+
+    def stop(self) -> None:
+        if self._background is not None:
+            self._background.cancel()
+        for watch in self._watches:
+            watch.close()
+        if self._conversation is not None:
+            self._conversation.close()
+        if self._pages is not None:
+            self._pages.close()
+
+    def control(self, message: ToProcess) -> Ok | Rejected | None:
+        del message
+        return None
+
+    # --- the way to ready ------------------------------------------------------------------------------------------
+
+    def _meet(self, rendezvous: Rendezvous) -> None:
+        if (meeting := rendezvous.poll()) is None:
+            self._later(lambda: self._meet(rendezvous))
+            return
+        self._group_number = meeting.number
+        for rank, pid in enumerate(meeting.pids):
+            if rank != self._assignment.instance.rank:
+                self._watches.append(DeathWatch(self._life.loop, pid, partial(self._rank_died, rank)))
+        self._background = Background(self._life.loop, lambda: self._join(meeting), self._joined, self._failed)
+
+    def _join(self, meeting: Meeting) -> Group:
+        return GlooGroup(meeting.store, self._assignment.instance.rank, self._assignment.ranks, self._model.hang_s)
+
+    def _joined(self, group: Group) -> None:
+        self._group = group
+        self._load()
+
+    def _rank_died(self, rank: int) -> None:
+        self._life.fail(f"rank {rank} of this replica died: leaving, so that all of them can meet again")
+
+    def _load(self) -> None:
+        self._enter("loading weights")
+
+        def work() -> Loaded:
+            torch.set_num_threads(self._assignment.threads)  # OpenMP keeps the number per thread
+            return load(self._assignment, self._group, self._weights_loaded)
+
+        self._background = Background(self._life.loop, work, self._loaded, self._failed)
+
+    def _weights_loaded(self, fraction: float) -> None:
+        self._phase = f"loading weights, {fraction:.0%}"  # from the thread that loads; whoever asks sees old or new
+
+    def _loaded(self, loaded: Loaded) -> None:
+        self._enter("waiting for the page server")
+        self._map(loaded)
+
+    def _map(self, loaded: Loaded) -> None:
+        owner = scheduler_name(self._model.name)
+        try:
+            pages = map_pages(self._life, owner, loaded.root, loaded.kv, self._assignment.instance.rank)
+        except OSError:
+            self._later(lambda: self._map(loaded))
+            return
+        except PagesDenied as denied:
+            self._life.fail(f"the page server refuses this worker: {denied}", EXIT_CONFIG)
+            return
+        # The session that says that we live and may write; the mapping needs no connection any more.
+        self._pages = PageClient(self._life, "worker", owner=owner, on_up=lambda: self._on_pages_up(loaded, pages))
+
+    def _on_pages_up(self, loaded: Loaded, pages: ArenaPages) -> None:
+        if self._conversation is None:
+            self._converse(loaded, pages)
+        else:
+            self._conversation.say_fenced()  # kv restarted; steps went on meanwhile
+
+    def _converse(self, loaded: Loaded, pages: ArenaPages) -> None:
+        assert self._pages is not None
+        self._enter("serving")
+        self._slots = Slots(
+            self._model.slots,
+            loaded.context_tokens,
+            loaded.kv.page_tokens,
+            loaded.vocabulary,
+            pages.cells,
+            self._assignment.device,
+        )
+        executor = Executor(loaded.model, self._slots, pages, self._group)
+        registered = loaded.registered(self._assignment, self._group_number)
+        self._conversation = Conversation(self._life, registered, executor, self._group, self._pages)
+        self._life.ready()
+
+    # --- small things ----------------------------------------------------------------------------------------------
+
+    def _enter(self, phase: str) -> None:
+        self._phase = phase
+        log.info(phase)
+
+    def _later(self, callback: Callable[[], None]) -> None:
+        self._life.loop.after(_RETRY_S, callback)
+
+    def _failed(self, error: Exception) -> None:
+        if isinstance(error, (ModelMissing, WeightsError, ContextTooLong, TooManyRanks, OSError)):
+            self._life.fail(f"model {self._model.name!r}: {error}", EXIT_CONFIG)
+        else:
+            log.error("could not start", exc_info=error)
+            self._life.fail(f"model {self._model.name!r}: {type(error).__name__}: {error}")

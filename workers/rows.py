@@ -1,0 +1,85 @@
+"""The rows of one plan, as the arrays that the forward pass and the page commits need. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from bus.messages.steps import StepPlan
+from bus.packed import unpack_u32
+from workers.models.interface import Batch
+from workers.slots import Ints, PlanRefused, Slots
+
+
+class Written(NamedTuple):
+    """Pages that a step writes to, and how far they are valid after it; all [pages]."""
+
+    pages: Ints
+    generations: Ints
+    valid_tokens: Ints
+
+
+@dataclass(frozen=True, slots=True)
+class StepRows:
+    """Rows in plan order; arrays are [rows] unless said otherwise.
+
+    Attributes:
+        slots, starts, counts: what each row computes.
+        samples: rows whose last logits are drawn from.
+        row_starts: [rows + 1], where each row begins in the flat list of tokens.
+        token_slots, positions: [tokens].
+    """
+
+    slots: Ints
+    starts: Ints
+    counts: Ints
+    samples: npt.NDArray[np.bool_]
+    row_starts: Ints
+    token_slots: Ints
+    positions: Ints
+
+    @property
+    def ends(self) -> Ints:
+        """Tokens of each row's sequence after the step."""
+        return self.starts + self.counts
+
+    def batch(self, slots: Slots, device: torch.device) -> Batch:
+        """Where the tokens belong, for the model."""
+        blocks, offsets = np.divmod(self.positions, slots.page_tokens)
+        ends = self.ends.tolist()
+        return Batch(
+            positions=torch.from_numpy(self.positions).to(device),
+            page_of=torch.from_numpy(slots.pages(self.token_slots, blocks)).to(device),
+            offset_of=torch.from_numpy(offsets).to(device),
+            row_starts=self.row_starts.tolist(),
+            row_context=ends,
+            block_tables=[slots.block_table(slot, end) for slot, end in zip(self.slots.tolist(), ends, strict=True)],
+        )
+
+    def written(self, slots: Slots) -> Written:
+        """The pages that get new tokens: one entry per page, with the last of its tokens."""
+        blocks, offsets = np.divmod(self.positions, slots.page_tokens)
+        last = offsets == slots.page_tokens - 1
+        last[self.row_starts[1:] - 1] = True
+        of, blocks = self.token_slots[last], blocks[last]
+        return Written(slots.pages(of, blocks), slots.generations(of, blocks), offsets[last] + 1)
+
+
+def rows_of(plan: StepPlan, slots: Slots) -> StepRows:
+    """Unpack and check a plan's rows against the slots, which the plan has already been applied to.
+
+    Raises:
+        PlanRefused: they cannot be computed.
+    """
+    of, starts, counts = (unpack_u32(packed).astype(np.int64) for packed in (plan.slots, plan.starts, plan.counts))
+    samples = np.frombuffer(plan.samples, dtype=np.uint8) != 0
+    if not len(of) == len(starts) == len(counts) == len(samples):
+        raise PlanRefused("rows of unequal length")
+    slots.check_rows(of, starts, counts, samples)
+    row_starts = np.concatenate([np.zeros(1, np.int64), counts.cumsum()])
+    within = np.arange(row_starts[-1]) - np.repeat(row_starts[:-1], counts)
+    return StepRows(of, starts, counts, samples, row_starts, np.repeat(of, counts), np.repeat(starts, counts) + within)

@@ -1,0 +1,199 @@
+"""What the worker knows of the requests in its slots: token ids, sampling parameters, block tables.
+
+A plan says it as differences (`bus.messages.steps`); here they are applied and checked. Token ids and block tables
+are dense arrays, so that a step of hundreds of rows picks them by index. Nothing here computes, sends or waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from bus.messages.steps import SlotOpen, StepPlan
+from bus.packed import unpack_u32
+from workers.sampling.table import SamplingTable
+
+Ints = npt.NDArray[np.int64]
+
+
+class PlanRefused(ValueError):
+    """A plan that cannot be executed, found before anything was computed.
+
+    Attributes:
+        slots: the slots at fault; empty where a slot is not at fault, for instance because it was closed by a failure
+            in an earlier step.
+    """
+
+    def __init__(self, problem: str, slots: Iterable[int] = ()) -> None:
+        self.slots = tuple(slots)
+        super().__init__(problem + (f" (slot {', '.join(map(str, self.slots))})" if self.slots else ""))
+
+
+class Slots:
+    """State of all slots.
+
+    Args:
+        slots: how many.
+        context_tokens: longest sequence whose KV is computed; one more token may be drawn after it.
+        page_tokens: tokens of a page.
+        vocabulary: token ids are below it.
+        cells: page numbers are below it.
+        device: where token ids are kept, so that a drawn token need not leave it for the next step.
+
+    Attributes:
+        sampling: parameters of the requests.
+        length: [slots], tokens each slot has.
+        prompt_length: [slots], how many of them are prompt.
+        prompt_logprobs: [slots], alternatives wanted per prompt token; -1 for none.
+    """
+
+    def __init__(
+        self, slots: int, context_tokens: int, page_tokens: int, vocabulary: int, cells: int, device: torch.device
+    ) -> None:
+        self.count, self.context_tokens, self.page_tokens = slots, context_tokens, page_tokens
+        self._vocabulary, self._cells, self._device = vocabulary, cells, device
+        most_pages = -(-context_tokens // page_tokens)
+        self._tokens = torch.zeros((slots, context_tokens + 1), dtype=torch.int32, device=device)
+        self._table = torch.zeros((slots, most_pages), dtype=torch.int64, device=device)
+        self._pages: Ints = np.zeros((slots, most_pages), np.int64)  # the same on the host
+        self._generations: Ints = np.zeros((slots, most_pages), np.int64)
+        self._page_count: Ints = np.zeros(slots, np.int64)
+        self._open = np.zeros(slots, np.bool_)
+        self._computed: Ints = np.zeros(slots, np.int64)
+        self.length: Ints = np.zeros(slots, np.int64)
+        self.prompt_length: Ints = np.zeros(slots, np.int64)
+        self.prompt_logprobs: Ints = np.full(slots, -1, np.int64)
+        self.sampling = SamplingTable(slots, vocabulary, device)
+
+    @property
+    def in_use(self) -> int:
+        """Slots with a request in them."""
+        return int(self._open.sum())
+
+    # --- changing --------------------------------------------------------------------------------------------------
+
+    def apply(self, plan: StepPlan) -> None:
+        """Closes, opens and page differences of a plan, in this order.
+
+        Raises:
+            PlanRefused: a number is out of range. Slots are then in between and want `close_all`.
+        """
+        for slot in self._slots_of(plan.closes).tolist():
+            self._close(slot)
+        for opened in plan.opens:
+            self._open_slot(opened)
+        slots, pages = self._slots_of(plan.page_slots), unpack_u32(plan.pages)
+        generations = unpack_u32(plan.page_generations)
+        if not len(slots) == len(pages) == len(generations):
+            raise PlanRefused("page differences of unequal length")
+        for slot, page, generation in zip(slots.tolist(), pages.tolist(), generations.tolist(), strict=True):
+            self._append_pages(slot, np.array([page], np.int64), np.array([generation], np.int64))
+
+    def close_all(self) -> None:
+        """Forget every request."""
+        for slot in np.flatnonzero(self._open).tolist():
+            self._close(slot)
+
+    def computed(self, slots: Ints, ends: Ints) -> None:
+        """KV of `slots` is there up to `ends`."""
+        self._computed[slots] = np.maximum(self._computed[slots], ends)
+
+    def append(self, slots: Ints, tokens: Tensor) -> None:
+        """Tokens were drawn, one per slot. tokens: int64 [rows] on the device."""
+        self._tokens[self._on_device(slots), self._on_device(self.length[slots])] = tokens.to(torch.int32)
+        self.length[slots] += 1
+        self.sampling.append(slots, tokens)
+
+    def _close(self, slot: int) -> None:
+        self._open[slot] = False
+        self._page_count[slot] = self.length[slot] = 0
+        self.sampling.close(slot)
+
+    def _open_slot(self, opened: SlotOpen) -> None:
+        slot = opened.slot
+        if not 0 <= slot < self.count:
+            raise PlanRefused(f"there are {self.count} slots, no slot {slot}")
+        tokens = unpack_u32(opened.tokens).astype(np.int64)
+        if not 0 < len(tokens) <= self.context_tokens:
+            raise PlanRefused(f"{len(tokens)} tokens, of at most {self.context_tokens}", [slot])
+        if int(tokens.max()) >= self._vocabulary:
+            raise PlanRefused(f"token id {int(tokens.max())} of a vocabulary of {self._vocabulary}", [slot])
+        if not 0 <= opened.prompt_tokens <= len(tokens) or not 0 <= opened.computed <= len(tokens):
+            raise PlanRefused("more prompt or computed tokens than tokens", [slot])
+        self._close(slot)
+        self._open[slot] = True
+        self._append_pages(slot, unpack_u32(opened.pages), unpack_u32(opened.generations))
+        ids = torch.from_numpy(tokens).to(self._device)
+        self._tokens[slot, : len(ids)] = ids.to(torch.int32)
+        self.length[slot] = len(tokens)
+        self.prompt_length[slot] = opened.prompt_tokens
+        self._computed[slot] = opened.computed
+        self.prompt_logprobs[slot] = min(opened.prompt_logprobs, self._vocabulary)
+        self.sampling.open(slot, opened.sampling, ids[: opened.prompt_tokens], ids[opened.prompt_tokens :])
+
+    def _append_pages(self, slot: int, pages: npt.NDArray[np.integer], generations: npt.NDArray[np.integer]) -> None:
+        if not self._open[slot]:
+            raise PlanRefused(f"pages for slot {slot}, which is closed")
+        first = int(self._page_count[slot])
+        end = first + len(pages)
+        if len(pages) != len(generations) or end > self._pages.shape[1]:
+            raise PlanRefused(f"a block table of {end} pages, of at most {self._pages.shape[1]}", [slot])
+        if len(pages) and int(pages.max()) >= self._cells:
+            raise PlanRefused(f"page {int(pages.max())} of a pool of {self._cells} cells", [slot])
+        self._pages[slot, first:end] = pages
+        self._generations[slot, first:end] = generations
+        self._table[slot, first:end] = torch.from_numpy(self._pages[slot, first:end])
+        self._page_count[slot] = end
+
+    # --- reading ---------------------------------------------------------------------------------------------------
+
+    def check_rows(self, slots: Ints, starts: Ints, counts: Ints, samples: npt.NDArray[np.bool_]) -> None:
+        """Whether these rows can be computed: all arrays [rows].
+
+        Raises:
+            PlanRefused: with the rows' slots.
+        """
+        if len(slots) and (int(slots.max()) >= self.count or len(np.unique(slots)) != len(slots)):
+            raise PlanRefused("a row's slot does not exist, or has two rows")
+        if not bool(self._open[slots].all()):
+            raise PlanRefused(f"rows of closed slots {slots[~self._open[slots]].tolist()}")
+        ends = starts + counts
+        for problem, bad in (
+            ("a row without tokens", counts < 1),
+            ("a row of tokens that the slot does not have", ends > self.length[slots]),
+            ("a row beyond the context", ends > self.context_tokens),
+            ("a row that leaves a gap in the KV", starts > self._computed[slots]),
+            ("a row beyond the block table", ends > self._page_count[slots] * self.page_tokens),
+            ("a draw from the middle of a sequence", samples & (ends != self.length[slots])),
+        ):
+            if bad.any():
+                raise PlanRefused(problem, slots[bad].tolist())
+
+    def ids(self, slots: Ints, positions: Ints) -> Tensor:
+        """Token ids at `positions` of `slots`, both [n]; int64 [n] on the device."""
+        return self._tokens[self._on_device(slots), self._on_device(positions)].to(torch.int64)
+
+    def pages(self, slots: Ints, blocks: Ints) -> Ints:
+        """Cells of the `blocks`-th pages of `slots`; all [n]."""
+        return self._pages[slots, blocks]
+
+    def generations(self, slots: Ints, blocks: Ints) -> Ints:
+        """Generations of the `blocks`-th pages of `slots`; all [n]."""
+        return self._generations[slots, blocks]
+
+    def block_table(self, slot: int, context: int) -> Tensor:
+        """Cells of the pages that hold `context` tokens of a slot; int64 on the device."""
+        return self._table[slot, : -(-context // self.page_tokens)]
+
+    def _slots_of(self, packed: bytes) -> Ints:
+        slots = unpack_u32(packed).astype(np.int64)
+        if len(slots) and int(slots.max()) >= self.count:
+            raise PlanRefused(f"there are {self.count} slots, no slot {int(slots.max())}")
+        return slots
+
+    def _on_device(self, values: Ints) -> Tensor:
+        return torch.from_numpy(values).to(self._device)

@@ -1,0 +1,58 @@
+"""A file, or a directory of files, that holds named tensors: what the loader needs of it, and how it fails."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class WeightsError(Exception):
+    """Weight files that cannot be used. The message names the file, the tensor where there is one, and the reason.
+
+    Attributes:
+        path: the file or directory.
+        tensor: its name in the file, or "".
+    """
+
+    def __init__(self, path: Path, problem: str, tensor: str = "") -> None:
+        super().__init__(f"{path}: {tensor}: {problem}" if tensor else f"{path}: {problem}")
+        self.path, self.tensor = path, tensor
+
+
+class TensorSource(Protocol):
+    """Named tensors in files, read in slices so that a rank touches no more than its share."""
+
+    @property
+    def path(self) -> Path:
+        """The file or directory, for messages."""
+        ...
+
+    def names(self) -> Collection[str]:
+        """All tensors."""
+        ...
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Outermost dimension first, as torch counts.
+
+        Raises:
+            WeightsError: no such tensor.
+        """
+        ...
+
+    def load(self, name: str, dtype: torch.dtype, rows: slice | None = None, columns: slice | None = None) -> Tensor:
+        """A new contiguous tensor of `dtype` on the CPU.
+
+        Args:
+            name: which.
+            dtype: what it is converted to; quantised tensors are dequantised.
+            rows: of the first dimension; None takes all.
+            columns: of the second dimension; None takes all.
+
+        Raises:
+            WeightsError: no such tensor, or its type cannot be read.
+        """
+        ...
