@@ -1,0 +1,24 @@
+"""Decisions of the scheduler: events in, actions out. No socket, clock or thread lives here.
+
+| module      | noun                                                                      |
+|-------------|---------------------------------------------------------------------------|
+| `events`    | everything that can happen, and everything that can be asked for          |
+| `core`      | the state machine: one event, then admit, plan, tell kv                   |
+| `state`     | all that is known, in one place                                           |
+| `request`   | one request from submission to its end                                    |
+| `submit`    | a submission taken, refused or recognised; an abort                       |
+| `gate`      | how fast the queue drains: Retry-After                                    |
+| `queue`     | those that wait, in order of priority with ageing                         |
+| `admission` | who leaves the queue, for which replica; prefixes looked up and waited for|
+| `pages`     | pages leased from kv and not yet given to anyone                          |
+| `prefix`    | sealed pages by digest; who computes and who asks for which block         |
+| `ledger`    | which pages a request holds: referencing, sealing, giving back            |
+| `replica`   | the slots of one replica as struct of arrays; its steps in flight         |
+| `cost`      | how long a step will take                                                 |
+| `plan`      | the next step of a replica                                                |
+| `apply`     | what a step's result means for the columns                                |
+| `results`   | what it means for requests and ingresses                                  |
+| `pressure`  | what gives way when pages run out                                         |
+| `failure`   | failed steps, lost replicas, lost pages, hangs                            |
+| `view`      | the requests in hand as an onlooker sees them                             |
+"""

@@ -1,0 +1,234 @@
+"""Who leaves the queue, and for which replica.
+
+The head of the queue goes first. A request that waits for something of its own (kv's answer; a sibling that computes
+the prefix both share) is parked out of the others' way. Where the head does not fit the pages, a few behind it may
+pass, but only so often: then the pages gather for it.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Final
+
+import numpy as np
+
+from bus.blocks import DIGEST_BYTES
+from scheduler.core.events import LookUp
+from scheduler.core.prefix import Entry
+from scheduler.core.replica import Replica
+from scheduler.core.request import Phase, Request
+from scheduler.core.state import Asked, State
+from scheduler.core.submit import finish, limit_of
+
+LOOK_PAST: Final = 8
+MAX_PASSED_OVER: Final = 16
+MAX_LOOKUP_BLOCKS: Final = 4096
+RESERVE_MIN: Final = 0.1
+RESERVE_DECAY: Final = 0.995
+
+
+class _Try(Enum):
+    ADMITTED = "admitted"
+    ENDED = "ended"
+    PARKED = "parked"
+    NO_ROOM = "no room"
+
+
+def admit(state: State) -> None:
+    """Fill free slots from the queue."""
+    if not len(state.queue) or state.pool.reasserting or not state.pool.capacity:
+        return
+    if state.blocked_version == state.pool.version:
+        return  # the head did not fit, and nothing has changed since
+    while True:
+        window = state.queue.first(LOOK_PAST)
+        head: Request | None = None
+        for request in window:
+            replica = _choose(state, request)
+            if replica is None:
+                return
+            tried = _try(state, request, replica)
+            if tried is _Try.NO_ROOM:
+                head = head or request
+                state.note_held(request, "pages")
+                if head.passed_over >= MAX_PASSED_OVER:
+                    break
+            elif tried is _Try.ADMITTED and head is not None:
+                head.passed_over += 1
+        if head is not None:
+            state.blocked_version = state.pool.version
+            return
+        if not window:
+            return
+
+
+def _choose(state: State, request: Request) -> Replica | None:
+    """The replica with the least to do, less what it would save by knowing the prefix (its caches are warm)."""
+    best: tuple[float, int] | None = None
+    for number, replica in state.replicas.items():
+        if not replica.placeable or replica.backlog >= replica.step_tokens:
+            continue
+        warm = sum(1 for entry in request.entries if entry.replica == number) * request.page_tokens
+        load = replica.running / replica.slots + (replica.backlog - warm) / replica.step_tokens
+        if best is None or (load, number) < best:
+            best = (load, number)
+    return state.replicas[best[1]] if best is not None else None
+
+
+def _try(state: State, request: Request, replica: Replica) -> _Try:
+    if request.known + (request.submit.max_tokens > 0) > state.context_tokens:
+        finish(state, request, "error", "the request does not fit the page pool, which is smaller than it was")
+        return _Try.ENDED
+    state.ledger.forsake_beyond(request, request.reusable_blocks)
+    state.ledger.match(request)
+    if request.entries:
+        state.holders[request.id] = request
+    if len(request.entries) < request.reusable_blocks and _wait_for_prefix(state, request):
+        return _Try.PARKED
+    if not _fits(state, request):
+        return _Try.NO_ROOM
+    _place(state, request, replica)
+    return _Try.ADMITTED
+
+
+def _wait_for_prefix(state: State, request: Request) -> bool:
+    """Whether the first block that is not known here is worth waiting for; then the request is parked for it."""
+    index = state.index
+    first = len(request.entries)
+    digest = request.digest(first)
+    if digest in index.computing:
+        last = first
+        while last + 1 < request.reusable_blocks and request.digest(last + 1) in index.computing:
+            last += 1
+        _park(state, request, request.digest(last), "sibling")
+        return True
+    if (number := index.asked.get(digest)) is not None:
+        if state.lookups[number].expired:
+            return False  # kv is slow: that is a miss
+        _park(state, request, digest, "lookup")
+        return True
+    if request.looked_up or not state.pool.up:
+        return False
+    _look_up(state, request, first)
+    return True
+
+
+def _park(state: State, request: Request, digest: bytes, why: str) -> None:
+    state.queue.park(request)
+    state.index.wait(digest, request.id)
+    state.note_held(request, why)
+
+
+def _look_up(state: State, request: Request, first: int) -> None:
+    index = state.index
+    most = min(request.reusable_blocks - first, MAX_LOOKUP_BLOCKS)
+    blocks = 1
+    # Never ask for what is known or asked for: two pins on one page could not be told apart.
+    while blocks < most and index.get(d := request.digest(first + blocks)) is None and d not in index.asked:
+        blocks += 1
+    number = state.next_lookup
+    state.next_lookup += 1
+    request.looked_up = True
+    state.queue.park(request)
+    state.lookups[number] = Asked(request, first, blocks)
+    for block in range(first, first + blocks):
+        index.asked[request.digest(block)] = number
+    digests = bytes(request.chain[first * DIGEST_BYTES : (first + blocks) * DIGEST_BYTES])
+    state.questions.append(LookUp(number, digests))
+
+
+def found(state: State, number: int, pages: list[int], generations: list[int]) -> None:
+    """kv's answer, perhaps after the deadline: what it pinned for us is ours to keep or to give back."""
+    asked = state.lookups.pop(number, None)
+    if asked is None:
+        return  # asked of a kv that has died since; its pins died with it
+    request = asked.request
+    entries: list[Entry] = []
+    for offset in range(asked.blocks):
+        block = asked.first_block + offset
+        del state.index.asked[request.digest(block)]
+        if offset < len(pages):
+            parent = request.parent(block)
+            entries.append(state.index.found(request.digest(block), parent, pages[offset], generations[offset]))
+    if request.phase in (Phase.PARKED, Phase.WAITING):
+        state.ledger.match(request)
+        if request.entries:
+            state.holders[request.id] = request
+    if not asked.expired:
+        unpark(state, request.id)
+    for offset in range(asked.blocks):
+        state.index.wake(request.digest(asked.first_block + offset))
+    for entry in reversed(entries):
+        state.index.settle(entry)
+
+
+def expire(state: State, number: int) -> None:
+    """The answer takes too long: go on without."""
+    asked = state.lookups.get(number)
+    if asked is None or asked.expired:
+        return
+    asked.expired = True
+    unpark(state, asked.request.id)
+    for offset in range(asked.blocks):
+        state.index.wake(asked.request.digest(asked.first_block + offset))
+
+
+def unpark(state: State, request_id: int) -> None:
+    """What it waited for has come."""
+    request = state.requests.get(request_id)
+    if request is not None and request.phase is Phase.PARKED:
+        state.queue.unpark(request)
+        state.blocked_version = -1
+
+
+def _fits(state: State, request: Request) -> bool:
+    """Whether its pages, and a share of what all may still generate, are within reach."""
+    if not state.running and not state.pool.coming:
+        return True  # it was refused at submission if it could not run alone
+    size = request.page_tokens
+    now_blocks = -(-(request.known + 1) // size)
+    all_blocks = -(-limit_of(state, request) // size)
+    need = now_blocks - len(request.entries) + state.reserve * max(0, all_blocks - now_blocks)
+    owed = sum(_owed(replica, state.reserve) for replica in state.replicas.values())
+    return state.pool.used + owed + need <= state.pool.reachable
+
+
+def _owed(replica: Replica, reserve: float) -> float:
+    """Pages that running requests are going to ask for: all of their prompts', a share of their outputs'."""
+    if not replica.running:
+        return 0.0
+    size = replica.page_tokens
+    active = replica.active
+    have = replica.room[active] // size
+    prompt = np.maximum(have, -(-replica.prefill_end[active] // size))
+    total = np.maximum(prompt, -(-replica.limit[active] // size))
+    return float((prompt - have).sum()) + reserve * float((total - prompt).sum())
+
+
+def _place(state: State, request: Request, replica: Replica) -> None:
+    state.queue.remove(request)
+    state.holders.pop(request.id, None)
+    state.rate.left(request.known, state.now)
+    state.reserve = max(RESERVE_MIN, state.reserve * RESERVE_DECAY)
+    ledger = state.ledger
+    ledger.claim(request)
+    request.table = [entry.page for entry in request.entries]
+    for entry in request.entries:
+        entry.replica = replica.number
+    generations = [state.pool.generation[page] for page in request.table]
+    slot = replica.open(request, state.home_number(request.home), limit_of(state, request), generations)
+    hit = int(replica.computed[slot])
+    tally = state.tally
+    tally.lookup_tokens += request.known if request.reuse else 0
+    tally.hit_tokens += hit
+    if not request.admitted_ns:
+        request.admitted_ns = state.now
+        request.cached_tokens = min(hit, request.prompt_len)
+        tally.prompt_tokens += request.prompt_len
+        tally.queue_s.append((state.now - request.arrival_ns) / 1e9)
+    state.note(request.id, "admitted", replica.number)
+    if hit:
+        state.note(request.id, "hit", hit)
+    request.held_for = ""
+    request.front = False
+    request.passed_over = 0

@@ -1,0 +1,236 @@
+"""What can happen to the scheduler, and what it can ask for. Data only.
+
+Pages travel packed (u32), as on the wire. `lease`, `seal` and `lookup` numbers tie an answer to its question.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+
+from bus.messages.requests import Abort, Accepted, Deltas, PromptLogprobs, Refused, Submit
+from bus.messages.steps import StepFailed, StepPlan, StepResult
+from bus.messages.telemetry import TimelineEvent
+
+
+class Home(NamedTuple):
+    """One incarnation of an ingress: where a request's tokens go."""
+
+    name: str
+    epoch: int
+
+
+class Event(msgspec.Struct, frozen=True, gc=False):
+    """Base of everything that can happen."""
+
+
+class Submitted(Event, frozen=True, gc=False):
+    """An ingress submits, perhaps again."""
+
+    home: Home
+    submit: Submit
+
+
+class Aborted(Event, frozen=True, gc=False):
+    """An ingress does not want a request any more."""
+
+    abort: Abort
+
+
+class Cancelled(Event, frozen=True, gc=False):
+    """An operator ends a request; its client gets what was generated so far."""
+
+    request: int
+
+
+class IngressJoined(Event, frozen=True, gc=False):
+    """An ingress is there (again)."""
+
+    home: Home
+
+
+class IngressLost(Event, frozen=True, gc=False):
+    """An ingress is gone; its requests go on for a while."""
+
+    home: Home
+
+
+class ReplicaUp(Event, frozen=True, gc=False):
+    """All ranks of a replica are ready, with all slots closed.
+
+    `context_tokens` and `page_tokens` are the model's, equal for all replicas.
+    """
+
+    replica: int
+    slots: int
+    step_tokens: int
+    context_tokens: int
+    page_tokens: int
+
+
+class ReplicaLost(Event, frozen=True, gc=False):
+    """A rank of the replica is gone: nothing in flight will be answered."""
+
+    replica: int
+    why: str
+
+
+class ReplicaFenced(Event, frozen=True, gc=False):
+    """No rank of a lost replica can write any more: all are dead or have started over."""
+
+    replica: int
+
+
+class ReplicaDrain(Event, frozen=True, gc=False):
+    """Place nothing new on the replica, or do so again."""
+
+    replica: int
+    draining: bool
+
+
+class StepDone(Event, frozen=True, gc=False):
+    """Rank 0's result."""
+
+    replica: int
+    result: StepResult
+
+
+class StepBroken(Event, frozen=True, gc=False):
+    """A rank says that the step raised."""
+
+    replica: int
+    failed: StepFailed
+
+
+class KvUp(Event, frozen=True, gc=False):
+    """The page server answers, for the first time or again.
+
+    Attributes:
+        capacity: pages that the pool could have were it alone.
+    """
+
+    capacity: int
+
+
+class KvDown(Event, frozen=True, gc=False):
+    """The page server is gone; questions in flight will not be answered."""
+
+
+class Leased(Event, frozen=True, gc=False):
+    """Answer to `LeasePages`."""
+
+    lease: int
+    pages: bytes
+    generations: bytes
+
+
+class Sealed(Event, frozen=True, gc=False):
+    """Answer to `SealPages`; codes as in `bus.messages.pages.Sealed`."""
+
+    seal: int
+    codes: bytes
+    pages: bytes
+    generations: bytes
+
+
+class Found(Event, frozen=True, gc=False):
+    """Answer to `LookUp`, however late."""
+
+    lookup: int
+    pages: bytes
+    generations: bytes
+
+
+class LookupExpired(Event, frozen=True, gc=False):
+    """The look-up's deadline has passed."""
+
+    lookup: int
+
+
+class Reasserted(Event, frozen=True, gc=False):
+    """Answer to `ReassertPages`: handles that are not valid any more."""
+
+    lost: bytes
+
+
+class Tick(Event, frozen=True, gc=False):
+    """Time has passed."""
+
+
+class Action(msgspec.Struct, frozen=True, gc=False):
+    """Base of everything that can be asked for."""
+
+
+class Reply(Action, frozen=True, gc=False):
+    """Send to an ingress."""
+
+    home: Home
+    body: Accepted | Refused | Deltas | PromptLogprobs
+
+
+class SendPlan(Action, frozen=True, gc=False):
+    """Send to every rank of a replica."""
+
+    replica: int
+    plan: StepPlan
+
+
+class ResetReplica(Action, frozen=True, gc=False):
+    """Every rank of the replica closes all slots; the next plan has this number."""
+
+    replica: int
+    next_step: int
+
+
+class KillReplica(Action, frozen=True, gc=False):
+    """The replica hangs: end its processes. `ReplicaLost` is to follow."""
+
+    replica: int
+    why: str
+
+
+class LeasePages(Action, frozen=True, gc=False):
+    """Ask kv for writable pages."""
+
+    lease: int
+    count: int
+
+
+class SealPages(Action, frozen=True, gc=False):
+    """Tell kv that pages are full and final."""
+
+    seal: int
+    pages: bytes
+    generations: bytes
+    digests: bytes
+    parents: bytes
+
+
+class LookUp(Action, frozen=True, gc=False):
+    """Ask kv for the longest known prefix of a chain; `LookupExpired` is due after `LOOKUP_DEADLINE_S`."""
+
+    lookup: int
+    digests: bytes
+
+
+class ReleasePages(Action, frozen=True, gc=False):
+    """Give pages back to kv: pins on sealed pages, leases on others."""
+
+    pages: bytes
+    generations: bytes
+
+
+class ReassertPages(Action, frozen=True, gc=False):
+    """Tell a kv that starts over what is ours."""
+
+    pins: bytes
+    pin_generations: bytes
+    leases: bytes
+    lease_generations: bytes
+
+
+class Note(Action, frozen=True, gc=False):
+    """For the request's timeline."""
+
+    event: TimelineEvent

@@ -1,0 +1,201 @@
+"""The next step of a replica. Decodes first, then prefill chunks out of what budget, pages and the target leave.
+
+One subtraction for all (vLLM's): a request wants its known tokens computed, and has `planned` of them. Whoever decodes
+wants one more. Chunk sizes are bounded by the cost model, so that those who decode feel prompts of others little.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from bus.messages.steps import StepPlan
+from bus.packed import pack_u32
+from scheduler.core.pages import PagePool
+from scheduler.core.replica import Flight, Ints, Replica
+
+MIN_CHUNK: Final = 16  # prefill makes at least so much progress in a step, whatever the target
+
+
+class Chunk(NamedTuple):
+    """A prefill chunk of one request."""
+
+    slot: int
+    start: int
+    length: int
+    sample: bool
+
+
+class Planned(NamedTuple):
+    """A step, or none, and what it could not have.
+
+    Attributes:
+        starved: pages that rows of this step wanted and did not get.
+    """
+
+    plan: StepPlan | None
+    chunks: list[Chunk]
+    starved: int
+
+
+class _PageDiff:
+    """Pages appended to block tables in this step."""
+
+    __slots__ = ("pages", "slots")
+
+    def __init__(self) -> None:
+        self.slots: list[int] = []
+        self.pages: list[int] = []
+
+
+def plan_step(replica: Replica, pool: PagePool, target_ns: float, now: int) -> Planned:
+    """Plan a replica's next step and take it as sent.
+
+    Args:
+        target_ns: a step with decodes in it should not take longer; 0 is no target.
+    """
+    diff = _PageDiff()
+    decodes = np.flatnonzero(replica.decoding & (replica.planned < replica.last_start))
+    most = replica.step_tokens - (min(MIN_CHUNK, replica.step_tokens // 2) if replica.prefilling else 0)
+    if len(decodes) > most:  # more slots than budget: whoever waits longest
+        decodes = decodes[np.argsort(replica.last_step[decodes], kind="stable")[:most]]
+    decodes, starved = _page_decodes(replica, pool, decodes, diff)
+    starts = replica.planned[decodes]
+    pairs = float(starts.sum())
+    chunks: list[Chunk] = []
+    if replica.prefilling:
+        chunks, short, pairs = _chunks(replica, pool, len(decodes), pairs, target_ns, diff)
+        starved += short
+    if not chunks and not len(decodes):
+        return Planned(None, chunks, starved)
+    return Planned(_build(replica, pool, decodes, starts, chunks, pairs, diff, now), chunks, starved)
+
+
+def plan_barrier(replica: Replica, now: int) -> StepPlan:
+    """A step without rows: slots are closed, and when its result is there, everything sent before has been done."""
+    none = np.zeros(0, np.int64)
+    step = replica.next_step
+    replica.next_step += 1
+    replica.flights.append(Flight(step, none, none, none, 0, 0.0, now, 0.0))
+    closes = pack_u32(replica.closing)
+    replica.closing.clear()
+    return StepPlan(step, closes, (), b"", b"", b"", b"", b"", b"", b"")
+
+
+def _page_decodes(replica: Replica, pool: PagePool, decodes: Ints, diff: _PageDiff) -> tuple[Ints, int]:
+    """Give a page to each decode that crosses into a new block; those for whom there is none sit this step out."""
+    crossing = decodes[replica.planned[decodes] >= replica.room[decodes]]
+    wanted = len(crossing)
+    if not wanted:
+        return decodes, 0
+    pages = pool.take(wanted)
+    if len(pages) < wanted:
+        crossing = crossing[np.argsort(replica.order[crossing], kind="stable")]
+        decodes = np.setdiff1d(decodes, crossing[len(pages) :], assume_unique=True)
+        crossing = crossing[: len(pages)]
+    slots = crossing.tolist()
+    for slot, page in zip(slots, pages, strict=True):
+        request = replica.requests[slot]
+        assert request is not None
+        request.table.append(page)
+    replica.room[crossing] += replica.page_tokens
+    diff.slots += slots
+    diff.pages += pages
+    return decodes, wanted - len(pages)
+
+
+def _chunks(
+    replica: Replica, pool: PagePool, decodes: int, pairs: float, target_ns: float, diff: _PageDiff
+) -> tuple[list[Chunk], int, float]:
+    """Prefill chunks in order of admission; also pages missed, and the step's pairs with the chunks'."""
+    chunks: list[Chunk] = []
+    tokens, starved = decodes, 0
+    for slot in tuple(replica.prefilling):
+        budget = replica.step_tokens - tokens
+        start, end = int(replica.planned[slot]), int(replica.prefill_end[slot])
+        if decodes and target_ns:
+            bound = replica.cost.chunk_within(target_ns, tokens, pairs, start)
+            if bound is not None:
+                budget = min(budget, bound if chunks else max(bound, MIN_CHUNK))
+        if budget <= 0:
+            break
+        count, short = _page_chunk(replica, pool, slot, start, min(end - start, budget), diff)
+        starved += short
+        if count <= 0:
+            continue
+        done = start + count == end
+        chunks.append(Chunk(slot, start, count, done and slot not in replica.scoring))
+        tokens += count
+        pairs += count * (start + 0.5 * count)
+        replica.backlog -= count
+        if done:
+            replica.prefilling.remove(slot)
+            replica.decoding[slot] = slot not in replica.scoring
+    return chunks, starved, pairs
+
+
+def _page_chunk(
+    replica: Replica, pool: PagePool, slot: int, start: int, count: int, diff: _PageDiff
+) -> tuple[int, int]:
+    """Pages for a chunk; it is cut to what they hold. Also returns how many pages were missing."""
+    size, room = replica.page_tokens, int(replica.room[slot])
+    wanted = -(-max(0, start + count - room) // size)
+    if not wanted:
+        return count, 0
+    pages = pool.take(wanted)
+    request = replica.requests[slot]
+    assert request is not None
+    request.table += pages
+    replica.room[slot] = room = room + len(pages) * size
+    diff.slots += [slot] * len(pages)
+    diff.pages += pages
+    return min(count, room - start), wanted - len(pages)
+
+
+def _build(
+    replica: Replica,
+    pool: PagePool,
+    decodes: Ints,
+    starts: Ints,
+    chunks: list[Chunk],
+    pairs: float,
+    diff: _PageDiff,
+    now: int,
+) -> StepPlan:
+    """The plan on the wire, and its record in flight."""
+    rows = len(decodes)
+    slots, counts, samples = decodes, np.ones(rows, np.int64), np.ones(rows, np.uint8)
+    if chunks:
+        chunks = sorted(chunks, key=lambda chunk: chunk.length == 1)  # rows with more than one token come first
+        columns = np.array(chunks, np.int64).T
+        slots = np.concatenate((columns[0], slots))
+        starts = np.concatenate((columns[1], starts))
+        counts = np.concatenate((columns[2], counts))
+        samples = np.concatenate((columns[3].astype(np.uint8), samples))
+    ends = starts + counts
+    step = replica.next_step
+    tokens = int(counts.sum()) if chunks else rows
+    replica.next_step += 1
+    replica.planned[slots] = ends
+    replica.last_step[slots] = step
+    replica.flights.append(
+        Flight(
+            step,
+            slots,
+            ends,
+            np.flatnonzero(samples),
+            tokens,
+            pairs,
+            now,
+            replica.cost.predict_ns(tokens, pairs),
+        )
+    )
+    pages, generations = pool.pack(diff.pages)
+    plan = StepPlan(
+        step, pack_u32(replica.closing), tuple(replica.opening.values()), pack_u32(slots), pack_u32(starts),
+        pack_u32(counts), samples.tobytes(), pack_u32(diff.slots), pages, generations,
+    )  # fmt: skip
+    replica.closing.clear()
+    replica.opening.clear()
+    return plan

@@ -1,0 +1,80 @@
+"""What gives way when pages run out: references of those who wait, then the least important request that runs.
+
+Preemption is by recompute. The best of those who run never gives way to another, so somebody always gets on; one
+alone fits by itself, or was refused. Two schedulers on one arena may each hold what the other lacks: then a lone
+request that starves for long starts over, and they take turns.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from scheduler.core.replica import Replica
+from scheduler.core.request import Request
+from scheduler.core.state import State
+
+LONE_PATIENCE_NS: Final = 2_000_000_000
+RESERVE_STEP: Final = 0.2
+
+
+def relieve(state: State) -> bool:
+    """Free pages if rows starve and nothing is about to come. True where something was given up."""
+    if not state.starved:
+        state.starved_since = 0
+        return False
+    if not state.starved_since:
+        state.starved_since = state.now
+    if not state.pool.exhausted:
+        return False
+    if not _give_way(state):
+        return False
+    for replica in state.replicas.values():
+        replica.starved = 0  # until the next plan says so again
+    return True
+
+
+def _give_way(state: State) -> bool:
+    if state.holders:
+        for request in tuple(state.holders.values()):
+            state.ledger.forsake(request)
+        state.holders.clear()
+        return True
+    victim = _victim(state)
+    if victim is None:
+        return False
+    preempt(state, victim, "pages")
+    state.reserve = min(1.0, state.reserve + RESERVE_STEP)
+    state.starved_since = 0
+    return True
+
+
+def preempt(state: State, request: Request, why: str) -> None:
+    """Back to the queue, to be computed again later; its place there is that of its arrival."""
+    state.ledger.retire(state.replicas[request.replica], request.slot)
+    request.preemptions += 1
+    request.looked_up = False
+    state.tally.preemptions += 1
+    state.queue.push(request)
+    state.note(request.id, "preempted", request.generated, detail=why)
+
+
+def _victim(state: State) -> Request | None:
+    """The least important and youngest of those who run."""
+    worst: tuple[int, Replica, int] | None = None
+    for replica in state.replicas.values():
+        if replica.running:
+            slots = np.flatnonzero(replica.active)
+            slot = int(slots[np.argmax(replica.order[slots])])
+            if worst is None or replica.order[slot] > worst[0]:
+                worst = (int(replica.order[slot]), replica, slot)
+    if worst is None:
+        return None
+    request = worst[1].requests[worst[2]]
+    assert request is not None
+    if state.running == 1:
+        patience = LONE_PATIENCE_NS + request.id % 1000 * 1_000_000  # not both at once
+        if state.now - state.starved_since < patience:
+            return None
+    return request

@@ -1,0 +1,217 @@
+"""One replica: its slots as struct of arrays, and its steps in flight. No policy.
+
+Everything that every step touches for every request is a numpy column indexed by slot, so a step over 256 decodes
+costs a few dozen array operations and no Python object per token. Positions:
+
+    0 ........ computed ........ planned ........ known ........ limit
+      KV is there     in flight         tokens known     prompt + max_tokens, or the context
+
+`planned` runs ahead of `known` by at most the steps in flight: the worker has the tokens before we do.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from bus.messages.steps import SlotOpen
+from bus.packed import pack_u32, unpack_u32
+from scheduler.core.cost import CostModel
+from scheduler.core.prefix import Entry
+from scheduler.core.request import Phase, Request
+
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+STEPS_IN_FLIGHT: Final = 2
+NO_STOP: Final = -1
+
+
+@dataclass(slots=True, eq=False)
+class Flight:
+    """A step that was planned and not answered. Columns have one element per row.
+
+    Attributes:
+        sampled: indexes of the rows that draw a token.
+        tokens, pairs: the step's features for the cost model.
+    """
+
+    step: int
+    slots: Ints
+    ends: Ints
+    sampled: Ints
+    tokens: int
+    pairs: float
+    sent_ns: int
+    predicted_ns: float
+
+
+@dataclass(slots=True, eq=False)
+class Retired:
+    """What a request held when it left its slot. It may be reused when step `after` is complete."""
+
+    after: int
+    slot: int
+    pages: list[int]
+    entries: list[Entry]
+
+
+class Replica:
+    """The state of one replica, as far as it can be known without its answers.
+
+    Attributes:
+        prefilling: slots whose tokens are not all planned yet, in order of admission.
+        backlog: tokens that those still have to compute.
+        scoring: slots that want their prompt's log probabilities and no token.
+        retired: left by requests while steps that may write their pages are in flight.
+        limbo: left by requests when the replica failed; reusable when it is fenced.
+    """
+
+    def __init__(self, number: int, slots: int, step_tokens: int, context_tokens: int, page_tokens: int) -> None:
+        self.number = number
+        self.slots = slots
+        self.step_tokens = step_tokens
+        self.page_tokens = page_tokens
+        self.ready = False
+        self.draining = False
+        self.killed = False
+        self.next_step = 1
+        self.completed_step = 0
+        self.completed_ns = 0
+        self.flights: deque[Flight] = deque()
+        self.cost = CostModel()
+        self.requests: list[Request | None] = [None] * slots
+        self.free_slots = list(range(slots - 1, -1, -1))
+        self.opening: dict[int, SlotOpen] = {}
+        self.closing: list[int] = []
+        self.prefilling: list[int] = []
+        self.backlog = 0
+        self.starved = 0
+        self.running = 0
+        self.scoring: set[int] = set()
+        self.retired: list[Retired] = []
+        self.limbo: list[Retired] = []
+        self.limbo_until_step = 0
+        self.gap_ns = 0.0
+
+        def column() -> Ints:
+            return np.zeros(slots, np.int64)
+
+        self.home, self.order = column(), column()
+        self.known, self.planned, self.computed = column(), column(), column()
+        self.prompt_len, self.prefill_end, self.limit = column(), column(), column()
+        self.last_start = column()  # limit - 1: the position whose logits would draw a token too many
+        self.room = column()  # tokens that the pages of the block table hold
+        self.stop_from = column()  # known tokens from which stop ids count
+        self.last_step, self.last_token_ns = column(), column()
+        self.request_id = np.zeros(slots, np.uint64)
+        self.active, self.decoding, self.keyed = (np.zeros(slots, np.bool_) for _ in range(3))
+        self.stops: Ints = np.full((slots, 1), NO_STOP, np.int64)
+        # Virtual memory: rows cost what requests write of them.
+        self.tokens = np.zeros((slots, context_tokens), np.uint32)
+
+    @property
+    def in_flight(self) -> int:
+        """Steps planned and not answered."""
+        return len(self.flights)
+
+    @property
+    def placeable(self) -> bool:
+        """Whether a request can enter now."""
+        return self.ready and not self.draining and bool(self.free_slots)
+
+    def open(self, request: Request, home: int, limit: int, generations: list[int]) -> int:
+        """A request enters a free slot, with the pages of its table holding what is computed already."""
+        slot = self.free_slots.pop()
+        tokens, table = request.tokens, request.table
+        known, prompt_len = len(tokens) // 4, request.prompt_len
+        computed = len(table) * self.page_tokens
+        submit = request.submit
+        request.phase, request.replica, request.slot = Phase.RUNNING, self.number, slot
+        self.requests[slot] = request
+        self.running += 1
+        self.active[slot] = True
+        self.decoding[slot] = False
+        self.keyed[slot] = request.reuse
+        self.request_id[slot] = request.id
+        self.home[slot] = home
+        self.order[slot] = request.key
+        self.prompt_len[slot] = prompt_len
+        self.known[slot] = self.prefill_end[slot] = known
+        self.computed[slot] = self.planned[slot] = self.room[slot] = computed
+        self.limit[slot] = limit
+        self.last_start[slot] = limit - 1
+        self.stop_from[slot] = prompt_len + submit.sampling.min_tokens
+        self.last_step[slot] = self.completed_step
+        self.last_token_ns[slot] = request.last_token_ns
+        self.tokens[slot, :known] = unpack_u32(tokens)
+        self._set_stops(slot, submit.stop_token_ids)
+        self.prefilling.append(slot)
+        self.backlog += known - computed
+        if limit <= known:
+            self.scoring.add(slot)
+        self.opening[slot] = SlotOpen(
+            slot, request.id, tokens, prompt_len, computed, pack_u32(table), pack_u32(generations), submit.sampling,
+            submit.prompt_logprobs if request.wants_prompt_logprobs else -1,
+        )  # fmt: skip
+        return slot
+
+    def leave(self, slot: int) -> Request:
+        """The request in a slot leaves it, with its tokens. Its pages and the slot are the caller's to give back."""
+        request = self.requests[slot]
+        assert request is not None
+        prompt_len, known = int(self.prompt_len[slot]), int(self.known[slot])
+        request.output = self.tokens[slot, prompt_len:known].astype("<u4").tobytes()
+        request.last_token_ns = int(self.last_token_ns[slot])
+        request.replica = request.slot = -1
+        self.requests[slot] = None
+        self.running -= 1
+        self.active[slot] = self.decoding[slot] = False
+        self.scoring.discard(slot)
+        if slot in self.prefilling:
+            self.prefilling.remove(slot)
+            self.backlog -= int(self.prefill_end[slot] - self.planned[slot])
+        if self.opening.pop(slot, None) is None:
+            self.closing.append(slot)
+        return request
+
+    def complete(self, step: int, now: int) -> list[Retired]:
+        """Step `step` is complete. Returns what may be reused because of it; its slots are free again."""
+        self.completed_step, self.completed_ns = step, now
+        due = [left for left in self.retired if left.after <= step]
+        if due:
+            self.retired = [left for left in self.retired if left.after > step]
+            self.free_slots.extend(left.slot for left in due)
+        if self.limbo and step >= self.limbo_until_step:
+            due, self.limbo = due + self.limbo, []
+        return due
+
+    def fail(self) -> None:
+        """Nothing in flight will be answered, and all slots are closed. What was retired waits for the fence."""
+        assert not self.running
+        self.starved = 0
+        self.flights.clear()
+        self.limbo += self.retired
+        self.limbo_until_step = self.next_step
+        self.retired = []
+        self.opening.clear()
+        self.closing.clear()
+        self.free_slots = list(range(self.slots - 1, -1, -1))
+
+    def output(self, slot: int, start: int) -> bytes:
+        """Generated tokens from the `start`-th, packed u32."""
+        prompt_len, known = int(self.prompt_len[slot]), int(self.known[slot])
+        return self.tokens[slot, prompt_len + start : known].astype("<u4").tobytes()
+
+    def _set_stops(self, slot: int, stop_ids: bytes) -> None:
+        ids = unpack_u32(stop_ids)
+        if len(ids) > self.stops.shape[1]:
+            wider = np.full((self.slots, len(ids)), NO_STOP, np.int64)
+            wider[:, : self.stops.shape[1]] = self.stops
+            self.stops = wider
+        self.stops[slot] = NO_STOP
+        self.stops[slot, : len(ids)] = ids

@@ -1,0 +1,150 @@
+"""One request from submission to its end, outside of the arrays of a replica. No decisions.
+
+While a request runs, its tokens stand in the replica's arrays; when it leaves the slot, they come back here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final
+
+from bus.blocks import DIGEST_BYTES, chain, next_digest
+from bus.messages.requests import Submit, TokenLogprobs
+from scheduler.core.events import Home
+from scheduler.core.prefix import Entry
+
+AGE_NS_PER_PRIORITY: Final = 5_000_000_000  # one step of priority is worth five seconds of waiting
+MAX_PRIORITY: Final = 1_000
+
+
+class Phase(Enum):
+    """Where a request is."""
+
+    WAITING = "waiting"  # in the queue's order
+    PARKED = "parked"  # waits for one thing of its own, out of the others' way
+    RUNNING = "running"  # has a slot
+    ENDED = "ended"
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """A request that was accepted.
+
+    Attributes:
+        output: generated tokens (packed u32) as of the last time it had no slot.
+        chain: digests of its full blocks as far as they are known, 16 bytes each; empty without prefix reuse.
+        table: its pages, one per block, while it runs.
+        entries: index entries of its leading blocks, each held by one reference. Where the entry's page is not the
+            table's, the table's page is the request's own (its content was sealed by somebody else first).
+        claimed: digests of blocks that others may wait for it to compute.
+        looked_up: kv was asked since it last began to wait.
+        strikes: failures of its replica in a row that it did not outlive by a token.
+        logprobs, prompt_logprobs: kept for resubmission; only where asked for.
+    """
+
+    submit: Submit
+    home: Home
+    arrival_ns: int
+    page_tokens: int
+    reuse: bool
+    phase: Phase = Phase.WAITING
+    ticket: int = 0
+    front: bool = False
+    output: bytes = b""
+    chain: bytearray = field(default_factory=bytearray)
+    table: list[int] = field(default_factory=list)
+    entries: list[Entry] = field(default_factory=list)
+    claimed: list[bytes] = field(default_factory=list)
+    looked_up: bool = False
+    passed_over: int = 0
+    held_for: str = ""
+    replica: int = -1
+    slot: int = -1
+    admitted_ns: int = 0
+    last_token_ns: int = 0
+    ttft_ns: int = 0
+    cached_tokens: int = 0
+    preemptions: int = 0
+    strikes: int = 0
+    struck_at: int = -1
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.output = self.submit.emitted
+        if self.reuse:
+            self.chain = self._prompt_chain()
+            self.append_blocks(self.tokens[len(self.chain) // DIGEST_BYTES * 4 * self.page_tokens :])
+
+    @property
+    def id(self) -> int:
+        """The ingress's key for it."""
+        return self.submit.request
+
+    @property
+    def key(self) -> int:
+        """Order among those that wait: linear ageing moves all alike, so the order of two never changes."""
+        priority = max(-MAX_PRIORITY, min(MAX_PRIORITY, self.submit.priority))
+        return self.arrival_ns + priority * AGE_NS_PER_PRIORITY
+
+    @property
+    def prompt_len(self) -> int:
+        """Tokens of the prompt."""
+        return len(self.submit.prompt) // 4
+
+    @property
+    def submitted_len(self) -> int:
+        """Generated tokens that came with the submission: `logprobs` begins after them."""
+        return len(self.submit.emitted) // 4
+
+    @property
+    def generated(self) -> int:
+        """Tokens in `output`."""
+        return len(self.output) // 4
+
+    @property
+    def tokens(self) -> bytes:
+        """Prompt and output, packed u32."""
+        return self.submit.prompt + self.output
+
+    @property
+    def known(self) -> int:
+        """Tokens of prompt and output."""
+        return self.prompt_len + self.generated
+
+    @property
+    def wants_prompt_logprobs(self) -> bool:
+        """Whether every prompt position must be computed: asked for, and nothing generated yet."""
+        return self.submit.prompt_logprobs >= 0 and not self.output
+
+    @property
+    def reusable_blocks(self) -> int:
+        """Blocks that may be found instead of computed. The last token is always computed: it makes the logits."""
+        if not self.reuse or self.wants_prompt_logprobs:
+            return 0
+        return min(len(self.chain) // DIGEST_BYTES, (self.known - 1) // self.page_tokens)
+
+    def digest(self, block: int) -> bytes:
+        """Digest of a full block."""
+        end = (block + 1) * DIGEST_BYTES
+        return bytes(self.chain[end - DIGEST_BYTES : end])
+
+    def parent(self, block: int) -> bytes:
+        """Digest of the block before, or the salted root."""
+        return self.digest(block - 1) if block else self.submit.root
+
+    def append_blocks(self, tokens: bytes) -> None:
+        """Digest the full blocks of `tokens` (packed u32), which follow those that are digested already."""
+        step = 4 * self.page_tokens
+        parent = self.parent(len(self.chain) // DIGEST_BYTES)
+        for start in range(0, len(tokens) - step + 1, step):
+            parent = next_digest(parent, tokens[start : start + step])
+            self.chain += parent
+
+    def _prompt_chain(self) -> bytearray:
+        blocks = self.prompt_len // self.page_tokens
+        if len(self.submit.digests) == blocks * DIGEST_BYTES:
+            return bytearray(self.submit.digests)
+        # An ingress that knew another page size, or none: its digests are of no use, the tokens are.
+        return bytearray(chain(self.submit.root, self.submit.prompt, self.page_tokens))

@@ -1,0 +1,157 @@
+"""A step's result on its way to the ingresses: names of new full blocks, deltas, ends, and what was observed.
+
+Array operations for what every row has; Python only for rows that filled a block, ended, or asked for more.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from bus.messages.requests import Deltas, Finished, FinishReason, PromptLogprobs, TokenLogprobs
+from bus.messages.steps import StepResult
+from bus.packed import pack_u32, pack_u64
+from scheduler.core.apply import Outcome, apply_result
+from scheduler.core.replica import Flight, Ints, Replica
+from scheduler.core.request import Phase, Request
+from scheduler.core.state import State
+
+STALL_FACTOR: Final = 8.0
+STALL_MIN_NS: Final = 500_000_000
+
+
+def step_done(state: State, replica: Replica, result: StepResult) -> None:
+    """Apply the result of the oldest step in flight; one of another step is late and says nothing.
+
+    Raises:
+        BadResult: see `apply_result`. Nothing has changed then.
+    """
+    if not replica.flights or replica.flights[0].step != result.step:
+        return
+    flight = replica.flights[0]
+    outcome = apply_result(replica, flight, result)
+    replica.flights.popleft()
+    if flight.tokens:
+        replica.cost.observe(flight.tokens, flight.pairs, result.ran_ns)
+    for slot in outcome.crossed.tolist():
+        request = replica.requests[slot]
+        assert request is not None
+        blocks = int(replica.computed[slot]) // replica.page_tokens
+        state.ledger.seal(request, replica.tokens[slot], blocks, replica.number)
+    if result.prompt_logprobs:
+        _prompt_logprobs(state, replica, flight, outcome, result)
+    first = _observe(state, replica, outcome)
+    ended = _ended(state, replica, outcome)
+    _deltas(state, replica, outcome, result, first, ended)
+    # Before those who end give back: what this step could write is theirs to give back at once.
+    state.ledger.give_back(replica.complete(result.step, state.now))
+    for request, _ in ended:
+        state.ledger.retire(replica, request.slot)
+        request.phase = Phase.ENDED
+        del state.requests[request.id]
+
+
+def _ended(state: State, replica: Replica, outcome: Outcome) -> list[tuple[Request, Finished]]:
+    ended: list[tuple[Request, Finished]] = []
+    over = np.flatnonzero(outcome.stopped | outcome.full)
+    for row in over.tolist():
+        request = replica.requests[int(outcome.slots[row])]
+        assert request is not None
+        reason: FinishReason = "stop" if outcome.stopped[row] else "length"
+        ended.append((request, state.account(request, reason, int(outcome.indexes[row]) + 1)))
+    for slot in tuple(replica.scoring):
+        if replica.computed[slot] >= replica.prefill_end[slot]:
+            request = replica.requests[slot]
+            assert request is not None
+            ended.append((request, state.account(request, "length", request.generated)))
+    return ended
+
+
+def _deltas(
+    state: State,
+    replica: Replica,
+    outcome: Outcome,
+    result: StepResult,
+    first: list[Request],
+    ended: list[tuple[Request, Finished]],
+) -> None:
+    """One message per ingress that has something in this step."""
+    slots = outcome.slots
+    logprobs = dict(result.logprobs)
+    if logprobs:
+        _keep_logprobs(replica, outcome, logprobs)
+    homes = replica.home[slots]
+    numbers = set(homes.tolist()) | {int(replica.home[request.slot]) for request, _ in ended}
+    state.tally.output_tokens += len(slots)
+    for number in numbers:
+        rows: Ints = np.arange(len(slots)) if len(numbers) == 1 else np.flatnonzero(homes == number)
+        values: list[tuple[int, TokenLogprobs]] = []
+        if logprobs:
+            drawn = outcome.rows[rows].tolist()
+            values = [(index, logprobs[row]) for index, row in enumerate(drawn) if row in logprobs]
+        home = state.homes[number]
+        finished = tuple(account for request, account in ended if request.home == home)
+        cached = tuple((r.id, r.cached_tokens) for r in first if r.home == home and r.cached_tokens)
+        state.reply(
+            home,
+            Deltas(
+                result.step, pack_u64(replica.request_id[slots[rows]]), pack_u32(outcome.indexes[rows]),
+                pack_u32(np.ones(len(rows), np.uint32)), pack_u32(outcome.tokens[rows]), tuple(values), finished,
+                cached,
+            ),
+        )  # fmt: skip
+
+
+def _keep_logprobs(replica: Replica, outcome: Outcome, logprobs: dict[int, TokenLogprobs]) -> None:
+    """For a resubmission by an ingress that lost them."""
+    for slot, row in zip(outcome.slots.tolist(), outcome.rows.tolist(), strict=True):
+        if row in logprobs:
+            request = replica.requests[slot]
+            assert request is not None
+            request.logprobs.append(logprobs[row])
+
+
+def _prompt_logprobs(state: State, replica: Replica, flight: Flight, outcome: Outcome, result: StepResult) -> None:
+    """Pass them on, once: a request that was preempted computes positions again that were sent already."""
+    live = set(flight.slots[outcome.live].tolist())
+    for slot, start, values in result.prompt_logprobs:
+        request = replica.requests[slot] if slot in live else None
+        if request is None:
+            continue
+        sent = 1 + len(request.prompt_logprobs)
+        fresh = values[sent - start :]
+        if start <= sent and fresh:
+            request.prompt_logprobs.extend(fresh)
+            state.reply(request.home, PromptLogprobs(request.id, sent, tuple(fresh)))
+
+
+def _observe(state: State, replica: Replica, outcome: Outcome) -> list[Request]:
+    """Times to first tokens and between tokens; the requests whose first token, since they were submitted, this is."""
+    slots, now = outcome.slots, state.now
+    begun: list[Request] = []
+    if not len(slots):
+        return begun
+    last = replica.last_token_ns[slots]
+    replica.last_token_ns[slots] = now
+    first = last == 0
+    if first.any():
+        for slot in slots[first].tolist():
+            request = replica.requests[slot]
+            assert request is not None
+            begun.append(request)
+            if not request.submitted_len:
+                request.ttft_ns = now - (request.submit.submitted_ns or request.arrival_ns)
+                state.tally.ttft_s.append(request.ttft_ns / 1e9)
+                state.note(request.id, "first_token")
+        last, slots = last[~first], slots[~first]
+        if not len(slots):
+            return begun
+    gaps = (now - last).astype(np.float64)
+    state.tally.gaps_s.append(gaps / 1e9)
+    longest = float(gaps.max())
+    if replica.gap_ns and longest > max(STALL_MIN_NS, STALL_FACTOR * replica.gap_ns):
+        for index in np.flatnonzero(gaps > max(STALL_MIN_NS, STALL_FACTOR * replica.gap_ns)).tolist():
+            state.note(int(replica.request_id[slots[index]]), "stalled", int(gaps[index]))
+    replica.gap_ns += 0.05 * (float(gaps.mean()) - replica.gap_ns) if replica.gap_ns else float(gaps.mean())
+    return begun

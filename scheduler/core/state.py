@@ -1,0 +1,180 @@
+"""All that the scheduler knows, in one place, and what it is about to say. No decisions."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from bus.messages.requests import Accepted, Deltas, Finished, FinishReason, PromptLogprobs, RefusalCode, Refused
+from bus.messages.telemetry import TimelineEvent, TimelineKind
+from scheduler.core.events import Action, Home, LookUp, Note, Reply
+from scheduler.core.gate import DrainRate
+from scheduler.core.ledger import Ledger
+from scheduler.core.pages import PagePool
+from scheduler.core.prefix import PrefixIndex
+from scheduler.core.queue import WaitingQueue
+from scheduler.core.replica import Replica
+from scheduler.core.request import Request
+
+QUARANTINE_REMEMBERED: Final = 1024
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What is configured. Units as named; see `bus.config.ModelConfig`."""
+
+    model: str
+    replicas: int = 1
+    slots: int = 64
+    queue_requests: int = 256
+    queue_tokens: int = 262_144
+    inter_token_target_ns: float = 0.0
+    prefix_cache: bool = True
+    hang_ns: float = 60e9
+    grace_ns: int = 30_000_000_000
+    extent: int = 64
+
+
+class Geometry(msgspec.Struct, frozen=True):
+    """What the model's workers said of it."""
+
+    context_tokens: int
+    page_tokens: int
+
+
+class Asked(msgspec.Struct):
+    """A look-up that kv has not answered."""
+
+    request: Request
+    first_block: int
+    blocks: int
+    expired: bool = False
+
+
+@dataclass(slots=True)
+class Tally:
+    """What happened since the last time somebody looked. Counters are taken and set back to nothing.
+
+    `gaps_s` holds arrays: one per step, of the times between tokens.
+    """
+
+    finished: dict[str, int] = field(default_factory=dict)
+    refused: dict[str, int] = field(default_factory=dict)
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    hit_tokens: int = 0
+    lookup_tokens: int = 0
+    preemptions: int = 0
+    overrun_tokens: int = 0
+    queue_s: list[float] = field(default_factory=list)
+    ttft_s: list[float] = field(default_factory=list)
+    e2e_s: list[float] = field(default_factory=list)
+    gaps_s: list[npt.NDArray[np.float64]] = field(default_factory=list)
+
+
+class State:
+    """Everything. Functions of this package take it, change it, and append to `out` what is to be done.
+
+    Attributes:
+        questions: look-ups to be sent after all else: a pin that is being given back must not be asked for before.
+        lookups: by number.
+        holders: waiting requests that hold references on pages, by id.
+        orphaned: when an ingress was lost.
+        quarantined: ids that took their worker down twice, oldest first.
+        reserve: the share of its remaining output that is kept free for each running request (SGLang's new-token
+            ratio): up when that proves too little, slowly down again while it does not.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.now = 0
+        self.out: list[Action] = []
+        self.questions: list[LookUp] = []
+        self.geometry: Geometry | None = None
+        self.pool = PagePool(limits.extent)
+        self.index = PrefixIndex(self.pool)
+        self.ledger = Ledger(self.pool, self.index)
+        self.queue = WaitingQueue()
+        self.rate = DrainRate()
+        self.requests: dict[int, Request] = {}
+        self.replicas: dict[int, Replica] = {}
+        self.homes: list[Home] = []
+        self._home_numbers: dict[Home, int] = {}
+        self.lookups: dict[int, Asked] = {}
+        self.next_lookup = 1
+        self.holders: dict[int, Request] = {}
+        self.orphaned: dict[Home, int] = {}
+        self.deadlines: list[tuple[int, int]] = []
+        self.quarantined: OrderedDict[int, str] = OrderedDict()
+        self.draining = False
+        self.reserve = 0.5
+        self.starved_since = 0
+        self.blocked_version = -1
+        self.tally = Tally()
+
+    # --- what is derived -------------------------------------------------------------------------------------------
+
+    @property
+    def context_tokens(self) -> int:
+        """Longest prompt plus output that can be served: the model's, or what the page pool holds."""
+        assert self.geometry is not None
+        context = self.geometry.context_tokens
+        if not self.pool.capacity:
+            return context
+        # The last token's KV is never computed.
+        return min(context, self.pool.capacity * self.geometry.page_tokens + 1)
+
+    @property
+    def running(self) -> int:
+        """Requests with a slot."""
+        return sum(replica.running for replica in self.replicas.values())
+
+    @property
+    def starved(self) -> int:
+        """Pages that rows of the last plans wanted and did not get."""
+        return sum(replica.starved for replica in self.replicas.values())
+
+    def home_number(self, home: Home) -> int:
+        """A small number for an incarnation of an ingress, for the columns."""
+        number = self._home_numbers.get(home)
+        if number is None:
+            number = self._home_numbers[home] = len(self.homes)
+            self.homes.append(home)
+        return number
+
+    # --- what is said ----------------------------------------------------------------------------------------------
+
+    def reply(self, home: Home, body: Accepted | Refused | Deltas | PromptLogprobs) -> None:
+        """Send to an ingress."""
+        self.out.append(Reply(home, body))
+
+    def refuse(self, home: Home, request: int, code: RefusalCode, message: str, retry_after_s: float = 0.0) -> None:
+        """Do not take a request."""
+        self.tally.refused[code] = self.tally.refused.get(code, 0) + 1
+        self.note(request, "refused", detail=code)
+        self.reply(home, Refused(request, code, message, retry_after_s))
+
+    def note(self, request: int, kind: TimelineKind, value: int = 0, step: int = 0, detail: str = "") -> None:
+        """Something happened to a request."""
+        self.out.append(Note(TimelineEvent(request, self.now, kind, value, step, detail)))
+
+    def note_held(self, request: Request, why: str) -> None:
+        """It was not admitted, and why; said once per reason."""
+        if request.held_for != why:
+            request.held_for = why
+            self.note(request.id, "held", detail=why)
+
+    def account(self, request: Request, reason: FinishReason, generated: int, error: str = "") -> Finished:
+        """The request ends: count it, and make its account."""
+        tally = self.tally
+        tally.finished[reason] = tally.finished.get(reason, 0) + 1
+        tally.e2e_s.append((self.now - (request.submit.submitted_ns or request.arrival_ns)) / 1e9)
+        self.note(request.id, "finished", generated, detail=reason)
+        queued_ns = (request.admitted_ns or self.now) - request.arrival_ns
+        return Finished(
+            request.id, reason, generated, request.cached_tokens, queued_ns, request.preemptions, error
+        )  # fmt: skip

@@ -1,0 +1,164 @@
+"""What becomes of a `Submit` and of an `Abort`: taken, refused, recognised, ended. Idempotent by request id."""
+
+from __future__ import annotations
+
+from heapq import heappush
+
+from bus.blocks import DIGEST_BYTES
+from bus.messages.requests import Abort, Accepted, Deltas, FinishReason, PromptLogprobs, Submit
+from bus.packed import pack_u32, pack_u64, unpack_u32
+from scheduler.core.events import Home
+from scheduler.core.request import Phase, Request
+from scheduler.core.state import State
+
+
+def submit(state: State, home: Home, message: Submit) -> None:
+    """Take a request, or say why not."""
+    live = state.requests.get(message.request)
+    if live is not None:
+        _again(state, live, home, message)
+        return
+    if message.request in state.quarantined:
+        state.refuse(home, message.request, "quarantined", state.quarantined[message.request])
+        return
+    resumed = bool(message.emitted)
+    if state.draining and not resumed:
+        state.refuse(home, message.request, "draining", "this model is being taken out of service", 5.0)
+        return
+    assert state.geometry is not None
+    if problem := _problem(message):
+        state.refuse(home, message.request, "invalid", problem)
+        return
+    prompt_tokens = len(message.prompt) // 4
+    wants_token = 1 if message.max_tokens > 0 else 0
+    if prompt_tokens + wants_token > state.context_tokens:
+        text = f"the prompt has {prompt_tokens} tokens; this model takes {state.context_tokens} with its output"
+        state.refuse(home, message.request, "too_long", text)
+        return
+    if not resumed and _overloaded(state, home, message, prompt_tokens):
+        return
+    _accept(state, home, message)
+
+
+def finish(state: State, request: Request, reason: FinishReason, error: str = "") -> None:
+    """A request ends outside of a step's result: tell its ingress, give back what it holds."""
+    take_out(state, request)
+    ended = state.account(request, reason, request.generated, error)
+    state.reply(request.home, Deltas(0, b"", b"", b"", b"", (), (ended,)))
+
+
+def abort(state: State, message: Abort) -> None:
+    """An ingress does not want it any more."""
+    request = state.requests.get(message.request)
+    if request is None:
+        return
+    drop(state, request, message.reason)
+    state.tally.overrun_tokens += max(0, request.generated - message.emitted)
+
+
+def drop(state: State, request: Request, why: str) -> None:
+    """A request ends and nobody waits for its account."""
+    take_out(state, request)
+    state.note(request.id, "aborted", request.generated, detail=why)
+    state.account(request, "abort", request.generated)
+
+
+def take_out(state: State, request: Request) -> None:
+    """Out of wherever it is; its tokens are in `request.output`."""
+    if request.phase is Phase.RUNNING:
+        state.ledger.retire(state.replicas[request.replica], request.slot)
+    else:
+        state.queue.remove(request)
+        state.ledger.forsake(request)
+        state.holders.pop(request.id, None)
+        state.blocked_version = -1  # whoever stood behind it may fit
+    request.phase = Phase.ENDED
+    del state.requests[request.id]
+
+
+def limit_of(state: State, request: Request) -> int:
+    """Most tokens, prompt included, that the request may come to."""
+    return min(request.prompt_len + request.submit.max_tokens, state.context_tokens)
+
+
+def _accept(state: State, home: Home, message: Submit) -> None:
+    assert state.geometry is not None
+    reuse = state.limits.prefix_cache and len(message.root) == DIGEST_BYTES
+    request = Request(message, home, state.now, state.geometry.page_tokens, reuse)
+    ahead = len(state.queue)
+    state.requests[request.id] = request
+    state.queue.push(request)
+    state.blocked_version = -1
+    state.reply(home, Accepted(request.id, ahead))
+    state.note(request.id, "queued" if not message.emitted else "resumed", ahead)
+    if message.deadline_ns:
+        heappush(state.deadlines, (message.deadline_ns, request.id))
+    if (reason := _ended_before(state, request)) is not None:
+        # All of its tokens are out, and only its end was lost with the scheduler that knew it.
+        finish(state, request, reason)
+
+
+def _ended_before(state: State, request: Request) -> FinishReason | None:
+    if not request.generated:
+        return None
+    last = unpack_u32(request.output)[-1]
+    enough = request.generated >= request.submit.sampling.min_tokens
+    if enough and last in unpack_u32(request.submit.stop_token_ids):
+        return "stop"
+    return "length" if request.known >= limit_of(state, request) else None
+
+
+def _problem(message: Submit) -> str:
+    """Why a message is not a request at all; empty where it is one."""
+    if not message.prompt or len(message.prompt) % 4 or len(message.emitted) % 4 or len(message.stop_token_ids) % 4:
+        return "prompt, emitted and stop ids are packed 32-bit ids, and a prompt has at least one"
+    if message.max_tokens < 1 and message.prompt_logprobs < 0:
+        return "max_tokens must be at least 1 where no prompt log probabilities are asked for"
+    return ""
+
+
+def _overloaded(state: State, home: Home, message: Submit, tokens: int) -> bool:
+    """Refuse what the queue cannot hold, and what would start too late. Free slots count as room in the queue: after
+    a restart of this process, all that ran comes back at once and was promised an answer."""
+    limits, queue = state.limits, state.queue
+    room = limits.queue_requests + limits.slots * limits.replicas - state.running
+    over_requests = len(queue) + 1 - room
+    over_tokens = queue.tokens + tokens - limits.queue_tokens
+    # A prompt longer than the whole bound is taken by an empty queue, or it never would be.
+    if over_requests > 0 or (over_tokens > 0 and len(queue) > 0):
+        wait = state.rate.retry_after_s(max(over_requests, 1), max(over_tokens, 0), state.now)
+        text = f"{len(queue)} requests of {queue.tokens} tokens are waiting"
+        state.refuse(home, message.request, "overloaded", text, wait)
+        return True
+    if message.deadline_ns:
+        starts_ns = state.now
+        if len(queue):
+            starts_ns += int(state.rate.seconds_for(len(queue), queue.tokens, state.now) * 1e9)
+        if starts_ns >= message.deadline_ns:
+            state.refuse(home, message.request, "deadline", "it would start after its deadline", 1.0)
+            return True
+    return False
+
+
+def _again(state: State, request: Request, home: Home, message: Submit) -> None:
+    """A live request is submitted again: its ingress, or its connection, is a new one. Send what it lacks."""
+    request.home = home
+    if request.phase is Phase.RUNNING:
+        replica = state.replicas[request.replica]
+        replica.home[request.slot] = state.home_number(home)
+        output = replica.output(request.slot, 0)
+    else:
+        output = request.output
+    state.reply(home, Accepted(request.id, 0))
+    if request.prompt_logprobs and not message.emitted:
+        state.reply(home, PromptLogprobs(request.id, 1, tuple(request.prompt_logprobs)))
+    start = len(message.emitted) // 4
+    missing = output[4 * start :]
+    if missing:
+        count = len(missing) // 4
+        logprobs = tuple(enumerate(request.logprobs[start - request.submitted_len :])) if request.logprobs else ()
+        cached = ((request.id, request.cached_tokens),) if request.cached_tokens else ()
+        state.reply(
+            home,
+            Deltas(0, pack_u64([request.id]), pack_u32([start]), pack_u32([count]), missing, logprobs, (), cached),
+        )

@@ -1,0 +1,84 @@
+"""What the core tallied, as instruments. Names after OTel's gen_ai metrics where they have one."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+
+import numpy as np
+
+from bus.telemetry import Counter, Gauge, Histogram, Telemetry
+from scheduler.core.state import State, Tally
+
+
+class Measures:
+    """The instruments of one scheduler, all labelled with its model."""
+
+    def __init__(self, telemetry: Telemetry, model: str) -> None:
+        self._telemetry, self._model = telemetry, model
+
+        def counter(name: str, help: str) -> Counter:
+            return telemetry.counter(f"headrace_{name}_total", help, model=model)
+
+        def gauge(name: str, help: str) -> Gauge:
+            return telemetry.gauge(f"headrace_{name}", help, model=model)
+
+        def seconds(name: str, help: str) -> Histogram:
+            return telemetry.histogram(f"headrace_{name}_seconds", help, model=model)
+
+        self._prompt = counter("prompt_tokens", "Prompt tokens of requests that were admitted")
+        self._output = counter("output_tokens", "Tokens generated")
+        self._hit = counter("prefix_hit_tokens", "Tokens whose KV was found instead of computed")
+        self._lookup = counter("prefix_lookup_tokens", "Tokens whose KV was looked for")
+        self._preemptions = counter("preemptions", "Requests that gave way for lack of pages, to be computed again")
+        self._overrun = counter("overrun_tokens", "Tokens generated after the client had enough")
+        self._waiting = gauge("queue_requests", "Requests that wait")
+        self._running = gauge("running_requests", "Requests that have a slot")
+        self._oldest = gauge("oldest_wait_seconds", "How long the first of the queue has waited")
+        self._stock = gauge("stock_pages", "Leased pages that wait for tokens")
+        self._ready = gauge("replicas_ready", "Replicas that take requests")
+        self._replicas = gauge("replicas", "Replicas configured")
+        self._queue_s = seconds("queue", "From the scheduler's acceptance to a slot")
+        self._ttft_s = seconds("ttft", "From the request at the ingress to its first token")
+        self._itl_s = seconds("inter_token", "Between two tokens of a request")
+        self._e2e_s = seconds("e2e", "From the request at the ingress to its end")
+
+    def take(self, state: State, ready: int) -> int:
+        """Count what was tallied since the last time. Returns how many tokens were generated."""
+        tally, state.tally = state.tally, Tally()
+        for reason, count in tally.finished.items():
+            self._counted("requests", "Requests that ended, by reason", count, reason=reason)
+        for code, count in tally.refused.items():
+            self._counted("refused", "Requests that were not taken, by code", count, code=code)
+        self._prompt.add(tally.prompt_tokens)
+        self._output.add(tally.output_tokens)
+        self._hit.add(tally.hit_tokens)
+        self._lookup.add(tally.lookup_tokens)
+        self._preemptions.add(tally.preemptions)
+        self._overrun.add(tally.overrun_tokens)
+        for histogram, values in (
+            (self._queue_s, tally.queue_s),
+            (self._ttft_s, tally.ttft_s),
+            (self._e2e_s, tally.e2e_s),
+        ):
+            for value in values:
+                histogram.observe(value)
+        if tally.gaps_s:
+            _observe_many(self._itl_s, np.concatenate(tally.gaps_s))
+        first = state.queue.first(1)
+        self._oldest.set((state.now - first[0].arrival_ns) / 1e9 if first else 0.0)
+        self._waiting.set(len(state.queue))
+        self._running.set(state.running)
+        self._stock.set(state.pool.free)
+        self._ready.set(ready)
+        self._replicas.set(state.limits.replicas)
+        return tally.output_tokens
+
+    def _counted(self, name: str, help: str, count: int, **labels: str) -> None:
+        self._telemetry.counter(f"headrace_{name}_total", help, model=self._model, **labels).add(count)
+
+
+def _observe_many(histogram: Histogram, values: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> None:
+    """Rows of one step share their gap, so there are few different values among many."""
+    for value, count in zip(*(column.tolist() for column in np.unique(values, return_counts=True)), strict=True):
+        histogram.counts[bisect_left(histogram.bounds, value)] += count
+        histogram.total += value * count

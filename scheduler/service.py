@@ -1,0 +1,312 @@
+"""The process around the core: its sockets, its timer, and the processes on the other side of them. No decisions."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from typing import Final
+
+from bus.blocks import KV_LAYOUT, root_digest
+from bus.messages.common import Nack, ProcessState
+from bus.messages.control import CancelRequest, Drain, ModelStatus, Ok, Rejected, ToProcess, Undrain
+from bus.messages.requests import Abort, ModelFacts, Submit, ToScheduler
+from bus.messages.steps import Registered, Reset, StepFailed, StepResult, ToSchedulerFromWorker
+from bus.names import REQUESTS_DOOR, STEPS_DOOR, InvalidName, parse_process, parse_worker
+from bus.process import Description, Life
+from bus.server import Peer, Server
+from scheduler.core import events as e
+from scheduler.core.core import SchedulerCore
+from scheduler.core.state import Limits
+from scheduler.core.view import live_requests
+from scheduler.measures import Measures
+from scheduler.page_link import PageLink
+from scheduler.ranks import Rank, RankGroup
+
+log = logging.getLogger(__name__)
+
+TICK_S: Final = 0.05
+MEASURE_S: Final = 0.25
+RATE_MEMORY_S: Final = 5.0
+
+
+class SchedulerService:
+    """`Service` of scheduler@MODEL."""
+
+    def __init__(self, life: Life) -> None:
+        self._life = life
+        self._model = model = life.config.model_named(life.instance)
+        limits = Limits(
+            model=model.name, replicas=model.replicas, slots=model.slots, queue_requests=model.queue_requests,
+            queue_tokens=model.queue_tokens, inter_token_target_ns=model.inter_token_target_ms * 1e6,
+            prefix_cache=model.prefix_cache, hang_ns=model.hang_s * 1e9,
+        )  # fmt: skip
+        self.core = SchedulerCore(limits)
+        self._groups = {number: RankGroup(number) for number in range(model.replicas)}
+        self._geometry: Registered | None = None
+        self._root = b""
+        self._pool_open = False
+        self._facts: ModelFacts | None = None
+        self._measures = Measures(life.telemetry, model.name)
+        self._tokens_per_s = 0.0
+        self._events: deque[e.Event] = deque()
+
+    def start(self) -> None:
+        life = self._life
+        self._ingresses: Server[ToScheduler] = Server(
+            life, REQUESTS_DOOR, "requests", ToScheduler, roles={"ingress"}, on_message=self._on_ingress,
+            on_join=self._on_ingress_join, on_leave=lambda peer, _: self._feed(e.IngressLost(_home(peer))),
+        )  # fmt: skip
+        self._workers: Server[ToSchedulerFromWorker] = Server(
+            life, STEPS_DOOR, "steps", ToSchedulerFromWorker, roles={"worker"}, on_message=self._on_worker,
+            on_leave=self._on_worker_leave,
+        )  # fmt: skip
+        self._pages = PageLink(life, self._on_kv)
+        self._timers = [life.loop.every(TICK_S, self._tick), life.loop.every(MEASURE_S, self._measure)]
+        life.telemetry.live(lambda: live_requests(self.core.state, life.name, life.loop.now_ns()))
+        life.ready()
+
+    def describe(self) -> Description:
+        state = self.core.state
+        ready = self._ready
+        slots = sum(replica.slots for replica in state.replicas.values() if replica.ready)
+        status = ModelStatus(
+            self._model.name, self._state, self._model.replicas, ready, len(state.queue), state.running,
+            self._tokens_per_s,
+        )  # fmt: skip
+        text = f"{state.running} running, {len(state.queue)} waiting, {ready} of {self._model.replicas} replicas"
+        return Description(load=state.running / slots if slots else 0.0, detail=text, models=(status,))
+
+    def drain(self) -> None:
+        self.core.drain(True)
+
+    def undrain(self) -> None:
+        self.core.drain(False)
+
+    def drained(self) -> bool:
+        return self.core.idle
+
+    def stop(self) -> None:
+        for cancel in self._timers:
+            cancel()
+        self._measure()
+        self._ingresses.close()
+        self._workers.close()
+        self._pages.close()
+        for group in self._groups.values():
+            group.close()
+
+    def control(self, message: ToProcess) -> Ok | Rejected | None:
+        if isinstance(message, CancelRequest):
+            if message.request not in self.core.state.requests:
+                return Rejected(message.rid, "no such request here")
+            self._feed(e.Cancelled(message.request))
+            return Ok(message.rid, "cancelled")
+        if isinstance(message, Drain | Undrain):
+            return self._drain_replica(message)
+        return None
+
+    # --- ingresses -------------------------------------------------------------------------------------------------
+
+    def _on_ingress_join(self, peer: Peer) -> None:
+        self._ingresses.send(peer, self._current_facts())
+        self._feed(e.IngressJoined(_home(peer)))
+
+    def _on_ingress(self, peer: Peer, message: ToScheduler) -> None:
+        if isinstance(message, Submit):
+            self._feed(e.Submitted(_home(peer), message))
+        elif isinstance(message, Abort):
+            self._feed(e.Aborted(message))
+
+    def _current_facts(self) -> ModelFacts:
+        return self.core.facts(self._root, self._geometry.vocabulary if self._geometry else 0)
+
+    def _tell_facts(self) -> None:
+        """To every ingress, if anything has changed."""
+        facts = self._current_facts()
+        if facts != self._facts:
+            self._facts = facts
+            for peer in tuple(self._ingresses.peers.values()):
+                self._ingresses.send(peer, facts)
+
+    # --- workers ---------------------------------------------------------------------------------------------------
+
+    def _on_worker(self, peer: Peer, message: ToSchedulerFromWorker) -> None:
+        if isinstance(message, Registered):
+            self._register(peer, message)
+            return
+        group = self._group_of(peer)
+        if group is None:
+            return  # of a replica that is being put together: nothing it says is an answer
+        if isinstance(message, StepFailed):
+            log.error("%s: step %d failed: %s", peer.name, message.step, message.error)
+            self._feed(e.StepBroken(group.number, message))
+        elif isinstance(message, StepResult) and group.ranks[0].peer is peer:
+            self._life.progressed()
+            self._feed(e.StepDone(group.number, message))
+
+    def _register(self, peer: Peer, message: Registered) -> None:
+        if problem := self._mismatch(peer, message):
+            log.error("%s does not fit: %s", peer.name, problem)
+            self._workers.send(peer, Nack("mismatch", problem))
+            return
+        if self._geometry is None:
+            self._geometry = message
+            self._root = root_digest(message.weights_digest, message.kv.dtype, KV_LAYOUT, message.kv.page_tokens)
+            self._pages.use(self._root, message.kv)
+        group = self._groups[message.replica]
+        if group.whole:
+            self._lose(group, f"{peer.name} registered again")
+        rank = Rank(self._life.loop, peer, message, lambda: self._fence(group))
+        group.enter(rank)
+        self._fence(group)
+        self._announce(group)
+
+    def _mismatch(self, peer: Peer, message: Registered) -> str:
+        """Why a worker cannot be part of this model; empty where it can."""
+        try:
+            named = parse_worker(parse_process(peer.name).instance)
+        except InvalidName as invalid:
+            return str(invalid)
+        if (message.model, message.replica, message.rank) != named or message.model != self._model.name:
+            return f"{peer.name} says that it is rank {message.rank} of replica {message.replica} of {message.model}"
+        if message.replica not in self._groups or not 0 <= message.rank < message.ranks:
+            return f"replica {message.replica} of {self._model.replicas}, rank {message.rank} of {message.ranks}"
+        known = self._geometry
+        if known is not None and _shape(known) != _shape(message):
+            return "weights or KV geometry differ from those of the other workers of this model"
+        return ""
+
+    def _announce(self, group: RankGroup) -> None:
+        """Tell the core of a replica that is whole, once there are pages for it."""
+        if group.whole or not group.complete or not self._pool_open:
+            return
+        group.whole = True
+        said = [rank.registered for rank in group.ranks.values()]
+        log.info("replica %d is ready (%d ranks)", group.number, len(said))
+        slots, step_tokens = min(each.slots for each in said), min(each.step_tokens for each in said)
+        context, page = said[0].context_tokens, said[0].kv.page_tokens
+        self._feed(e.ReplicaUp(group.number, slots, step_tokens, context, page))
+        self._feed(e.ReplicaDrain(group.number, group.draining))
+        self._tell_facts()
+
+    def _on_worker_leave(self, peer: Peer, reason: str) -> None:
+        for group in self._groups.values():
+            if group.leave(peer):
+                if group.whole:
+                    self._lose(group, f"{peer.name} {reason}")
+                return
+
+    def _lose(self, group: RankGroup, why: str) -> None:
+        log.warning("replica %d is lost: %s", group.number, why)
+        group.lose()
+        self._feed(e.ReplicaLost(group.number, why))
+        self._fence(group)
+        self._tell_facts()
+
+    def _fence(self, group: RankGroup) -> None:
+        if group.fenced and group.number in self.core.state.replicas:
+            self._feed(e.ReplicaFenced(group.number))
+
+    def _group_of(self, peer: Peer) -> RankGroup | None:
+        for group in self._groups.values():
+            if group.whole and any(rank.peer is peer for rank in group.ranks.values()):
+                return group
+        return None
+
+    def _drain_replica(self, message: Drain | Undrain) -> Ok | Rejected:
+        try:
+            named = parse_worker(parse_process(message.name).instance)
+        except InvalidName as invalid:
+            return Rejected(message.rid, str(invalid))
+        group = self._groups.get(named.replica)
+        if named.model != self._model.name or group is None:
+            return Rejected(message.rid, f"{message.name} is no worker of {self._model.name}")
+        group.drained = isinstance(message, Drain)
+        self._sync_drains()
+        replica = self.core.state.replicas.get(group.number)
+        return Ok(message.rid, f"{replica.running if replica else 0} running")
+
+    def _sync_drains(self) -> None:
+        for group in self._groups.values():
+            replica = self.core.state.replicas.get(group.number)
+            if replica is not None and replica.draining != group.draining:
+                self._feed(e.ReplicaDrain(group.number, group.draining))
+                self._tell_facts()
+
+    # --- kv and time -----------------------------------------------------------------------------------------------
+
+    def _on_kv(self, event: e.Event) -> None:
+        self._feed(event)
+        if isinstance(event, e.KvUp):
+            self._pool_open = True
+            for group in self._groups.values():
+                self._announce(group)
+            self._tell_facts()
+
+    def _tick(self) -> None:
+        self._sync_drains()
+        for number, replica in self.core.state.replicas.items():
+            if replica.flights:
+                # A long step silences its worker before it can say that it is busy. Here it is known to be: only the
+                # cost model judges how long it may take.
+                for rank in self._groups[number].ranks.values():
+                    rank.peer.busy = True
+        self._feed(e.Tick())
+
+    def _measure(self) -> None:
+        tokens = self._measures.take(self.core.state, self._ready)
+        share = MEASURE_S / RATE_MEMORY_S
+        self._tokens_per_s += share * (tokens / MEASURE_S - self._tokens_per_s)
+
+    # --- the core --------------------------------------------------------------------------------------------------
+
+    def _feed(self, event: e.Event) -> None:
+        """Let the core decide, and do what it says. What that brings about at once, a hang-up say, comes after it."""
+        self._events.append(event)
+        if len(self._events) > 1:
+            return
+        while self._events:
+            self._act(self.core.handle(self._events[0], self._life.loop.now_ns()))
+            self._events.popleft()
+        self._life.busy = self.core.state.running > 0
+
+    def _act(self, actions: list[e.Action]) -> None:
+        for action in actions:
+            if isinstance(action, e.SendPlan):
+                self._to_ranks(action.replica, action.plan)
+            elif isinstance(action, e.Reply):
+                peer = self._ingresses.peers.get(action.home.name)
+                if peer is not None and peer.epoch == action.home.epoch:
+                    self._ingresses.send(peer, action.body)
+            elif isinstance(action, e.Note):
+                self._life.telemetry.event(action.event)
+            elif isinstance(action, e.ResetReplica):
+                self._to_ranks(action.replica, Reset(action.next_step))
+            elif isinstance(action, e.KillReplica):
+                log.critical("replica %d hangs: %s", action.replica, action.why)
+                self._groups[action.replica].kill()
+            else:
+                self._pages.ask(action)
+
+    def _to_ranks(self, replica: int, message: object) -> None:
+        for rank in self._groups[replica].ranks.values():
+            self._workers.send(rank.peer, message)  # type: ignore[arg-type]
+
+    @property
+    def _ready(self) -> int:
+        return self._current_facts().replicas_ready
+
+    @property
+    def _state(self) -> ProcessState:
+        if self._life.state != "ready":
+            return self._life.state
+        return "ready" if self._ready else "starting"
+
+
+def _home(peer: Peer) -> e.Home:
+    return e.Home(peer.name, peer.epoch)
+
+
+def _shape(registered: Registered) -> tuple[object, ...]:
+    """What all workers of a model must have in common."""
+    return registered.weights_digest, registered.kv, registered.context_tokens, registered.vocabulary, registered.ranks

@@ -1,0 +1,648 @@
+"""A world for the scheduler's core: workers, a page server and ingresses that check what they are told.
+
+KV is simulated by content: position p of a page holds a hash of all tokens up to p. A worker that attends to a page
+which holds anything else fails the test, so reuse of a wrong, stale or unwritten page is seen where it happens.
+Nothing here moves by itself: every message waits until somebody delivers it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from bus import blocks
+from bus.messages.requests import (
+    Abort,
+    Accepted,
+    Deltas,
+    Finished,
+    PromptLogprobs,
+    Refused,
+    Sampling,
+    Submit,
+    TokenLogprobs,
+)
+from bus.messages.steps import StepFailed, StepPlan, StepResult
+from bus.packed import pack_u32, unpack_u32, unpack_u64
+from scheduler.core import events as e
+from scheduler.core.core import SchedulerCore
+from scheduler.core.state import Limits
+
+VOCABULARY = 40
+STOP = 7
+ROOT = blocks.salted_root(blocks.root_digest(b"weights", "float32", "page-first", 4), b"tenant")
+
+
+def extend(prefix: int, token: int) -> int:
+    """The hash of a prefix and one more token: what KV at that token's position depends on."""
+    return hash((prefix, token)) & 0xFFFFFFFFFFFF
+
+
+def prefix_hash(tokens: list[int]) -> int:
+    value = 1
+    for token in tokens:
+        value = extend(value, token)
+    return value
+
+
+def next_token(prefix: int) -> int:
+    return (prefix >> 7) % VOCABULARY
+
+
+def truth(prompt: list[int], max_tokens: int, stops: set[int], min_tokens: int, context: int) -> tuple[list[int], str]:
+    """What any correct scheduler generates, and why it ends."""
+    value, out = prefix_hash(prompt), list[int]()
+    while len(out) < max_tokens and len(prompt) + len(out) < context:
+        token = next_token(value)
+        out.append(token)
+        if token in stops and len(out) >= min_tokens:
+            return out, "stop"
+        value = extend(value, token)
+    return out, "length"
+
+
+@dataclass
+class Kv:
+    """pages.py's semantics as dictionaries. One owner. A pin is a set membership, as kv promises no more."""
+
+    capacity: int
+    page_tokens: int
+    generation: dict[int, int] = field(default_factory=dict)
+    free: list[int] = field(default_factory=list)
+    leased: set[int] = field(default_factory=set)
+    pinned: set[int] = field(default_factory=set)
+    cached: dict[int, None] = field(default_factory=dict)  # least recently used first
+    digest: dict[int, bytes] = field(default_factory=dict)
+    parent: dict[int, bytes] = field(default_factory=dict)
+    index: dict[bytes, int] = field(default_factory=dict)
+    inbox: deque[e.Action] = field(default_factory=deque)
+    outbox: deque[e.Event] = field(default_factory=deque)
+    up: bool = True
+    hidden: int = 0  # pages that somebody else has at the moment
+
+    def __post_init__(self) -> None:
+        self.free = list(range(self.capacity))
+        self.generation = dict.fromkeys(range(self.capacity), 0)
+
+    def process(self) -> None:
+        """The next message."""
+        action = self.inbox.popleft()
+        if isinstance(action, e.LeasePages):
+            self._lease(action)
+        elif isinstance(action, e.SealPages):
+            self._seal(action)
+        elif isinstance(action, e.LookUp):
+            self._look_up(action)
+        elif isinstance(action, e.ReleasePages):
+            for page, generation in self._handles(action.pages, action.generations):
+                if self.generation[page] != generation:
+                    continue
+                if page in self.leased:
+                    self.leased.discard(page)
+                    self.free.append(page)
+                elif page in self.pinned:
+                    self.pinned.discard(page)
+                    self.cached[page] = None
+        elif isinstance(action, e.ReassertPages):
+            self._reassert(action)
+        self.check()
+
+    def check(self) -> None:
+        parts = [set(self.free), self.leased, self.pinned, set(self.cached)]
+        assert sum(map(len, parts)) == self.capacity == len(set.union(*parts))
+
+    def _handles(self, pages: bytes, generations: bytes) -> list[tuple[int, int]]:
+        return list(zip(unpack_u32(pages).tolist(), unpack_u32(generations).tolist(), strict=True))
+
+    def _lease(self, action: e.LeasePages) -> None:
+        pages = []
+        while len(pages) < action.count and len(self.leased) + len(self.pinned) < self.capacity - self.hidden:
+            if not self.free:
+                if not self.cached:
+                    break
+                parents = {self.parent[page] for page in list(self.cached) + list(self.pinned)}
+                victim = next((page for page in self.cached if self.digest[page] not in parents), None)
+                if victim is None:
+                    victim = next(iter(self.cached))
+                del self.cached[victim]
+                del self.index[self.digest.pop(victim)]
+                self.free.append(victim)
+            page = self.free.pop(0)
+            self.generation[page] += 1
+            self.leased.add(page)
+            pages.append(page)
+        self.outbox.append(e.Leased(action.lease, pack_u32(pages), pack_u32([self.generation[page] for page in pages])))
+
+    def _seal(self, action: e.SealPages) -> None:
+        codes, pages, generations = [], [], []
+        for i, (page, generation) in enumerate(self._handles(action.pages, action.generations)):
+            digest = action.digests[16 * i : 16 * i + 16]
+            if page not in self.leased or self.generation[page] != generation:
+                codes.append(2)
+            elif digest in self.index:
+                codes.append(1)
+                page = self.index[digest]
+                self.cached.pop(page, None)
+                self.pinned.add(page)
+            else:
+                codes.append(0)
+                self.leased.discard(page)
+                self.pinned.add(page)
+                self.index[digest], self.digest[page] = page, digest
+                self.parent[page] = action.parents[16 * i : 16 * i + 16]
+            pages.append(page)
+            generations.append(self.generation[page])
+        self.outbox.append(e.Sealed(action.seal, pack_u32(codes), pack_u32(pages), pack_u32(generations)))
+
+    def _look_up(self, action: e.LookUp) -> None:
+        pages = []
+        for i in range(0, len(action.digests), 16):
+            page = self.index.get(action.digests[i : i + 16])
+            if page is None:
+                break
+            assert page not in self.pinned, "asked for a page that is pinned already: two pins cannot be told apart"
+            self.cached.pop(page, None)
+            self.pinned.add(page)
+            pages.append(page)
+        self.outbox.append(e.Found(action.lookup, pack_u32(pages), pack_u32([self.generation[page] for page in pages])))
+
+    def _reassert(self, action: e.ReassertPages) -> None:
+        pins = self._handles(action.pins, action.pin_generations)
+        leases = self._handles(action.leases, action.lease_generations)
+        lost = [p for p, g in pins if self.generation[p] != g or (p not in self.pinned and p not in self.cached)]
+        lost += [p for p, g in leases if self.generation[p] != g or p not in self.leased]
+        kept_pins = {page for page, _ in pins} - set(lost)
+        kept_leases = {page for page, _ in leases} - set(lost)
+        for page in self.leased - kept_leases:
+            self.free.append(page)
+        self.leased = kept_leases
+        for page in self.pinned - kept_pins:
+            self.cached[page] = None
+        for page in kept_pins:
+            self.cached.pop(page, None)
+        self.pinned = kept_pins
+        self.outbox.append(e.Reasserted(pack_u32(lost)))
+
+    def forget_cached(self) -> None:
+        """A restart that could not trust what nobody held."""
+        for page in list(self.cached):
+            del self.index[self.digest.pop(page)]
+            self.free.append(page)
+        self.cached.clear()
+
+    def lose_pinned(self, memory: dict[int, list[int]]) -> None:
+        """A restart that could not trust sealed pages either; somebody else writes them at once."""
+        for page in list(self.pinned):
+            del self.index[self.digest.pop(page)]
+            self.generation[page] += 1
+            self.free.append(page)
+            memory[page] = [-1] * self.page_tokens
+        self.pinned.clear()
+
+
+@dataclass
+class Slot:
+    request: int
+    tokens: list[int]
+    table: list[int]
+    computed: int
+    prompt_tokens: int
+    prompt_logprobs: int
+    logprobs: int
+    hashes: list[int]
+
+
+@dataclass
+class Worker:
+    """A replica that executes plans in order and checks every page that it reads or writes."""
+
+    replica: int
+    slots: int
+    page_tokens: int
+    kv: Kv
+    memory: dict[int, list[int]]
+    inbox: deque[StepPlan | e.ResetReplica] = field(default_factory=deque)
+    outbox: deque[e.Event] = field(default_factory=deque)
+    state: dict[int, Slot] = field(default_factory=dict)
+    expected: int = -1
+    alive: bool = False
+    poison: set[int] = field(default_factory=set)  # requests on which it raises
+
+    def execute(self, fail: bool = False) -> None:
+        """The next message: a plan, or a reset."""
+        message = self.inbox.popleft()
+        if isinstance(message, e.ResetReplica):
+            self.state.clear()
+            self.expected = message.next_step
+            return
+        plan = message
+        if plan.step != self.expected:
+            return  # of before a reset that this worker waits for
+        self.expected += 1
+        for slot in unpack_u32(plan.closes).tolist():
+            del self.state[slot]
+        for o in plan.opens:
+            assert o.slot not in self.state
+            assert o.slot < self.slots
+            tokens = unpack_u32(o.tokens).tolist()
+            self.state[o.slot] = Slot(
+                o.request, tokens, unpack_u32(o.pages).tolist(), o.computed, o.prompt_tokens, o.prompt_logprobs,
+                o.sampling.logprobs, [],
+            )  # fmt: skip
+        for slot, page in zip(unpack_u32(plan.page_slots).tolist(), unpack_u32(plan.pages).tolist(), strict=True):
+            self.state[slot].table.append(page)
+        rows = list(zip(*(unpack_u32(x).tolist() for x in (plan.slots, plan.starts, plan.counts)), strict=True))
+        assert len({slot for slot, _, _ in rows}) == len(rows), "one row per slot"
+        counts = [count for _, _, count in rows]
+        assert sorted(counts, key=lambda count: count == 1) == counts, "chunks come first"
+        bad = [slot for slot, _, _ in rows if self.state[slot].request in self.poison]
+        if fail or bad:
+            self.state.clear()
+            self.expected = -1
+            self.outbox.append(e.StepBroken(self.replica, StepFailed(plan.step, "raised", pack_u32(bad))))
+            return
+        drawn: list[tuple[int, int]] = []
+        logprobs = []
+        prompt = []
+        for (slot, start, count), sample in zip(rows, plan.samples, strict=True):
+            s = self.state[slot]
+            assert start == s.computed, "positions are computed in order"
+            self._attend(s, start, count)
+            s.computed = start + count
+            if s.prompt_logprobs >= 0 and start < s.prompt_tokens:
+                values = tuple(TokenLogprobs(-float(p)) for p in range(max(1, start), start + count))
+                prompt.append((slot, max(1, start), values))
+            if sample:
+                assert start + count == len(s.tokens), "only the newest token's logits are drawn from"
+                token = next_token(s.hashes[-1])
+                s.tokens.append(token)
+                if s.logprobs >= 0:
+                    logprobs.append((len(drawn), TokenLogprobs(float(token))))
+                drawn.append((slot, token))
+        self.outbox.append(
+            e.StepDone(
+                self.replica,
+                StepResult(
+                    plan.step, pack_u32([s for s, _ in drawn]), pack_u32([t for _, t in drawn]), 0,
+                    1_000_000 + 10_000 * sum(counts), tuple(logprobs), tuple(prompt),
+                ),
+            )
+        )  # fmt: skip
+
+    def _attend(self, s: Slot, start: int, count: int) -> None:
+        size = self.page_tokens
+        assert len(s.tokens) >= start + count, "a position whose token nobody knows"
+        value = s.hashes[-1] if s.hashes else 1
+        for position in range(len(s.hashes), start + count):
+            value = extend(value, s.tokens[position])
+            s.hashes.append(value)
+        for position in range(start):
+            held = self.memory.get(s.table[position // size], [0] * size)[position % size]
+            assert held == s.hashes[position], f"position {position} of request {s.request} is not in its page"
+        for position in range(start, start + count):
+            page = s.table[position // size]
+            assert page in self.kv.leased, f"page {page} is not writable"
+            self.memory.setdefault(page, [0] * size)[position % size] = s.hashes[position]
+
+
+@dataclass
+class Client:
+    """One request as its ingress sees it."""
+
+    submit: Submit
+    home: e.Home
+    expected: list[int]
+    reason: str
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    prompt_logprobs: list[float] = field(default_factory=list)
+    accepted: bool = False
+    refused: Refused | None = None
+    finished: Finished | None = None
+    cached: int = 0  # as told with its first tokens
+    aborted: bool = False
+
+    @property
+    def ended(self) -> bool:
+        return self.aborted or self.finished is not None or self.refused is not None
+
+
+class World:
+    """The core among simulated others."""
+
+    def __init__(
+        self,
+        *,
+        replicas: int = 1,
+        slots: int = 3,
+        step_tokens: int = 16,
+        capacity: int = 20,
+        context: int = 48,
+        page_tokens: int = 4,
+        **limits: object,
+    ) -> None:
+        self.now = 1_000_000_000
+        self.context, self.page_tokens, self.step_tokens, self.slots = context, page_tokens, step_tokens, slots
+        settings: dict[str, object] = {"model": "m", "replicas": replicas, "slots": slots, "extent": 2} | limits
+        self.core = SchedulerCore(Limits(**settings))  # type: ignore[arg-type]
+        self.kv = Kv(capacity, page_tokens)
+        self.memory: dict[int, list[int]] = {}
+        self.workers = {n: Worker(n, slots, page_tokens, self.kv, self.memory) for n in range(replicas)}
+        self.clients: dict[int, Client] = {}
+        self.homes: dict[str, e.Home] = {"ingress@0": e.Home("ingress@0", 1)}
+        self.lookups: list[int] = []
+        self.notes: list[tuple[int, str]] = []
+        self.plans: list[StepPlan] = []
+        self.actions: list[e.Action] = []
+        self.killed: list[int] = []
+        # What steps in flight can write, by (replica, step); and block tables as of the last plan sent.
+        self.writes: dict[tuple[int, int], set[int]] = {}
+        self.tables: dict[tuple[int, int], list[int]] = {}
+        self.next_request = 100
+
+    # --- messages --------------------------------------------------------------------------------------------------
+
+    def do(self, event: e.Event) -> list[e.Action]:
+        """Give the core an event, hand out what it asks for, and check what it knows."""
+        if isinstance(event, e.StepDone):
+            for key in [key for key in self.writes if key[0] == event.replica and key[1] <= event.result.step]:
+                del self.writes[key]
+        if isinstance(event, e.ReplicaFenced | e.ReplicaUp):
+            for key in [key for key in self.writes if key[0] == event.replica]:
+                del self.writes[key]
+        actions = self.core.handle(event, self.now)
+        for action in actions:
+            self._take(action)
+        self.actions = actions
+        self.check()
+        return actions
+
+    def _take(self, action: e.Action) -> None:
+        if isinstance(action, e.Reply):
+            self._reply(action)
+        elif isinstance(action, e.SendPlan):
+            self.plans.append(action.plan)
+            self._follow(action.replica, action.plan)
+            self.workers[action.replica].inbox.append(action.plan)
+        elif isinstance(action, e.ResetReplica):
+            self.workers[action.replica].inbox.append(action)
+        elif isinstance(action, e.Note):
+            self.notes.append((action.event.request, action.event.kind))
+        elif isinstance(action, e.KillReplica):
+            self.killed.append(action.replica)
+        else:
+            assert self.kv.up, f"{action} to a kv that is down"
+            if isinstance(action, e.LookUp):
+                self.lookups.append(action.lookup)
+            self.kv.inbox.append(action)
+
+    def _follow(self, replica: int, plan: StepPlan) -> None:
+        size = self.page_tokens
+        for o in plan.opens:
+            self.tables[replica, o.slot] = unpack_u32(o.pages).tolist()
+        for slot, page in zip(unpack_u32(plan.page_slots).tolist(), unpack_u32(plan.pages).tolist(), strict=True):
+            self.tables[replica, slot].append(page)
+        written: set[int] = set()
+        for slot, start, count in zip(*(unpack_u32(x).tolist() for x in (plan.slots, plan.starts, plan.counts)),
+                                      strict=True):  # fmt: skip
+            written |= {self.tables[replica, slot][p // size] for p in range(start, start + count)}
+        self.writes[replica, plan.step] = written
+
+    def _reply(self, action: e.Reply) -> None:
+        if self.homes.get(action.home.name) != action.home:
+            return  # to an incarnation that is gone
+        body = action.body
+        if isinstance(body, Accepted):
+            self.clients[body.request].accepted = True
+        elif isinstance(body, Refused):
+            client = self.clients[body.request]
+            assert not client.tokens or body.code == "quarantined", "an accepted request was refused"
+            client.refused = body
+        elif isinstance(body, PromptLogprobs):
+            client = self.clients[body.request]
+            assert not client.tokens
+            assert body.start == 1 + len(client.prompt_logprobs)
+            client.prompt_logprobs += [value.chosen for value in body.values]
+        else:
+            self._deltas(action.home, body)
+
+    def _deltas(self, home: e.Home, body: Deltas) -> None:
+        tokens = unpack_u32(body.tokens).tolist()
+        logprobs = dict(body.logprobs)
+        at = 0
+        for request, start, count in zip(
+            unpack_u64(body.requests).tolist(), unpack_u32(body.starts).tolist(), unpack_u32(body.counts).tolist(),
+            strict=True,
+        ):  # fmt: skip
+            client = self.clients[request]
+            assert client.home == home
+            assert client.finished is None, "a token after the end"
+            assert start == len(client.tokens), "a gap, or a repetition"
+            client.tokens += tokens[at : at + count]
+            if client.submit.sampling.logprobs >= 0:
+                client.logprobs += [logprobs[i].chosen for i in range(at, at + count)]
+            at += count
+            assert client.tokens == client.expected[: len(client.tokens)], "wrong tokens"
+        assert at == len(tokens)
+        for request, cached in body.cached:
+            assert self.clients[request].tokens, "told before the first tokens"
+            self.clients[request].cached = cached
+        for finished in body.finished:
+            client = self.clients[finished.request]
+            assert client.finished is None, "ended twice"
+            assert finished.completion_tokens == len(client.tokens)
+            client.finished = finished
+
+    # --- what others do --------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """kv and all replicas come up."""
+        self.do(e.KvUp(self.kv.capacity))
+        for number in self.workers:
+            self.revive(number)
+
+    def submit(
+        self,
+        prompt: list[int],
+        max_tokens: int = 8,
+        *,
+        stops: tuple[int, ...] = (STOP,),
+        sampling: Sampling | None = None,
+        reuse: bool = True,
+        home: str = "ingress@0",
+        **more: object,
+    ) -> Client:
+        """A new request."""
+        packed = pack_u32(prompt)
+        self.next_request += 1
+        sampling = sampling or Sampling()
+        message = Submit(
+            self.next_request, packed, sampling, max_tokens, root=ROOT if reuse else b"",
+            digests=blocks.chain(ROOT, packed, self.page_tokens) if reuse else b"", stop_token_ids=pack_u32(stops),
+            submitted_ns=self.now, **more,
+        )  # type: ignore[arg-type]  # fmt: skip
+        context = min(self.context, self.kv.capacity * self.page_tokens + 1)
+        expected, reason = truth(prompt, max_tokens, set(stops), sampling.min_tokens, context)
+        client = self.clients[message.request] = Client(message, self.homes[home], expected, reason)
+        self.do(e.Submitted(client.home, message))
+        return client
+
+    def resubmit(self, client: Client) -> None:
+        """Its ingress says it again, with what it has."""
+        s = client.submit
+        client.home = self.homes[client.home.name]
+        client.submit = Submit(
+            s.request, s.prompt, s.sampling, s.max_tokens, pack_u32(client.tokens), s.root, s.digests, s.stop_token_ids,
+            s.priority, s.deadline_ns, s.prompt_logprobs, s.tenant, s.submitted_ns,
+        )  # fmt: skip
+        if not client.tokens:
+            client.prompt_logprobs.clear()
+        self.do(e.Submitted(client.home, client.submit))
+
+    def abort(self, client: Client) -> None:
+        client.aborted = True
+        self.do(e.Aborted(Abort(client.submit.request, "client", len(client.tokens))))
+
+    def lose_ingress(self, name: str) -> None:
+        home = self.homes[name]
+        self.do(e.IngressLost(home))
+        self.homes[name] = e.Home(name, home.epoch + 1)
+
+    def kill(self, number: int, *, fenced: bool = True) -> None:
+        """A worker dies."""
+        worker = self.workers[number]
+        worker.alive = False
+        worker.inbox.clear()
+        worker.outbox.clear()
+        worker.state.clear()
+        self.do(e.ReplicaLost(number, "died"))
+        if fenced:
+            self.do(e.ReplicaFenced(number))
+
+    def revive(self, number: int) -> None:
+        worker = self.workers[number]
+        worker.alive = True
+        worker.expected = -1
+        self.do(e.ReplicaUp(number, self.slots, self.step_tokens, self.context, self.page_tokens))
+
+    def kv_down(self) -> None:
+        self.kv.up = False
+        self.kv.inbox.clear()
+        self.kv.outbox.clear()
+        self.lookups.clear()
+        self.do(e.KvDown())
+
+    def kv_up(self, *, forget: bool = False, lose: bool = False) -> None:
+        if forget:
+            self.kv.forget_cached()
+        if lose:
+            self.kv.lose_pinned(self.memory)
+        self.kv.up = True
+        self.do(e.KvUp(self.kv.capacity))
+
+    def kv_turn(self) -> bool:
+        """kv handles one message, or one of its answers arrives."""
+        if self.kv.outbox:
+            event = self.kv.outbox.popleft()
+            if isinstance(event, e.Found) and event.lookup in self.lookups:
+                self.lookups.remove(event.lookup)
+            self.do(event)
+            return True
+        if self.kv.inbox:
+            self.kv.process()
+            return True
+        return False
+
+    def worker_turn(self, number: int, *, fail: bool = False) -> bool:
+        """A worker runs one step, or one of its results arrives."""
+        worker = self.workers[number]
+        if worker.outbox:
+            self.do(worker.outbox.popleft())
+            return True
+        if worker.inbox:
+            worker.execute(fail)
+            return True
+        return False
+
+    def turn(self, times: int) -> None:
+        """The workers take so many turns, and kv as many as it needs."""
+        for _ in range(times):
+            while self.kv_turn():
+                pass
+            for number, worker in self.workers.items():
+                if worker.alive:
+                    self.worker_turn(number)
+
+    def tick(self, seconds: float = 0.05) -> None:
+        self.now += int(seconds * 1e9)
+        self.do(e.Tick())
+
+    def settle(self, turns: int = 3000) -> None:
+        """Everybody does what there is to do, until nothing is; fails if that takes too long."""
+        for _ in range(turns):
+            moved = False
+            while self.kv_turn():
+                moved = True
+            for number in self.workers:
+                moved |= self.worker_turn(number)
+            if not moved:
+                if self.core.idle:
+                    return
+                self.tick()
+        waiting = [c.submit.request for c in self.clients.values() if not c.ended]
+        raise AssertionError(f"starved: {waiting}; {self.core.state.queue.requests} waiting")
+
+    # --- invariants ------------------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """What must hold after every event."""
+        state = self.core.state
+        pool, replicas = state.pool, list(state.replicas.values())
+        own: list[int] = []
+        refs: dict[int, int] = {}
+        holders = list(state.requests.values())
+        for replica in replicas:
+            for left in replica.retired + replica.limbo:
+                own += left.pages
+                for entry in left.entries:
+                    refs[id(entry)] = refs.get(id(entry), 0) + 1
+        for request in holders:
+            own += [p for b, p in enumerate(request.table)
+                    if b >= len(request.entries) or request.entries[b].page != p]  # fmt: skip
+            for entry in request.entries:
+                refs[id(entry)] = refs.get(id(entry), 0) + 1
+        named = [entry.page for entry in state.index.entries()]
+        held = pool.free_pages() + own + named + pool._giving
+        assert len(held) == len(set(held)), "a page has two owners"
+        assert set(held) == set(pool.generation), "a page is lost, or not ours"
+        assert pool.coming == sum(len(left.pages) for r in replicas for left in r.retired + r.limbo)
+        for entry in state.index.entries():
+            assert entry.refs == refs.get(id(entry), 0), "references do not add up"
+        loose = set(pool.free_pages()) | set(pool._giving)
+        for written in self.writes.values():
+            assert not (written & loose), "a page is free while a step in flight can write it"
+            assert not (written & set(named)), "a named page can be written"
+        waiting = [r for r in holders if r.phase.value in ("waiting", "parked")]
+        assert state.queue.requests == len(waiting)
+        assert state.queue.tokens == sum(r.known for r in waiting)
+        for replica in replicas:
+            assert replica.in_flight <= 2
+            assert replica.running == sum(1 for r in replica.requests if r is not None) == int(replica.active.sum())
+            assert replica.backlog == sum(int(replica.prefill_end[s] - replica.planned[s]) for s in replica.prefilling)
+            busy = replica.running + len(replica.retired)
+            assert len(set(replica.free_slots)) == len(replica.free_slots) == replica.slots - busy
+
+    def check_done(self) -> None:
+        """What must hold when everything is over."""
+        for client in self.clients.values():
+            if client.aborted or client.refused is not None:
+                continue
+            assert client.finished is not None, f"{client.submit.request} never ended"
+            if client.finished.reason == "error":
+                continue
+            assert (client.tokens, client.finished.reason) == (client.expected, client.reason)
+        state = self.core.state
+        assert state.pool.used == 0, "pages leak"
+        assert len(state.index) == 0
+        assert not state.index.computing
+        assert not state.holders

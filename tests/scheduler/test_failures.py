@@ -1,0 +1,205 @@
+"""Deaths, hangs, repetitions: what was accepted is completed, and nobody pays for another."""
+
+from __future__ import annotations
+
+from simulated import Client, World
+
+from bus.messages.requests import Sampling
+from bus.messages.steps import StepResult
+from scheduler.core import events as e
+
+STEM = list(range(1, 14))
+
+
+def ready(**settings: object) -> World:
+    world = World(**({"capacity": 60, "slots": 4} | settings))  # type: ignore[arg-type]
+    world.start()
+    while world.kv_turn():
+        pass
+    return world
+
+
+def some_tokens(world: World, client: Client, count: int = 5) -> None:
+    while len(client.tokens) < count:
+        while world.kv_turn():
+            pass
+        world.worker_turn(0)
+
+
+def test_a_lost_replica_s_requests_go_on_with_the_tokens_and_blocks_they_had() -> None:
+    world = ready()
+    client = world.submit(STEM, 12, stops=())
+    some_tokens(world, client)
+    world.kill(0)
+    before = len(world.plans)
+    world.revive(0)
+    world.settle()
+    assert client.tokens == client.expected
+    (opened,) = world.plans[before].opens
+    assert opened.computed == 16, "what was named is not computed again"
+    assert len(opened.tokens) // 4 == 13 + 5
+
+
+def test_they_go_on_at_another_replica_where_there_is_one() -> None:
+    world = ready(replicas=2)
+    client = world.submit(STEM, 12, stops=())
+    some_tokens(world, client)
+    world.kill(0)
+    world.settle()
+    assert client.tokens == client.expected
+
+
+def test_pages_that_a_lost_replica_may_write_wait_until_it_is_fenced() -> None:
+    world = ready()
+    client = world.submit([1, 2, 3], 12, stops=(), reuse=False)
+    some_tokens(world, client, 2)
+    world.kill(0, fenced=False)
+    assert world.core.state.pool.coming > 0
+    world.do(e.ReplicaFenced(0))
+    assert world.core.state.pool.coming == 0
+
+
+def test_the_requeued_come_before_those_who_waited() -> None:
+    world = ready(slots=1)
+    first = world.submit([1, 2, 3], 8, stops=(), priority=3, reuse=False)
+    world.submit([2, 2, 3], 8, stops=(), priority=0, reuse=False)
+    some_tokens(world, first, 2)
+    world.kill(0)
+    world.revive(0)
+    assert [request for request, kind in world.notes if kind == "admitted"] == [first.submit.request] * 2
+
+
+def test_a_request_that_takes_the_worker_down_twice_is_quarantined_and_the_others_go_on() -> None:
+    world = ready(slots=2)
+    bad, good = world.submit([6, 6, 6], 8, stops=(), reuse=False), world.submit([7, 7, 7], 8, stops=(), reuse=False)
+    for _ in range(2):
+        world.workers[0].poison = {bad.submit.request}
+        for _ in range(6):
+            world.worker_turn(0)
+    world.settle()
+    assert bad.finished is not None
+    assert bad.finished.reason == "error"
+    assert good.tokens == good.expected
+    world.resubmit(bad)
+    assert bad.refused is not None
+    assert bad.refused.code == "quarantined"
+
+
+def test_deaths_with_progress_between_them_are_not_the_request_s_fault() -> None:
+    world = ready()
+    client = world.submit([1, 2, 3], 12, stops=())
+    for count in (2, 4, 6, 8):
+        some_tokens(world, client, count)
+        world.kill(0)
+        world.revive(0)
+    world.settle()
+    assert client.tokens == client.expected
+
+
+def test_prompt_log_probabilities_that_were_sent_are_not_sent_again_after_a_death() -> None:
+    world = ready(step_tokens=8)
+    client = world.submit(STEM, 4, prompt_logprobs=0)
+    while not client.prompt_logprobs:
+        world.turn(1)
+    world.kill(0)
+    world.revive(0)
+    world.settle()
+    assert client.prompt_logprobs == [-float(position) for position in range(1, 13)]
+
+
+def test_a_result_of_before_a_failure_is_late_and_says_nothing() -> None:
+    world = ready()
+    client = world.submit([1, 2, 3], 12, stops=())
+    some_tokens(world, client, 2)
+    world.do(e.StepDone(0, StepResult(1, b"", b"", 0, 1)))
+    world.settle()
+    assert client.tokens == client.expected
+
+
+def test_a_result_that_does_not_answer_its_plan_is_a_failure_of_the_worker() -> None:
+    world = ready()
+    client = world.submit([1, 2, 3], 12, stops=())
+    world.do(e.StepDone(0, StepResult(1, b"", b"", 0, 1)))
+    assert any(isinstance(action, e.ResetReplica) for action in world.actions)
+    world.settle()
+    assert client.tokens == client.expected
+
+
+def test_a_hung_step_is_ended_and_told_once() -> None:
+    world = ready(hang_ns=1e9)
+    client = world.submit([1, 2, 3], 12, stops=())
+    for _ in range(5):
+        world.tick(0.5)
+    assert world.killed == [0]
+    world.kill(0)
+    world.revive(0)
+    world.settle()
+    assert client.tokens == client.expected
+
+
+def test_an_ingress_that_does_not_come_back_loses_its_requests_after_a_grace() -> None:
+    world = ready(grace_ns=2_000_000_000)
+    client = world.submit([1, 2, 3], 40, stops=())
+    world.lose_ingress("ingress@0")
+    world.tick(1.0)
+    assert client.submit.request in world.core.state.requests
+    world.tick(1.1)
+    assert world.core.idle
+
+
+def test_an_ingress_that_comes_back_gets_what_it_lacks_log_probabilities_too() -> None:
+    world = ready()
+    client = world.submit([1, 2, 3], 12, stops=(), sampling=Sampling(logprobs=1))
+    some_tokens(world, client, 4)
+    world.lose_ingress("ingress@0")
+    for _ in range(4):
+        world.worker_turn(0)
+    client.tokens, client.logprobs = client.tokens[:2], client.logprobs[:2]
+    world.resubmit(client)
+    world.tick(40.0)
+    world.settle()
+    assert client.tokens == client.expected
+    assert client.logprobs == [float(token) for token in client.expected]
+
+
+def test_a_resubmission_whose_end_was_lost_is_ended_at_once() -> None:
+    world = ready()
+    client = world.submit([1, 2, 3], 4, stops=())
+    world.settle()
+    client.finished = None
+    plans = len(world.plans)
+    world.resubmit(client)
+    assert client.finished is not None
+    assert client.finished.reason == "length"
+    assert len(world.plans) == plans
+
+
+def test_resubmissions_may_come_before_the_first_worker() -> None:
+    world = World(capacity=60)
+    world.kv_up()
+    client = world.submit(STEM, 6, stops=())
+    assert client.accepted, "it knows the root: an earlier incarnation of us promised an answer"
+    world.revive(0)
+    world.settle()
+    assert client.tokens == client.expected
+
+
+def test_aborts_are_idempotent_at_any_time() -> None:
+    world = ready(slots=1)
+    running, waiting = world.submit(STEM, 12), world.submit([9, *STEM], 12)
+    for client in (running, waiting, running, waiting):
+        world.abort(client)
+    world.settle()
+    world.check_done()
+
+
+def test_steps_go_on_while_kv_is_down() -> None:
+    world = ready()
+    client = world.submit([1, 2, 3], 6, stops=())
+    world.kv_down()
+    for _ in range(30):
+        world.worker_turn(0)
+    assert client.finished is not None
+    world.kv_up()
+    world.settle()
+    world.check_done()
