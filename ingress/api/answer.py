@@ -1,0 +1,122 @@
+"""What chat completions and completions render alike: the answer's head, usage, fingerprints, prompt log probabilities.
+
+Pure. Rendering is from the engine's pieces to the schemas' structs, never over dictionaries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from ingress.api import schema_common as schema
+from ingress.engine import Finish, Piece, ServedModel, TokenText
+from ingress.errors import ApiError, internal
+
+_encoder = msgspec.json.Encoder()
+encode = _encoder.encode
+
+# OpenAI writes this for what has no probability at all; JSON has no infinity.
+LOWEST_LOGPROB = -9999.0
+
+
+class Head(NamedTuple):
+    """What every body of an answer begins with.
+
+    Attributes:
+        id: `chatcmpl-` or `cmpl-`, and the request's id in 16 hexadecimal digits.
+        created: Unix seconds.
+        fingerprint: of the model's weights and how it is run; equal ones and equal seeds give equal answers.
+    """
+
+    id: str
+    created: int
+    model: str
+    fingerprint: str | None
+
+
+class Renderer(Protocol):
+    """Writes one call's answer, as chunks or as a whole. `prompts[i]` are log probabilities of prompt `i`'s tokens,
+    where they were asked for."""
+
+    @property
+    def id(self) -> str:
+        """Of the response."""
+        ...
+
+    def first(self) -> list[bytes]:
+        """Chunks before anything is generated."""
+        ...
+
+    def piece(self, index: int, piece: Piece, prompt: Sequence[TokenText | None]) -> list[bytes]:
+        """Chunks of what is new in choice `index`."""
+        ...
+
+    def last(self, finishes: Sequence[Finish]) -> list[bytes]:
+        """Chunks after every choice has ended."""
+        ...
+
+    def whole(self, answers: Sequence[Piece], prompts: Sequence[Sequence[TokenText | None]]) -> bytes:
+        """The body of a call that does not stream."""
+        ...
+
+
+def fingerprint(model: ServedModel) -> str | None:
+    """Known once a replica has registered."""
+    root = model.facts.root if model.facts is not None else b""
+    return f"fp_{root.hex()[:12]}" if root else None
+
+
+def failure(finish: Finish) -> ApiError:
+    """The error of an answer that did not come to its end."""
+    if finish.reason == "abort":
+        return ApiError(503, "service_unavailable_error", finish.error or "The answer was cut off.", code="aborted")
+    return internal(finish.error or "The answer could not be completed.", code="generation_failed")
+
+
+def envelope(error: ApiError) -> bytes:
+    """The body of an error."""
+    return encode(error.envelope())
+
+
+def is_failure(body: bytes) -> bool:
+    """Whether an event of a stream is an error, which is then its last. Chunks begin with their id."""
+    return body.startswith(b'{"error":')
+
+
+def finish_reason(finish: Finish) -> schema.FinishReason:
+    """For an answer that came to its end."""
+    return "length" if finish.reason == "length" else "stop"
+
+
+def total_usage(finishes: Sequence[Finish], n: int) -> schema.Usage:
+    """One account for all choices: each prompt counts once, whatever `n`."""
+    prompt = sum(finish.usage.prompt_tokens for finish in finishes[::n])
+    cached = sum(finish.usage.cached_tokens for finish in finishes[::n])
+    completion = sum(finish.usage.completion_tokens for finish in finishes)
+    return schema.Usage(prompt, completion, prompt + completion, schema.PromptTokensDetails(cached))
+
+
+def finite(logprob: float) -> float:
+    """A log probability that JSON can carry."""
+    return logprob if logprob > LOWEST_LOGPROB else LOWEST_LOGPROB
+
+
+def readable(token: bytes) -> str:
+    """A token for people; part of a character is shown as U+FFFD."""
+    return token.decode("utf-8", "replace")
+
+
+def prompt_logprobs(values: Iterable[TokenText | None]) -> schema.PromptLogprobs:
+    """Per prompt token its candidates by id, the prompt's own included, the best with their rank."""
+    return [None if value is None else _candidates(value) for value in values]
+
+
+def _candidates(value: TokenText) -> dict[str, schema.PromptTokenLogprob]:
+    found = {
+        str(token): schema.PromptTokenLogprob(finite(logprob), readable(text), rank)
+        for rank, (token, text, logprob) in enumerate(value.top, start=1)
+    }
+    found.setdefault(str(value.token), schema.PromptTokenLogprob(finite(value.logprob), readable(value.text)))
+    return found

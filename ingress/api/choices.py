@@ -1,0 +1,75 @@
+"""The choices of one call, each a stream of the engine: opened together, read together, and aborted together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+
+from ingress.api.answer import failure
+from ingress.engine import Engine, Finish, Job, Piece, Stream
+from ingress.streams import merge
+
+
+async def open_all(engine: Engine, jobs: Sequence[Job]) -> list[Stream]:
+    """Open every job, or none.
+
+    Raises:
+        ApiError: the first refusal; what was opened is aborted.
+    """
+    if len(jobs) == 1:
+        return [await engine.open(jobs[0])]
+    opening = [asyncio.ensure_future(engine.open(job)) for job in jobs]
+    try:
+        return await asyncio.gather(*opening)
+    except BaseException:
+        for task in opening:
+            task.add_done_callback(_abort_opened)
+            task.cancel()
+        raise
+
+
+async def interleave(streams: Sequence[Stream]) -> AsyncGenerator[tuple[int, Piece], None]:
+    """Pieces of all streams as they come, with the index of their stream."""
+    if len(streams) == 1:
+        async for piece in streams[0]:
+            yield 0, piece
+        return
+    waiting = {asyncio.ensure_future(anext(stream)): index for index, stream in enumerate(streams)}
+    try:
+        while waiting:
+            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                index = waiting.pop(task)
+                piece = task.result()
+                if piece.finish is None:
+                    waiting[asyncio.ensure_future(anext(streams[index]))] = index
+                yield index, piece
+    finally:
+        for task in waiting:
+            task.cancel()
+
+
+async def collect(streams: Sequence[Stream]) -> list[Piece]:
+    """Every stream to its end, each as one piece.
+
+    Raises:
+        ApiError: one of them failed; the others are not waited for.
+    """
+    return list(await asyncio.gather(*map(_whole, streams)))
+
+
+def broken(finish: Finish | None) -> bool:
+    """Whether an answer ended before its end."""
+    return finish is not None and finish.reason in ("error", "abort")
+
+
+async def _whole(stream: Stream) -> Piece:
+    answer = merge([piece async for piece in stream])
+    if answer.finish is not None and broken(answer.finish):
+        raise failure(answer.finish)
+    return answer
+
+
+def _abort_opened(task: asyncio.Task[Stream]) -> None:
+    if not task.cancelled() and task.exception() is None:
+        task.result().abort("client")

@@ -1,0 +1,204 @@
+"""From a checked request to jobs for the engine: template, tokenise, translate. No answers here.
+
+Whether a prompt fits and its ids are in the vocabulary is the engine's check: it knows the model's limits as they are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import msgspec
+
+from bus.messages.requests import Sampling
+from ingress.api.schema_chat import AssistantMessage, ChatRequest, DeveloperMessage, FunctionMessage, Message
+from ingress.api.schema_common import Generation
+from ingress.api.schema_completion import CompletionRequest
+from ingress.api.validate import prompts_of
+from ingress.engine import Job, ServedModel
+from ingress.errors import invalid_request
+
+DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's, for /v1/completions only
+_INLINE_MESSAGES = 64  # templates are rendered in place up to so many messages and characters, else in a thread
+_INLINE_CHARACTERS = 16_384
+
+
+class Caller(NamedTuple):
+    """Who asks, and since when.
+
+    Attributes:
+        tenant: whom the work is accounted to; part of the prefix cache's key.
+        owner: who may resume the answer.
+        received_ns: CLOCK_MONOTONIC when the request was read.
+    """
+
+    tenant: str
+    owner: str
+    received_ns: int
+
+
+def owner_of(authorization: str) -> str:
+    """Whoever shows the same credentials is the same owner. Never the credentials themselves."""
+    return hashlib.sha256(authorization.encode()).hexdigest() if authorization else ""
+
+
+class Prompt(NamedTuple):
+    """One prompt of a call.
+
+    Attributes:
+        text: as given; None where ids were given, or where it is a rendered template.
+        ids: its token ids.
+    """
+
+    text: str | None
+    ids: list[int]
+
+
+class Plan(NamedTuple):
+    """What a call wants: choice `i` answers `jobs[i]`, whose prompt is `prompts[i // n]`."""
+
+    prompts: list[Prompt]
+    jobs: list[Job]
+    n: int
+
+
+async def plan_chat(request: ChatRequest, model: ServedModel, caller: Caller) -> Plan:
+    """The jobs of a chat completion.
+
+    Raises:
+        ApiError: 400, the messages cannot be rendered or tokenised.
+    """
+    ids = await chat_ids(
+        model,
+        request.messages,
+        add_generation_prompt=request.add_generation_prompt,
+        continue_final_message=request.continue_final_message,
+        extra=request.chat_template_kwargs,
+    )
+    alternatives = -1 if not request.logprobs else request.top_logprobs or 0
+    prompts = [Prompt(None, ids)]
+    return _plan(request, model, caller, prompts, request.limit, alternatives, request.prompt_logprobs)
+
+
+async def plan_completion(request: CompletionRequest, model: ServedModel, caller: Caller) -> Plan:
+    """The jobs of a completion: prompts times n.
+
+    Raises:
+        ApiError: 400, a prompt cannot be tokenised.
+    """
+    prompts = [
+        Prompt(part, await model.encode(part)) if isinstance(part, str) else Prompt(None, part)
+        for part in prompts_of(request)
+    ]
+    alternatives = -1 if request.logprobs is None else request.logprobs
+    echoed = request.logprobs if request.echo else None
+    wanted = max((count for count in (request.prompt_logprobs, echoed) if count is not None), default=None)
+    limit = DEFAULT_COMPLETION_TOKENS if request.max_tokens is None else request.max_tokens
+    return _plan(request, model, caller, prompts, limit, alternatives, wanted)
+
+
+async def chat_ids(
+    model: ServedModel,
+    messages: list[Message],
+    *,
+    add_generation_prompt: bool | None,
+    continue_final_message: bool | None,
+    extra: dict[str, Any] | None,
+) -> list[int]:
+    """Token ids of rendered messages.
+
+    Raises:
+        ApiError: 400, the model has no template, or it cannot render or tokenise these messages.
+    """
+    template = model.template
+    if template is None:
+        raise invalid_request(
+            f"The model {model.name!r} has no chat template; use /v1/completions.", param="messages", code="no_template"
+        )
+    plain = [_plain(message) for message in messages]
+
+    def render() -> str:
+        return template.render(
+            plain,
+            add_generation_prompt=not continue_final_message
+            if add_generation_prompt is None
+            else add_generation_prompt,
+            continue_final_message=bool(continue_final_message),
+            extra=extra,
+        )
+
+    size = sum(len(str(message.get("content"))) for message in plain)
+    small = len(plain) <= _INLINE_MESSAGES and size <= _INLINE_CHARACTERS
+    text = render() if small else await asyncio.to_thread(render)
+    return await model.encode(text, special=False)
+
+
+def _plain(message: Message) -> dict[str, Any]:
+    """A message as templates know it: OpenAI's dictionary, under the roles that models were trained with."""
+    plain: dict[str, Any] = {
+        "role": message.__struct_config__.tag,
+        **{name: value for name, value in msgspec.to_builtins(message).items() if value is not None},
+    }
+    if isinstance(message, DeveloperMessage):
+        plain["role"] = "system"
+    elif isinstance(message, FunctionMessage):
+        plain["role"] = "tool"
+    elif isinstance(message, AssistantMessage):
+        if (call := plain.pop("function_call", None)) is not None:
+            plain.setdefault("tool_calls", [{"id": "", "type": "function", "function": call}])
+        if "content" not in plain and message.refusal is not None:
+            plain["content"] = message.refusal
+        plain.pop("annotations", None)
+    return plain
+
+
+def _plan(
+    request: Generation,
+    model: ServedModel,
+    caller: Caller,
+    prompts: list[Prompt],
+    limit: int | None,
+    alternatives: int,
+    prompt_logprobs: int | None,
+) -> Plan:
+    seed = secrets.randbits(63) if request.seed is None else request.seed
+    sampling = Sampling(
+        temperature=1.0 if request.temperature is None else request.temperature,
+        top_p=1.0 if request.top_p is None else request.top_p,
+        top_k=max(0, request.top_k or 0),  # -1 is off too
+        min_p=request.min_p or 0.0,
+        repetition_penalty=1.0 if request.repetition_penalty is None else request.repetition_penalty,
+        presence_penalty=request.presence_penalty or 0.0,
+        frequency_penalty=request.frequency_penalty or 0.0,
+        logit_bias=tuple((request.logit_bias or {}).items()),
+        logprobs=alternatives,
+    )
+
+    def jobs() -> Iterator[Job]:
+        for prompt in prompts:
+            for choice in range(request.n or 1):
+                yield Job(
+                    model=model.name,
+                    prompt=prompt.ids,
+                    sampling=msgspec.structs.replace(sampling, seed=(seed + choice) % 2**64),
+                    max_tokens=limit,
+                    min_tokens=request.min_tokens or 0,
+                    stop=request.stop_strings,
+                    stop_token_ids=tuple(request.stop_token_ids or ()),
+                    ignore_eos=bool(request.ignore_eos),
+                    include_stop=bool(request.include_stop_str_in_output),
+                    priority=request.priority or 0,
+                    cache_salt=request.cache_salt or "",
+                    tenant=caller.tenant,
+                    # The same for every choice of a prompt: asked for once. In a stream no choice waits for another.
+                    prompt_logprobs=-1
+                    if prompt_logprobs is None or (choice and not request.streams)
+                    else prompt_logprobs,
+                    skip_special_tokens=request.skip_special_tokens is not False,
+                    received_ns=caller.received_ns,
+                )
+
+    return Plan(prompts, list(jobs()), request.n or 1)

@@ -1,0 +1,132 @@
+"""A chat completion as OpenAI writes it: chunks of a stream, or one body. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from msgspec import UNSET, UnsetType
+
+from ingress.api import schema_chat as schema
+from ingress.api.answer import Head, encode, finish_reason, finite, prompt_logprobs, readable, total_usage
+from ingress.api.jobs import Plan
+from ingress.api.schema_common import Usage
+from ingress.engine import Finish, Piece, TokenText
+
+_ROLE = schema.Delta(role="assistant", content="", refusal=None)
+_NOTHING = schema.Delta()
+
+
+class ChatRenderer:
+    """One call's answer.
+
+    Args:
+        head: what every body begins with.
+        request: decides which optional parts there are.
+        plan: for the prompt's ids.
+    """
+
+    def __init__(self, head: Head, request: schema.ChatRequest, plan: Plan) -> None:
+        self._head = head
+        self._plan = plan
+        self._logprobs = bool(request.logprobs)
+        self._token_ids = bool(request.return_token_ids)
+        self._include_usage = request.include_usage
+        self._prompt_logprobs = request.prompt_logprobs is not None
+
+    @property
+    def id(self) -> str:
+        """Of the response."""
+        return self._head.id
+
+    def first(self) -> list[bytes]:
+        """The chunks that open each choice, with the role."""
+        prompt_ids = self._plan.prompts[0].ids if self._token_ids else UNSET
+        return [
+            self._chunk(schema.ChunkChoice(index=index, delta=_ROLE), prompt_ids=prompt_ids if index == 0 else UNSET)
+            for index in range(self._plan.n)
+        ]
+
+    def piece(self, index: int, piece: Piece, prompt: Sequence[TokenText | None]) -> list[bytes]:  # noqa: ARG002
+        """The chunks of a piece of choice `index`: what is new, then the end. Chats do not echo their prompt."""
+        chunks = []
+        token_ids = list(piece.tokens) if self._token_ids else UNSET
+        if piece.text or piece.logprobs or token_ids:
+            choice = schema.ChunkChoice(
+                index=index,
+                delta=schema.Delta(content=piece.text),
+                logprobs=_logprobs(piece.logprobs) if self._logprobs else None,
+                token_ids=token_ids,
+            )
+            chunks.append(self._chunk(choice))
+        if piece.finish is not None:
+            choice = schema.ChunkChoice(
+                index=index,
+                delta=_NOTHING,
+                finish_reason=finish_reason(piece.finish),
+                stop_reason=piece.finish.stop_reason,
+            )
+            chunks.append(self._chunk(choice))
+        return chunks
+
+    def last(self, finishes: Sequence[Finish]) -> list[bytes]:
+        """The chunk with the usage, where it was asked for."""
+        return [self._chunk(None, usage=total_usage(finishes, self._plan.n))] if self._include_usage else []
+
+    def whole(self, answers: Sequence[Piece], prompts: Sequence[Sequence[TokenText | None]]) -> bytes:
+        """The body of a call that does not stream; `answers` are whole, in order of choices."""
+        finishes = [answer.finish for answer in answers if answer.finish is not None]
+        return encode(
+            schema.ChatCompletion(
+                id=self._head.id,
+                created=self._head.created,
+                model=self._head.model,
+                system_fingerprint=self._head.fingerprint,
+                choices=[self._choice(index, answer) for index, answer in enumerate(answers)],
+                usage=total_usage(finishes, self._plan.n),
+                prompt_token_ids=self._plan.prompts[0].ids if self._token_ids else UNSET,
+                prompt_logprobs=prompt_logprobs(prompts[0]) if self._prompt_logprobs else UNSET,
+            )
+        )
+
+    def _choice(self, index: int, answer: Piece) -> schema.ChatChoice:
+        assert answer.finish is not None
+        return schema.ChatChoice(
+            index=index,
+            message=schema.ChatMessage(content=answer.text),
+            logprobs=_logprobs(answer.logprobs) if self._logprobs else None,
+            finish_reason=finish_reason(answer.finish),
+            stop_reason=answer.finish.stop_reason,
+            token_ids=list(answer.tokens) if self._token_ids else UNSET,
+        )
+
+    def _chunk(
+        self,
+        choice: schema.ChunkChoice | None,
+        usage: Usage | None = None,
+        prompt_ids: list[int] | UnsetType = UNSET,
+    ) -> bytes:
+        return encode(
+            schema.ChatCompletionChunk(
+                id=self._head.id,
+                created=self._head.created,
+                model=self._head.model,
+                system_fingerprint=self._head.fingerprint,
+                choices=[choice] if choice is not None else [],
+                usage=usage if self._include_usage else UNSET,
+                prompt_token_ids=prompt_ids,
+            )
+        )
+
+
+def _logprobs(tokens: Iterable[TokenText]) -> schema.ChatLogprobs:
+    return schema.ChatLogprobs(
+        [
+            schema.ChatTokenLogprob(
+                readable(token.text),
+                finite(token.logprob),
+                list(token.text),
+                [schema.TopLogprob(readable(text), finite(value), list(text)) for _, text, value in token.top],
+            )
+            for token in tokens
+        ]
+    )

@@ -1,0 +1,139 @@
+"""One HTTP request as it is read: headers, body, and whether its client is still there. Nothing of what it means."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from typing import Any, Final, TypeVar
+
+from ingress.errors import ApiError, too_large
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+T = TypeVar("T")
+
+MAX_HEADERS: Final = 100
+MAX_HEADER_BYTES: Final = 32 << 10
+BODY_S: Final = 60.0  # for a whole body to arrive
+LINGER_S: Final = 1.0  # how long, and how much of, a body that was refused is read and thrown away: closing at once
+LINGER_BYTES: Final = 16 << 20  # would reset the connection, and the client might never see the answer
+
+
+class Gone(Exception):
+    """The client has disconnected."""
+
+
+class Request:
+    """One request, as far as it has been read.
+
+    Attributes:
+        turned_away: this process is being taken out, and the client can go to another.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, max_body: int) -> None:
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
+        self.parameter = ""
+        self.turned_away: bool = scope["state"].get("turned_away", False)
+        self._headers: list[tuple[bytes, bytes]] = scope["headers"]
+        self._receive, self._max_body = receive, max_body
+        self._complete = False
+
+    def header(self, name: bytes) -> str:
+        """The value of a header, or an empty string."""
+        return next((value.decode("latin-1") for key, value in self._headers if key == name), "")
+
+    @property
+    def authorization(self) -> str:
+        """The client's credentials, or an empty string."""
+        return self.header(b"authorization")
+
+    @property
+    def resumable(self) -> bool:
+        """Whether generation goes on for the grace time when this client disconnects."""
+        return self.header(b"x-resumable").strip().lower() in ("1", "true", "?1", "yes")
+
+    def check_head(self) -> None:
+        """Refuse floods of headers, and bodies that say that they are too large.
+
+        Raises:
+            ApiError: 431, 413 or 400.
+        """
+        size = sum(len(name) + len(value) for name, value in self._headers)
+        if len(self._headers) > MAX_HEADERS or size > MAX_HEADER_BYTES:
+            raise ApiError(
+                431,
+                "invalid_request_error",
+                f"Too many headers: at most {MAX_HEADERS} and {MAX_HEADER_BYTES} bytes.",
+                code="headers_too_large",
+            )
+        length = self.header(b"content-length")
+        if length.isdigit() and int(length[:20]) > self._max_body:
+            raise self._too_large()
+
+    async def body(self) -> bytes:
+        """The whole body.
+
+        Raises:
+            ApiError: 413 as soon as it is too large; 408 when it does not come.
+        """
+        parts: list[bytes] = []
+        size = 0
+        try:
+            async with asyncio.timeout(BODY_S):
+                while not self._complete:
+                    part = await self._part()
+                    size += len(part)
+                    if size > self._max_body:
+                        raise self._too_large()
+                    parts.append(part)
+        except TimeoutError:
+            raise ApiError(
+                408, "invalid_request_error", f"The body did not arrive within {BODY_S:.0f} s.", code="timeout"
+            ) from None
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def discard(self) -> None:
+        """Read and forget what comes, within limits."""
+        size = 0
+        with contextlib.suppress(TimeoutError, Gone):
+            async with asyncio.timeout(LINGER_S):
+                while not self._complete and size < LINGER_BYTES:
+                    size += len(await self._part())
+
+    async def unless_gone(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of `work`, which is cancelled when the client disconnects.
+
+        Raises:
+            Gone: it did.
+        """
+        task = asyncio.ensure_future(work)
+        watcher = asyncio.ensure_future(self._disconnected())
+        try:
+            await asyncio.wait((task, watcher), return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise Gone
+            return task.result()
+        finally:
+            watcher.cancel()
+            if not task.done():
+                task.cancel()
+                await asyncio.wait((task,))
+                if not task.cancelled():
+                    task.exception()  # it failed while it was being cancelled: nobody is left to tell
+
+    async def _part(self) -> bytes:
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            raise Gone
+        self._complete = not message.get("more_body", False)
+        part: bytes = message.get("body", b"")
+        return part
+
+    async def _disconnected(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+    def _too_large(self) -> ApiError:
+        return too_large(f"The body is larger than {self._max_body} bytes ([ingress] max_body).")

@@ -1,0 +1,141 @@
+"""Shapes that chat completions and completions share. Structs only; checks between fields are in `validate`.
+
+Every parameter of OpenAI's schema is declared: one that is not served is declared as refused, so that it is answered
+by name. Ranges are in the types, so the OpenAPI document states them too.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+MAX_TOP_LOGPROBS = 20
+MAX_CHOICES = 128  # prompts of one call times n: each is a stream of its own in the engine
+
+FinishReason = Literal["stop", "length"]
+
+# Kept as anything: `validate` accepts only values that change nothing, and refuses the others by name.
+Refused = Annotated[Any, Meta(description="Not served: refused with 400 unless null or a value that changes nothing.")]
+
+ModelName = Annotated[str, Meta(min_length=1, max_length=128, description="Name of a served model; see /v1/models.")]
+StopString = Annotated[str, Meta(min_length=1, max_length=1024)]
+TokenId = Annotated[int, Meta(ge=0, lt=2**32)]
+
+
+class StreamOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a stream holds besides the text."""
+
+    include_usage: Annotated[bool, Meta(description="One more chunk with the usage before the end.")] | None = None
+    include_obfuscation: Refused = None
+    continuous_usage_stats: Refused = None
+
+
+class Generation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Parameters that both generation endpoints take."""
+
+    model: ModelName
+    stream: Annotated[bool, Meta(description="Answer with server-sent events.")] | None = None
+    stream_options: StreamOptions | None = None
+    n: Annotated[int, Meta(ge=1, le=16, description="Choices per prompt; choice i draws with seed + i.")] | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2, description="0 is greedy. Default 1.")] | None = None
+    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
+    presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
+    logit_bias: (
+        Annotated[
+            dict[int, Annotated[float, Meta(ge=-100, le=100)]],
+            Meta(max_length=1024, description="Token id to bias."),
+        ]
+        | None
+    ) = None
+    seed: (
+        Annotated[
+            int, Meta(ge=-(2**63), le=2**63 - 1, description="The same seed draws the same tokens. Default random.")
+        ]
+        | None
+    ) = None
+    stop: StopString | Annotated[list[StopString], Meta(max_length=16)] | None = None
+    user: Annotated[str, Meta(description="Accepted, not used.")] | None = None
+
+    # Extensions of the field, under their usual names.
+    top_k: Annotated[int, Meta(ge=-1, lt=2**31, description="0 and -1 are off.")] | None = None
+    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Meta(gt=0, le=100)] | None = None
+    min_tokens: Annotated[int, Meta(ge=0, lt=2**31, description="No end before so many tokens.")] | None = None
+    ignore_eos: Annotated[bool, Meta(description="The end-of-sequence token does not end the answer.")] | None = None
+    stop_token_ids: Annotated[list[TokenId], Meta(max_length=128)] | None = None
+    include_stop_str_in_output: bool | None = None
+    skip_special_tokens: Annotated[bool, Meta(description="Default true.")] | None = None
+    return_token_ids: Annotated[bool, Meta(description="Adds prompt_token_ids and token_ids.")] | None = None
+    prompt_logprobs: (
+        Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS, description="Alternatives per prompt token.")] | None
+    ) = None
+    priority: Annotated[int, Meta(ge=-(2**31), lt=2**31, description="Lower runs earlier. Default 0.")] | None = None
+    cache_salt: (
+        Annotated[
+            str,
+            Meta(min_length=1, max_length=256, description="Prefixes are shared only with requests of the same salt."),
+        ]
+        | None
+    ) = None
+
+    @property
+    def streams(self) -> bool:
+        """Whether the answer is a stream."""
+        return bool(self.stream)
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether a stream ends with a usage chunk."""
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        """`stop` in its long form."""
+        if self.stop is None:
+            return ()
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+
+class PromptTokensDetails(msgspec.Struct, frozen=True, gc=False):
+    """Part of `Usage`."""
+
+    cached_tokens: int
+
+
+class Usage(msgspec.Struct, frozen=True, gc=False):
+    """What the call cost. `cached_tokens` are prompt tokens whose KV was found instead of computed."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+
+
+class PromptTokenLogprob(msgspec.Struct, frozen=True, gc=False):
+    """One candidate for a prompt token. `rank` counts from 1 among the reported, and is absent below them."""
+
+    logprob: float
+    decoded_token: str
+    rank: int | UnsetType = UNSET
+
+
+# One entry per prompt token, by token id; the first token has none.
+PromptLogprobs = list[dict[str, PromptTokenLogprob] | None]
+
+
+class ErrorDetail(msgspec.Struct, frozen=True):
+    """All four keys are always there, as in OpenAI's envelope."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorEnvelope(msgspec.Struct, frozen=True):
+    """The body of every answer that is not a success, and of an error inside a stream."""
+
+    error: ErrorDetail

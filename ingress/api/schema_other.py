@@ -1,0 +1,88 @@
+"""Shapes of the endpoints that generate nothing: models, tokenize, detokenize, health, ready. Structs only."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from ingress.api.schema_chat import Messages
+from ingress.api.schema_common import ModelName, TokenId
+
+
+class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
+    """A served model. `ready` says whether it can answer now, `max_model_len` how long prompt plus output may be."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "headrace"
+    max_model_len: int
+    ready: bool
+
+
+class ModelList(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of `GET /v1/models`."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
+class TokenizeRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of `POST /tokenize`: `prompt` or `messages`, not both."""
+
+    model: ModelName
+    prompt: str | None = None
+    messages: Messages | None = None
+    add_special_tokens: (
+        Annotated[bool, Meta(description="Whether text gets the model's own first tokens. Default true.")] | None
+    ) = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    return_token_strs: Annotated[bool, Meta(description="Adds the text of each token.")] | None = None
+
+
+class TokenizeReply(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of `POST /tokenize`."""
+
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | UnsetType = UNSET
+
+
+class DetokenizeRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of `POST /detokenize`."""
+
+    model: ModelName
+    tokens: Annotated[list[TokenId], Meta(max_length=4_000_000)]
+
+
+class DetokenizeReply(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of `POST /detokenize`. Special tokens are written out."""
+
+    prompt: str
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of `GET /health`: this process is alive."""
+
+    status: Literal["alive"] = "alive"
+
+
+class ModelReadiness(msgspec.Struct, frozen=True, kw_only=True):
+    """One configured model, from what its scheduler says; never from a probe request."""
+
+    id: str
+    ready: bool
+    replicas_ready: int
+    replicas: int
+
+
+class Readiness(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of `GET /ready` where every configured model can answer."""
+
+    status: Literal["ready"] = "ready"
+    models: list[ModelReadiness]

@@ -1,0 +1,97 @@
+"""Server-sent events, and the sink that answers are written to.
+
+A `Sink` is what the rest of the HTTP front knows of the server library: three calls. Another server is another sink.
+Format: https://html.spec.whatwg.org/multipage/server-sent-events.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from typing import Any, Final, Protocol
+
+from ingress.api.events import Events
+
+Headers = Sequence[tuple[bytes, bytes]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+DONE: Final = b"data: [DONE]\n\n"
+# no-transform and X-Accel-Buffering keep proxies from holding events back.
+STREAM_HEADERS: Final[Headers] = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache, no-transform"),
+    (b"x-accel-buffering", b"no"),
+)
+
+
+class Sink(Protocol):
+    """Where one answer goes. Each call returns when there is room for more, so a slow reader slows its writer."""
+
+    @property
+    def started(self) -> bool:
+        """Whether status and headers are out."""
+        ...
+
+    async def start(self, status: int, headers: Headers) -> None:
+        """Status and headers, once."""
+        ...
+
+    async def write(self, data: bytes) -> None:
+        """More of the body."""
+        ...
+
+    async def end(self) -> None:
+        """The body is complete."""
+        ...
+
+
+class AsgiSink:
+    """A sink on an ASGI server's `send`."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.started = False
+
+    async def start(self, status: int, headers: Headers) -> None:
+        self.started = True
+        await self._send({"type": "http.response.start", "status": status, "headers": list(headers)})
+
+    async def write(self, data: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def end(self) -> None:
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def event(response: str, number: int, body: bytes) -> bytes:
+    """One event. Bodies are JSON on one line, so they need no splitting."""
+    return b"id: %b:%d\ndata: %b\n\n" % (response.encode(), number, body)
+
+
+def data(body: bytes) -> bytes:
+    """An event without an id: one that cannot be resumed after."""
+    return b"data: %b\n\n" % body
+
+
+def parse_event_id(text: str, response: str) -> int | None:
+    """The number in a `Last-Event-ID` of that response; also a bare number. None where it is neither."""
+    name, colon, number = text.strip().rpartition(":")
+    if (colon and name != response) or not (number.isascii() and number.isdigit()) or len(number) > 18:
+        return None
+    return int(number)
+
+
+async def write_events(sink: Sink, replay: Events, after: int, is_failure: Callable[[bytes], bool]) -> None:
+    """All events after number `after`, to the end. `[DONE]` says that the answer is whole, so a failed one has none.
+    Nor has a failure an id: whoever resumes is told again, and never that nothing is missing.
+
+    Raises:
+        EventsGone: the reader fell so far behind that events it needs were dropped.
+    """
+    await sink.start(200, (*STREAM_HEADERS, (b"x-request-id", replay.response.encode())))
+    failed = False
+    async for number, body in replay.follow(after):
+        failed = is_failure(body)
+        await sink.write(data(body) if failed else event(replay.response, number, body))
+    if not failed:
+        await sink.write(DONE)
+    await sink.end()

@@ -1,0 +1,324 @@
+"""What an ingress and one scheduler say to each other about requests, and what survives the scheduler's death.
+
+The ingress is the home of its requests: it keeps each one's prompt and tokens so far until the end. When a link comes
+up again, to the same scheduler or to its successor, every live request is submitted again with the tokens that came.
+No socket and no clock here: messages go out through `send`, time comes in as `now_ns` (CLOCK_MONOTONIC).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import msgspec
+
+from bus.blocks import chain, salted_root
+from bus.messages.common import Nack
+from bus.messages.requests import (
+    Abort,
+    Accepted,
+    Deltas,
+    Finished,
+    ModelFacts,
+    PromptLogprobs,
+    Refused,
+    Sampling,
+    Submit,
+    TokenLogprobs,
+)
+from bus.messages.telemetry import TimelineEvent, TimelineKind
+from bus.packed import pack_u32, unpack_u32, unpack_u64
+from ingress.errors import ApiError, deadline, from_refusal, not_ready
+from ingress.generation import Generation, token_text
+from ingress.models import ServedModel
+from ingress.streams import AbortReason, Stream
+
+log = logging.getLogger(__name__)
+
+OPEN_PATIENCE_S: Final = 15.0  # a new request waits so long for its scheduler to take it
+LOST_PATIENCE_S: Final = 300.0  # an accepted one waits so long for a scheduler and a replica to come back
+RETRY_S: Final = (0.1, 0.2, 0.4, 0.8, 1.6)  # an accepted request that is refused is submitted again after so long
+ASK_AGAIN_S: Final = 1.0  # tokens that are missing are asked for at most so often ...
+ASK_AGAIN: Final = 8  # ... and so many times in a row
+
+# An accepted request is refused with these by a scheduler that has just come back; all pass with time.
+_PASSING: Final = frozenset({"overloaded", "not_ready", "draining"})
+
+Message = ModelFacts | Accepted | Refused | Deltas | PromptLogprobs | Nack
+Opened = Callable[[ApiError | None], None]
+
+
+class Order(msgspec.Struct, frozen=True, gc=False):
+    """What stays the same however often a request is submitted; the fields are `Submit`'s.
+
+    Attributes:
+        salt: keeps its cached prefix apart; empty shares it with everyone whose salt is empty.
+    """
+
+    request: int
+    prompt: bytes
+    sampling: Sampling
+    max_tokens: int
+    salt: bytes = b""
+    stop_token_ids: bytes = b""
+    priority: int = 0
+    deadline_ns: int = 0
+    prompt_logprobs: int = -1
+    tenant: str = ""
+    submitted_ns: int = 0
+
+
+class _Live:
+    """A request from `open` to its last piece."""
+
+    __slots__ = (
+        "asked", "asked_ns", "generation", "opened", "order", "refusals", "retry_ns", "sent", "stream", "waits_ns",
+    )  # fmt: skip
+
+    def __init__(self, order: Order, generation: Generation, stream: Stream, opened: Opened, now_ns: int) -> None:
+        self.order, self.generation, self.stream = order, generation, stream
+        self.opened: Opened | None = opened  # until the scheduler has answered for the first time
+        self.sent = False  # a scheduler that is up has it, as far as we know
+        self.waits_ns = now_ns  # since when it waits for a scheduler
+        self.retry_ns = 0  # refused after it had been accepted: when to try again
+        self.refusals = 0
+        self.asked_ns = 0  # when missing tokens were asked for
+        self.asked = 0
+
+
+class Conversation:
+    """All requests of one model.
+
+    Args:
+        model: its `facts` and `up` are kept here.
+        send: to the scheduler; False where the link is down.
+        tell: for requests' timelines.
+    """
+
+    def __init__(
+        self,
+        model: ServedModel,
+        send: Callable[[msgspec.Struct], bool],
+        tell: Callable[[TimelineEvent], None],
+    ) -> None:
+        self._model, self._send, self._tell = model, send, tell
+        self._live: dict[int, _Live] = {}
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(tuple(self._live))
+
+    # --- from the fronts -------------------------------------------------------------------------------------------
+
+    def open(self, order: Order, generation: Generation, opened: Opened, now_ns: int) -> Stream:
+        """Submit a request. `opened` is called once: with `None` when it is taken, else with the reason why not."""
+        stream = Stream(order.request, generation.prompt_tokens, lambda reason: self.abort(order.request, reason))
+        if order.prompt_logprobs >= 0:
+            stream.prompt_logprobs = [None] * generation.prompt_tokens
+        live = self._live[order.request] = _Live(order, generation, stream, opened, now_ns)
+        if self._model.up:
+            self._submit(live, now_ns)
+        return stream
+
+    def abort(self, request: int, reason: AbortReason, error: str = "") -> None:
+        """Not wanted any more. Idempotent."""
+        live = self._live.pop(request, None)
+        if live is None:
+            return
+        self._send(Abort(request, reason, len(live.generation.emitted)))
+        self._answer(live, not_ready("The request was aborted.", 1.0))
+        live.stream.push(live.generation.end("abort", error))
+
+    # --- from the link ---------------------------------------------------------------------------------------------
+
+    def link_down(self, now_ns: int) -> None:
+        """What the scheduler had may be lost. Nothing is sent before it has introduced itself again."""
+        self._model.up = False
+        for live in self._live.values():
+            live.sent, live.retry_ns, live.waits_ns = False, 0, now_ns
+
+    def receive(self, message: Message, now_ns: int) -> None:
+        """A message from the scheduler."""
+        match message:
+            case Deltas():
+                self._deltas(message, now_ns)
+            case Accepted():
+                if live := self._live.get(message.request):
+                    self._taken(live)
+            case Refused():
+                if live := self._live.get(message.request):
+                    self._refused(live, message, now_ns)
+            case PromptLogprobs():
+                if live := self._live.get(message.request):
+                    self._prompt_logprobs(live, message)
+            case ModelFacts():
+                self._facts(message, now_ns)
+            case Nack():
+                log.error(
+                    "the scheduler of %s refused a message: %s: %s", self._model.name, message.reason, message.detail
+                )
+
+    def tick(self, now_ns: int) -> None:
+        """Time passes: retries, and the ends of patience. Some ten times a second."""
+        for live in tuple(self._live.values()):
+            if live.order.deadline_ns and now_ns > live.order.deadline_ns:
+                self._too_late(live)
+            elif not live.sent and live.retry_ns and now_ns >= live.retry_ns and self._model.up:
+                self._submit(live, now_ns)
+            elif live.opened is not None:
+                if now_ns - live.waits_ns > OPEN_PATIENCE_S * 1e9:
+                    self._give_up_opening(live)
+            elif not live.sent and now_ns - live.waits_ns > LOST_PATIENCE_S * 1e9:
+                self._fail(live, f"{self._model.name} did not come back within {LOST_PATIENCE_S:.0f} s")
+
+    # --- submitting ------------------------------------------------------------------------------------------------
+
+    def _facts(self, facts: ModelFacts, now_ns: int) -> None:
+        introduced, self._model.facts, self._model.up = not self._model.up, facts, True
+        for live in tuple(self._live.values()):
+            # Introduced: it knows nothing of ours. Later: a replica came that some may wait for.
+            if introduced or (live.retry_ns and facts.replicas_ready):
+                self._submit(live, now_ns)
+
+    def _submit(self, live: _Live, now_ns: int) -> None:
+        order, emitted = live.order, live.generation.emitted
+        root, digests = self._identity(order)
+        live.retry_ns = 0
+        live.sent = self._send(
+            Submit(
+                request=order.request,
+                prompt=order.prompt,
+                sampling=order.sampling,
+                max_tokens=order.max_tokens,
+                emitted=pack_u32(emitted) if emitted else b"",
+                root=root,
+                digests=digests,
+                stop_token_ids=order.stop_token_ids,
+                priority=order.priority,
+                deadline_ns=order.deadline_ns,
+                prompt_logprobs=order.prompt_logprobs,
+                tenant=order.tenant,
+                submitted_ns=order.submitted_ns,
+            )
+        )
+        if live.sent:
+            self._note(order.request, now_ns, "submitted" if live.opened else "resumed", value=len(emitted))
+
+    def _identity(self, order: Order) -> tuple[bytes, bytes]:
+        """Salted root and block digests of the prompt; empty where its KV is not to be found or kept."""
+        facts = self._model.facts
+        if facts is None or not facts.root or not facts.page_tokens or not self._model.prefix_cache:
+            return b"", b""
+        root = salted_root(facts.root, order.salt)
+        return root, chain(root, order.prompt, facts.page_tokens)
+
+    def _taken(self, live: _Live) -> None:
+        live.refusals = 0
+        self._answer(live, None)
+
+    def _answer(self, live: _Live, error: ApiError | None) -> None:
+        opened, live.opened = live.opened, None
+        if opened is not None:
+            opened(error)
+
+    def _refused(self, live: _Live, refused: Refused, now_ns: int) -> None:
+        error = from_refusal(refused)
+        if live.opened is not None:
+            del self._live[refused.request]
+            self._answer(live, error)
+        elif refused.code in _PASSING:
+            live.sent = False
+            if not live.refusals:
+                live.waits_ns = now_ns
+            wait_s = RETRY_S[min(live.refusals, len(RETRY_S) - 1)]
+            live.refusals += 1
+            live.retry_ns = now_ns + int(wait_s * 1e9)
+        else:
+            self._fail(live, error.message)
+
+    # --- tokens ----------------------------------------------------------------------------------------------------
+
+    def _deltas(self, deltas: Deltas, now_ns: int) -> None:
+        requests, starts = unpack_u64(deltas.requests).tolist(), unpack_u32(deltas.starts).tolist()
+        counts, tokens = unpack_u32(deltas.counts).tolist(), unpack_u32(deltas.tokens).tolist()
+        if len(starts) != len(requests) or len(counts) != len(requests) or sum(counts) != len(tokens):
+            log.error("the scheduler of %s sent deltas that contradict themselves; they are dropped", self._model.name)
+            return
+        for request, cached in deltas.cached:
+            if live := self._live.get(request):
+                live.generation.cached_tokens = cached
+        finished = {end.request: end for end in deltas.finished}
+        logprobs = dict(deltas.logprobs)
+        first = 0
+        for request, start, count in zip(requests, starts, counts, strict=True):
+            following = first + count
+            if live := self._live.get(request):
+                values = [logprobs.get(at) for at in range(first, following)] if logprobs else []
+                self._delta(live, start, tokens[first:following], values, finished.pop(request, None), now_ns)
+            first = following
+        for end in finished.values():  # those that end without a token, and those that are over here already
+            if live := self._live.get(end.request):
+                self._delta(live, len(live.generation.emitted), [], [], end, now_ns)
+
+    def _delta(
+        self,
+        live: _Live,
+        start: int,
+        tokens: list[int],
+        logprobs: list[TokenLogprobs | None],
+        finished: Finished | None,
+        now_ns: int,
+    ) -> None:
+        request = live.order.request
+        self._taken(live)
+        before = len(live.generation.emitted)
+        piece, verdict = live.generation.take(start, tokens, logprobs, finished)
+        if len(live.generation.emitted) > before:
+            live.asked = 0
+        if piece is not None:
+            live.stream.push(piece)
+        if verdict == "gap":
+            self._ask_again(live, now_ns)
+        elif verdict == "stopped":
+            del self._live[request]
+            self._send(Abort(request, "stop", len(live.generation.emitted)))
+        elif verdict == "finished":
+            del self._live[request]
+
+    def _ask_again(self, live: _Live, now_ns: int) -> None:
+        if live.asked and now_ns - live.asked_ns < ASK_AGAIN_S * 1e9:
+            return  # the answer is on its way, behind what was sent before it
+        if live.asked >= ASK_AGAIN:
+            self._send(Abort(live.order.request, "shutdown", len(live.generation.emitted)))
+            self._fail(live, "tokens were lost between scheduler and ingress")
+            return
+        live.asked, live.asked_ns = live.asked + 1, now_ns
+        self._submit(live, now_ns)
+
+    def _prompt_logprobs(self, live: _Live, message: PromptLogprobs) -> None:
+        prompt, into = unpack_u32(live.order.prompt), live.stream.prompt_logprobs
+        for at, value in enumerate(message.values, start=message.start):
+            if 0 <= at < len(into):
+                into[at] = token_text(self._model.tokenizer, int(prompt[at]), value)
+
+    # --- ends ------------------------------------------------------------------------------------------------------
+
+    def _too_late(self, live: _Live) -> None:
+        message = "The answer was not complete before the request's deadline."
+        self._answer(live, deadline(message))
+        self.abort(live.order.request, "deadline", message)
+
+    def _give_up_opening(self, live: _Live) -> None:
+        self._answer(live, not_ready(f"{self._model.name} does not answer.", 5.0))
+        self.abort(live.order.request, "shutdown")
+
+    def _fail(self, live: _Live, message: str) -> None:
+        del self._live[live.order.request]
+        log.error("request %d failed: %s", live.order.request, message)
+        live.stream.push(live.generation.end("error", message))
+
+    def _note(self, request: int, now_ns: int, kind: TimelineKind, value: int = 0, detail: str = "") -> None:
+        self._tell(TimelineEvent(request, now_ns, kind, value=value, detail=detail))

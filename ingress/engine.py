@@ -1,0 +1,162 @@
+"""The engine as the fronts see it: models by name, and `open`, which turns a job into a stream of pieces.
+
+Here are the links to the schedulers, and streams are counted. What makes a job valid is in `job`; what is said to a
+scheduler, and how a stream survives its death, in `conversation`; text is `text`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Final, Protocol
+
+from bus.identity import Identity
+from bus.link import Link
+from bus.messages.requests import ToIngress
+from bus.messages.telemetry import TimelineEvent, TimelineKind
+from bus.names import REQUESTS_DOOR, scheduler_name
+from ingress.conversation import Conversation, Message, Opened
+from ingress.errors import ApiError, model_not_found, not_ready, overloaded
+from ingress.job import Job, place
+from ingress.models import ServedModel
+from ingress.streams import AbortReason, Finish, Piece, Stream, TokenText, Usage
+
+__all__ = ["AbortReason", "Engine", "Finish", "Job", "Piece", "ServedModel", "Stream", "TokenText", "Usage"]
+
+log = logging.getLogger(__name__)
+
+TICK_S: Final = 0.1
+
+
+class Process(Identity, Protocol):
+    """What the engine must know of the process that it is in."""
+
+    def progressed(self, units: int = 1) -> None:
+        """Useful work was done."""
+        ...
+
+
+class Engine:
+    """All served models of this process, and the links to their schedulers.
+
+    Attributes:
+        models: by name, as configured.
+    """
+
+    def __init__(self, life: Process, models: Sequence[ServedModel], *, max_streams: int) -> None:
+        self.models: Mapping[str, ServedModel] = {model.name: model for model in models}
+        self._life, self._max_streams = life, max_streams
+        self._conversations = {model.name: self._talk(model) for model in models}
+        self._links = {name: self._connect(name, talk) for name, talk in self._conversations.items()}
+        self._open_gauge = life.telemetry.gauge("headrace_ingress_open_streams", "Answers under way in an ingress.")
+        self._stop_ticking = life.loop.every(TICK_S, self._tick)
+
+    def model(self, name: str) -> ServedModel:
+        """The model of that name.
+
+        Raises:
+            ApiError: 404 `model_not_found`.
+        """
+        if (model := self.models.get(name)) is None:
+            raise model_not_found(name, tuple(self.models))
+        return model
+
+    async def open(self, job: Job) -> Stream:
+        """Check a job, hand it to its scheduler and wait until that has taken it.
+
+        Raises:
+            ApiError: 404 unknown model; 400 token ids outside the vocabulary, prompt or `max_tokens` beyond the
+                context, values the model refuses; 429 queue or streams full; 503 not ready, too late.
+        """
+        model = self.model(job.model)
+        if self.open_streams >= self._max_streams:
+            self._count_refused(model, "streams")
+            raise overloaded(f"All {self._max_streams} streams of this server are in use.", 1.0)
+        if model.facts is None:
+            raise not_ready(f"The model {model.name!r} is not ready yet.", 2.0)
+        now_ns = self._life.loop.now_ns()
+        order, generation = place(job, model, secrets.randbits(63), now_ns)
+        self._note(order.request, job.received_ns or now_ns, "received")
+        self._note(order.request, now_ns, "tokenized", value=generation.prompt_tokens)
+
+        answer: asyncio.Future[ApiError | None] = asyncio.get_running_loop().create_future()
+        # The waiter may have been cancelled (its client is gone) by the time the answer comes.
+        opened: Opened = lambda error: None if answer.done() else answer.set_result(error)  # noqa: E731
+        stream = self._conversations[model.name].open(order, generation, opened, now_ns)
+        try:
+            error = await answer
+        except asyncio.CancelledError:
+            stream.abort("client")
+            raise
+        if error is not None:
+            self._count_refused(model, error.code or "")
+            raise error
+        return stream
+
+    @property
+    def open_streams(self) -> int:
+        """Answers under way."""
+        return sum(map(len, self._conversations.values()))
+
+    def abort_all(self) -> None:
+        """End every answer, as at the end of a drain that took too long."""
+        for talk in self._conversations.values():
+            for request in talk:
+                talk.abort(request, "shutdown", "The server is going down.")
+
+    def close(self) -> None:
+        """Abort what is left and leave the schedulers."""
+        self.abort_all()
+        self._stop_ticking()
+        for link in self._links.values():
+            link.close()
+
+    # --- links -----------------------------------------------------------------------------------------------------
+
+    def _talk(self, model: ServedModel) -> Conversation:
+        return Conversation(model, lambda body: self._links[model.name].send(body), self._tell)
+
+    def _connect(self, name: str, talk: Conversation) -> Link[Message]:
+        loop = self._life.loop
+
+        def receive(message: Message) -> None:
+            self._life.progressed()
+            try:
+                talk.receive(message, loop.now_ns())
+            except ValueError as error:  # packed numbers that do not fit: nobody else's stream may suffer from it
+                log.error("the scheduler of %s sent a message that makes no sense: %s", name, error)
+
+        return Link(
+            self._life,
+            scheduler_name(name),
+            REQUESTS_DOOR,
+            "requests",
+            ToIngress,
+            on_message=receive,
+            on_down=lambda _: talk.link_down(loop.now_ns()),
+        )
+
+    def _tick(self) -> None:
+        now_ns = self._life.loop.now_ns()
+        for talk in self._conversations.values():
+            talk.tick(now_ns)
+        self._open_gauge.set(self.open_streams)
+
+    # --- telemetry -------------------------------------------------------------------------------------------------
+
+    def _note(self, request: int, at_ns: int, kind: TimelineKind, value: int = 0) -> None:
+        self._tell(TimelineEvent(request, at_ns, kind, value=value))
+
+    def _tell(self, event: TimelineEvent) -> None:
+        self._life.telemetry.event(event)
+        if event.kind == "resumed":
+            self._life.telemetry.counter(
+                "headrace_ingress_resubmitted_total", "Requests submitted again after a scheduler lost them."
+            ).add()
+
+    def _count_refused(self, model: ServedModel, code: str) -> None:
+        self._life.telemetry.counter(
+            "headrace_ingress_refused_total", "Requests not opened, by code.", model=model.name, code=code
+        ).add()

@@ -1,0 +1,182 @@
+"""One answer as it grows: tokens in, pieces out. Pure: no socket, no clock, no loop.
+
+It knows which tokens it has, so a repeated delivery changes nothing and a gap is seen; it finds stop strings and
+leaves out the text of the token that stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from bus.messages.requests import Finished, TokenLogprobs
+from bus.packed import unpack_f32, unpack_u32
+from ingress.streams import Finish, Piece, TokenText, Usage
+from ingress.text.detokenizer import Detokenizer
+from ingress.text.stop import StopMatcher, StopStrings
+from ingress.text.tokenizer import Tokenizer
+
+Verdict = Literal[
+    "going",  # more will come
+    "gap",  # tokens before these are missing: ask for them again
+    "stopped",  # a stop string was found: the scheduler must be told
+    "finished",  # the scheduler said so
+]
+
+
+class Taken(NamedTuple):
+    """What a delivery brought. `piece` is `None` where nothing may go out yet."""
+
+    piece: Piece | None
+    verdict: Verdict
+
+
+class Generation:
+    """The state of one answer.
+
+    Args:
+        tokenizer: of the model.
+        prompt_tokens: for the account.
+        stop: strings that end the answer.
+        own_stops: the caller's stop token ids; the others that end a sequence are the model's.
+        all_stops: every id that ends the sequence.
+        min_tokens: no stop string counts before so many tokens.
+        include_stop: keep the text of what stopped.
+        logprobs: whether pieces carry log probabilities.
+
+    Attributes:
+        emitted: the tokens so far.
+        cached_tokens: prompt tokens whose KV was found, as told before the end; the end tells again.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        prompt_tokens: int,
+        *,
+        stop: StopStrings | None = None,
+        own_stops: frozenset[int] = frozenset(),
+        all_stops: frozenset[int] = frozenset(),
+        min_tokens: int = 0,
+        include_stop: bool = False,
+        skip_special: bool = True,
+        logprobs: bool = False,
+    ) -> None:
+        self.emitted: list[int] = []
+        self.prompt_tokens = prompt_tokens
+        self.cached_tokens = 0
+        self._tokenizer = tokenizer
+        self._detokenizer = Detokenizer(tokenizer, skip_special=skip_special)
+        self._matcher = StopMatcher(stop, include=include_stop) if stop is not None else None
+        self._own_stops, self._all_stops = own_stops, all_stops
+        self._min_tokens, self._include_stop, self._logprobs = min_tokens, include_stop, logprobs
+        self._decoded = 0  # characters that came out of the detokeniser
+        self._released = 0  # characters that went out
+        self._new_tokens: list[int] = []  # not delivered yet
+        self._new_logprobs: list[tuple[int, TokenText]] = []  # not delivered yet, with where their text begins
+
+    def take(
+        self,
+        start: int,
+        tokens: Sequence[int],
+        logprobs: Sequence[TokenLogprobs | None] = (),
+        finished: Finished | None = None,
+    ) -> Taken:
+        """A delivery: `tokens` are the answer's from index `start` on; `logprobs` is empty or one for each."""
+        known = len(self.emitted)
+        if start > known:
+            return Taken(None, "gap")
+        tokens, logprobs = tokens[known - start :], logprobs[known - start :]
+        stopper = finished is not None and finished.reason == "stop" and bool(tokens) and tokens[-1] in self._all_stops
+        found: str | None = None
+        text = ""
+        if self._matcher is None and not self._logprobs:
+            text = self._plain(tokens, hide_last=stopper and not self._include_stop)
+        else:
+            for at, token in enumerate(tokens):
+                hidden = stopper and not self._include_stop and at == len(tokens) - 1
+                fresh, found = self._one(token, logprobs[at] if at < len(logprobs) else None, hidden=hidden)
+                text += fresh
+                if found is not None:
+                    break
+        # Tokens that the account counts and that never came are asked for again; a request that failed or was aborted
+        # ends as it is.
+        complete = finished is None or finished.reason not in ("stop", "length")
+        lost = finished is not None and not complete and finished.completion_tokens > len(self.emitted)
+        if found is None and (finished is None or lost):
+            return Taken(self._piece(text), "gap" if lost else "going")
+        if found is None:
+            rest, found = self._flush()
+            text += rest
+        finish = self._finish(finished, found)
+        return Taken(self._piece(text, finish, cut=found is not None), "finished" if finished else "stopped")
+
+    def end(self, finish_reason: Literal["abort", "error"], error: str) -> Piece:
+        """End it from this side: the last piece, with the text held back so far."""
+        text, found = self._flush()
+        usage = Usage(self.prompt_tokens, len(self.emitted), self.cached_tokens)
+        return self._piece(text, Finish(finish_reason, usage, None, error), cut=found is not None) or Piece()
+
+    # --- text ------------------------------------------------------------------------------------------------------
+
+    def _plain(self, tokens: Sequence[int], *, hide_last: bool) -> str:
+        self.emitted.extend(tokens)
+        self._new_tokens.extend(tokens)
+        return self._detokenizer.feed(tokens[:-1] if hide_last else tokens)
+
+    def _one(self, token: int, logprob: TokenLogprobs | None, *, hidden: bool) -> tuple[str, str | None]:
+        """Take one token; what may go out, and the stop string that it completes."""
+        self.emitted.append(token)
+        self._new_tokens.append(token)
+        if hidden:
+            return "", None
+        if logprob is not None and self._logprobs:
+            self._new_logprobs.append((self._decoded, token_text(self._tokenizer, token, logprob)))
+        text = self._detokenizer.feed((token,))
+        self._decoded += len(text)
+        if self._matcher is None or len(self.emitted) <= self._min_tokens:
+            return text, None
+        return self._matcher.feed(text)
+
+    def _flush(self) -> tuple[str, str | None]:
+        text = self._detokenizer.flush()
+        self._decoded += len(text)
+        if self._matcher is None:
+            return text, None
+        released, found = self._matcher.feed(text)
+        return released + self._matcher.flush(), found
+
+    # --- pieces ----------------------------------------------------------------------------------------------------
+
+    def _piece(self, text: str, finish: Finish | None = None, *, cut: bool = False) -> Piece | None:
+        if not text and finish is None:
+            return None
+        self._released += len(text)
+        tokens, self._new_tokens = tuple(self._new_tokens), []
+        return Piece(text, tokens, self._ready_logprobs(everything=finish is not None and not cut), finish)
+
+    def _ready_logprobs(self, *, everything: bool) -> tuple[TokenText, ...]:
+        """Those of tokens whose text begins in what went out: what a stop string cut away has none."""
+        if not self._new_logprobs:
+            return ()
+        ready = [entry for start, entry in self._new_logprobs if everything or start < self._released]
+        self._new_logprobs = self._new_logprobs[len(ready) :]
+        return tuple(ready)
+
+    def _finish(self, finished: Finished | None, found: str | None) -> Finish:
+        usage = Usage(self.prompt_tokens, len(self.emitted), finished.cached_tokens if finished else self.cached_tokens)
+        if found is not None or finished is None:
+            return Finish("stop", usage, found)
+        last = self.emitted[-1] if self.emitted and finished.reason == "stop" else None
+        return Finish(finished.reason, usage, last if last in self._own_stops else None, finished.error)
+
+
+def token_text(tokenizer: Tokenizer, token: int, logprob: TokenLogprobs) -> TokenText:
+    """A log probability with the bytes of its tokens.
+
+    Raises:
+        ValueError: ids and values are not whole numbers of 32 bits, or not as many.
+    """
+    ids, values = unpack_u32(logprob.top_ids).tolist(), unpack_f32(logprob.top).tolist()
+    top = tuple((index, tokenizer.token_bytes(index), value) for index, value in zip(ids, values, strict=True))
+    return TokenText(token, tokenizer.token_bytes(token), logprob.chosen, top)

@@ -1,0 +1,143 @@
+"""A served model as the ingress knows it: how its text works, and what its scheduler says of it."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from bus.catalogue import locate
+from bus.config import ModelConfig
+from bus.messages.requests import ModelFacts
+from ingress.errors import context_length_exceeded
+from ingress.text import template, tokenizer
+from ingress.text.gguf_metadata import GgufError, read_metadata
+from ingress.text.template import BadTemplate, ChatTemplate
+from ingress.text.tokenizer import Tokenizer, UnsupportedTokenizer
+
+# Below this many characters encoding is done at once; above, in a thread (the tokeniser releases the GIL).
+_INLINE_CHARACTERS = 8192
+
+# Special tokens by the names that templates use, and by those of GGUF.
+_TEMPLATE_TOKENS = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
+
+
+class ServedModel:
+    """One model of this ingress.
+
+    Attributes:
+        name: under which clients ask for it.
+        tokenizer: text to ids and back.
+        template: renders messages; `None` for a base model without one.
+        created: when its files were made, Unix seconds.
+        eos_ids: ids that end a sequence, from the tokeniser's metadata and the generation configuration.
+        prefix_cache: whether prompts' KV may be found and kept.
+        facts: what the scheduler said last; `None` before it was met.
+        up: whether the scheduler is connected now.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        tokenizer: Tokenizer,
+        template: ChatTemplate | None,
+        *,
+        eos_ids: tuple[int, ...] = (),
+        context_tokens: int = 0,
+        created: int = 0,
+        prefix_cache: bool = True,
+    ) -> None:
+        self.name = name
+        self.tokenizer = tokenizer
+        self.template = template
+        self.eos_ids = eos_ids
+        self.created = created
+        self.prefix_cache = prefix_cache
+        self.facts: ModelFacts | None = None
+        self.up = False
+        self._context_tokens = context_tokens
+
+    @property
+    def ready(self) -> bool:
+        """Whether a request would be taken to a replica now."""
+        return self.up and self.facts is not None and self.facts.replicas_ready > 0
+
+    @property
+    def context_tokens(self) -> int:
+        """Longest prompt plus output: the scheduler's word; before it has one, the model file's."""
+        return (self.facts.context_tokens if self.facts is not None else 0) or self._context_tokens
+
+    @property
+    def vocabulary(self) -> int:
+        """Token ids are below this: the model's logits; before the scheduler knows them, the tokeniser's ids."""
+        return (self.facts.vocabulary if self.facts is not None else 0) or self.tokenizer.vocabulary
+
+    async def encode(self, text: str, *, special: bool = True) -> list[int]:
+        """Token ids of a text, without keeping the loop from others.
+
+        Raises:
+            ApiError: 400, the text cannot fit the context whatever its tokens are.
+        """
+        if len(text) <= _INLINE_CHARACTERS:
+            return self.tokenizer.encode(text, special=special)
+        limit = self.context_tokens
+        # No token holds more characters than the longest one, so a text beyond this is too long for certain; without
+        # the check a body of many megabytes would be encoded only to be refused.
+        if limit and len(text) > limit * self.tokenizer.longest_token:
+            raise context_length_exceeded(
+                f"This model's context is {limit} tokens; the prompt has {len(text)} characters, "
+                f"at least {-(-len(text) // self.tokenizer.longest_token)} tokens."
+            )
+        return await asyncio.to_thread(self.tokenizer.encode, text, special=special)
+
+
+class ModelUnusable(ValueError):
+    """A model's files are there and cannot be served from. The message names the file."""
+
+
+def load(config: ModelConfig) -> ServedModel:
+    """Read what the ingress needs of a model's files: tokeniser, template, limits. Never its weights.
+
+    Raises:
+        ModelMissing: the files are not on this machine.
+        ModelUnusable: they cannot be read, or are of a kind that is not built.
+    """
+    path = locate(config.source)
+    try:
+        return _from_directory(config, path) if path.is_dir() else _from_gguf(config, path)
+    except (GgufError, UnsupportedTokenizer, BadTemplate, OSError) as error:
+        where = "" if str(path) in str(error) else f"{path}: "
+        raise ModelUnusable(f"model {config.name}: {where}{error}") from None
+
+
+def _from_gguf(config: ModelConfig, path: Path) -> ServedModel:
+    metadata = read_metadata(path)
+    tokens = tokenizer.from_gguf(metadata)
+    source = metadata.get("tokenizer.chat_template")
+    names = {
+        name: tokens.token_bytes(index).decode("utf-8", "replace")
+        for name, key in _TEMPLATE_TOKENS.items()
+        if isinstance(index := metadata.get(f"tokenizer.ggml.{key}_token_id"), int)
+    }
+    context = metadata.get(f"{metadata.get('general.architecture')}.context_length")
+    return _served(config, path, tokens, source, names, context)
+
+
+def _from_directory(config: ModelConfig, path: Path) -> ServedModel:
+    context = tokenizer.read_json(path / "config.json").get("max_position_embeddings")
+    names = tokenizer.special_tokens(path)
+    return _served(config, path, tokenizer.from_directory(path), template.from_directory(path), names, context)
+
+
+def _served(
+    config: ModelConfig, path: Path, tokens: Tokenizer, source: object, names: dict[str, str], context: object
+) -> ServedModel:
+    limits = [limit for limit in (config.context_tokens, context) if isinstance(limit, int) and limit > 0]
+    return ServedModel(
+        config.name,
+        tokens,
+        ChatTemplate(source, names) if isinstance(source, str) and source else None,
+        eos_ids=tokens.eos_ids,
+        context_tokens=min(limits, default=0),
+        created=int(path.stat().st_mtime),
+        prefix_cache=config.prefix_cache,
+    )

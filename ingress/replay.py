@@ -1,0 +1,177 @@
+"""Streams that can be read again: events of a response by number, for a client that lost its connection.
+
+A replay outlives its listeners for a grace time, in which generation goes on; then it is abandoned and its work
+aborted. A finished one is kept for the same time. Count and bytes are bounded: the oldest finished ones go first.
+The store knows no sockets; bodies are opaque. Times are CLOCK_MONOTONIC nanoseconds, given by the caller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Final
+
+MAX_REPLAYS: Final = 4096
+MAX_BYTES: Final = 256 << 20
+MAX_EVENTS_BYTES: Final = 32 << 20  # of one response; beyond it the earliest events can no longer be read again
+
+
+class EventsGone(LookupError):
+    """Events that were asked for are no longer kept, or were never there."""
+
+
+class Replay:
+    """The events of one response, numbered from 1. Any number may listen, now or later.
+
+    Attributes:
+        response: the id under which it is resumed.
+        owner: who may (the tenant).
+        listeners: how many are connected now.
+        idle_ns: since when nobody listens to it, or it is complete; 0 while somebody does.
+    """
+
+    def __init__(self, response: str, owner: str, on_abandoned: Callable[[], None], now_ns: int) -> None:
+        self.response, self.owner = response, owner
+        self.listeners = 0
+        self.idle_ns = now_ns
+        self.bytes = 0
+        self.complete = False
+        self._on_abandoned = on_abandoned
+        self._events: list[bytes] = []
+        self._first = 1  # number of the first one that is kept
+        self._waiters: set[asyncio.Future[None]] = set()
+
+    @property
+    def last(self) -> int:
+        """The number of the newest event; 0 before the first."""
+        return self._first + len(self._events) - 1
+
+    def append(self, body: bytes) -> int:
+        """Add an event; its number."""
+        self._events.append(body)
+        self.bytes += len(body)
+        if self.bytes > MAX_EVENTS_BYTES:
+            self._forget_half()
+        self._wake()
+        return self.last
+
+    def close(self, now_ns: int) -> None:
+        """No event will follow."""
+        self.complete, self.idle_ns = True, now_ns
+        self._wake()
+
+    def attach(self) -> None:
+        """Somebody listens."""
+        self.listeners += 1
+        if not self.complete:
+            self.idle_ns = 0
+
+    def detach(self, now_ns: int) -> None:
+        """... and has gone."""
+        self.listeners -= 1
+        if not self.listeners and not self.complete:
+            self.idle_ns = now_ns
+
+    def abandon(self) -> None:
+        """Nobody will come back: end the work that fills it."""
+        if not self.complete:
+            self.complete = True
+            self._on_abandoned()
+            self._wake()
+
+    def after(self, event: int) -> Sequence[bytes]:
+        """The events that follow number `event`, as many as there are now.
+
+        Raises:
+            EventsGone: some of them are no longer kept, or `event` is beyond the newest.
+        """
+        if not self._first - 1 <= event <= self.last:
+            raise EventsGone(f"events {self._first} to {self.last} of {self.response} can be read, not after {event}")
+        return self._events[event - self._first + 1 :]
+
+    async def follow(self, event: int = 0) -> AsyncIterator[tuple[int, bytes]]:
+        """All events after number `event` as (number, body), waiting for new ones until the stream is complete.
+
+        Raises:
+            EventsGone: see `after`.
+        """
+        while True:
+            for body in self.after(event):
+                event += 1
+                yield event, body
+            if event < self.last:
+                continue  # more came while the caller was busy with one
+            if self.complete:
+                return
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.add(waiter)
+            try:
+                await waiter
+            finally:
+                self._waiters.discard(waiter)
+
+    def _wake(self) -> None:
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _forget_half(self) -> None:
+        half = max(1, len(self._events) // 2)
+        self.bytes -= sum(map(len, self._events[:half]))
+        del self._events[:half]
+        self._first += half
+
+
+class ReplayStore:
+    """All replays of this process.
+
+    Args:
+        grace_s: how long one is kept that nobody listens to, or that is complete.
+    """
+
+    def __init__(self, grace_s: float, *, max_replays: int = MAX_REPLAYS, max_bytes: int = MAX_BYTES) -> None:
+        self._grace_ns = int(grace_s * 1e9)
+        self._max_replays, self._max_bytes = max_replays, max_bytes
+        self._replays: dict[str, Replay] = {}
+
+    def __len__(self) -> int:
+        return len(self._replays)
+
+    def create(self, response: str, owner: str, on_abandoned: Callable[[], None], now_ns: int) -> Replay:
+        """A new, empty one. `on_abandoned` is called when nobody came back for the grace time while it grew."""
+        replay = self._replays[response] = Replay(response, owner, on_abandoned, now_ns)
+        if len(self._replays) > self._max_replays:
+            self._shrink()
+        return replay
+
+    def get(self, response: str, owner: str) -> Replay | None:
+        """The one of that id, if it is the owner's: another's is as good as unknown."""
+        replay = self._replays.get(response)
+        return replay if replay is not None and replay.owner == owner else None
+
+    def sweep(self, now_ns: int) -> None:
+        """Let go of those whose grace is over. Call it about once a second."""
+        for replay in tuple(self._replays.values()):
+            if replay.idle_ns and now_ns - replay.idle_ns >= self._grace_ns and not replay.listeners:
+                self._drop(replay)
+        self._shrink()
+
+    def abandon_all(self) -> None:
+        """End the work of all, and forget them."""
+        for replay in tuple(self._replays.values()):
+            self._drop(replay)
+
+    def _shrink(self) -> None:
+        held = sum(replay.bytes for replay in self._replays.values())
+        # Oldest first (dicts keep order). Live ones stay: their number is bounded by the streams that may be open,
+        # their size each by MAX_EVENTS_BYTES.
+        for replay in tuple(self._replays.values()):
+            if len(self._replays) <= self._max_replays and held <= self._max_bytes:
+                return
+            if replay.complete and not replay.listeners:
+                held -= replay.bytes
+                self._drop(replay)
+
+    def _drop(self, replay: Replay) -> None:
+        del self._replays[replay.response]
+        replay.abandon()

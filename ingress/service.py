@@ -1,0 +1,123 @@
+"""The ingress as a service: models, engine, and the two fronts, from start to stop."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from pathlib import Path
+
+import zmq
+
+from bus.catalogue import ModelMissing
+from bus.config import parse_size
+from bus.curve import BadKeyFile, CurveServer
+from bus.messages.control import Ok, Rejected, ToProcess
+from bus.process import EXIT_CONFIG, EXIT_MISSING, Description, Life
+from ingress.api.http import HttpFront, serve
+from ingress.api.pipeline import Pipeline
+from ingress.door import Door
+from ingress.engine import Engine
+from ingress.models import ModelUnusable, ServedModel, load
+from ingress.siblings import find
+
+log = logging.getLogger(__name__)
+
+
+class IngressService:
+    """What is particular to an ingress process. Ready as soon as clients can connect; whether a model can answer is
+    what `/ready` says."""
+
+    def __init__(self, life: Life) -> None:
+        self._life = life
+        self._engine: Engine | None = None
+        self._pipeline: Pipeline | None = None
+        self._http: HttpFront | None = None
+        self._doors: list[Door] = []
+        self._curve: CurveServer | None = None
+
+    def start(self) -> None:
+        """Read the models' text side, connect to the schedulers, open the doors."""
+        models = self._load()
+        if models is None:
+            return
+        settings = self._life.config.ingress
+        self._engine = Engine(self._life, models, max_streams=settings.max_streams)
+        self._pipeline = Pipeline(
+            self._engine, self._life, grace_s=settings.resume_grace_s, find=partial(find, self._life)
+        )
+        try:
+            self._http = serve(self._pipeline, self._life)
+        except OSError as error:
+            self._life.fail(
+                f"cannot listen on {settings.http} ([ingress] http): {error.strerror or error}", EXIT_CONFIG
+            )
+            return
+        try:
+            self._open_doors(self._pipeline)
+        except (BadKeyFile, zmq.ZMQError) as error:
+            self._life.fail(f"cannot open the door for ZeroMQ clients ([ingress] zmq): {error}", EXIT_CONFIG)
+            return
+        self._life.ready()
+
+    def describe(self) -> Description:
+        """Load is streams in use; the detail names address and models."""
+        if self._engine is None:
+            return Description(detail="reading models")
+        models = ", ".join(
+            f"{model.name} {'ready' if model.ready else 'not ready'}" for model in self._engine.models.values()
+        )
+        return Description(
+            load=self._engine.open_streams / self._life.config.ingress.max_streams,
+            detail=f"http://{self._life.config.ingress.http} · {models}",
+            counters=(("open_streams", float(self._engine.open_streams)),),
+        )
+
+    def drain(self) -> None:
+        """Leave new requests to siblings; answers under way go on."""
+        if self._http is not None:
+            self._http.drain()
+        for door in self._doors:
+            door.drain()
+
+    def undrain(self) -> None:
+        """Take requests again."""
+        if self._http is not None:
+            self._http.undrain()
+        for door in self._doors:
+            door.undrain()
+
+    def drained(self) -> bool:
+        """Whether every answer is complete, and written."""
+        answering = (self._http is not None and self._http.busy) or any(door.busy for door in self._doors)
+        return not answering and (self._engine is None or self._engine.open_streams == 0)
+
+    def stop(self) -> None:
+        """Close the doors first, so that nothing new finds a closed engine."""
+        for part in (*self._doors, self._http, self._pipeline, self._engine, self._curve):
+            if part is not None:
+                part.close()
+
+    def control(self, message: ToProcess) -> Ok | Rejected | None:  # noqa: ARG002 (the runtime's interface)
+        """No commands beyond the common ones."""
+        return None
+
+    def _open_doors(self, pipeline: Pipeline) -> None:
+        """The socket file always: siblings use it too. Over tcp where configured, each process on a port of its own."""
+        settings, curve = self._life.config.ingress, self._life.config.curve
+        max_body = parse_size(settings.max_body)
+        self._doors.append(Door(self._life, pipeline, max_body=max_body))
+        if settings.zmq != "ipc" and curve is not None:
+            self._curve = CurveServer(self._life.context, Path(curve.secret), Path(curve.clients))
+            host, _, port = settings.zmq.rpartition(":")
+            index = int(self._life.instance) if self._life.instance.isdigit() else 0
+            address = f"{host}:{int(port) + index}"
+            self._doors.append(Door(self._life, pipeline, max_body=max_body, address=address, curve=self._curve))
+
+    def _load(self) -> list[ServedModel] | None:
+        try:
+            return [load(model) for model in self._life.config.model]
+        except ModelMissing as error:
+            self._life.fail(str(error), EXIT_MISSING)
+        except ModelUnusable as error:
+            self._life.fail(str(error), EXIT_CONFIG)
+        return None

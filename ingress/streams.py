@@ -1,0 +1,138 @@
+"""What comes out of the engine: pieces of one answer, in order, as an async iterator. No sockets, no decisions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+
+from bus.messages.requests import FinishReason
+
+AbortReason = Literal["client", "stop", "deadline", "shutdown"]
+
+
+class TokenText(msgspec.Struct, frozen=True, gc=False):
+    """One token with its log probability.
+
+    Attributes:
+        text: its bytes; may be a part of a character.
+        logprob: natural logarithm.
+        top: the best alternatives as (token id, bytes, logprob), best first.
+    """
+
+    token: int
+    text: bytes
+    logprob: float
+    top: tuple[tuple[int, bytes, float], ...] = ()
+
+
+class Usage(msgspec.Struct, frozen=True, gc=False):
+    """The account of one answer, in tokens. `completion_tokens` counts the token that stopped it."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+
+
+class Finish(msgspec.Struct, frozen=True, gc=False):
+    """How an answer ended.
+
+    Attributes:
+        stop_reason: the stop string that was found or the caller's stop token that was drawn; `None` at the end of
+            sequence and for every other reason.
+        error: what to tell the client where `reason` is "error" or "abort".
+    """
+
+    reason: FinishReason
+    usage: Usage
+    stop_reason: str | int | None = None
+    error: str = ""
+
+
+class Piece(msgspec.Struct, frozen=True, gc=False):
+    """What is new since the last piece.
+
+    Attributes:
+        text: whole characters; never part of a stop string, never the text of the token that stopped.
+        tokens: ids drawn since the last piece, the one that stopped included.
+        logprobs: for each token whose text begins in the text delivered so far, so the joined `text` bytes are
+            the answer's; empty unless asked for.
+        finish: set on the last piece only.
+    """
+
+    text: str = ""
+    tokens: tuple[int, ...] = ()
+    logprobs: tuple[TokenText, ...] = ()
+    finish: Finish | None = None
+
+
+def merge(pieces: list[Piece]) -> Piece:
+    """Consecutive pieces as one."""
+    if len(pieces) == 1:
+        return pieces[0]
+    return Piece(
+        "".join(piece.text for piece in pieces),
+        tuple(token for piece in pieces for token in piece.tokens),
+        tuple(entry for piece in pieces for entry in piece.logprobs),
+        pieces[-1].finish,
+    )
+
+
+class Stream:
+    """One answer: iterate it once. Pieces that arrive while the consumer is away come out as one.
+
+    Attributes:
+        request: 63-bit id, the same in timelines and in the scheduler.
+        prompt_tokens: how many there were.
+        prompt_logprobs: per prompt token, `None` for the first; complete when the first piece arrives, empty unless
+            asked for.
+    """
+
+    def __init__(self, request: int, prompt_tokens: int, on_abort: Callable[[AbortReason], None]) -> None:
+        self.request = request
+        self.prompt_tokens = prompt_tokens
+        self.prompt_logprobs: list[TokenText | None] = []
+        self._on_abort = on_abort
+        self._waiting: list[Piece] = []
+        self._waiter: asyncio.Future[None] | None = None
+        self._finished = False  # the last piece has been pushed
+        self._exhausted = False  # ... and taken
+
+    def push(self, piece: Piece) -> None:
+        """Append; the producer's side. Ignored after the last piece."""
+        if self._finished:
+            return
+        self._waiting.append(piece)
+        self._finished = piece.finish is not None
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def abort(self, reason: AbortReason = "client") -> None:
+        """The answer is not wanted any more; its work ends within a step. Idempotent. Iteration then ends with a
+        piece whose finish is "abort"."""
+        if not self._finished:
+            self._on_abort(reason)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last piece is here (taken or not)."""
+        return self._finished
+
+    def __aiter__(self) -> Stream:
+        return self
+
+    async def __anext__(self) -> Piece:
+        if self._exhausted:
+            raise StopAsyncIteration
+        while not self._waiting:
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        pieces, self._waiting = self._waiting, []
+        piece = merge(pieces)
+        self._exhausted = piece.finish is not None
+        return piece

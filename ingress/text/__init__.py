@@ -1,0 +1,2 @@
+"""Text to token ids and back: tokenisers, chat templates, incremental detokenisation, stop strings. No I/O but reading
+a model's files once."""

@@ -1,0 +1,307 @@
+"""A model's tokeniser: text to ids, and ids to the exact bytes of each. Built from GGUF metadata or a Hugging Face
+directory; merging itself is the `tokenizers` library's. Streaming is `detokenizer`'s.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+import tokenizers
+from tokenizers import AddedToken, decoders, models, processors
+
+from ingress.errors import invalid_request
+from ingress.text.gguf_metadata import Value
+from ingress.text.pretokenizers import CUTS
+
+# llama.cpp's token types (ggml `LLAMA_TOKEN_TYPE_*`).
+_CONTROL: Final = 3
+_USER_DEFINED: Final = 4
+_UNUSED: Final = 5
+
+# Control tokens that end a turn or a text whatever the file's single `eos_token_id` says; llama.cpp keeps such a list.
+_END_NAMES: Final = frozenset(
+    {"<|endoftext|>", "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|end|>", "<end_of_turn>", "<EOT>"}
+)
+# One composed character may stand for as many characters of input (NFC; U+1F82 and its like have four).
+_NFC_SHRINKS: Final = 4
+
+
+class UnsupportedTokenizer(ValueError):
+    """The model's tokeniser is of a kind that is not built here, or its files contradict themselves."""
+
+
+class Tokenizer:
+    """Immutable once built; safe to use from several threads.
+
+    Attributes:
+        vocabulary: ids are below this. The model may have more logits than that.
+        eos_ids: ids that end a sequence, as the tokeniser's own files say.
+        bos_id: the id that begins one, if there is one.
+        adds_bos: whether `encode(special=True)` puts it in front.
+        longest_token: most characters of input that one id can stand for.
+    """
+
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        token_bytes: Sequence[bytes],
+        special: Collection[int],
+        *,
+        eos_ids: tuple[int, ...] = (),
+        bos_id: int | None = None,
+        strips_space: bool = False,
+    ) -> None:
+        self._backend = backend
+        self._bytes = tuple(token_bytes)
+        self._special = frozenset(special)
+        # SentencePiece families put a space before the first word and take it off when a whole text is decoded.
+        self._strips_space = strips_space
+        self.vocabulary = len(self._bytes)
+        self.eos_ids = eos_ids
+        self.bos_id = bos_id
+        self.adds_bos = bos_id is not None and backend.encode("").ids[:1] == [bos_id]
+        shrinks = 1 if backend.normalizer is None else _NFC_SHRINKS
+        self.longest_token = max(map(len, self._bytes), default=1) * shrinks
+
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        """Token ids. Names of control tokens in the text become their ids, as everywhere in the field.
+
+        Args:
+            special: add what the model wants around a text (begin of sequence); a rendered chat template has it.
+
+        Raises:
+            ApiError: 400, the text has surrogates that stand alone and is no Unicode text.
+        """
+        try:
+            ids: list[int] = self._backend.encode(text, add_special_tokens=special).ids
+        except (UnicodeEncodeError, TypeError):
+            raise invalid_request("The text contains lone surrogates; it is not valid Unicode.") from None
+        return ids
+
+    def token_bytes(self, token: int) -> bytes:
+        """What a token stands for; may be a part of a character. Ids beyond the vocabulary (padding) have no bytes."""
+        return self._bytes[token] if 0 <= token < self.vocabulary else b""
+
+    def is_special(self, token: int) -> bool:
+        """Whether it is a control token: not text, left out unless asked for."""
+        return token in self._special
+
+    def decode(self, tokens: Iterable[int], *, skip_special: bool = True) -> str:
+        """The text of a whole sequence; bytes that are no UTF-8 become U+FFFD."""
+        kept = (token for token in tokens if not (skip_special and token in self._special))
+        text = b"".join(map(self.token_bytes, kept)).decode("utf-8", "replace")
+        return text.removeprefix(" ") if self._strips_space else text
+
+
+def from_gguf(metadata: Mapping[str, Value]) -> Tokenizer:
+    """The tokeniser in a GGUF file's metadata.
+
+    Raises:
+        UnsupportedTokenizer: not byte-level BPE, an unknown pre-tokeniser, or arrays that do not fit together.
+    """
+    kind, pre = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre", "gpt-2")
+    if kind != "gpt2":
+        raise UnsupportedTokenizer(f"tokenizer.ggml.model is {kind!r}; only gpt2 (byte-level BPE) is built")
+    if pre not in CUTS:
+        raise UnsupportedTokenizer(f"tokenizer.ggml.pre is {pre!r}; known: {', '.join(sorted(CUTS))}")
+    cut = CUTS[str(pre)]
+    tokens = _strings(metadata, "tokenizer.ggml.tokens")
+    types = _numbers(metadata, "tokenizer.ggml.token_type") or [1] * len(tokens)
+    if len(types) != len(tokens):
+        raise UnsupportedTokenizer(f"{len(tokens)} tokens have {len(types)} token types")
+
+    backend = tokenizers.Tokenizer(
+        models.BPE(
+            vocab={token: index for index, token in enumerate(tokens) if types[index] != _UNUSED},
+            merges=[_merge(line) for line in _strings(metadata, "tokenizer.ggml.merges")],
+            ignore_merges=cut.ignore_merges,
+        )
+    )
+    backend.normalizer = cut.normalizer() if cut.normalizer else None
+    backend.pre_tokenizer = cut.pre_tokenizer()
+    backend.decoder = decoders.ByteLevel()
+    control = [index for index, kind in enumerate(types) if kind == _CONTROL]
+    backend.add_special_tokens([_literal(tokens[index], special=True) for index in control])
+    defined = [index for index, kind in enumerate(types) if kind == _USER_DEFINED]
+    backend.add_tokens([_literal(tokens[index], special=False) for index in defined])
+
+    bos_id, eos_id = metadata.get("tokenizer.ggml.bos_token_id"), metadata.get("tokenizer.ggml.eos_token_id")
+    bos_id = bos_id if isinstance(bos_id, int) and 0 <= bos_id < len(tokens) else None
+    if metadata.get("tokenizer.ggml.add_bos_token") is True and bos_id is not None:
+        backend.post_processor = _begin_with(tokens[bos_id], bos_id)
+    literal = frozenset(control) | frozenset(defined)
+    ends = {eos_id, metadata.get("tokenizer.ggml.eot_token_id"), metadata.get("tokenizer.ggml.eom_token_id")}
+    ends |= {index for index in control if tokens[index] in _END_NAMES}
+    return Tokenizer(
+        backend,
+        [
+            b"" if types[index] == _UNUSED else token.encode() if index in literal else byte_level(token)
+            for index, token in enumerate(tokens)
+        ],
+        control,
+        eos_ids=tuple(sorted(index for index in ends if isinstance(index, int) and 0 <= index < len(tokens))),
+        bos_id=bos_id,
+    )
+
+
+def from_directory(path: Path) -> Tokenizer:
+    """The tokeniser of a Hugging Face model directory: its `tokenizer.json`, with what the configuration files add.
+
+    Raises:
+        UnsupportedTokenizer: `tokenizer.json` is missing, broken, or decodes in a way that is not built.
+    """
+    file = path / "tokenizer.json"
+    try:
+        description = json.loads(file.read_text(encoding="utf-8"))
+        backend = tokenizers.Tokenizer.from_str(json.dumps(description))
+    except FileNotFoundError:
+        raise UnsupportedTokenizer(f"{file} is missing; slow (Python-only) tokenisers are not supported") from None
+    except Exception as error:  # the library raises bare Exception for whatever it cannot parse
+        raise UnsupportedTokenizer(f"{file} cannot be read: {error}") from None
+    backend.no_truncation()
+    backend.no_padding()
+
+    to_bytes = _byte_meaning(description, file)
+    added = backend.get_added_tokens_decoder()
+    token_bytes = [b""] * (1 + max(backend.get_vocab(with_added_tokens=True).values(), default=-1))
+    for token, index in backend.get_vocab(with_added_tokens=True).items():
+        token_bytes[index] = token.encode() if index in added else to_bytes(token)
+    configured = read_json(path / "tokenizer_config.json")
+    return Tokenizer(
+        backend,
+        token_bytes,
+        [index for index, token in added.items() if token.special],
+        eos_ids=_end_ids(path, backend, configured),
+        bos_id=_named(backend, configured.get("bos_token")),
+        strips_space=_strips_space(description.get("decoder")),
+    )
+
+
+def special_tokens(path: Path) -> dict[str, str]:
+    """`bos_token`, `eos_token` and so on of a Hugging Face directory, as chat templates use them."""
+    configured = read_json(path / "tokenizer_config.json")
+    names = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
+    return {name: text for name in names if (text := _content(configured.get(name)))}
+
+
+@lru_cache(maxsize=1)
+def _byte_of() -> dict[str, int]:
+    """GPT-2's alphabet: printable bytes stand for themselves, the others for the characters from U+0100 on."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    alphabet = {chr(byte): byte for byte in printable}
+    others = (byte for byte in range(256) if byte not in set(printable))
+    return alphabet | {chr(256 + index): byte for index, byte in enumerate(others)}
+
+
+def byte_level(token: str) -> bytes:
+    """The bytes that a token of a byte-level vocabulary is written for. A token outside the alphabet is plain text."""
+    alphabet = _byte_of()
+    try:
+        return bytes(alphabet[character] for character in token)
+    except KeyError:
+        return token.encode()
+
+
+def _sentence_piece(token: str) -> bytes:
+    """The same for SentencePiece vocabularies with byte fallback: `<0xE2>` is a byte, U+2581 a space."""
+    if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+        return bytes([int(token[3:5], 16)])
+    return token.replace("\u2581", " ").encode()
+
+
+def _byte_meaning(description: Mapping[str, Any], file: Path) -> Any:
+    kinds = _decoder_kinds(description.get("decoder"))
+    if "ByteLevel" in kinds:
+        return byte_level
+    if "ByteFallback" in kinds or "Metaspace" in kinds:
+        return _sentence_piece
+    raise UnsupportedTokenizer(f"{file}: its decoder ({', '.join(sorted(kinds)) or 'none'}) is not built")
+
+
+def _decoder_parts(decoder: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    if decoder is None:
+        return []
+    return list(decoder["decoders"]) if decoder["type"] == "Sequence" else [decoder]
+
+
+def _decoder_kinds(decoder: Mapping[str, Any] | None) -> set[str]:
+    return {str(part["type"]) for part in _decoder_parts(decoder)}
+
+
+def _strips_space(decoder: Mapping[str, Any] | None) -> bool:
+    parts = _decoder_parts(decoder)
+    stripped = any(part["type"] == "Strip" and part.get("start", 0) > 0 for part in parts)
+    prefixed = any(part["type"] == "Metaspace" and part.get("prepend_scheme", "always") != "never" for part in parts)
+    return stripped or prefixed
+
+
+def _end_ids(path: Path, backend: tokenizers.Tokenizer, configured: Mapping[str, Any]) -> tuple[int, ...]:
+    ends: set[int] = set()
+    for name in ("generation_config.json", "config.json"):
+        given = read_json(path / name).get("eos_token_id")
+        ends |= {index for index in (given if isinstance(given, list) else [given]) if isinstance(index, int)}
+    if (own := _named(backend, configured.get("eos_token"))) is not None:
+        ends.add(own)
+    return tuple(sorted(ends))
+
+
+def _named(backend: tokenizers.Tokenizer, token: object) -> int | None:
+    text = _content(token)
+    return backend.token_to_id(text) if text else None
+
+
+def _content(token: object) -> str:
+    """Tokens are written as text or as an object with `content`."""
+    if isinstance(token, dict):
+        token = token.get("content")
+    return token if isinstance(token, str) else ""
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A configuration file of a model directory; empty where there is none.
+
+    Raises:
+        UnsupportedTokenizer: it is no JSON.
+    """
+    if not file.is_file():
+        return {}
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UnsupportedTokenizer(f"{file} cannot be read: {error}") from None
+    return value if isinstance(value, dict) else {}
+
+
+def _literal(text: str, *, special: bool) -> AddedToken:
+    # Not normalised: NFC must neither change the name nor what it is compared with.
+    return AddedToken(text, special=special, normalized=False)
+
+
+def _merge(line: str) -> tuple[str, str]:
+    # A part may not contain a space (it is written as U+0120), so the first one parts them.
+    left, space, right = line.partition(" ")
+    if not space:
+        raise UnsupportedTokenizer(f"tokenizer.ggml.merges has {line!r}, which is no pair")
+    return left, right
+
+
+def _begin_with(token: str, index: int) -> processors.TemplateProcessing:
+    return processors.TemplateProcessing(single=f"{token} $A", pair=f"{token} $A $B", special_tokens=[(token, index)])
+
+
+def _strings(metadata: Mapping[str, Value], key: str) -> list[str]:
+    values = metadata.get(key)
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise UnsupportedTokenizer(f"{key} is missing or no list of strings")
+    return values  # type: ignore[return-value]
+
+
+def _numbers(metadata: Mapping[str, Value], key: str) -> list[int]:
+    values = metadata.get(key, [])
+    if not isinstance(values, list) or not all(isinstance(value, int) for value in values):
+        raise UnsupportedTokenizer(f"{key} is no list of numbers")
+    return values  # type: ignore[return-value]

@@ -1,0 +1,67 @@
+"""docs/api.md names every endpoint, request field, refusal (with its reason) and error code, and no other."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from ingress.api import validate
+from ingress.api.routes import ROUTES
+from ingress.api.schema_chat import ChatRequest
+from ingress.api.schema_common import StreamOptions
+from ingress.api.schema_completion import CompletionRequest
+from ingress.api.schema_other import DetokenizeRequest, TokenizeRequest
+
+PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
+REQUESTS = (ChatRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest, StreamOptions)
+
+
+def section(heading: str) -> str:
+    """What stands under a heading of level 2."""
+    return PAGE.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
+
+
+@pytest.mark.parametrize("kind", REQUESTS)
+def test_every_field_is_named(kind: type[msgspec.Struct]) -> None:
+    prefix = "stream_options." if kind is StreamOptions else ""
+    missing = [
+        field.encode_name for field in msgspec.structs.fields(kind) if f"`{prefix}{field.encode_name}`" not in PAGE
+    ]
+    assert not missing
+
+
+def test_first_columns_name_nothing_else() -> None:
+    known = {field.encode_name for kind in REQUESTS for field in msgspec.structs.fields(kind)}
+    tables = section("Parameters of both generation endpoints")
+    named = {name for row in re.findall(r"^\| (`.+?) \|", tables, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)}
+    assert named <= known
+
+
+def test_the_endpoints_are_those_that_are_served() -> None:
+    named = re.findall(r"^\| `(GET|POST) (\S+)` \|", section("Endpoints"), re.MULTILINE)
+    assert sorted(named) == sorted((route.method, route.path) for route in ROUTES)
+
+
+def test_refusals_have_the_reasons_that_clients_are_told() -> None:
+    refusals = {
+        **validate._CHAT_REFUSALS,
+        **validate._COMPLETION_REFUSALS,
+        **{f"stream_options.{name}": value for name, value in validate._STREAM_REFUSALS.items()},
+    }
+    expected = {
+        name: (", ".join(f"`{json.dumps(value)}`" for value in harmless), why)
+        for name, (harmless, why) in refusals.items()
+    }
+    found = re.findall(r"^\| `([\w.]+)` \|(.*?)\| (.+) \|$", section("Refused parameters"), re.MULTILINE)
+    assert {name: (passes.strip(), why) for name, passes, why in found} == expected
+
+
+def test_every_error_code_is_there() -> None:
+    sources = Path(validate.__file__).parents[1].rglob("*.py")
+    codes = {code for source in sources for code in re.findall(r'code="(\w+)"', source.read_text(encoding="utf-8"))}
+    refused_keys = {"invalid_api_key"}  # authentication is not built, so nobody raises it
+    assert {code for code in codes if f"`{code}`" not in section("Errors")} == refused_keys
