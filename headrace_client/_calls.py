@@ -1,0 +1,48 @@
+"""What is said for each method: bodies from arguments. Pure."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+Messages = str | Sequence[Mapping[str, Any]]
+Prompt = str | Sequence[int] | Sequence[str] | Sequence[Sequence[int]]
+
+
+def chat(messages: Messages, model: str, stream: bool, parameters: Mapping[str, Any]) -> bytes:
+    """The body of a chat completion; a text alone is what the user says."""
+    said = [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
+    return _generation({"messages": said}, model, stream, parameters)
+
+
+def completion(prompt: Prompt, model: str, stream: bool, parameters: Mapping[str, Any]) -> bytes:
+    """The body of a completion."""
+    return _generation({"prompt": prompt if isinstance(prompt, str) else list(prompt)}, model, stream, parameters)
+
+
+def tokenize(text: Messages, model: str) -> bytes:
+    """The body of `tokenize`, for a text or for messages."""
+    return encode({"model": model, "prompt": text} if isinstance(text, str) else {"model": model, "messages": text})
+
+
+def detokenize(tokens: Sequence[int], model: str) -> bytes:
+    """The body of `detokenize`."""
+    return encode({"model": model, "tokens": list(tokens)})
+
+
+def encode(value: Mapping[str, Any]) -> bytes:
+    """JSON."""
+    return msgspec.json.encode(value)
+
+
+def _generation(what: dict[str, Any], model: str, stream: bool, parameters: Mapping[str, Any]) -> bytes:
+    body = {"model": model, **what, **{name: value for name, value in parameters.items() if value is not None}}
+    # The client chooses the seed, so that an answer whose server is lost can be begun again and come out the same.
+    body.setdefault("seed", secrets.randbits(62))
+    if stream:
+        body["stream"] = True
+        body["stream_options"] = {"include_usage": True, **body.get("stream_options", {})}
+    return encode(body)

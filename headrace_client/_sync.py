@@ -1,0 +1,170 @@
+"""The client for code without asyncio: an `AsyncClient` on a loop of its own, in a thread.
+
+The thread keeps the connection alive while the caller is busy, and lets one client serve many threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, TypeVar, overload
+
+from headrace_client._answers import Answer, Model, Piece, Usage
+from headrace_client._async import AsyncClient, AsyncStream
+from headrace_client._calls import Messages, Prompt
+from headrace_client._connection import Curve
+from headrace_client._errors import ConnectionFailed
+
+T = TypeVar("T")
+
+
+class Client:
+    """See `AsyncClient`; the same arguments and methods, and no `await`. Threads may share one."""
+
+    def __init__(
+        self,
+        *,
+        run: str | Path | None = None,
+        addresses: Sequence[str] = (),
+        curve: Curve | None = None,
+        api_key: str = "",
+        timeout: float | None = 600.0,
+        patience: float = 20.0,
+    ) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="headrace-client", daemon=True)
+        self._thread.start()
+
+        async def make() -> AsyncClient:
+            return AsyncClient(
+                run=run, addresses=addresses, curve=curve, api_key=api_key, timeout=timeout, patience=patience
+            )
+
+        self._client = self._wait(make())
+
+    @overload
+    def chat(
+        self, messages: Messages, model: str | None = None, *, stream: Literal[False] = False, **parameters: Any
+    ) -> Answer: ...
+    @overload
+    def chat(
+        self, messages: Messages, model: str | None = None, *, stream: Literal[True], **parameters: Any
+    ) -> Stream: ...
+    def chat(
+        self, messages: Messages, model: str | None = None, *, stream: bool = False, **parameters: Any
+    ) -> Answer | Stream:
+        """Answer a conversation, or a text that the user says. See `AsyncClient.chat`."""
+        if stream:
+            return Stream(self, self._wait(self._client.chat(messages, model, stream=True, **parameters)))
+        answer: Answer = self._wait(self._client.chat(messages, model, **parameters))
+        return answer
+
+    @overload
+    def complete(
+        self, prompt: Prompt, model: str | None = None, *, stream: Literal[False] = False, **parameters: Any
+    ) -> Answer: ...
+    @overload
+    def complete(
+        self, prompt: Prompt, model: str | None = None, *, stream: Literal[True], **parameters: Any
+    ) -> Stream: ...
+    def complete(
+        self, prompt: Prompt, model: str | None = None, *, stream: bool = False, **parameters: Any
+    ) -> Answer | Stream:
+        """Continue a text or token ids. See `AsyncClient.complete`."""
+        if stream:
+            return Stream(self, self._wait(self._client.complete(prompt, model, stream=True, **parameters)))
+        answer: Answer = self._wait(self._client.complete(prompt, model, **parameters))
+        return answer
+
+    def models(self) -> list[Model]:
+        """What is served."""
+        return self._wait(self._client.models())
+
+    def tokenize(self, text: Messages, model: str | None = None) -> list[int]:
+        """Token ids of a text, or of messages as the model sees them."""
+        return self._wait(self._client.tokenize(text, model))
+
+    def detokenize(self, tokens: Sequence[int], model: str | None = None) -> str:
+        """The text of token ids."""
+        return self._wait(self._client.detokenize(tokens, model))
+
+    def ready(self) -> bool:
+        """Whether every model of the server can answer now."""
+        return self._wait(self._client.ready())
+
+    def close(self) -> None:
+        """Leave. Answers under way end in `ConnectionFailed`."""
+        if self._loop.is_closed():
+            return
+        self._wait(self._client.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        if self._loop.is_closed():
+            work.close()
+            raise ConnectionFailed("the client was closed")
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()  # Ctrl-C: the call must not go on behind the caller's back
+            raise
+
+
+class Stream:
+    """A streamed answer: iterate it once."""
+
+    def __init__(self, client: Client, stream: AsyncStream) -> None:
+        self._client, self._stream = client, stream
+
+    @property
+    def id(self) -> str:
+        """Of the response."""
+        return self._stream.id
+
+    @property
+    def usage(self) -> Usage | None:
+        """What it cost; known when it is complete."""
+        return self._stream.usage
+
+    @property
+    def text(self) -> str:
+        """Of the first choice, so far."""
+        return self._stream.text
+
+    def __iter__(self) -> Stream:
+        return self
+
+    def __next__(self) -> Piece:
+        piece = self._client._wait(self._next())
+        if piece is None:
+            raise StopIteration
+        return piece
+
+    def close(self) -> None:
+        """No more is wanted: the work ends."""
+        self._client._wait(self._stream.close())
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def _next(self) -> Piece | None:
+        return await anext(self._stream, None)
