@@ -1,0 +1,14 @@
+"""What the metrics process knows and concludes. Pure: messages and the time go in, snapshots and updates come out.
+
+| module        | holds                                                              |
+|---------------|--------------------------------------------------------------------|
+| `histograms`  | arithmetic on cumulative buckets: sums, differences, quantiles     |
+| `series`      | every instrument of every process, across incarnations; windows    |
+| `fleet`       | the latest sample of each process; who is late, gone, restarting   |
+| `timelines`   | events of the last N requests; the list of finished ones           |
+| `live`        | requests in schedulers' hands                                      |
+| `loads`       | one line per model, and the pages, out of the series               |
+| `findings`    | what an operator should know, with hysteresis                      |
+| `collector`   | all of the above behind one object                                 |
+| `instruments` | help texts and public names                                        |
+"""

@@ -1,0 +1,104 @@
+"""Events of the last N requests, and one line about each that ended. Bounded in requests and in events per request."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Final
+
+from bus.messages.observe import FinishedRequest
+from bus.messages.telemetry import Timeline, TimelineEvent, TimelineKind
+
+MAX_EVENTS: Final = 512  # per request; the first half of them is never dropped
+MAX_FINISHED: Final = 100
+ENDS: Final[tuple[TimelineKind, ...]] = ("finished", "aborted", "refused")
+_SCHEDULER: Final = "scheduler@"
+
+
+class _Record:
+    __slots__ = ("dropped", "ended", "events", "model")
+
+    def __init__(self) -> None:
+        self.events: list[TimelineEvent] = []
+        self.model = ""
+        self.ended = False
+        self.dropped = 0
+
+    def add(self, event: TimelineEvent) -> None:
+        self.events.append(event)
+        if len(self.events) > MAX_EVENTS:
+            del self.events[MAX_EVENTS // 2]
+            self.dropped += 1
+        self.ended = self.ended or event.kind in ENDS
+
+
+class Timelines:
+    """Timelines by request id; the one that was silent longest is forgotten first.
+
+    Args:
+        limit: how many requests are kept.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._records: OrderedDict[int, _Record] = OrderedDict()
+        self._finished: OrderedDict[int, FinishedRequest] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def take(self, timeline: Timeline) -> None:
+        """Events from one process. Those of different processes arrive in any order."""
+        touched: dict[int, _Record] = {}
+        model = timeline.name.removeprefix(_SCHEDULER) if timeline.name.startswith(_SCHEDULER) else ""
+        for event in timeline.events:
+            record = self._records.get(event.request)
+            if record is None:
+                record = self._records[event.request] = _Record()
+            else:
+                self._records.move_to_end(event.request)
+            record.model = model or record.model
+            record.add(event)
+            touched[event.request] = record
+            if len(self._records) > self._limit:
+                self._records.popitem(last=False)
+        for request, record in touched.items():
+            if record.ended:
+                self._finish(request, record)
+
+    def _finish(self, request: int, record: _Record) -> None:
+        self._finished[request] = summary(request, record.model, record.events)
+        if len(self._finished) > MAX_FINISHED:
+            self._finished.popitem(last=False)
+
+    def events(self, request: int) -> tuple[TimelineEvent, ...]:
+        """In order of time; empty where the request is unknown or forgotten."""
+        record = self._records.get(request)
+        return tuple(sorted(record.events, key=lambda event: event.at_ns)) if record else ()
+
+    def finished(self) -> tuple[FinishedRequest, ...]:
+        """Those that ended, the latest first."""
+        return tuple(sorted(self._finished.values(), key=lambda line: line.ended_ns, reverse=True))
+
+
+def summary(request: int, model: str, events: list[TimelineEvent]) -> FinishedRequest:
+    """One line about a request that ended.
+
+    Ingress and scheduler both tell of an end: the earliest holds. A refusal is the end only where nothing came after
+    it, for the ingress may have tried again.
+    """
+    ordered = sorted(events, key=lambda event: event.at_ns)
+    ends = [event for event in ordered if event.kind in ENDS]
+    end = next((event for event in ends if event.kind != "refused"), ends[-1])
+    start = ordered[0].at_ns
+    first = next((event.at_ns for event in ordered if event.kind == "first_token"), 0)
+    return FinishedRequest(
+        request=request,
+        model=model,
+        reason=(end.detail or end.kind) if end.kind == "finished" else end.kind,
+        ended_ns=end.at_ns,
+        duration_ns=end.at_ns - start,
+        ttft_ns=max(0, first - start) if first else 0,
+        prompt_tokens=max((event.value for event in ordered if event.kind == "tokenized"), default=0),
+        cached_tokens=max((event.value for event in ordered if event.kind == "hit"), default=0),
+        generated_tokens=max((event.value for event in ordered if event.kind in ("finished", "aborted")), default=0),
+    )

@@ -1,0 +1,144 @@
+"""The sockets of the metrics process: telemetry in, questions and answers, the feed out. Decides nothing."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+import zmq
+
+from bus.messages.control import Ok, Rejected, ToProcess
+from bus.messages.observe import (
+    Exposition,
+    FromObserver,
+    GetExposition,
+    GetSnapshot,
+    GetTimeline,
+    TimelineReply,
+    Update,
+)
+from bus.messages.telemetry import LiveRequests, Sample, Timeline, ToMetrics
+from bus.names import FEED_DOOR, OBSERVE_DOOR, ROLES, TELEMETRY_DOOR, socket_path
+from bus.process import Description, Life
+from bus.server import Peer, Server
+from bus.socket import Pump, bind_ipc, configure
+from bus.wire import BadFrame, Codec
+from metrics.core.collector import Collector
+from metrics.exposition import OwnCounts, exposition
+
+log = logging.getLogger(__name__)
+
+TICK_S: Final = 0.5
+FEED_BACKLOG: Final = 20  # updates kept for a reader that is slow; it takes a new snapshot after that
+
+
+class MetricsService:
+    """Collector, and the three doors to it."""
+
+    def __init__(self, life: Life) -> None:
+        self._life = life
+        self._collector = Collector(life.config.metrics.timelines, life.loop.now_ns())
+        self._codec: Codec[ToMetrics] = Codec("telemetry", ToMetrics)
+        self._feed_codec: Codec[Update] = Codec("observe", Update)
+        self._frames = self._refused = self._published = 0
+        self._draining = False
+
+    def start(self) -> None:
+        """Open the doors; ready at once: there is nothing to wait for."""
+        life = self._life
+        self._telemetry = life.context.socket(zmq.SUB)
+        configure(self._telemetry)
+        self._telemetry.subscribe(b"")
+        bind_ipc(self._telemetry, socket_path(life.name, TELEMETRY_DOOR, life.run))
+        self._pump = Pump(life.loop, self._telemetry, self._receive)
+        self._feed = life.context.socket(zmq.PUB)
+        configure(self._feed)
+        self._feed.setsockopt(zmq.SNDHWM, FEED_BACKLOG)
+        bind_ipc(self._feed, socket_path(life.name, FEED_DOOR, life.run))
+        self._observe: Server[FromObserver] = Server(
+            life, OBSERVE_DOOR, "observe", FromObserver, roles=ROLES, on_message=self._on_question
+        )
+        self._stop_ticking = life.loop.every(TICK_S, self._tick)
+        life.ready()
+
+    def describe(self) -> Description:
+        """For `headrace status`."""
+        collector = self._collector
+        return Description(
+            detail=f"hears {len(collector.fleet.members)} processes, keeps {len(collector.timelines)} timelines",
+            counters=(
+                ("frames", self._frames),
+                ("malformed_frames", self._refused),
+                ("refused_series", collector.series.refused),
+                ("stale_samples", collector.stale),
+                ("feed_updates", self._published),
+            ),
+        )
+
+    def drain(self) -> None:
+        """Telemetry is taken to the end: there is no work to finish."""
+        self._draining = True
+
+    def undrain(self) -> None:
+        """Goes on as before."""
+        self._draining = False
+
+    def drained(self) -> bool:
+        """Always: questions are answered at once."""
+        return True
+
+    def stop(self) -> None:
+        """Close the doors."""
+        self._stop_ticking()
+        self._observe.close()
+        self._pump.close()
+        self._feed.close(linger=0)
+        for door in (TELEMETRY_DOOR, FEED_DOOR):
+            socket_path(self._life.name, door, self._life.run).unlink(missing_ok=True)
+
+    def control(self, message: ToProcess) -> Ok | Rejected | None:  # noqa: ARG002
+        """No commands of its own."""
+        return None
+
+    def _tick(self) -> None:
+        update = self._collector.tick(self._life.loop.now_ns())
+        frames = self._feed_codec.encode(update, self._life.name, self._life.epoch, update.seq)
+        try:
+            self._feed.send_multipart(frames, zmq.NOBLOCK)
+        except zmq.Again:
+            return  # a PUB drops for slow readers by itself; this is a closing context
+        self._published += 1
+        self._life.progressed()
+
+    def _receive(self) -> None:
+        frames = self._telemetry.recv_multipart(zmq.NOBLOCK)
+        self._frames += 1
+        try:
+            header, message = self._codec.decode(frames)
+        except BadFrame as bad:
+            self._refuse(str(bad))
+            return
+        now = self._life.loop.now_ns()
+        if message.name != header.source or (isinstance(message, Sample) and message.epoch != header.epoch):
+            self._refuse(f"{header.source} speaks for {message.name}")
+        elif isinstance(message, Sample):
+            self._collector.on_sample(message, now)
+        elif isinstance(message, Timeline):
+            self._collector.on_timeline(message)
+        elif isinstance(message, LiveRequests):
+            self._collector.on_live(message, now)
+
+    def _refuse(self, why: str) -> None:
+        if self._refused.bit_count() <= 1:  # 0, 1, 2, 4, 8 … before it: a flood must not fill the journal
+            log.warning("refused telemetry (%d before it): %s", self._refused, why)
+        self._refused += 1
+
+    def _on_question(self, peer: Peer, message: FromObserver) -> None:
+        if isinstance(message, GetExposition):
+            own = OwnCounts(self._frames, self._refused, self._published)
+            self._observe.send(peer, Exposition(message.rid, exposition(self._collector, own)))
+        elif isinstance(message, GetSnapshot):
+            self._observe.send(peer, self._collector.snapshot(message.rid))
+        elif isinstance(message, GetTimeline):
+            events = self._collector.timeline(message.request)
+            self._observe.send(peer, TimelineReply(message.rid, message.request, events))
