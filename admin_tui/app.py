@@ -1,0 +1,252 @@
+"""`headrace top`: the application, and `run`, its entry. Ties the regions to the feed; draws nothing itself."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import ClassVar, Final
+
+from textual.app import App, ComposeResult
+from textual.binding import Binding, BindingType
+from textual.css.query import NoMatches
+from textual.filter import LineFilter
+from textual.widgets import ContentSwitcher, Static
+
+from admin_tui import palette
+from admin_tui.actions import caution
+from admin_tui.ascii_only import AsciiOnly
+from admin_tui.chrome import bars
+from admin_tui.chrome.prompt import Prompt
+from admin_tui.dialogs.confirm import ConfirmScreen
+from admin_tui.dialogs.help import HelpScreen
+from admin_tui.feed import Feed, LiveFeed
+from admin_tui.fleet.view import FleetView
+from admin_tui.glyphs import ASCII, UNICODE, Glyphs
+from admin_tui.loop import GuestLoop
+from admin_tui.messages import Ordered, TimelineWanted
+from admin_tui.panel import Scene
+from admin_tui.printer import print_feed
+from admin_tui.pulse.view import PulseView
+from admin_tui.recording import BadRecording, read
+from admin_tui.replay import ReplayFeed
+from admin_tui.requests.view import RequestsView
+from admin_tui.world import Event, World
+from bus.config import Config
+from bus.messages.observe import TimelineReply
+
+REFRESH_S: Final = 0.5
+EXIT_NO_INPUT: Final = 66
+View = PulseView | FleetView | RequestsView
+
+
+class HeadraceTop(App[None]):
+    """The operator's screen.
+
+    Args:
+        make_feed: makes the feed, on the running loop.
+        glyphs: characters to draw with.
+        wall_clock: the time of day for the top bar.
+        host: name of this host for the top bar.
+    """
+
+    TITLE = "headrace"
+    ENABLE_COMMAND_PALETTE = False
+    CSS_PATH: ClassVar[list[str]] = [  # type: ignore[assignment]
+        f"{region}/style.tcss" for region in ("chrome", "pulse", "fleet", "requests", "dialogs")
+    ]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("1", "view('pulse')", "Pulse", id="view.pulse"),
+        Binding("2", "view('fleet')", "Fleet", id="view.fleet"),
+        Binding("3", "view('requests')", "Requests", id="view.requests"),
+        Binding("question_mark", "help", "help", id="help", key_display="?"),
+        Binding("q", "quit", "quit", id="quit"),
+        Binding("p", "pause", "pause", id="pause", show=False),
+    ]
+
+    def __init__(
+        self,
+        make_feed: Callable[[], Feed],
+        glyphs: Glyphs = UNICODE,
+        wall_clock: Callable[[], str] = bars.wall_clock,
+        host: str = "",
+    ) -> None:
+        super().__init__()
+        self.HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]
+        self.VERTICAL_BREAKPOINTS = [(0, "-short"), (30, "-tall")]
+        self._make_feed, self._glyphs, self._wall_clock = make_feed, glyphs, wall_clock
+        self._ascii_only = AsciiOnly()
+        self._host = host or bars.host_name()
+        self._world = World()
+        self._paused = False
+        self.register_theme(palette.THEME)
+        self.theme = palette.THEME.name
+
+    def compose(self) -> ComposeResult:
+        """Bars around the view."""
+        yield Static(id="top", markup=False)
+        yield Static(id="alarm", markup=False)
+        with ContentSwitcher(id="views", initial="pulse"):
+            yield PulseView(id="pulse")
+            yield FleetView(id="fleet")
+            yield RequestsView(id="requests")
+        yield Prompt()
+        yield Static(id="keys", markup=False)
+
+    def on_mount(self) -> None:
+        """Data comes from now on."""
+        self._feed = self._make_feed()
+        self._feed.start(self._on_event)
+        self.set_interval(REFRESH_S, self._tick)
+        self._view().focus_first()
+        self.call_after_refresh(self._refresh)
+
+    def on_resize(self) -> None:
+        """Everything is drawn to fit."""
+        self.call_after_refresh(self._refresh)
+
+    def on_unmount(self) -> None:
+        """No socket outlives the screen."""
+        self._feed.close()
+
+    def _on_event(self, event: Event) -> None:
+        self._world.apply(event, self._feed.now_ns())
+        if isinstance(event, TimelineReply):  # somebody waits for it
+            self.call_later(self._refresh)
+
+    def _tick(self) -> None:
+        for view in self.query(RequestsView):  # none while a dialog is in front
+            if view.opened is not None and self._world.live_request(view.opened) is not None:
+                self._feed.ask_timeline(view.opened)
+        self._refresh()
+
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        """What is drawn passes these on its way out."""
+        filters = super().get_line_filters()
+        return [*filters, self._ascii_only] if self._glyphs is ASCII else filters
+
+    # --- drawing ---------------------------------------------------------------------------------------------------
+
+    def _view(self) -> View:
+        view = self.query_one(ContentSwitcher).visible_content
+        assert isinstance(view, PulseView | FleetView | RequestsView)
+        return view
+
+    def _refresh(self) -> None:
+        # No match: a dialog is in front, about what was seen when it was opened; or the end has come, at which a screen
+        # loses its widgets one by one.
+        with suppress(NoMatches):
+            self._draw()
+
+    def _draw(self) -> None:
+        scene = Scene(self._world, self._glyphs, self._feed.now_ns())
+        width = self.size.width
+        status = bars.Status(self._feed.label, self._paused, self._wall_clock())
+        with self.batch_update():
+            self.query_one("#top", Static).update(bars.top_bar(scene, status, self._host, width))
+            self.query_one("#alarm", Static).update(bars.alarm_line(scene, width))
+            self.query_one("#keys", Static).update(bars.key_line(self._keys(), self._active_title(), width))
+            self.query_one("#views").set_class(self._world.stale(scene.now_ns), "-stale")
+            if not self._paused:
+                self._view().show(scene)
+
+    def _keys(self, *, all: bool = False) -> list[tuple[str, str]]:
+        """Keys that work now, screens first; for the key line those that matter most."""
+        bindings = [*self.BINDINGS[:3], *self._view().BINDINGS, *self.BINDINGS[3:]]
+        return [
+            (binding.key_display or binding.key, binding.description)
+            for binding in bindings
+            if isinstance(binding, Binding) and (all or binding.show)
+        ]
+
+    def _active_title(self) -> str:
+        return (self._view().id or "").capitalize()
+
+    # --- looking ---------------------------------------------------------------------------------------------------
+
+    def action_view(self, name: str) -> None:
+        """Show another screen."""
+        self.query_one(ContentSwitcher).current = name
+        self._view().focus_first()
+        self._refresh()
+        self.call_after_refresh(self._refresh)
+
+    def action_pause(self) -> None:
+        """Stop or go on drawing; the world goes on."""
+        self._paused = not self._paused
+        self._refresh()
+
+    def action_help(self) -> None:
+        """Keys of this screen."""
+        self.push_screen(HelpScreen(self._active_title(), self._keys(all=True), self._glyphs))
+
+    def action_filter(self) -> None:
+        """Open the prompt."""
+        self.query_one(Prompt).open()
+
+    def on_prompt_closed(self, closed: Prompt.Closed) -> None:
+        """Filter the view, unless the prompt was left."""
+        view = self._view()
+        if closed.text is not None and not isinstance(view, PulseView):
+            view.filter(closed.text)
+        view.focus_first()
+
+    def on_timeline_wanted(self, wanted: TimelineWanted) -> None:
+        """Ask the feed."""
+        self._feed.ask_timeline(wanted.request)
+
+    # --- acting ----------------------------------------------------------------------------------------------------
+
+    def on_ordered(self, ordered: Ordered) -> None:
+        """Ask first."""
+        order = ordered.order
+
+        def answered(meant: bool | None) -> None:
+            if meant:
+                self._feed.give(order, self._done, supervised=self._world.supervised)
+
+        self.push_screen(ConfirmScreen(order, caution(order, self._world)), answered)
+
+    def _done(self, done: bool, text: str) -> None:
+        severity = "information" if done else "error"
+        self.notify(text or "done", severity=severity, markup=False, timeout=8)  # type: ignore[arg-type]
+
+
+def run(
+    config: Config,  # noqa: ARG001  every command takes it; the screen finds all it needs in the run directory
+    *,
+    replay: Path | None = None,
+    ascii: bool = False,
+    once: bool = False,
+    json: bool = False,
+    plain: bool = False,
+) -> int:
+    """Show the screen, or print what it would show.
+
+    Args:
+        replay: play this recording instead of the live feed.
+        ascii: draw with ASCII characters only.
+        once: print one snapshot and end.
+        json: print JSON; implies `once`.
+        plain: print lines instead of drawing, once a refresh until interrupted.
+
+    Returns:
+        0; 69 where the metrics process does not answer; 66 where the recording cannot be read.
+    """
+    try:
+        make_feed = _feed_maker(replay, at_once=once or json or plain)
+    except (BadRecording, OSError) as error:
+        print(error, file=sys.stderr)
+        return EXIT_NO_INPUT
+    if once or json or plain:
+        return print_feed(make_feed, json=json, once=once or json or replay is not None)
+    HeadraceTop(make_feed, ASCII if ascii else UNICODE).run()
+    return 0
+
+
+def _feed_maker(replay: Path | None, *, at_once: bool) -> Callable[[], Feed]:
+    if replay is None:
+        return lambda: LiveFeed(GuestLoop())
+    recorded = list(read(replay))
+    return lambda: ReplayFeed(recorded, None if at_once else GuestLoop())

@@ -1,0 +1,115 @@
+"""The top bar, the alarm line and the key line, as pure drawings."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from rich.text import Text
+
+from admin_tui import palette
+from admin_tui.draw import spread
+from admin_tui.glyphs import COLOURS, severity_glyph
+from admin_tui.panel import Scene
+from admin_tui.text import duration, sanitize
+
+BANNER_ADVICE: Final = "see: headrace status, systemctl status"
+
+
+class Status(NamedTuple):
+    """What the top bar says beside the world."""
+
+    label: str
+    paused: bool
+    clock: str
+
+
+def wall_clock() -> str:
+    """Time of day."""
+    return time.strftime("%H:%M:%S")
+
+
+def host_name() -> str:
+    """This host, for the top bar."""
+    return sanitize(socket.gethostname(), 24)
+
+
+def top_bar(scene: Scene, status: Status, host: str, width: int) -> Text:
+    """`headrace  host  models  ● 6 ok ▲ 1 warn ✖ 0 crit      12:00:00  live 2 Hz`."""
+    world, glyphs = scene.world, scene.glyphs
+    left = Text(" headrace", f"bold {palette.WATER}")
+    left.append(f"  {host}", palette.TEXT)
+    names = [sanitize(model.model, 24) for model in world.models]
+    if names and width >= 100:
+        left.append("  " + ", ".join(names[:2]) + (f" +{len(names) - 2}" if len(names) > 2 else ""), palette.SOFT)
+    right = _health(scene)
+    right.append(f"  {status.clock}  ", palette.SOFT)
+    age = world.age_s(scene.now_ns)
+    if status.paused:
+        right.append("paused ", f"bold {palette.WARN}")
+    elif world.stale(scene.now_ns):
+        right.append(f"{glyphs.states['late']} stale {duration(age)} ", f"bold {palette.WARN}")
+    else:
+        right.append(f"{status.label} 2 Hz ", palette.GOOD)
+    return spread(left, right, width)
+
+
+def _health(scene: Scene) -> Text:
+    world, glyphs = scene.world, scene.glyphs
+    warn = sum(finding.severity == "warn" for finding in world.findings)
+    crit = len(world.findings) - warn
+    well = sum(world.condition(name) == "ready" for name in world.names())
+    text = Text()
+    for condition, number, word, colour in (
+        ("ready", well, "ok", COLOURS["ready"]),
+        ("late", warn, "warn", COLOURS["warn"] if warn else palette.FAINT),
+        ("dead", crit, "crit", COLOURS["crit"] if crit else palette.FAINT),
+    ):
+        text.append(f"{glyphs.states[condition]} {number} {word}  ", colour)
+    return text
+
+
+def alarm_line(scene: Scene, width: int) -> Text:
+    """The worst finding; where the bus is gone, that, with how old everything on the screen is."""
+    world, glyphs = scene.world, scene.glyphs
+    if world.down:
+        age = world.age_s(scene.now_ns)
+        seen = f"what you see is {duration(age)} old" if world.heard_ns else "nothing seen yet"
+        line = Text(f" {glyphs.states['dead']} no word from metrics@host ({sanitize(world.down, 40)}), {seen}")
+        line.append(f"  {BANNER_ADVICE}")
+        line.stylize(f"bold {palette.GROUND} on {palette.CRIT}")
+        line.pad_right(max(0, width - line.cell_len))
+        line.truncate(width)
+        return line
+    if not world.findings:
+        return Text(f" {glyphs.states['ready']} nothing to report", palette.FAINT)
+    worst = world.findings[0]
+    line = Text(" ")
+    line.append_text(severity_glyph(glyphs, worst.severity))
+    line.append(f" {sanitize(worst.subject, 48)} ", f"bold {COLOURS.get(worst.severity, palette.WARN)}")
+    line.append(sanitize(worst.text), palette.TEXT)
+    more = len(world.findings) - 1
+    since = duration((world.at_ns - worst.since_ns) / 1e9)
+    tail = Text(f"for {since}" + (f"  +{more} more " if more else " "), palette.SOFT)
+    return spread(line, tail, width)
+
+
+def key_line(keys: Sequence[tuple[str, str]], active: str, width: int) -> Text:
+    """`1 Pulse  2 Fleet  …`, the active screen lit. Where not all fit, the last two stay: help and quit."""
+    pieces = [_key(key, label, lit=label == active) for key, label in keys]
+    last = Text().join(pieces[-2:])
+    line = Text(" ")
+    for piece in pieces[:-2]:
+        if line.cell_len + piece.cell_len + last.cell_len - 2 <= width:
+            line.append_text(piece)
+    line.append_text(last)
+    return line
+
+
+def _key(key: str, label: str, *, lit: bool) -> Text:
+    acts = len(key) == 1 and key.isupper()
+    piece = Text(key, f"bold {palette.WARN if acts else palette.WATER}")
+    piece.append(f" {label}  ", f"bold {palette.TEXT}" if lit else palette.SOFT)
+    return piece

@@ -1,0 +1,1 @@
+"""Boxes over the screen: before an order is given, and help."""

@@ -1,0 +1,62 @@
+"""Pictures out of characters: sparklines of any height, bars. Pure; colours are given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.text import Text
+
+from admin_tui import palette
+from admin_tui.glyphs import Glyphs
+
+
+def spark(values: Sequence[float], width: int, height: int, glyphs: Glyphs, *, ceiling: float = 0.0) -> list[str]:
+    """`height` lines of `width` characters; the latest value is at the right.
+
+    Args:
+        ceiling: value of the full height; the largest value where it is not given.
+    """
+    shown = list(values)[-width:]
+    top = max(ceiling, max(shown, default=0.0)) or 1.0
+    steps = len(glyphs.spark)
+    # Any value above nothing is seen: it fills at least one step.
+    filled = [0 if v <= 0 else max(1, min(height * steps, round(v / top * height * steps))) for v in shown]
+    lines = []
+    for row in range(height - 1, -1, -1):
+        cells = (level - row * steps for level in filled)
+        drawn = "".join(" " if cell <= 0 else glyphs.spark[min(cell, steps) - 1] for cell in cells)
+        lines.append(drawn.rjust(width))
+    return lines
+
+
+def bar(ratio: float, width: int, glyphs: Glyphs, colour: str) -> Text:
+    """A thin horizontal bar, filled to `ratio` of `width`. Anything above nothing is seen."""
+    filled = round(min(1.0, max(0.0, ratio)) * width)
+    filled = max(1, filled) if ratio > 0 else 0
+    text = Text(glyphs.rule * filled, colour)
+    text.append(glyphs.rule * (width - filled), palette.LINE)
+    return text
+
+
+def segments(parts: Sequence[tuple[float, str]], width: int, glyphs: Glyphs) -> Text:
+    """One bar of parts side by side, each (amount, colour), as long as `width`. A part above nothing is seen."""
+    total = sum(amount for amount, _ in parts) or 1.0
+    lengths = [0 if amount <= 0 else max(1, round(amount / total * width)) for amount, _ in parts]
+    surplus = sum(lengths) - width
+    if lengths and any(lengths):
+        longest = lengths.index(max(lengths))
+        lengths[longest] = max(1, lengths[longest] - surplus)
+    text = Text()
+    for length, (_, colour) in zip(lengths, parts, strict=True):
+        text.append(glyphs.full * length, colour)
+    return text
+
+
+def spread(left: Text, right: Text, width: int) -> Text:
+    """Left and right text on one line of `width`; the left one is cut where both do not fit."""
+    line = left.copy()
+    line.truncate(max(0, width - right.cell_len - 1), overflow="ellipsis")
+    line.append(" " * max(0, width - line.cell_len - right.cell_len))
+    line.append_text(right)
+    line.truncate(width, overflow="ellipsis")
+    return line

@@ -1,0 +1,125 @@
+"""Processes as table rows, and one process in full. Pure drawings."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from rich.text import Text
+
+from admin_tui import palette
+from admin_tui.draw import spread
+from admin_tui.filters import Value
+from admin_tui.glyphs import COLOURS, severity_glyph, state_text
+from admin_tui.look import Look
+from admin_tui.panel import Scene
+from admin_tui.table import Column, Row
+from admin_tui.text import NOTHING, count, duration, rate, sanitize, short, size
+from admin_tui.world import World
+
+COLUMNS: Final = (
+    Column("unit", "UNIT", 0),
+    Column("state", "STATE", 10),
+    Column("since", "SINCE", 7, True),
+    Column("pid", "PID", 7, True),
+    Column("restarts", "RST", 4, True),
+    Column("epoch", "EPOCH", 9, True, screen=140),
+    Column("pace", "WORK/S", 7, True, screen=100),
+    Column("cpu", "CPU %", 5, True),
+    Column("rss", "RSS", 6, True, screen=100),
+    Column("exit", "LAST EXIT", 16, screen=116),
+)
+SORTS: Final = ("unit", "cpu", "rss", "since", "restarts")
+FAULTY: Final = ("late", "dead")
+
+
+def facts(world: World, name: str) -> dict[str, Value]:
+    """A process as filters and sorting see it."""
+    sample, unit = world.processes.get(name), world.units.get(name)
+    since_s = unit.uptime_s if unit else (world.at_ns - sample.started_ns) / 1e9 if sample else 0.0
+    return {
+        "unit": name,
+        "role": name.partition("@")[0],
+        "state": world.condition(name),
+        "since": since_s,
+        "pid": sample.pid if sample else unit.pid if unit else 0,
+        "restarts": unit.restarts if unit else 0,
+        "epoch": sample.epoch if sample else 0,
+        "pace": world.pace(name).progress_per_s,
+        "cpu": 100 * world.pace(name).cores,
+        "rss": sample.rss_bytes if sample else 0,
+        "exit": unit.last_exit if unit else "",
+    }
+
+
+def rows(scene: Scene, look: Look) -> list[Row]:
+    """The rows that stay, in order."""
+    everyone = [facts(scene.world, name) for name in scene.world.names()]
+    kept = [f for f in everyone if look.keeps(f, faulty=f["state"] in FAULTY)]
+    # Numbers are looked at for the largest, names from the first.
+    kept.sort(key=lambda f: f[look.sort], reverse=look.reverse != (look.sort != "unit"))
+    return [_row(scene, f) for f in kept]
+
+
+def _row(scene: Scene, f: dict[str, Value]) -> Row:
+    name, condition = str(f["unit"]), scene.world.condition(str(f["unit"]))
+    bad = condition in FAULTY
+    there = condition not in ("off", "dead")
+    number = palette.TEXT if there else palette.FAINT
+    restarts = int(f["restarts"])
+    cells = {
+        "unit": Text(sanitize(name, 64), COLOURS[condition] if bad else palette.TEXT),
+        "state": state_text(scene.glyphs, condition),
+        "since": Text(duration(float(f["since"])), number),
+        "pid": Text(str(f["pid"] or NOTHING), palette.SOFT),
+        "restarts": Text(str(restarts), palette.WARN if restarts else palette.SOFT),
+        "epoch": Text(str(f["epoch"] or NOTHING), palette.SOFT),
+        "pace": Text(short(float(f["pace"])) if there else NOTHING, number),
+        "cpu": Text(f"{float(f['cpu']):.0f}" if there else NOTHING, number),
+        "rss": Text(size(float(f["rss"])) if f["rss"] else NOTHING, number),
+        "exit": Text(sanitize(str(f["exit"]), 40) or NOTHING, palette.SOFT),
+    }
+    return Row(name, cells)
+
+
+def detail(scene: Scene, name: str | None, width: int, height: int) -> list[Text]:
+    """What is known of one process: trouble first, then facts, then what it counts."""
+    world = scene.world
+    if name is None or name not in world.names():
+        return [Text("no process selected", palette.FAINT)]
+    f = facts(world, name)
+    sample = world.processes.get(name)
+    lines = []
+    for finding in (finding for finding in world.findings if finding.subject == name):
+        line = severity_glyph(scene.glyphs, finding.severity)
+        line.append(f" {sanitize(finding.text)}", palette.TEXT)
+        line.append(f"  {scene.glyphs.dot} {sanitize(finding.advice)}", palette.SOFT)
+        lines.append(line)
+    busy = ("busy" if sample.busy else "idle") if sample else "not heard of"
+    head = state_text(scene.glyphs, world.condition(name))
+    head.append(f"  {busy}", palette.TEXT)
+    head.append(f"   progress {count(sample.progress) if sample else NOTHING}", palette.SOFT)
+    head.append(f"   epoch {f['epoch'] or NOTHING}   pid {f['pid'] or NOTHING}", palette.SOFT)
+    restarts = Text(f"restarts {f['restarts']}   last exit {sanitize(str(f['exit']), 40) or 'none'}", palette.SOFT)
+    lines.append(spread(head, restarts, width))
+    return [*lines, *_instruments(scene, name, width, height - len(lines))]
+
+
+def _instruments(scene: Scene, name: str, width: int, height: int) -> list[Text]:
+    """Counters and gauges of a process, in columns."""
+    sample = scene.world.processes.get(name)
+    if sample is None or height <= 0:
+        return []
+    shown = [series for series in sample.series if series.kind != "histogram"]
+    columns = max(1, width // 52)
+    cell = width // columns
+    cells = []
+    for series in shown[: columns * height]:
+        labels = ",".join(sanitize(value, 24) for key, value in series.labels if key != "model")
+        label = series.name.removeprefix("headrace_").removesuffix("_total").replace("_", " ")
+        left = Text(f"{sanitize(label, 40)}{f' {labels}' if labels else ''}", palette.SOFT)
+        value = rate(series.value) if series.value < 10 and series.value % 1 else count(series.value)
+        left.truncate(cell - len(value) - 4, overflow="ellipsis")
+        line = spread(left, Text(value, palette.TEXT), cell - 3)
+        line.pad_right(cell - line.cell_len)
+        cells.append(line)
+    return [Text().join(cells[at : at + columns]) for at in range(0, len(cells), columns)]

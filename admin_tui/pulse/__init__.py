@@ -1,0 +1,1 @@
+"""Screen 1: is all well, and if not, where."""

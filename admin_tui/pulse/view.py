@@ -1,0 +1,45 @@
+"""The Pulse screen: boxes in their places."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Final
+
+from textual.app import ComposeResult
+from textual.binding import BindingType
+from textual.containers import Horizontal, Vertical
+
+from admin_tui.panel import Panel, Scene
+from admin_tui.pulse import advice, cards, flow
+
+TREND: Final = "2 min"
+
+
+class PulseView(Vertical, can_focus=True):
+    """Is all well, and if not, where."""
+
+    BINDINGS: ClassVar[list[BindingType]] = []
+
+    def compose(self) -> ComposeResult:
+        """Cards, flow beside times, models, advisor."""
+        with Horizontal(id="cards"):
+            yield Panel(cards.output, id="card-output", title="tokens out /s, 10 s", subtitle=TREND)
+            yield Panel(cards.ttft, id="card-ttft", title="first token p95, 10 s", subtitle=TREND)
+            yield Panel(cards.itl, id="card-itl", title="next token p95, 10 s", subtitle=TREND)
+            yield Panel(cards.pages, id="card-pages", title="KV pages in use, now", subtitle=TREND)
+        with Horizontal(id="middle"):
+            yield Panel(flow.flow, id="flow", title="flow, 10 s")
+            yield Panel(flow.times, id="times", title="where time goes, 10 s: p50, p95")
+        yield Panel(flow.models, id="models", title="models, 10 s")
+        with Horizontal(id="low"):
+            yield Panel(advice.advisor, id="advisor", title="advisor")
+            yield Panel(advice.processes, id="processes", title="processes")
+
+    def show(self, scene: Scene) -> None:
+        """Draw all boxes."""
+        self.query_one("#models", Panel).styles.height = min(9, 3 + max(1, len(scene.world.models)))
+        for panel in self.query(Panel):
+            panel.show(scene)
+
+    def focus_first(self) -> None:
+        """Keys go here."""
+        self.focus()

@@ -1,0 +1,80 @@
+"""Names and texts from outside reach the screen as text: no escape sequence, no markup, no crash."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from admin_tui import plain
+from admin_tui.app import HeadraceTop
+from admin_tui.recording import Recorded
+from admin_tui.world import NO_PAGES, World
+from bus.messages.control import Fleet, UnitStatus
+from bus.messages.observe import Finding, FinishedRequest, ModelLoad, Snapshot, TimelineReply
+from bus.messages.telemetry import LiveRequest, Sample, Series, TimelineEvent
+
+ATTACKS = [
+    "\x1b]2;PWNED-TITLE\x07",
+    "\x9b31m\x9d0;x\x9c",
+    "[/red][bold]x[/bold][@click=app.quit]y[/]",
+    "$(reboot) \r\n\t\u202egnp",
+]
+
+
+def evil(text: str) -> list[Recorded]:
+    """A feed in which every text is this one."""
+    model = msgspec.structs.replace(ModelLoad(text, 1, 1, 0, 0, 0.0, 0, 0, 0, 0, 0, 0, 0, 0, 0, -1.0, 0, 0), model=text)
+    series = (Series("headrace_x", "gauge", (("label", text),), 1.0),)
+    snapshot = Snapshot(
+        0, 1, 5_000_000_000,
+        (Sample(text, "worker", 1, 1, "ready", 0, 0, False, 0.0, 0, series),),
+        (model,), NO_PAGES,
+        (LiveRequest(7, text, text, "decode", 1, 1, 1, 1, 0, 2, 1, 1, 0, 0),), 1,
+        (Finding("late", "warn", text, text, 0, text), Finding(text, text, text, text, 0, text)),
+        (FinishedRequest(8, text, text, 1, 1, 1, 1, 0, 1),),
+    )  # fmt: skip
+    timeline = TimelineReply(0, 7, tuple(
+        TimelineEvent(7, at, kind, 1, 1, text)  # type: ignore[arg-type]
+        for at, kind in enumerate(("received", "held", "admitted", "chunk", "preempted", "resumed", "refused"))
+    ))  # fmt: skip
+    fleet = Fleet(0, (UnitStatus(text, 3, "ready", 2, 1.0, text),), text)
+    return [Recorded(0.0, snapshot), Recorded(0.0, fleet), Recorded(0.0, timeline)]
+
+
+def characters(app: HeadraceTop) -> str:
+    """What would go to the terminal, without the styles."""
+    width, height = app.size
+    lines = app.screen._compositor.render_strips() if height else []
+    assert width
+    return "".join(segment.text for strip in lines for segment in strip)
+
+
+@pytest.mark.parametrize("text", ATTACKS)
+async def test_no_screen_lets_an_attack_through(make_app: Callable[..., HeadraceTop], text: str) -> None:
+    app = make_app(evil(text))
+    async with app.run_test(size=(120, 34)) as pilot:
+        for keys in (["1"], ["2"], ["3"], ["enter"], ["escape", "X"], ["escape", "2", "R"], ["escape", "K"]):
+            for key in keys:
+                await pilot.press(key)
+                await pilot.pause()
+            await pilot.pause(0.05)
+            drawn = characters(app)
+            assert len(drawn) == 120 * 34
+            assert not [c for c in drawn if unicodedata.category(c) == "Cc" or c == "\u202e"], keys
+
+
+@settings(max_examples=40)
+@given(st.text(max_size=60))
+def test_plain_lines_are_lines(text: str) -> None:
+    world = World()
+    for recorded in evil(text):
+        world.apply(recorded.event, 1)
+    for line in plain.lines(world, 2):
+        assert len(line.splitlines()) == 1
+        assert not [c for c in line if unicodedata.category(c)[0] == "C"]
+    msgspec.json.decode(plain.as_json(world, 2))
