@@ -1,0 +1,117 @@
+"""`headrace check-config`: what is in force, what cannot work (exit code 78), and what may not (a warning)."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import psutil
+
+from bus.catalogue import ModelMissing, locate
+from bus.config import Config, ModelConfig, parse_address, parse_size
+from bus.curve import BadKeyFile, read_keys
+from bus.names import REQUESTS_DOOR, TELEMETRY_DOOR, socket_path
+from cli.control import running_names
+from cli.models import missing_models
+from cli.supervisor.plan import desired_units
+
+_LONGEST_DOOR: Final = max(REQUESTS_DOOR, TELEMETRY_DOOR, key=len)
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What was found, in `headrace check-config --json`."""
+
+    file: str
+    config: Config
+    problems: list[str]
+    warnings: list[str]
+
+
+def check(config: Config, path: Path | None, *, as_json: bool) -> int:
+    """Print the configuration in force and what is wrong with it. Exit code 78 where it cannot work."""
+    verdict = Verdict(str(path or ""), config, [*missing_models(config), *_problems(config)], _warnings(config))
+    if as_json:
+        print(msgspec.json.format(msgspec.json.encode(verdict)).decode())
+    else:
+        print(f"# {path or 'no file: the defaults'}\n{_toml(config)}")
+        for problem in verdict.problems:
+            print(f"error: {path or 'defaults'}: {problem}", file=sys.stderr)
+        for warning in verdict.warnings:
+            print(f"warning: {warning}", file=sys.stderr)
+        if not verdict.problems:
+            print("# this can be served: " + ", ".join(unit.name for unit in desired_units(config)))
+    return 78 if verdict.problems else 0
+
+
+def _problems(config: Config) -> list[str]:
+    """What will stop a process from starting, beyond missing models."""
+    found: list[str] = []
+
+    def attempt(key: str, work: Callable[[], object]) -> None:
+        try:
+            work()
+        except (BadKeyFile, OSError) as error:
+            found.append(f"{key}: {error}")
+
+    if (curve := config.curve) is not None:
+        attempt("curve.secret", lambda: read_keys(Path(curve.secret), secret=True))
+        if not any(Path(curve.clients).glob("*.public")):
+            found.append(f"curve.clients: {curve.clients} holds no *.public file, so nobody could connect")
+    longest = max((unit.name for unit in desired_units(config)), key=len)
+    attempt("$HEADRACE_RUN", lambda: socket_path(longest, _LONGEST_DOOR))
+    return found
+
+
+def _warnings(config: Config) -> list[str]:
+    """What depends on the moment: memory and the address. Not asked of a stack that has both already."""
+    running = running_names()
+    found = []
+    if "kv@host" not in running:
+        arena, weights = parse_size(config.kv.arena), sum(map(_weight_bytes, config.model))
+        available = psutil.virtual_memory().available
+        if arena + weights > available:
+            found.append(
+                f"memory: the arena takes {arena >> 20} MiB and the models' files {weights >> 20} MiB, but "
+                f"{available >> 20} MiB are available; lower [kv] arena or serve less"
+            )
+    if not any(name.startswith("ingress@") for name in running) and (trouble := _address_trouble(config.ingress.http)):
+        found.append(f"ingress.http: {trouble}")
+    return found
+
+
+def _weight_bytes(model: ModelConfig) -> int:
+    try:
+        path = locate(model.source)
+    except ModelMissing:
+        return 0
+    files = [path] if path.is_file() else list(path.glob("*.safetensors"))
+    return sum(file.stat().st_size for file in files) * model.replicas
+
+
+def _address_trouble(address: str) -> str:
+    """Why nobody could listen there now; empty where one could."""
+    host, port = parse_address(address)
+    try:
+        family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(where)
+    except OSError as error:
+        return f"{address}: {error.strerror or error}"
+    return ""
+
+
+def _toml(config: Config) -> str:
+    """The whole configuration, as a file could say it."""
+    lines: list[str] = []
+    for section, value in msgspec.to_builtins(config).items():
+        tables = value if isinstance(value, list | tuple) else [value]
+        for table in tables:
+            if table is not None:
+                lines += ["", f"[[{section}]]" if tables is value else f"[{section}]"]
+                lines += [f"{key} = {msgspec.json.encode(item).decode()}" for key, item in table.items()]
+    return "\n".join(lines[1:])

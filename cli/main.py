@@ -1,0 +1,390 @@
+"""The commands. Each imports what it needs when it is called, so that `headrace --help` answers at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import cyclopts
+from cyclopts import Group, Parameter
+
+if TYPE_CHECKING:
+    from bus.config import Config
+
+
+def _version() -> str:
+    """The package's, not that of the folder that the command happens to be in."""
+    from bus.build import BUILD
+
+    return f"headrace {BUILD}"
+
+
+RUNNING: Final = Group("Run", sort_key=1)
+USING: Final = Group("Use", sort_key=2)
+LOOKING: Final = Group("Look and act", sort_key=3)
+MODELS: Final = Group("Models and configuration", sort_key=4)
+
+app = cyclopts.App(
+    name="headrace",
+    help=(
+        "Serve language models on this host: processes, one configuration file, one screen.\n\n"
+        "Begin with:\n\n    headrace pull smollm2-135m-instruct\n    headrace up --detach\n    headrace chat"
+    ),
+    help_epilogue=(
+        "Exit codes: 0 done, 1 failed, 2 wrong usage, 69 something is missing, 70 a bug, 75 the name is taken by a "
+        "running process, 78 bad configuration."
+    ),
+    group_commands=Group("Other", sort_key=9),
+    version=_version,
+)
+
+ConfigFile = Annotated[Path | None, Parameter(["--config", "-c"])]
+Switch = Annotated[bool, Parameter(negative=())]
+
+
+def _load(given: Path | None) -> tuple[Config, Path | None]:
+    """The configuration and where it came from; ends the command with 78 where it is bad."""
+    from bus.config import ConfigError, find_config, load_config
+
+    try:
+        path = find_config(given)
+        return load_config(path), path
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(78) from None
+
+
+@app.command(group=RUNNING, sort_key=1)
+def up(*, config: ConfigFile = None, detach: Switch = False, pull: Switch = False) -> int:
+    """Start everything that one configuration asks for, and keep it alive.
+
+    For example:
+
+        headrace up                   # the demo model on http://127.0.0.1:8080
+        headrace up -c big.toml --detach
+
+    In the foreground it shows what the processes say, and Ctrl-C drains and stops them. Processes that run already are
+    adopted: after a crash of the supervisor, run it again.
+
+    Args:
+        config: Configuration file; where it is looked for otherwise, check-config says.
+        detach: Return when every model can answer; stop it later with `headrace down`.
+        pull: Fetch missing models first.
+    """
+    from cli.up import start
+
+    loaded, path = _load(config)
+    return start(loaded, path, detach=detach, fetch_missing=pull)
+
+
+@app.command(group=RUNNING, sort_key=2)
+def down(*, deadline: float = 30.0) -> int:
+    """Drain and stop everything.
+
+    Args:
+        deadline: Seconds that requests under way have to finish; 0 does not wait.
+    """
+    from cli.down import stop
+
+    return stop(deadline)
+
+
+@app.command(group=RUNNING, sort_key=3)
+def run(name: str, *, config: ConfigFile = None) -> int:
+    """Run one process in the foreground: what systemd units and `headrace up` call.
+
+    For example:
+
+        headrace run kv@host
+        headrace run worker@smollm2.0.0 -c /etc/headrace/headrace.toml
+
+    Args:
+        name: kv@host, metrics@host, scheduler@MODEL, worker@MODEL.REPLICA.RANK, ingress@NUMBER or supervisor@host.
+        config: Configuration file.
+    """
+    from bus.config import ConfigError
+    from bus.names import InvalidName, parse_process
+    from cli.roles import check_name, load_main
+
+    loaded, path = _load(config)
+    try:
+        check_name(name, loaded)
+    except (InvalidName, ConfigError) as error:
+        print(error, file=sys.stderr)
+        return 78
+    return load_main(parse_process(name).role)(name, loaded, path)
+
+
+@app.command(group=USING, sort_key=1)
+def chat(
+    *words: str,
+    model: str | None = None,
+    system: str | None = None,
+    temperature: float | None = None,
+    max_tokens: int | None = None,
+) -> int:
+    """Talk to a model of the running stack.
+
+    For example:
+
+        headrace chat                           # a conversation
+        headrace chat "Why is the sky blue?"    # one answer
+        headrace chat smollm2 "Hello!"          # of that model
+        git diff | headrace chat "What does this change?"
+
+    In a conversation Ctrl-C ends an answer and Ctrl-D the conversation.
+
+    Args:
+        words: Model and prompt, or either.
+        model: Name of the model; the first that is served when not given.
+        system: System prompt.
+        temperature: 0 always takes the likeliest token.
+        max_tokens: Longest answer.
+    """
+    from cli.chat import Wishes, talk
+
+    return talk(words, Wishes(model, system, temperature, max_tokens))
+
+
+@app.command(group=USING, sort_key=2)
+def bench(
+    *,
+    url: str = "",
+    compare: str = "",
+    model: str = "",
+    trace: Path | None = None,
+    lognormal: Switch = False,
+    requests: int = 64,
+    concurrency: int = 8,
+    rate: float = 0.0,
+    max_prompt: int = 1024,
+    max_output: int = 128,
+    slo_ttft: float = 2.0,
+    slo_tpot: float = 0.1,
+    seed: int = 1,
+    json: Switch = False,
+) -> int:
+    """Load a running endpoint with real lengths; measure TTFT, TPOT, tokens a second, goodput.
+
+    For example:
+
+        headrace bench                            # 64 requests, 8 at a time
+        headrace bench --rate 2 --requests 120    # Poisson arrivals, 2 a second
+        headrace bench --compare http://127.0.0.1:9000/v1
+
+    With --compare the same load goes to both, in turns, and the ratios are printed.
+
+    Lengths come from a sample of production traffic (Azure LLM inference trace 2023, conversation), cut to the limits.
+
+    Args:
+        url: Base URL of an OpenAI-compatible API; that of the configuration when not given.
+        compare: Base URL of another one.
+        model: Name of the model; the first that is listed when not given.
+        trace: CSV with the columns input_tokens, output_tokens (and arrival_s, which is not used).
+        lognormal: Draw lengths from log-normal distributions instead of a trace.
+        requests: How many.
+        concurrency: So many at a time (closed loop).
+        rate: Requests a second, Poisson arrivals (open loop), instead of concurrency.
+        max_prompt: Longest prompt, tokens.
+        max_output: Longest answer, tokens.
+        slo_ttft: Seconds to the first token that count as good.
+        slo_tpot: Seconds per further token that count as good.
+        seed: The same seed makes the same load.
+        json: Print every number as JSON.
+    """
+    from bus.config import find_config, load_config
+    from cli.bench.command import Asked, measure
+
+    base = url or f"http://{load_config(find_config()).ingress.http}/v1"
+    return measure(
+        Asked(
+            urls=[base, *([compare] if compare else [])], model=model, trace=trace, lognormal=lognormal,
+            requests=requests, concurrency=concurrency, rate=rate, max_prompt=max_prompt, max_output=max_output,
+            slo_ttft_s=slo_ttft, slo_tpot_s=slo_tpot, seed=seed,
+        ),
+        as_json=json,
+    )  # fmt: skip
+
+
+@app.command(group=LOOKING, sort_key=1)
+def status(*, json: Switch = False) -> int:
+    """Every process and every model of this host, as they are now.
+
+    Exit code 1 where nothing runs.
+
+    Args:
+        json: For programs: {"processes": [...], "models": [...]}.
+    """
+    from cli.status import show
+
+    return show(as_json=json)
+
+
+@app.command(group=LOOKING, sort_key=2)
+def top(
+    *,
+    config: ConfigFile = None,
+    replay: Path | None = None,
+    ascii: Switch = False,
+    once: Switch = False,
+    json: Switch = False,
+    plain: Switch = False,
+) -> int:
+    """The operator's screen: processes, requests, where the time goes.
+
+    Lower case looks, upper case acts; ? shows the keys.
+
+    Args:
+        config: Configuration file.
+        replay: Play a recording instead of the live stack.
+        ascii: Without special characters.
+        once: Print once and end.
+        json: Print as JSON, with --once.
+        plain: Print lines, for pipes and screen readers.
+    """
+    from admin_tui.app import run as show
+
+    loaded, _ = _load(config)
+    return show(loaded, replay=replay, ascii=ascii, once=once, json=json, plain=plain)
+
+
+@app.command(group=LOOKING, sort_key=3)
+def drain(name: str, *, deadline: float = 120.0, wait: bool = True) -> int:
+    """Take a process out: it finishes what it has and takes nothing new, until undrain or restart.
+
+    For example:
+
+        headrace drain worker@smollm2.1.0
+        headrace drain ingress@1 --no-wait
+
+    Args:
+        name: As `headrace status` shows it.
+        deadline: Seconds it has.
+        wait: Return when it has nothing in hand any more; exit code 1 at the deadline.
+    """
+    from cli.orders import take_out
+
+    return take_out(name, deadline, wait=wait)
+
+
+@app.command(group=LOOKING, sort_key=4)
+def undrain(name: str) -> int:
+    """Let a drained process take work again.
+
+    Args:
+        name: As `headrace status` shows it.
+    """
+    from cli.orders import take_in
+
+    return take_in(name)
+
+
+@app.command(group=LOOKING, sort_key=5)
+def restart(name: str, *, deadline: float = 120.0) -> int:
+    """Drain a process, end it and start it again; return when it is ready.
+
+    No request is lost. Tensor-parallel ranks restart together. What was given up (exit code 78) is tried again.
+
+        headrace restart scheduler@smollm2
+
+    Args:
+        name: As `headrace status` shows it.
+        deadline: Seconds it has to drain; 0 kills it.
+    """
+    from cli.orders import start_again
+
+    return start_again(name, deadline)
+
+
+@app.command(group=MODELS, sort_key=1)
+def pull(model: str) -> int:
+    """Fetch a model into the model store, verified.
+
+    For example:
+
+        headrace pull smollm2-135m-instruct
+        headrace pull hf:HuggingFaceTB/SmolLM2-135M-Instruct
+
+    Interrupted? Run it again: it goes on where it was. $HEADRACE_MODELS is the store, $HF_ENDPOINT a mirror of the hub,
+    $HF_TOKEN the key to gated models.
+
+    Args:
+        model: A name of the catalogue (see `headrace models`) or hf:ORG/REPO.
+    """
+    from cli.models import fetch
+
+    return fetch(model)
+
+
+@app.command(group=MODELS, sort_key=2)
+def models(*, config: ConfigFile = None, json: Switch = False) -> int:
+    """The catalogue, the model store, and what the configuration serves.
+
+    Args:
+        config: Configuration file.
+        json: For programs.
+    """
+    from cli.models import listing
+
+    loaded, _ = _load(config)
+    return listing(loaded, as_json=json)
+
+
+@app.command(group=MODELS, sort_key=3)
+def check_config(*, config: ConfigFile = None, json: Switch = False) -> int:
+    """Check the configuration and show what is in force. Exit code 78 where it cannot work.
+
+    Looked for in -c, $HEADRACE_CONFIG, ./headrace.toml, /etc/headrace/headrace.toml; without any, the defaults serve
+    the demo model. Errors name file, line and key.
+
+    Args:
+        config: Configuration file.
+        json: For programs.
+    """
+    from cli.check import check
+
+    loaded, path = _load(config)
+    return check(loaded, path, as_json=json)
+
+
+@app.command(group=MODELS, sort_key=4)
+def curve_keygen(name: str, *, directory: Path = Path()) -> int:
+    """Make a CURVE key pair for tcp sockets.
+
+    NAME.secret stays on its host, readable by its user only; NAME.public goes into the other side's clients directory.
+    A host names both in [curve]:
+
+        [curve]
+        secret = "/etc/headrace/curve/this-host.secret"
+        clients = "/etc/headrace/curve/clients"
+
+    Args:
+        name: Of the pair, for example the host's.
+        directory: Where to write it.
+    """
+    from bus.curve import generate, write_pair
+
+    try:
+        secret, public = write_pair(directory, name, generate())
+    except OSError as error:
+        print(f"{error.filename}: {error.strerror}; keys are never overwritten", file=sys.stderr)
+        return 1
+    print(f"{secret}  keep it on this host, mode 0600\n{public}  copy it into the other side's clients directory")
+    return 0
+
+
+def main() -> None:
+    """Entry point of the `headrace` command."""
+    try:
+        code = app(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # `headrace status | head`: nobody reads any more, which is no failure of ours
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""Which processes a configuration asks for, and which of them run in an older one. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final, NamedTuple
+
+import msgspec
+
+from bus.config import Config
+from bus.names import KV, METRICS, ingress_name, parse_process, parse_worker, scheduler_name, worker_name
+
+START_ORDER: Final = ("kv", "metrics", "scheduler", "worker", "ingress")
+STOP_ORDER: Final = ("ingress", "scheduler", "worker", "metrics", "kv")
+
+
+class Unit(NamedTuple):
+    """One process that should run. Units of one `group` live and die together: the ranks of a replica."""
+
+    name: str
+    role: str
+    group: str
+
+
+def unit_named(name: str) -> Unit:
+    """The unit of a process name.
+
+    Raises:
+        InvalidName: it is not one of a process.
+    """
+    role, instance = parse_process(name)
+    if role != "worker":
+        return Unit(name, role, name)
+    worker = parse_worker(instance)
+    return Unit(name, role, f"worker@{worker.model}.{worker.replica}")
+
+
+def desired_units(config: Config) -> tuple[Unit, ...]:
+    """Every process of a host, in the order in which they are started."""
+    names = [KV, METRICS]
+    names += [scheduler_name(model.name) for model in config.model]
+    names += [
+        worker_name(model.name, replica, rank)
+        for model in config.model
+        for replica in range(model.replicas)
+        for rank in range(model.tensor_parallel)
+    ]
+    names += [ingress_name(index) for index in range(config.ingress.processes)]
+    return tuple(unit_named(name) for name in names)
+
+
+def fingerprint(config: Config, name: str) -> str:
+    """Digest of the parts of a configuration that a process was started with.
+
+    Two configurations with the same fingerprint of a process need no restart of it.
+    """
+    unit = unit_named(name)
+    match unit.role:
+        case "scheduler":
+            parts: object = [m for m in config.model if m.name == parse_process(name).instance]
+        case "worker":
+            parts = [m for m in config.model if m.name == parse_worker(parse_process(name).instance).model]
+        case "ingress":
+            parts = [config.ingress, config.curve, config.model]
+        case "kv":
+            parts = [config.kv]
+        case _:
+            parts = [config.metrics]
+    return hashlib.sha256(msgspec.json.encode([parts, config.log], order="deterministic")).hexdigest()[:16]
