@@ -1,0 +1,151 @@
+"""A whole stack of real processes, started the way a person starts it: `headrace up -c FILE --detach`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+HEADRACE = [sys.executable, "-m", "cli.main"]
+
+
+def free_port() -> int:
+    """A TCP port that nobody has."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Stack:
+    """A running stack. `url` is its HTTP address, `run` its run directory."""
+
+    url: str
+    home: Path
+    environment: dict[str, str]
+    config: Path
+
+    @property
+    def run(self) -> Path:
+        return self.home / "r"
+
+    def headrace(self, *arguments: str, timeout: float = 120, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run the command as an operator would."""
+        done = subprocess.run(
+            [*HEADRACE, *arguments], env=self.environment, capture_output=True, text=True, timeout=timeout
+        )
+        if check:
+            assert done.returncode == 0, f"headrace {' '.join(arguments)}: {done.stdout}\n{done.stderr}\n{self.logs()}"
+        return done
+
+    def status(self) -> dict[str, Any]:
+        """`headrace status --json`."""
+        answer: dict[str, Any] = json.loads(self.headrace("status", "--json").stdout)
+        return answer
+
+    def pid(self, name: str) -> int:
+        """Of a process by name, as status tells it."""
+        return next(int(process["pid"]) for process in self.status()["processes"] if process["name"] == name)
+
+    def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> int:
+        """Kill a process; its pid is returned."""
+        pid = self.pid(name)
+        os.kill(pid, number)
+        return pid
+
+    def replicas_ready(self) -> int:
+        """Of all models; 0 where no scheduler answers."""
+        return sum(int(model["replicas_ready"]) for model in self.status()["models"])
+
+    def logs(self) -> str:
+        """The last lines of every log."""
+        parts = []
+        for path in sorted((self.home / "s" / "log").glob("*.log")):
+            parts.append(f"--- {path.name}\n" + "\n".join(path.read_text(errors="replace").splitlines()[-25:]))
+        return "\n".join(parts)
+
+    def pages_at_rest(self) -> dict[str, float]:
+        """Pages by state, from /metrics."""
+        pages: dict[str, float] = {}
+        for line in httpx.get(f"{self.url}/metrics", timeout=10).text.splitlines():
+            if line.startswith("headrace_kv_pages{"):
+                labels, value = line.rsplit(" ", 1)
+                state = labels.split('state="')[1].split('"')[0]
+                pages[state] = pages.get(state, 0.0) + float(value)
+        return pages
+
+
+def until(condition: Callable[[], bool], seconds: float, what: str) -> None:
+    """Wait for something, for at most so long."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
+        time.sleep(0.1)
+
+
+def _gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+@contextlib.contextmanager
+def running(model_toml: str, *, ingresses: int = 1, arena: str = "768MiB") -> Iterator[Stack]:
+    """Start a stack for the `[[model]]` sections given; stop it, and check that nothing is left."""
+    home = Path(tempfile.mkdtemp(prefix="hr", dir="/tmp"))
+    port = free_port()
+    config = home / "headrace.toml"
+    config.write_text(
+        f'[ingress]\nhttp = "127.0.0.1:{port}"\nprocesses = {ingresses}\n\n[kv]\narena = "{arena}"\n\n{model_toml}'
+    )
+    environment = {
+        **os.environ,
+        "HEADRACE_RUN": str(home / "r"),
+        "HEADRACE_STATE": str(home / "s"),
+        "HEADRACE_CONFIG": str(config),
+    }
+    environment.setdefault("HEADRACE_MODELS", str(_models()))
+    stack = Stack(f"http://127.0.0.1:{port}", home, environment, config)
+    try:
+        stack.headrace("up", "--detach", "-c", str(config), timeout=240)
+        yield stack
+        pids = [process["pid"] for process in stack.status()["processes"]]
+        stack.headrace("down", timeout=120)
+        until(lambda: all(_gone(pid) for pid in pids if pid), 20, "every process is gone after down")
+    finally:
+        for lock in (home / "r").glob("*.lock"):
+            words = lock.read_text().split()
+            if len(words) > 1 and not _gone(int(words[1])):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(words[1]), signal.SIGKILL)
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def _models() -> Path:
+    from bus.names import models_directory
+
+    return models_directory()
+
+
+SMOLLM2 = """
+[[model]]
+name = "smollm2"
+source = "catalog:smollm2-135m-instruct"
+dtype = "float32"
+slots = 16
+step_tokens = 256
+"""
