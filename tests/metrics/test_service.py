@@ -134,9 +134,12 @@ def test_what_is_published_can_be_asked_for(stack: Stack) -> None:
     assert [event.kind for event in reply.events] == ["submitted", "queued", "finished"]
     assert stack.ask(GetTimeline(6, 8), TimelineReply).events == ()
     stack.until(lambda: bool(stack.ask(GetSnapshot(7), Snapshot).recent))
-    snapshot = stack.ask(GetSnapshot(8), Snapshot)
-    assert SCHEDULER in {process.name for process in snapshot.processes}
-    assert METRICS in {process.name for process in snapshot.processes}
+
+    def known() -> set[str]:
+        return {process.name for process in stack.ask(GetSnapshot(8), Snapshot).processes}
+
+    stack.until(lambda: known() == {SCHEDULER, METRICS})  # it hears of itself at its own next beat
+    snapshot = stack.ask(GetSnapshot(9), Snapshot)
     assert [model.model for model in snapshot.models] == ["m"]
     assert snapshot.recent[0].request == 7
 
