@@ -14,7 +14,7 @@ KILLS ?= 20
 PACKAGES := bus ingress scheduler workers kv metrics admin_tui cli headrace_client
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-slow test-chaos lint imports types bench clean
+.PHONY: help serve test test-slow test-chaos lint imports types bench lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -65,5 +65,15 @@ imports: $(VENV)/.dev ## processes share messages, never code
 types: $(VENV)/.dev ## mypy --strict
 	$(BIN)/mypy $(addprefix -p ,$(PACKAGES))
 
+# Both files say what a fresh resolution of pyproject.toml gives today; torch stays where it is pinned.
+lock: ## renew requirements.lock and requirements-dev.lock
+	@$(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/pip install -q -e . torch==2.13.0
+	@{ echo "# Exact versions of everything that headrace runs on. Made by: make lock"; \
+	   $(VENV)-lock/bin/pip freeze --exclude-editable --exclude pip; } > requirements.lock
+	@$(VENV)-lock/bin/pip install -q -e ".[dev]" -c requirements.lock
+	@{ echo "# What its tests and checks need on top. Made by: make lock"; echo "-r requirements.lock"; \
+	   $(VENV)-lock/bin/pip freeze --exclude-editable --exclude pip | grep -vxFf requirements.lock; } > requirements-dev.lock
+	@rm -rf $(VENV)-lock
+
 clean: ## remove the environment and caches
-	rm -rf $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-lock *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
