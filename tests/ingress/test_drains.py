@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import http.client as http_client
 import json
-import signal
 import select
+import signal
 import socket
 import tempfile
 import threading
