@@ -31,11 +31,14 @@ from bus.packed import pack_u32
 from workers.execute import Executor
 from workers.group import Alone
 from workers.host import dtype_of
+from workers.layers.linear import layout
 from workers.models.config import kv_shape
 from workers.models.load import load_model
 from workers.rows import Written
 from workers.slots import Slots
+from workers.weights.digest import weights_digest
 from workers.weights.source import WeightsError
+from workers.weights.store import Key, open_or_make
 
 PAGE_TOKENS = 16
 CPU = torch.device("cpu")
@@ -73,7 +76,14 @@ class Bench:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         dtype = dtype_of(ModelConfig(name="bench", source=options.model, dtype=options.dtype), CPU)
-        self.model = load_model(locate(options.model), dtype=dtype, device=CPU)
+        path = locate(options.model)
+        key = Key(weights_digest(path), str(dtype).removeprefix("torch."), 0, 1, layout())
+        self.model = load_model(
+            path,
+            dtype=dtype,
+            device=CPU,
+            keep=(lambda make: open_or_make(key, make)) if options.mapped else (lambda make: make()),
+        )
         architecture = self.model.architecture
         shape = kv_shape(architecture, PAGE_TOKENS, dtype)
         rows = max(options.rows)
@@ -154,6 +164,7 @@ def main() -> None:
     parser.add_argument("--chunk", type=int, default=512, help="tokens of a prefill chunk")
     parser.add_argument("--repeats", type=int, default=5, help="windows; the median counts")
     parser.add_argument("--sampling", default="greedy", choices=sorted(SAMPLINGS))
+    parser.add_argument("--mapped", action="store_true", help="weights mapped from the store instead of own memory")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from bus.catalogue import ModelMissing, catalogue, entry_named, locate
 from bus.config import Config
-from bus.names import models_directory
+from bus.names import models_directory, state_directory
 from cli.store import catalogue as store
 from cli.store import files
 from cli.store.repository import directory_of, pull_repository
@@ -133,6 +133,8 @@ def listing(config: Config, *, as_json: bool) -> int:
         console.width = 200
     console.print(table)
     print(f"store: {models_directory()}")
+    if ready := sorted((state_directory() / "weights").glob("*.weights")):
+        print(f"ready to run: {sum(file.stat().st_size for file in ready) >> 20} MiB in {ready[0].parent} (a cache)")
     return 0
 
 

@@ -13,10 +13,12 @@ from bus.messages.steps import KvShape, Registered
 from bus.packed import pack_u32
 from workers.group import Group
 from workers.host import Assignment
+from workers.layers.linear import layout
 from workers.models.config import kv_shape, read_architecture
 from workers.models.interface import Model
 from workers.models.load import load_model
 from workers.weights.digest import weights_digest
+from workers.weights.store import Key, open_or_make
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +82,7 @@ def load(assignment: Assignment, group: Group, progress: Callable[[float], None]
         )
     kv = kv_shape(architecture, assignment.page_tokens, assignment.dtype)
     digest = weights_digest(path)
+    key = Key(digest, kv.dtype, group.rank, group.ranks, layout())
     model = load_model(
         path,
         dtype=assignment.dtype,
@@ -88,8 +91,9 @@ def load(assignment: Assignment, group: Group, progress: Callable[[float], None]
         ranks=group.ranks,
         collectives=group,
         progress=progress,
+        keep=lambda make: open_or_make(key, make),
     )
-    log.info("loaded %s in %.1f s", path.name, time.monotonic() - began, extra={"dtype": kv.dtype})
+    log.info("loaded %s in %.2f s", path.name, time.monotonic() - began, extra={"dtype": kv.dtype})
     return Loaded(
         model=model,
         kv=kv,

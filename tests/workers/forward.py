@@ -88,7 +88,7 @@ class Runner:
                 device=torch.device("cpu"),
                 rank=rank,
                 ranks=ranks,
-                **({} if ranks == 1 else {"collectives": self._ranks.of(rank)}),
+                **self.collectives(rank),
             )
         )
         a = self.models[0].architecture
@@ -98,6 +98,10 @@ class Runner:
         random.Random(1).shuffle(self._free)
         self._tables: dict[str, list[int]] = {}
         self._lengths: dict[str, int] = {}
+
+    def collectives(self, rank: int) -> dict[str, Any]:
+        """For `load_model`."""
+        return {} if self._ranks.ranks == 1 else {"collectives": self._ranks.of(rank)}
 
     def step(self, rows: Sequence[tuple[str, Sequence[int]]]) -> list[Tensor]:
         """One step: each row appends ids to a sequence. Returns hidden states, [ids of the row, hidden] per row."""

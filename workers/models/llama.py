@@ -14,15 +14,11 @@ from workers.layers.rotary import Rotary
 from workers.models.decoder import Block, Decoder
 from workers.models.interface import Collectives
 from workers.models.rope import inverse_frequencies
-from workers.weights.loader import Weights
+from workers.weights.prepared import Prepared
 
 
-def build(weights: Weights, collectives: Collectives, device: torch.device) -> Decoder:
-    """Wire one rank's share.
-
-    Raises:
-        WeightsError: a tensor is missing or misshapen.
-    """
+def build(weights: Prepared, collectives: Collectives, device: torch.device) -> Decoder:
+    """Wire one rank's share."""
     a, shard = weights.architecture, weights.shard
     heads, kv_heads = len(shard.heads), len(shard.kv_heads)
     rotary = Rotary(inverse_frequencies(a.rope, a.head_dim, weights.rope_factors()))
@@ -45,15 +41,14 @@ def build(weights: Weights, collectives: Collectives, device: torch.device) -> D
             mlp=GatedMlp(Linear(weights.gate_up(layer)), RowParallelLinear(weights.down(layer), collectives)),
         )
 
-    embedding = weights.embedding()
     return Decoder(
         architecture=a,
         device=device,
         dtype=weights.dtype,
-        embedding=Embedding(embedding, shard.vocabulary.start, collectives, whole=shard.ranks == 1),
+        embedding=Embedding(weights.embedding(), shard.vocabulary.start, collectives, whole=shard.ranks == 1),
         blocks=[block(layer) for layer in range(a.layers)],
         norm=RmsNorm(weights.final_norm(), a.rms_eps),
-        head=Head(Linear(weights.head(embedding)), shard.vocabulary_sizes, collectives),
+        head=Head(Linear(weights.head()), shard.vocabulary_sizes, collectives),
         rotary=rotary,
         backend=backend,
     )

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
 import torch
+from torch import Tensor
 
+from workers.layers.linear import pack
 from workers.models import llama, qwen2
-from workers.models.config import gguf_architecture, read_architecture
+from workers.models.config import read_architecture
 from workers.models.interface import SINGLE, Collectives, Model
 from workers.weights.gguf_file import GgufFile
 from workers.weights.loader import Weights
+from workers.weights.prepared import Prepared, prepare
 from workers.weights.safetensors_dir import SafetensorsDirectory
 from workers.weights.sharding import shard_of
 from workers.weights.source import TensorSource, WeightsError
+
+Make = Callable[[], Mapping[str, Tensor]]
+Keep = Callable[[Make], Mapping[str, Tensor]]
+
+
+def _made(make: Make) -> Mapping[str, Tensor]:
+    return make()
+
 
 BUILDERS: Final = {"llama": llama.build, "qwen2": qwen2.build}
 
@@ -29,6 +40,7 @@ def load_model(
     ranks: int = 1,
     collectives: Collectives = SINGLE,
     progress: Callable[[float], None] | None = None,
+    keep: Keep = _made,
 ) -> Model:
     """Load one rank's share of a model.
 
@@ -38,7 +50,8 @@ def load_model(
         device: where; only the CPU so far.
         rank, ranks: this rank's place in its tensor-parallel group.
         collectives: the group.
-        progress: is told the fraction that is loaded.
+        progress: is told the fraction that is loaded; not where `keep` has the tensors already.
+        keep: where ready tensors are found or made; in memory if not given.
 
     Raises:
         WeightsError: files that are missing, broken, or of a model that is not supported.
@@ -46,13 +59,11 @@ def load_model(
     """
     if device.type != "cpu":
         raise WeightsError(path, f"device {device} is not supported (cpu is)")
-    source: TensorSource
-    if path.is_dir():
-        architecture, source = read_architecture(path), SafetensorsDirectory(path)
-    else:
-        source = GgufFile(path)
-        architecture = gguf_architecture(source)
-    weights = Weights(source, architecture, shard_of(architecture, rank, ranks), dtype, progress)
-    model = BUILDERS[architecture.name](weights, collectives, device)
-    weights.finish()
-    return model
+    architecture = read_architecture(path)
+    shard = shard_of(architecture, rank, ranks)
+
+    def make() -> Mapping[str, Tensor]:
+        source: TensorSource = SafetensorsDirectory(path) if path.is_dir() else GgufFile(path)
+        return prepare(Weights(source, architecture, shard, dtype, progress), pack)
+
+    return BUILDERS[architecture.name](Prepared(keep(make), architecture, shard, dtype), collectives, device)

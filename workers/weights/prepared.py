@@ -1,0 +1,104 @@
+"""A rank's weights as named tensors in the layout that they are computed with: what the store keeps.
+
+`prepare` reads everything once, through the loader's rules, and lays it out. `Prepared` gives the parts out again under
+the loader's names, whether the tensors were just made or lie in a mapped file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from workers.weights.loader import Weights
+from workers.weights.sharding import Shard
+
+if TYPE_CHECKING:
+    from workers.models.config import Architecture
+
+Pack = Callable[[Tensor], Tensor]
+
+
+def prepare(weights: Weights, pack: Pack) -> dict[str, Tensor]:
+    """Every tensor that a decoder needs, by name.
+
+    Args:
+        weights: all of it is read.
+        pack: from a matrix [outputs, inputs] to what `workers.layers.linear.Linear` multiplies with.
+
+    Raises:
+        WeightsError: a tensor is missing, misshapen, or has no place in the model.
+    """
+    embedding = weights.embedding()
+    tensors = {
+        "embedding": embedding,
+        "head": pack(weights.head(embedding)),
+        "final_norm": weights.final_norm(),
+    }
+    if (factors := weights.rope_factors()) is not None:
+        tensors["rope_factors"] = factors
+    for layer in range(weights.architecture.layers):
+        qkv, bias = weights.qkv(layer)
+        tensors[f"{layer}.attention_norm"] = weights.norm("attention_norm", layer)
+        tensors[f"{layer}.qkv"] = pack(qkv)
+        if bias is not None:
+            tensors[f"{layer}.qkv_bias"] = bias
+        tensors[f"{layer}.attention_out"] = pack(weights.attention_out(layer))
+        tensors[f"{layer}.mlp_norm"] = weights.norm("mlp_norm", layer)
+        tensors[f"{layer}.gate_up"] = pack(weights.gate_up(layer))
+        tensors[f"{layer}.down"] = pack(weights.down(layer))
+    weights.finish()
+    return tensors
+
+
+class Prepared:
+    """The parts of a decoder, read-only: they may lie in a file that other processes have mapped too.
+
+    Args:
+        tensors: of `prepare`, for the same architecture and shard.
+        dtype: that is computed with.
+    """
+
+    def __init__(
+        self, tensors: Mapping[str, Tensor], architecture: Architecture, shard: Shard, dtype: torch.dtype
+    ) -> None:
+        self.architecture, self.shard, self.dtype = architecture, shard, dtype
+        self._tensors = tensors
+
+    def embedding(self) -> Tensor:
+        """[vocabulary of this rank, hidden]."""
+        return self._tensors["embedding"]
+
+    def head(self) -> Tensor:
+        """Packed."""
+        return self._tensors["head"]
+
+    def final_norm(self) -> Tensor:
+        """[hidden]."""
+        return self._tensors["final_norm"]
+
+    def rope_factors(self) -> Tensor | None:
+        """[head_dim / 2] float32, of models whose file carries them."""
+        return self._tensors.get("rope_factors")
+
+    def norm(self, part: str, layer: int) -> Tensor:
+        """[hidden]; `part` is "attention_norm" or "mlp_norm"."""
+        return self._tensors[f"{layer}.{part}"]
+
+    def qkv(self, layer: int) -> tuple[Tensor, Tensor | None]:
+        """Packed weight and, where the model has one, bias; outputs are q, k, v."""
+        return self._tensors[f"{layer}.qkv"], self._tensors.get(f"{layer}.qkv_bias")
+
+    def attention_out(self, layer: int) -> Tensor:
+        """Packed."""
+        return self._tensors[f"{layer}.attention_out"]
+
+    def gate_up(self, layer: int) -> Tensor:
+        """Packed; outputs are gate, then up."""
+        return self._tensors[f"{layer}.gate_up"]
+
+    def down(self, layer: int) -> Tensor:
+        """Packed."""
+        return self._tensors[f"{layer}.down"]
