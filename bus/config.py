@@ -100,6 +100,7 @@ class ModelConfig(Section, frozen=True):
         source: `catalog:NAME`, `hf:ORG/REPO`, `path:/DIR` (safetensors) or a `.gguf` file.
         device, dtype: "auto" picks what the host is good at.
         replicas, tensor_parallel: how many copies, and over how many ranks each.
+        standby: processes per rank that have everything loaded and take over when the worker dies.
         context_tokens: 0 takes the model's own limit.
         slots: requests that run at once on a replica.
         step_tokens: most tokens of one step: the budget that decodes and prefill chunks share.
@@ -117,6 +118,7 @@ class ModelConfig(Section, frozen=True):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     replicas: Annotated[int, Meta(ge=1, le=64)] = 1
     tensor_parallel: Annotated[int, Meta(ge=1, le=8)] = 1
+    standby: Annotated[int, Meta(ge=0, le=1)] = 0
     context_tokens: Annotated[int, Meta(ge=0)] = 0
     slots: Annotated[int, Meta(ge=1, le=4096)] = 64
     step_tokens: Annotated[int, Meta(ge=16, le=65536)] = 512

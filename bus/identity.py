@@ -11,7 +11,7 @@ import fcntl
 import os
 import time
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import zmq
 
@@ -52,18 +52,35 @@ class Identity(Protocol):
         ...
 
 
-def claim(name: str, run: Path) -> tuple[int, int]:
+class Claim(NamedTuple):
+    """A name that this process has.
+
+    Attributes:
+        lock: the descriptor whose lock holds the name; keep it open.
+    """
+
+    epoch: int
+    lock: int
+
+    def release(self) -> None:
+        """Give the name back, before the process ends. The next epoch is still a higher one."""
+        os.ftruncate(self.lock, 0)
+        os.pwrite(self.lock, f"{self.epoch} 0\n".encode(), 0)
+        os.close(self.lock)
+
+
+def claim(name: str, run: Path, *, wait: bool = False) -> Claim:
     """Take a name for this process and count its epoch up.
 
-    Returns:
-        The epoch, and the descriptor whose lock holds the name; keep it open.
+    Args:
+        wait: until whoever has it dies or gives it back: the kernel wakes the first that waits.
 
     Raises:
         NameTaken: it is held by a living process.
     """
     fd = os.open(run / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         holder = os.pread(fd, 64, 0).decode(errors="replace").split()
         os.close(fd)
@@ -74,7 +91,7 @@ def claim(name: str, run: Path) -> tuple[int, int]:
     epoch = max(int(words[0]) + 1 if words and words[0].isdigit() else 1, int(time.time()) - 1_700_000_000)
     os.ftruncate(fd, 0)
     os.pwrite(fd, f"{epoch} {os.getpid()}\n".encode(), 0)
-    return epoch, fd
+    return Claim(epoch, fd)
 
 
 class Visitor:

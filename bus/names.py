@@ -1,7 +1,8 @@
 """Names of processes and of their run-time files. No I/O but creating the run directory.
 
 A process is called `role@instance`: `ingress@0`, `scheduler@smollm2`,
-`worker@smollm2.1.0` (model, replica, rank), `kv@host`, `metrics@host`, `supervisor@host`.
+`worker@smollm2.1.0` (model, replica, rank), `kv@host`, `metrics@host`, `supervisor@host`. `standby@smollm2.1.0` waits
+to become `worker@smollm2.1.0`, and has that name from then on.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Final, Literal, NamedTuple, get_args
 
-Role = Literal["ingress", "scheduler", "worker", "kv", "metrics", "supervisor", "cli", "tui", "client"]
+Role = Literal["ingress", "scheduler", "worker", "standby", "kv", "metrics", "supervisor", "cli", "tui", "client"]
 ROLES: Final[tuple[str, ...]] = get_args(Role)
 
 # Model names end up in socket paths, unit names and URLs, so they are kept to what all three carry.
@@ -149,6 +150,16 @@ def scheduler_name(model: str) -> str:
 def worker_name(model: str, replica: int, rank: int) -> str:
     """Name of the worker process that is rank `rank` of replica `replica`."""
     return f"worker@{WorkerInstance(model, replica, rank)}"
+
+
+def standby_name(worker: str) -> str:
+    """Name of the process that waits to become `worker`."""
+    return f"standby@{parse_process(worker).instance}"
+
+
+def worker_of(standby: str) -> str:
+    """The opposite of `standby_name`."""
+    return f"worker@{parse_process(standby).instance}"
 
 
 def ingress_name(index: int) -> str:

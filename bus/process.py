@@ -28,7 +28,7 @@ import zmq
 from bus import logs
 from bus.config import Config
 from bus.control import ControlDoor
-from bus.identity import NameTaken, claim
+from bus.identity import Claim, NameTaken, claim
 from bus.loop import PollLoop, RunnableLoop, UvLoop
 from bus.messages.common import Heartbeat, ProcessState
 from bus.messages.control import Fleet, ModelStatus, Ok, Rejected, ToProcess
@@ -173,7 +173,7 @@ class Life:
         if self.state in ("failed", "stopped"):
             return
         if self._service is None or self.state == "starting" or getattr(self, "_shutting", False):
-            self._end()
+            self.end()
             return
         self._shutting = True
         notify(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={int(deadline_s * 1e6)}")
@@ -186,7 +186,7 @@ class Life:
             if service.drained() or time.monotonic() >= deadline:
                 if not service.drained():
                     log.warning("deadline reached with work in hand")
-                self._end()
+                self.end()
             else:
                 self.loop.after(0.02, look)
 
@@ -210,7 +210,8 @@ class Life:
             self._watchdog_progress = self.progress
             notify("WATCHDOG=1")
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """End now, with exit code 0."""
         if self.state not in ("stopped", "failed"):
             self.state = "stopped"
             self._finish()
@@ -245,6 +246,7 @@ def run_process(
     make: Callable[[Life], Service],
     *,
     loop: Literal["uv", "poll"],
+    claimed: Claim | None = None,
 ) -> int:
     """Run a process from beginning to end.
 
@@ -252,6 +254,7 @@ def run_process(
         name: `role@instance`.
         make: builds the service; it may raise nothing but bugs, trouble is told by `life.fail`.
         loop: "uv" for processes with asyncio in them, "poll" for the others.
+        claimed: the name, where this process has it already.
 
     Returns:
         The exit code.
@@ -261,12 +264,12 @@ def run_process(
     faulthandler.register(signal.SIGUSR1, all_threads=True)  # kill -USR1 shows where it is
     run = run_directory()
     try:
-        epoch, lock = claim(name, run)
+        mine = claimed or claim(name, run)
     except NameTaken as taken:
         log.critical("%s", taken)
         return EXIT_NAME_TAKEN
-    life = Life(name, epoch, run, config, config_path, UvLoop() if loop == "uv" else PollLoop())
-    log.info("starting", extra={"epoch": epoch, "pid": life.pid})
+    life = Life(name, mine.epoch, run, config, config_path, UvLoop() if loop == "uv" else PollLoop())
+    log.info("starting", extra={"epoch": mine.epoch, "pid": life.pid})
     try:
         _live(life, make)
     except Exception:
@@ -274,7 +277,7 @@ def run_process(
         life.exit_code = EXIT_BUG
     finally:
         life.context.destroy(linger=200)
-        os.close(lock)
+        mine.release()
     log.info("exit %d", life.exit_code)
     return life.exit_code
 

@@ -14,6 +14,7 @@ _MAINS: Final = {
     "ingress": "ingress.main",
     "scheduler": "scheduler.main",
     "worker": "workers.main",
+    "standby": "workers.main",
     "kv": "kv.main",
     "metrics": "metrics.main",
     "supervisor": "cli.supervisor.main",
@@ -34,7 +35,7 @@ def check_name(name: str, config: Config) -> None:
         raise InvalidName(f"{name}: {role} is not a process to run; those are {', '.join(_MAINS)}")
     if role == "scheduler":
         config.model_named(instance)
-    if role == "worker":
+    if role in ("worker", "standby"):
         worker = parse_worker(instance)
         model = config.model_named(worker.model)
         if worker.replica >= model.replicas or worker.rank >= model.tensor_parallel:

@@ -37,7 +37,8 @@ def start(config: Config, path: Path | None, *, detach: bool, fetch_missing: boo
         for problem in problems:
             console.print(problem, markup=False)
         return 78
-    names = [unit.name for unit in desired_units(config)]
+    # Standbys begin when their workers serve; nobody waits for them.
+    names = [unit.name for unit in desired_units(config) if unit.role != "standby"]
     launched: subprocess.Popen[bytes] | None = None
     if SUPERVISOR in running_names():
         if changed := _differences(config):

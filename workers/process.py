@@ -1,7 +1,9 @@
 """The worker's way from its configuration to the conversation with its scheduler.
 
-    group ──► weights ──► arena ──► kv session ──► ready: Conversation
-    (files)   (thread)    (retried) (reconnects)
+    weights ──► group ──► arena ──► kv session ──► ready: Conversation
+    (thread)    (files)   (retried) (reconnects)
+
+A worker that was a standby has its weights already.
 
 Each arrow is a callback on the loop; nothing blocks it for longer than a step does. Whatever is missing and may come
 (other ranks, kv, the scheduler) is waited for; what is wrong ends the process with a message that says what to do.
@@ -15,7 +17,6 @@ from functools import partial
 
 import torch
 
-from bus.catalogue import ModelMissing
 from bus.liveness import DeathWatch
 from bus.messages.control import Ok, Rejected, ToProcess
 from bus.names import scheduler_name
@@ -27,25 +28,26 @@ from workers.conversation import Conversation
 from workers.execute import Executor
 from workers.group import Alone, GlooGroup, Group
 from workers.host import Assignment
-from workers.loading import ContextTooLong, Loaded, load
+from workers.loading import Loaded, load, why_not
+from workers.models.load import build
 from workers.rendezvous import Meeting, Rendezvous
 from workers.slots import Slots
-from workers.weights.sharding import TooManyRanks
-from workers.weights.source import WeightsError
 
 log = logging.getLogger(__name__)
 
-_RETRY_S = 0.1
+_RETRY_S = 0.05
+_MEET_S = 0.02  # files, which nobody reports
 
 
 class WorkerService:
     """One rank of one replica of one model; a `bus.process.Service`."""
 
-    def __init__(self, life: Life, assignment: Assignment) -> None:
+    def __init__(self, life: Life, assignment: Assignment, loaded: Loaded | None = None) -> None:
         self._life, self._assignment = life, assignment
         self._model = assignment.model
         self._group: Group = Alone()
         self._group_number = life.epoch
+        self._loaded = loaded
         self._phase = "starting"
         self._background: Background[Group] | Background[Loaded] | None = None
         self._watches: list[DeathWatch] = []
@@ -57,13 +59,16 @@ class WorkerService:
 
     def start(self) -> None:
         torch.set_num_threads(self._assignment.threads)
-        if self._assignment.ranks == 1:
-            self._load()
-        else:
-            self._enter("waiting for the other ranks")
-            instance = self._assignment.instance
-            directory = self._life.run / f"{instance.model}.{instance.replica}.group"
-            self._meet(Rendezvous(directory, instance.rank, self._assignment.ranks, self._life.epoch))
+        if self._loaded is not None:
+            self._meet_others(self._loaded)
+            return
+        self._enter("loading weights")
+        self._background = Background(
+            self._life.loop,
+            lambda: load(self._assignment, self._weights_loaded),
+            self._meet_others,
+            self._failed,
+        )
 
     def describe(self) -> Description:
         if self._slots is None:
@@ -98,39 +103,42 @@ class WorkerService:
 
     # --- the way to ready ------------------------------------------------------------------------------------------
 
-    def _meet(self, rendezvous: Rendezvous) -> None:
+    def _weights_loaded(self, fraction: float) -> None:
+        self._phase = f"loading weights, {fraction:.0%}"  # from the thread that loads; whoever asks sees old or new
+
+    def _meet_others(self, loaded: Loaded) -> None:
+        self._background = None
+        if self._assignment.ranks == 1:
+            self._wait_for_pages(loaded)
+            return
+        self._enter("waiting for the other ranks")
+        instance = self._assignment.instance
+        directory = self._life.run / f"{instance.model}.{instance.replica}.group"
+        self._meet(Rendezvous(directory, instance.rank, self._assignment.ranks, self._life.epoch), loaded)
+
+    def _meet(self, rendezvous: Rendezvous, loaded: Loaded) -> None:
         if (meeting := rendezvous.poll()) is None:
-            self._later(lambda: self._meet(rendezvous))
+            self._later(lambda: self._meet(rendezvous, loaded), _MEET_S)
             return
         self._group_number = meeting.number
         for rank, pid in enumerate(meeting.pids):
             if rank != self._assignment.instance.rank:
                 self._watches.append(DeathWatch(self._life.loop, pid, partial(self._rank_died, rank)))
-        self._background = Background(self._life.loop, lambda: self._join(meeting), self._joined, self._failed)
+        self._background = Background(
+            self._life.loop, lambda: self._join(meeting), lambda group: self._joined(group, loaded), self._failed
+        )
 
     def _join(self, meeting: Meeting) -> Group:
         return GlooGroup(meeting.store, self._assignment.instance.rank, self._assignment.ranks, self._model.hang_s)
 
-    def _joined(self, group: Group) -> None:
-        self._group = group
-        self._load()
+    def _joined(self, group: Group, loaded: Loaded) -> None:
+        self._group, self._background = group, None
+        self._wait_for_pages(loaded)
 
     def _rank_died(self, rank: int) -> None:
         self._life.fail(f"rank {rank} of this replica died: leaving, so that all of them can meet again")
 
-    def _load(self) -> None:
-        self._enter("loading weights")
-
-        def work() -> Loaded:
-            torch.set_num_threads(self._assignment.threads)  # OpenMP keeps the number per thread
-            return load(self._assignment, self._group, self._weights_loaded)
-
-        self._background = Background(self._life.loop, work, self._loaded, self._failed)
-
-    def _weights_loaded(self, fraction: float) -> None:
-        self._phase = f"loading weights, {fraction:.0%}"  # from the thread that loads; whoever asks sees old or new
-
-    def _loaded(self, loaded: Loaded) -> None:
+    def _wait_for_pages(self, loaded: Loaded) -> None:
         self._enter("waiting for the page server")
         self._map(loaded)
 
@@ -160,11 +168,12 @@ class WorkerService:
             self._model.slots,
             loaded.context_tokens,
             loaded.kv.page_tokens,
-            loaded.vocabulary,
+            loaded.weights.architecture.vocabulary,
             pages.cells,
             self._assignment.device,
         )
-        executor = Executor(loaded.model, self._slots, pages, self._group)
+        model = build(loaded.weights, self._group, self._assignment.device)
+        executor = Executor(model, self._slots, pages, self._group)
         registered = loaded.registered(self._assignment, self._group_number)
         self._conversation = Conversation(self._life, registered, executor, self._group, self._pages)
         self._life.ready()
@@ -175,12 +184,8 @@ class WorkerService:
         self._phase = phase
         log.info(phase)
 
-    def _later(self, callback: Callable[[], None]) -> None:
-        self._life.loop.after(_RETRY_S, callback)
+    def _later(self, callback: Callable[[], None], seconds: float = _RETRY_S) -> None:
+        self._life.loop.after(seconds, callback)
 
     def _failed(self, error: Exception) -> None:
-        if isinstance(error, (ModelMissing, WeightsError, ContextTooLong, TooManyRanks, OSError)):
-            self._life.fail(f"model {self._model.name!r}: {error}", EXIT_CONFIG)
-        else:
-            log.error("could not start", exc_info=error)
-            self._life.fail(f"model {self._model.name!r}: {type(error).__name__}: {error}")
+        self._life.fail(*why_not(self._model.name, error))

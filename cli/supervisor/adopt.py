@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from bus.config import Config
+from bus.names import standby_name
 from cli.control import Caller, running_names
 from cli.supervisor.core import Adopted
 from cli.supervisor.plan import fingerprint
@@ -44,7 +45,8 @@ def find_survivors(run: Path, saved: SavedState) -> dict[str, Survivor]:
         known = saved.units.get(name)
         same = known is not None and (known.pid, known.start_ticks) == (pid, ticks)
         answers = name in statuses and statuses[name].pid == pid
-        if not ticks or not (answers or same or runs_as(pid, name)):
+        was = standby_name(name) if name.startswith("worker@") else name  # it may have come to the name from there
+        if not ticks or not (answers or same or runs_as(pid, name) or runs_as(pid, was)):
             continue
         uptime = statuses[name].uptime_s if answers else 0.0
         unit = known if same and known is not None else SavedUnit(pid, ticks, 1, "")

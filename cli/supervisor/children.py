@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import Final
 
 from bus.config import Config
-from bus.names import models_directory, parse_worker, state_directory
+from bus.names import models_directory, parse_worker, state_directory, worker_of
 from cli.supervisor.logfiles import open_log
 from cli.supervisor.plan import Unit
 
+COMPUTING: Final = ("worker", "standby")
 ARENA_FD_VARIABLE: Final = "HEADRACE_ARENA_FD"
 
 
 def threads_of(unit: Unit, config: Config, cores: int) -> int:
     """CPU threads for a process: workers share the cores, everybody else has one."""
-    if unit.role != "worker":
+    if unit.role not in COMPUTING:
         return 1
     model = config.model_named(parse_worker(unit.name.partition("@")[2]).model)
     ranks = sum(m.replicas * m.tensor_parallel for m in config.model)
@@ -42,7 +43,7 @@ def environment(unit: Unit, config: Config, base: Mapping[str, str], cores: int)
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",
     }
-    if unit.role != "worker":
+    if unit.role not in COMPUTING:
         tuned["MALLOC_ARENA_MAX"] = "2"
     places = {"HEADRACE_STATE": str(state_directory()), "HEADRACE_MODELS": str(models_directory())}
     return {**tuned, **base, **places}
@@ -61,7 +62,8 @@ def spawn(unit: Unit, config: Config, config_copy: Path, run: Path, arena_fd: in
     if unit.role == "kv" and arena_fd is not None:
         variables[ARENA_FD_VARIABLE] = str(arena_fd)
         passed = (arena_fd,)
-    log_fd = open_log(unit.name)
+    # A standby will be the worker, and then its lines belong into the worker's file.
+    log_fd = open_log(worker_of(unit.name) if unit.role == "standby" else unit.name)
     try:
         return subprocess.Popen(
             [sys.executable, "-m", "cli.main", "run", unit.name, "-c", str(config_copy)],

@@ -10,6 +10,11 @@ The unit of restart is the *group*: a process alone, or all ranks of a replica, 
     leaving   members were told to end; at `until` they are killed
 
 and `then` says what follows when the last member is gone.
+
+A *standby* is a group of its own: a process that has everything loaded and becomes the worker when the kernel gives it
+the worker's name, which the worker's death does, whatever is decided here. So where a worker is to be started and its
+standby runs, nothing is started: the standby's process is the worker's from then on. The next one is started when the
+worker is ready.
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
 from bus.messages.common import ProcessState
+from bus.names import standby_name, worker_of
 from cli.supervisor.plan import STOP_ORDER, Unit, unit_named
 
 EXIT_CONFIG: Final = 78  # EX_CONFIG: starting again cannot help until somebody edits the file
@@ -33,6 +39,13 @@ class Spawn(NamedTuple):
     """Start the process."""
 
     name: str
+
+
+class Promote(NamedTuple):
+    """The process of `standby` is that of `name` now."""
+
+    name: str
+    standby: str
 
 
 class AskDrain(NamedTuple):
@@ -74,7 +87,7 @@ class Finished(NamedTuple):
     """Everything has ended; so may the supervisor."""
 
 
-Action = Spawn | AskDrain | AskUndrain | AskStop | Kill | Say | Finished
+Action = Spawn | Promote | AskDrain | AskUndrain | AskStop | Kill | Say | Finished
 
 
 class Refused(Exception):
@@ -196,8 +209,10 @@ class Fleet:
             if group.then == "stay":
                 actions.append(Say("warning", group.name, "is not in the configuration any more; ending it"))
                 actions += self._leave(group, "stay", self.policy.short_stop_s, now)
-            elif not alive:
+            elif not alive and group.role != "standby":
                 actions += self._spawn(group, now)
+            elif not alive:
+                continue  # when its worker is ready
             elif len(alive) == len(group.members):
                 group.phase = "up"
                 actions += [Say("info", member.name, f"was running already (pid {member.pid})") for member in alive]
@@ -219,6 +234,7 @@ class Fleet:
         if all(m.pid and m.reported == "ready" for m in group.members):
             if group.ready_since is None:
                 group.ready_since, group.stillborn = now, 0
+                actions += self._start_standbys(group, now)
         elif state == "starting":
             group.ready_since = None
         if group.held and state == "ready" and group.phase == "up":
@@ -277,6 +293,8 @@ class Fleet:
             Refused: unknown, or not running.
         """
         group = self._running(name)
+        if group.role == "standby":
+            raise Refused(f"{name} has nothing to drain; it waits")
         group.held = True
         return [AskDrain(member.name, deadline_s) for member in group.alive()]
 
@@ -348,7 +366,8 @@ class Fleet:
         if group.failed(self.policy) and not (member.pid and member.reported == "ready"):
             return "failed"
         if group.phase == "down":
-            return "stopped" if group.until is None else "starting"
+            waits = group.until is not None or (group.role == "standby" and group.then != "stay")
+            return "starting" if waits else "stopped"
         if group.phase in ("draining", "leaving") and member.pid:
             return "draining"
         return member.reported if member.pid else "stopped"
@@ -356,10 +375,47 @@ class Fleet:
     # How it is decided
 
     def _spawn(self, group: Group, now: float) -> list[Action]:
+        if group.role == "standby" and self._worker_group(group).ready_since is None:
+            # It would be in the way of a worker that starts.
+            group.phase, group.until, group.refused = "down", None, False
+            return []
         group.phase, group.then, group.until, group.ready_since, group.refused = "up", "retry", None, None, False
+        actions: list[Action] = []
         for member in group.members:
             member.since, member.starts, member.reported = now, member.starts + 1, "starting"
-        return [Spawn(member.name) for member in group.members]
+            if (standby := self._standby(member.name)) is None:
+                actions.append(Spawn(member.name))
+                continue
+            waiting = standby.members[0]
+            member.pid, waiting.pid, waiting.reported = waiting.pid, 0, "starting"
+            standby.phase, standby.until, standby.ready_since = "down", None, None
+            standby.deaths = standby.stillborn = 0
+            actions.append(Promote(member.name, waiting.name))
+        return actions
+
+    def _start_standbys(self, group: Group, now: float) -> list[Action]:
+        """Of a group that has become ready."""
+        actions: list[Action] = []
+        for member in group.members:
+            standby = self.groups.get(standby_name(member.name)) if group.role == "worker" else None
+            if standby is not None and standby.phase == "down" and _may_start(standby) and not self.stopping:
+                actions += self._spawn(standby, now)
+        return actions
+
+    def _end_standbys(self, group: Group, now: float) -> list[Action]:
+        """Of a group that must not run: they may have its names already."""
+        standbys = [standby for member in group.members if (standby := self._standby(member.name)) is not None]
+        return [action for standby in standbys for action in self._leave(standby, "restart", 0.0, now)]
+
+    def _standby(self, worker: str) -> Group | None:
+        """The group of a worker's standby, where it runs and may take over."""
+        if not worker.startswith("worker@"):
+            return None
+        standby = self.groups.get(standby_name(worker))
+        return standby if standby is not None and standby.phase == "up" and standby.alive() else None
+
+    def _worker_group(self, standby: Group) -> Group:
+        return self._group(worker_of(standby.members[0].name))
 
     def spawned(self, name: str, pid: int, now: float) -> list[Action]:
         """A `Spawn` was carried out."""
@@ -409,13 +465,19 @@ class Fleet:
             return self._advance_stop(now) if self.stopping else []
         if group.then == "restart":
             return self._spawn(group, now)
+        if group.role == "worker" and (group.refused or group.failed(self.policy)):
+            ends = self._end_standbys(group, now)
+        elif all(self._standby(member.name) is not None for member in group.members):
+            return [Say("info", group.name, "its standby takes over"), *self._spawn(group, now)]
+        else:
+            ends = []
         if group.refused:
             text = "its configuration cannot be used; it is not started again until: headrace restart " + group.name
-            return [Say("error", group.name, text)]
+            return [Say("error", group.name, text), *ends]
         if group.failed(self.policy):
             group.until = now + self.policy.failed_retry_s
             text = f"FAILED: died {group.deaths} times in a row; next try in {self.policy.failed_retry_s:.0f} s"
-            return [Say("error", group.name, text)]
+            return [Say("error", group.name, text), *ends]
         cap = self.policy.ready_delay_cap_s if was_ready else self.policy.delay_cap_s
         delay = min(cap, self.policy.delay_s * 2.0 ** min(group.deaths - 1, 30))
         group.until = now + delay
@@ -465,6 +527,11 @@ class Fleet:
         if group.phase != "up":
             raise Refused(f"{name} is not running")
         return group
+
+
+def _may_start(standby: Group) -> bool:
+    """Whether one that is down waits for nothing but its worker."""
+    return standby.until is None and not standby.refused and standby.then != "stay"
 
 
 def describe_exit(code: int | None, *, asked: bool = False) -> str:

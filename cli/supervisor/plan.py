@@ -7,11 +7,12 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from bus.config import Config
-from bus.names import KV, METRICS, ingress_name, parse_process, parse_worker, scheduler_name, worker_name
+from bus.config import Config, ModelConfig
+from bus.names import KV, METRICS, ingress_name, parse_process, parse_worker, scheduler_name, standby_name, worker_name
 
-START_ORDER: Final = ("kv", "metrics", "scheduler", "worker", "ingress")
-STOP_ORDER: Final = ("ingress", "scheduler", "worker", "metrics", "kv")
+START_ORDER: Final = ("kv", "metrics", "scheduler", "worker", "ingress", "standby")
+# Standbys first: none must take the place of a worker that is told to end.
+STOP_ORDER: Final = ("standby", "ingress", "scheduler", "worker", "metrics", "kv")
 
 
 class Unit(NamedTuple):
@@ -39,14 +40,15 @@ def desired_units(config: Config) -> tuple[Unit, ...]:
     """Every process of a host, in the order in which they are started."""
     names = [KV, METRICS]
     names += [scheduler_name(model.name) for model in config.model]
-    names += [
-        worker_name(model.name, replica, rank)
-        for model in config.model
-        for replica in range(model.replicas)
-        for rank in range(model.tensor_parallel)
-    ]
+    names += [worker for model in config.model for worker in _workers(model)]
     names += [ingress_name(index) for index in range(config.ingress.processes)]
+    names += [standby_name(worker) for model in config.model if model.standby for worker in _workers(model)]
     return tuple(unit_named(name) for name in names)
+
+
+def _workers(model: ModelConfig) -> list[str]:
+    ranks = range(model.tensor_parallel)
+    return [worker_name(model.name, replica, rank) for replica in range(model.replicas) for rank in ranks]
 
 
 def fingerprint(config: Config, name: str) -> str:
@@ -58,7 +60,7 @@ def fingerprint(config: Config, name: str) -> str:
     match unit.role:
         case "scheduler":
             parts: object = [m for m in config.model if m.name == parse_process(name).instance]
-        case "worker":
+        case "worker" | "standby":
             parts = [m for m in config.model if m.name == parse_worker(parse_process(name).instance).model]
         case "ingress":
             parts = [config.ingress, config.curve, config.model]

@@ -51,6 +51,7 @@ from cli.supervisor.core import (
     Finished,
     Fleet,
     Kill,
+    Promote,
     Refused,
     Say,
     Spawn,
@@ -122,11 +123,16 @@ class SupervisorService:
             self._child(unit.name)
         for name, survivor in survivors.items():
             self._adopt(name, survivor)
-        for name in outdated(survivors, self._config):
-            self._tell(Say("warning", name, f"runs with an older configuration; apply it: headrace restart {name}"))
+        older = outdated(survivors, self._config)
+        for name in older:
+            if not name.startswith("standby@"):
+                self._tell(Say("warning", name, f"runs with an older configuration; apply it: headrace restart {name}"))
         self._copy_config()
         self._life.ready()
         self._do(self._fleet.start({name: s.process for name, s in survivors.items()}, time.monotonic()))
+        for name in older:
+            if name.startswith("standby@"):  # nobody would notice its replacement, but what it would come to serve
+                self._do(self._fleet.restart(name, 0.0, time.monotonic()))
         self._life.loop.every(STARTING_PROBE_S, self._probe)
         self._life.loop.every(HOUSEKEEPING_S, self._keep_house)
 
@@ -209,6 +215,8 @@ class SupervisorService:
                 self._tell(action)
             case Spawn(name):
                 return self._spawn(name)
+            case Promote(name, standby):
+                self._promote(self._child(name), self._child(standby))
             case Kill(name):
                 _kill(self._child(name))
             case AskStop(name, deadline_s):
@@ -235,6 +243,15 @@ class SupervisorService:
         self._watch(child, child.popen.pid)
         log.info("started %s", name, extra={"unit": name, "pid": child.pid})
         return self._fleet.spawned(name, child.pid, now)
+
+    def _promote(self, worker: Child, standby: Child) -> None:
+        """The process is the same; from now on it is watched under its new name."""
+        worker.popen, worker.fingerprint = standby.popen, standby.fingerprint
+        if standby.watch is not None:
+            standby.watch.close()
+        pid, standby.pid, standby.ready, standby.popen, standby.watch = standby.pid, 0, False, None, None
+        self._watch(worker, pid)
+        log.info("%s is %s now", standby.name, worker.name, extra={"unit": worker.name, "pid": pid})
 
     def _ask(self, name: str, message: Drain | Undrain | Stop) -> None:
         child = self._child(name)

@@ -6,13 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from bus.identity import NameTaken, Visitor, claim
+from bus.identity import Claim, NameTaken, Visitor, claim
 from bus.link import Link
 from bus.loop import PollLoop
 from bus.messages.control import Drain, FromProcess, GetStatus, Ok, Status, Stop, Undrain
@@ -133,10 +134,23 @@ def test_a_name_belongs_to_one_process_and_epochs_grow(run: Path) -> None:
 
 
 def test_claim_is_released_with_the_descriptor(run: Path) -> None:
-    epoch, fd = claim("kv@host", run)
+    first = claim("kv@host", run)
     with pytest.raises(NameTaken, match="kv@host is running already"):
         claim("kv@host", run)
-    os.close(fd)
-    again, fd = claim("kv@host", run)
-    assert again > epoch
-    os.close(fd)
+    os.close(first.lock)  # as the kernel does it at the end of a process
+    again = claim("kv@host", run)
+    assert again.epoch > first.epoch
+    again.release()
+    assert claim("kv@host", run).epoch > again.epoch
+
+
+def test_a_claim_can_wait_for_the_name(run: Path) -> None:
+    first = claim("kv@host", run)
+    found: list[Claim] = []
+    waiter = threading.Thread(target=lambda: found.append(claim("kv@host", run, wait=True)))
+    waiter.start()
+    assert not found
+    first.release()
+    waiter.join(timeout=20)
+    assert found[0].epoch > first.epoch
+    assert (run / "kv@host.lock").read_text() == f"{found[0].epoch} {os.getpid()}\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import msgspec
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -18,8 +19,10 @@ from cli.supervisor.core import (
     AskUndrain,
     Finished,
     Fleet,
+    Group,
     Kill,
     Policy,
+    Promote,
     Refused,
     Say,
     Spawn,
@@ -33,7 +36,7 @@ CONFIG = Config(
     )
 )
 NAMES = [unit.name for unit in desired_units(CONFIG)]
-GROUP = {name: unit_named(name).group for name in NAMES}
+WITH_STANDBYS = Config(model=tuple(msgspec.structs.replace(model, standby=1) for model in CONFIG.model))
 
 
 class World:
@@ -46,6 +49,7 @@ class World:
         self.asked_to_stop: set[str] = set()
         self.drained: set[str] = set()
         self.spawns: list[tuple[float, str]] = []
+        self.promoted: list[str] = []
         self.said: list[str] = []
         self.finished = False
         self.cannot_spawn: set[str] = set()
@@ -69,6 +73,10 @@ class World:
             match action:
                 case Spawn(name):
                     queue += self._spawn(name)
+                case Promote(name, standby):
+                    assert name not in self.pids, "two processes of one name"
+                    self.pids[name] = self.pids.pop(standby)
+                    self.promoted.append(name)
                 case Kill(name, pid):
                     if self.pids.get(name) == pid:
                         queue += self._gone(name, -9)
@@ -122,14 +130,20 @@ class World:
 class Histories(RuleBasedStateMachine):
     """Any order of deaths, reports, commands and time."""
 
+    config = CONFIG
+
     def __init__(self) -> None:
         super().__init__()
-        self.world = World()
+        self.world = World(self.config)
+        self.groups = {unit.name: unit.group for unit in desired_units(self.config)}
         self.stopping = False
 
-    @initialize(adopted=st.sets(st.sampled_from(NAMES)))
-    def begin(self, adopted: set[str]) -> None:
-        self.world.start(sorted(adopted))
+    @initialize(data=st.data())
+    def begin(self, data: st.DataObject) -> None:
+        self.world.start(sorted(data.draw(st.sets(self.names()))))
+
+    def names(self) -> st.SearchStrategy[str]:
+        return st.sampled_from(list(self.groups))
 
     def running(self) -> list[str]:
         return sorted(self.world.pids)
@@ -155,20 +169,21 @@ class Histories(RuleBasedStateMachine):
         name = data.draw(st.sampled_from(self.running()))
         self.world.do(self.world.fleet.hung(name, self.world.pids[name]))
 
-    @rule(names=st.sets(st.sampled_from(NAMES), max_size=2))
-    def some_cannot_be_started(self, names: set[str]) -> None:
-        self.world.cannot_spawn = names
+    @rule(data=st.data())
+    def some_cannot_be_started(self, data: st.DataObject) -> None:
+        self.world.cannot_spawn = data.draw(st.sets(self.names(), max_size=2))
 
     @rule(seconds=st.sampled_from([0.05, 0.3, 2.0, 15.0, 200.0]))
     def time_passes(self, seconds: float) -> None:
         self.world.pass_time(seconds)
 
     @rule(
-        name=st.sampled_from(NAMES),
+        data=st.data(),
         verb=st.sampled_from(["drain", "undrain", "restart"]),
         deadline=st.sampled_from([0.0, 30.0]),
     )
-    def an_operator_asks(self, name: str, verb: str, deadline: float) -> None:
+    def an_operator_asks(self, data: st.DataObject, verb: str, deadline: float) -> None:
+        name = data.draw(self.names())
         fleet, now = self.world.fleet, self.world.now
         try:
             match verb:
@@ -179,7 +194,9 @@ class Histories(RuleBasedStateMachine):
                 case _:
                     self.world.do(fleet.restart(name, deadline, now))
         except Refused:
-            assert name not in self.world.pids or self.stopping or fleet.groups[GROUP[name]].phase != "up"
+            drains_a_standby = verb == "drain" and name.startswith("standby@")
+            not_up = name not in self.world.pids or fleet.groups[self.groups[name]].phase != "up"
+            assert not_up or self.stopping or drains_a_standby
 
     @rule(deadline=st.sampled_from([0.0, 20.0]))
     def everything_is_stopped(self, deadline: float) -> None:
@@ -197,10 +214,14 @@ class Histories(RuleBasedStateMachine):
         for group in self.world.fleet.groups.values():
             if group.phase == "down":
                 assert not group.alive()
-                assert group.until is not None or group.refused or group.then == "stay"
+                waits = group.role == "standby" and not self.worker_of(group.name).ready_since
+                assert waits or group.until is not None or group.refused or group.then == "stay"
             if group.phase in ("leaving", "draining"):
                 assert group.alive()
                 assert group.until is not None, "nobody may leave for ever"
+
+    def worker_of(self, standby: str) -> Group:
+        return self.world.fleet.groups[unit_named(standby.replace("standby@", "worker@")).group]
 
     @invariant()
     def no_wait_is_longer_than_the_policy_allows(self) -> None:
@@ -232,8 +253,11 @@ class Histories(RuleBasedStateMachine):
                     world.do(world.fleet.restart(group.name, 0.0, world.now))
             for _ in range(3):
                 world.pass_time(200.0)
+                for group in world.fleet.groups.values():
+                    if group.held and group.phase == "up":  # a standby waits for a worker that is ready
+                        world.do(world.fleet.undrain(group.name))
                 world.ready()
-            assert set(world.pids) == set(NAMES)
+            assert set(world.pids) == set(self.groups)
         world.do(world.fleet.stop(5.0, world.now))
         world.pass_time(300.0)
         assert world.finished
@@ -242,6 +266,16 @@ class Histories(RuleBasedStateMachine):
 
 TestHistories = Histories.TestCase
 TestHistories.settings = settings(max_examples=120, stateful_step_count=30, deadline=None)
+
+
+class HistoriesWithStandbys(Histories):
+    """The same laws, where every rank has a standby."""
+
+    config = WITH_STANDBYS
+
+
+TestHistoriesWithStandbys = HistoriesWithStandbys.TestCase
+TestHistoriesWithStandbys.settings = settings(max_examples=120, stateful_step_count=30, deadline=None)
 
 
 @pytest.fixture
@@ -374,7 +408,7 @@ def test_stops_in_order_and_a_crash_behind_a_draining_ingress_is_still_healed(wo
         for name in sorted(world.asked_to_stop):
             order.append(name.partition("@")[0])
             world.die(name, 0)
-    assert sorted(set(order), key=order.index) == list(STOP_ORDER)
+    assert sorted(set(order), key=order.index) == [role for role in STOP_ORDER if role != "standby"]
     assert order == sorted(order, key=STOP_ORDER.index)
 
 
@@ -407,3 +441,100 @@ def test_commands_for_nobody_are_refused_with_the_names_there_are(world: World) 
     world.die("ingress@0", 78)
     with pytest.raises(Refused, match="not running"):
         world.fleet.drain("ingress@0", 1.0)
+
+
+@pytest.fixture
+def doubled() -> World:
+    """Everything is ready, standbys too."""
+    world = World(WITH_STANDBYS)
+    world.start()
+    assert not any(name.startswith("standby@") for name in world.pids), "no standby before its worker is ready"
+    world.ready()
+    world.ready()
+    assert len([name for name in world.pids if name.startswith("standby@")]) == 5
+    return world
+
+
+def test_a_standby_becomes_the_worker_and_the_next_one_waits_until_it_is_ready(doubled: World) -> None:
+    name, standby = "worker@small.0.0", "standby@small.0.0"
+    heir = doubled.pids[standby]
+    doubled.die(name)
+    assert doubled.pids[name] == heir
+    assert doubled.state(name) == "starting"
+    assert doubled.state(standby) == "starting"
+    doubled.pass_time(10.0)
+    assert standby not in doubled.pids
+    doubled.ready(name)
+    assert doubled.pids[standby] != heir
+    assert doubled.state(name) == "ready"
+
+
+def test_the_standbys_of_all_ranks_go_over_together(doubled: World) -> None:
+    heirs = {rank: doubled.pids[f"standby@wide.1.{rank}"] for rank in (0, 1)}
+    doubled.die("worker@wide.1.0", -11)
+    assert {rank: doubled.pids[f"worker@wide.1.{rank}"] for rank in (0, 1)} == heirs
+    assert "standby@wide.0.0" in doubled.pids, "the other replica keeps its own"
+
+
+def test_a_rank_without_a_standby_is_started_beside_the_others(doubled: World) -> None:
+    doubled.die("standby@wide.1.1")
+    heir = doubled.pids["standby@wide.1.0"]
+    doubled.die("worker@wide.1.0")
+    doubled.pass_time(1.0)
+    assert doubled.pids["worker@wide.1.0"] == heir
+    assert "worker@wide.1.1" in doubled.pids
+
+
+def test_a_standby_that_is_not_ready_yet_takes_over_too(doubled: World) -> None:
+    doubled.die("worker@small.0.0")
+    doubled.ready("worker@small.0.0")
+    loading = doubled.pids["standby@small.0.0"]
+    doubled.die("worker@small.0.0")
+    assert doubled.pids["worker@small.0.0"] == loading
+
+
+def test_a_standby_that_dies_is_started_again(doubled: World) -> None:
+    doubled.die("standby@small.0.0")
+    doubled.pass_time(1.0)
+    assert "standby@small.0.0" in doubled.pids
+    assert doubled.promoted == []
+
+
+def test_a_restart_drains_the_worker_and_its_standby_takes_over(doubled: World) -> None:
+    name, heir = "worker@small.0.0", doubled.pids["standby@small.0.0"]
+    doubled.do(doubled.fleet.restart(name, 60.0, doubled.now))
+    doubled.do(doubled.fleet.reported(name, doubled.pids[name], "draining", True, doubled.now))
+    doubled.die(name, 0)
+    assert doubled.pids[name] == heir
+
+
+def test_standbys_end_before_the_workers_do(doubled: World) -> None:
+    doubled.do(doubled.fleet.stop(30.0, doubled.now))
+    assert {name.partition("@")[0] for name in doubled.asked_to_stop} == {"standby"}
+
+
+def test_a_worker_that_must_not_run_has_no_standby(doubled: World) -> None:
+    doubled.die("worker@small.0.0", 78)
+    assert "standby@small.0.0" not in doubled.pids
+    doubled.pass_time(10_000.0)
+    assert not {"standby@small.0.0", "worker@small.0.0"} & set(doubled.pids)
+    doubled.do(doubled.fleet.restart("worker@small.0.0", 10.0, doubled.now))
+    doubled.ready("worker@small.0.0")
+    assert "standby@small.0.0" in doubled.pids
+
+
+def test_a_standby_has_nothing_to_drain(doubled: World) -> None:
+    with pytest.raises(Refused, match="nothing to drain"):
+        doubled.fleet.drain("standby@small.0.0", 1.0)
+
+
+def test_standbys_are_adopted_and_those_that_nobody_wants_are_ended() -> None:
+    world = World(WITH_STANDBYS)
+    world.start(["worker@small.0.0", "standby@small.0.0", "standby@gone.0.0"])
+    before = world.pids["standby@small.0.0"]
+    assert world.asked_to_stop == {"standby@gone.0.0"}
+    world.ready()
+    assert world.pids["standby@small.0.0"] == before
+    plain = World()
+    plain.start(["worker@small.0.0", "standby@small.0.0"])
+    assert plain.asked_to_stop == {"standby@small.0.0"}

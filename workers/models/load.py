@@ -18,7 +18,7 @@ from workers.weights.loader import Weights
 from workers.weights.prepared import Prepared, prepare
 from workers.weights.safetensors_dir import SafetensorsDirectory
 from workers.weights.sharding import shard_of
-from workers.weights.source import TensorSource, WeightsError
+from workers.weights.source import TensorSource
 
 Make = Callable[[], Mapping[str, Tensor]]
 Keep = Callable[[Make], Mapping[str, Tensor]]
@@ -31,6 +31,48 @@ def _made(make: Make) -> Mapping[str, Tensor]:
 BUILDERS: Final = {"llama": llama.build, "qwen2": qwen2.build}
 
 
+def load_weights(
+    path: Path,
+    *,
+    dtype: torch.dtype,
+    rank: int = 0,
+    ranks: int = 1,
+    progress: Callable[[float], None] | None = None,
+    keep: Keep = _made,
+) -> Prepared:
+    """One rank's share of a model's weights, ready to compute with.
+
+    Args:
+        path: a GGUF file or a Hugging Face directory.
+        dtype: that it is kept in and computed with.
+        rank, ranks: this rank's place in its tensor-parallel group.
+        progress: is told the fraction that is loaded; not where `keep` has the tensors already.
+        keep: where ready tensors are found or made; in memory if not given.
+
+    Raises:
+        WeightsError: files that are missing, broken, or of a model that is not supported.
+        TooManyRanks: more ranks than KV heads.
+    """
+    architecture = read_architecture(path)
+    shard = shard_of(architecture, rank, ranks)
+
+    def make() -> Mapping[str, Tensor]:
+        source: TensorSource = SafetensorsDirectory(path) if path.is_dir() else GgufFile(path)
+        return prepare(Weights(source, architecture, shard, dtype, progress), pack)
+
+    return Prepared(keep(make), architecture, shard, dtype)
+
+
+def build(weights: Prepared, collectives: Collectives, device: torch.device) -> Model:
+    """Wire a model. Takes milliseconds: no weight is touched.
+
+    Args:
+        collectives: the group of the rank that the weights are of.
+        device: where; only the CPU so far.
+    """
+    return BUILDERS[weights.architecture.name](weights, collectives, device)
+
+
 def load_model(
     path: Path,
     *,
@@ -39,31 +81,7 @@ def load_model(
     rank: int = 0,
     ranks: int = 1,
     collectives: Collectives = SINGLE,
-    progress: Callable[[float], None] | None = None,
     keep: Keep = _made,
 ) -> Model:
-    """Load one rank's share of a model.
-
-    Args:
-        path: a GGUF file or a Hugging Face directory.
-        dtype: that it is kept in and computed with.
-        device: where; only the CPU so far.
-        rank, ranks: this rank's place in its tensor-parallel group.
-        collectives: the group.
-        progress: is told the fraction that is loaded; not where `keep` has the tensors already.
-        keep: where ready tensors are found or made; in memory if not given.
-
-    Raises:
-        WeightsError: files that are missing, broken, or of a model that is not supported.
-        TooManyRanks: more ranks than KV heads.
-    """
-    if device.type != "cpu":
-        raise WeightsError(path, f"device {device} is not supported (cpu is)")
-    architecture = read_architecture(path)
-    shard = shard_of(architecture, rank, ranks)
-
-    def make() -> Mapping[str, Tensor]:
-        source: TensorSource = SafetensorsDirectory(path) if path.is_dir() else GgufFile(path)
-        return prepare(Weights(source, architecture, shard, dtype, progress), pack)
-
-    return BUILDERS[architecture.name](Prepared(keep(make), architecture, shard, dtype), collectives, device)
+    """`load_weights`, then `build`."""
+    return build(load_weights(path, dtype=dtype, rank=rank, ranks=ranks, keep=keep), collectives, device)

@@ -1,0 +1,44 @@
+"""First steps before the first step: what a process does only once is done before anybody waits for it."""
+
+from __future__ import annotations
+
+import torch
+
+from workers.host import Assignment
+from workers.models.config import kv_shape
+from workers.models.interface import SINGLE, Batch
+from workers.models.load import build
+from workers.weights.prepared import Prepared
+
+# Rows of a decode step, then one of prefill: shapes for which kernels are generated and threads started.
+_DECODES = (1, 2, 4, 8)
+_PREFILL = 32
+
+
+def warm_up(weights: Prepared, assignment: Assignment) -> None:
+    """Run small steps on pages of their own. The results mean nothing: with more ranks than one they are partial."""
+    torch.set_num_threads(assignment.threads)
+    model = build(weights, SINGLE, assignment.device)
+    shape = kv_shape(weights.architecture, assignment.page_tokens, assignment.dtype)
+    cells = max(*_DECODES, -(-_PREFILL // shape.page_tokens))
+    pages = torch.zeros(
+        (cells, shape.layers, 2, shape.kv_heads, shape.page_tokens, shape.head_dim), dtype=assignment.dtype
+    )
+    for rows, tokens in [(1, _PREFILL), *((rows, 1) for rows in _DECODES)]:
+        ids = torch.zeros(rows * tokens, dtype=torch.int64)
+        hidden = model.forward(ids, _batch(rows, tokens, shape.page_tokens), pages)
+        model.logits(hidden[:rows])
+
+
+def _batch(rows: int, tokens: int, page_tokens: int) -> Batch:
+    positions = torch.arange(tokens).repeat(rows)
+    own = -(-tokens // page_tokens)
+    first = torch.arange(rows).repeat_interleave(tokens) * own
+    return Batch(
+        positions=positions,
+        page_of=first + positions // page_tokens,
+        offset_of=positions % page_tokens,
+        row_starts=[row * tokens for row in range(rows + 1)],
+        row_context=[tokens] * rows,
+        block_tables=[torch.arange(row * own, (row + 1) * own) for row in range(rows)],
+    )
