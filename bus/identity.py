@@ -64,8 +64,7 @@ class Claim(NamedTuple):
 
     def release(self) -> None:
         """Give the name back, before the process ends. The next epoch is still a higher one."""
-        os.ftruncate(self.lock, 0)
-        os.pwrite(self.lock, f"{self.epoch} 0\n".encode(), 0)
+        _write(self.lock, f"{self.epoch} 0\n")
         os.close(self.lock)
 
 
@@ -89,9 +88,13 @@ def claim(name: str, run: Path, *, wait: bool = False) -> Claim:
     words = os.pread(fd, 64, 0).split()
     # The wall clock is the floor: a deleted run directory must not start epochs over while old messages are about.
     epoch = max(int(words[0]) + 1 if words and words[0].isdigit() else 1, int(time.time()) - 1_700_000_000)
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, f"{epoch} {os.getpid()}\n".encode(), 0)
+    _write(fd, f"{epoch} {os.getpid()}\n")
     return Claim(epoch, fd)
+
+
+def _write(fd: int, line: str) -> None:
+    """Whoever reads at the same time finds the new line, if with the end of the old one behind it."""
+    os.ftruncate(fd, os.pwrite(fd, line.encode(), 0))
 
 
 class Visitor:

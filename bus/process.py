@@ -259,6 +259,8 @@ def run_process(
     Returns:
         The exit code.
     """
+    gc.freeze()  # what was imported stays
+    gc.enable()
     logs.set_up(name, config.log)
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=True)  # kill -USR1 shows where it is

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -114,6 +115,7 @@ def run(name: str, *, config: ConfigFile = None) -> int:
     except (InvalidName, ConfigError) as error:
         print(error, file=sys.stderr)
         return 78
+    gc.disable()  # importing makes hundreds of thousands of objects and no garbage; `run_process` goes back on it
     return load_main(parse_process(name).role)(name, loaded, path)
 
 

@@ -17,7 +17,7 @@ from bus.process import EXIT_BUG, EXIT_CONFIG
 from workers.host import Assignment
 from workers.layers.linear import layout
 from workers.models.config import kv_shape
-from workers.models.load import load_weights
+from workers.models.load import contents, load_weights
 from workers.weights.digest import weights_digest
 from workers.weights.prepared import Prepared
 from workers.weights.sharding import TooManyRanks
@@ -80,7 +80,7 @@ def load(assignment: Assignment, progress: Callable[[float], None]) -> Loaded:
     path = locate(config.source)
     rank, ranks = assignment.instance.rank, assignment.ranks
     digest = weights_digest(path)
-    key = Key(digest, str(assignment.dtype).removeprefix("torch."), rank, ranks, layout())
+    key = Key(digest, str(assignment.dtype).removeprefix("torch."), rank, ranks, f"{layout()}, {contents()}")
     weights = load_weights(
         path,
         dtype=assignment.dtype,

@@ -98,8 +98,9 @@ class Policy(NamedTuple):
     """Numbers of the restart rule.
 
     A process that dies before it was ever ready is likely to do so again: its delay doubles up to `delay_cap_s`, and
-    after `stillborn_limit` of these in a row it counts as failed. One that was ready has shown that it can run: it is
-    back within `ready_delay_cap_s`, and counts as failed only after `death_limit` deaths without `stable_s` between.
+    after `stillborn_limit` of these in a row it counts as failed. One that was ready has shown that it can run: the
+    first time it is started again at once, then within `ready_delay_cap_s`, and it counts as failed only after
+    `death_limit` deaths without `stable_s` between.
     A failed group is tried again each `failed_retry_s`: what was missing may have come back.
     """
 
@@ -478,6 +479,8 @@ class Fleet:
             group.until = now + self.policy.failed_retry_s
             text = f"FAILED: died {group.deaths} times in a row; next try in {self.policy.failed_retry_s:.0f} s"
             return [Say("error", group.name, text), *ends]
+        if was_ready and group.deaths == 1:
+            return [Say("info", group.name, "starting again"), *self._spawn(group, now)]
         cap = self.policy.ready_delay_cap_s if was_ready else self.policy.delay_cap_s
         delay = min(cap, self.policy.delay_s * 2.0 ** min(group.deaths - 1, 30))
         group.until = now + delay

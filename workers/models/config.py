@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import torch
 
 from bus.messages.steps import KvShape
 from workers.models.config_hf import HfConfig, read_hf_config
 from workers.models.rope import Rope
-from workers.weights.gguf_file import GgufFile
-from workers.weights.gguf_header import Strings
 from workers.weights.source import WeightsError
+
+if TYPE_CHECKING:
+    from workers.weights.gguf_file import GgufFile
 
 Format = Literal["gguf", "safetensors"]
 SUPPORTED: Final = ("llama", "qwen2")
@@ -67,6 +68,8 @@ def read_architecture(path: Path) -> Architecture:
     """
     if path.is_dir():
         return _from_hf(path, read_hf_config(path))
+    from workers.weights.gguf_file import GgufFile  # slow to import, and not needed where weights are mapped
+
     return gguf_architecture(GgufFile(path))
 
 
@@ -204,6 +207,8 @@ class _Metadata:
         return self.integer(key) if key in self.file.metadata else None
 
     def _get(self, key: str, default: object) -> object:
+        from workers.weights.gguf_header import Strings
+
         value = self.file.metadata.get(key, default)
         if value is None or isinstance(value, Strings):
             raise WeightsError(self.file.path, f"metadata {key} is missing or of the wrong type")

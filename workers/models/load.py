@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import torch
 from torch import Tensor
 
 from workers.layers.linear import pack
 from workers.models import llama, qwen2
-from workers.models.config import read_architecture
+from workers.models.config import Architecture, read_architecture
 from workers.models.interface import SINGLE, Collectives, Model
-from workers.weights.gguf_file import GgufFile
+from workers.models.rope import Rope
 from workers.weights.loader import Weights
 from workers.weights.prepared import Prepared, prepare
 from workers.weights.safetensors_dir import SafetensorsDirectory
@@ -28,6 +30,7 @@ def _made(make: Make) -> Mapping[str, Tensor]:
     return make()
 
 
+_ARCHITECTURE: Final = "architecture"
 BUILDERS: Final = {"llama": llama.build, "qwen2": qwen2.build}
 
 
@@ -53,14 +56,33 @@ def load_weights(
         WeightsError: files that are missing, broken, or of a model that is not supported.
         TooManyRanks: more ranks than KV heads.
     """
-    architecture = read_architecture(path)
-    shard = shard_of(architecture, rank, ranks)
 
     def make() -> Mapping[str, Tensor]:
-        source: TensorSource = SafetensorsDirectory(path) if path.is_dir() else GgufFile(path)
-        return prepare(Weights(source, architecture, shard, dtype, progress), pack)
+        architecture = read_architecture(path)
+        weights = Weights(_source(path), architecture, shard_of(architecture, rank, ranks), dtype, progress)
+        return {_ARCHITECTURE: _as_tensor(architecture), **prepare(weights, pack)}
 
-    return Prepared(keep(make), architecture, shard, dtype)
+    tensors = keep(make)
+    architecture = msgspec.json.decode(bytes(tensors[_ARCHITECTURE].tolist()), type=Architecture)
+    return Prepared(tensors, architecture, shard_of(architecture, rank, ranks), dtype)
+
+
+def contents() -> str:
+    """Names what is kept beside the packed matrices: another name, other contents."""
+    return " ".join(each.name for each in (*fields(Architecture), *fields(Rope)))
+
+
+def _source(path: Path) -> TensorSource:
+    if path.is_dir():
+        return SafetensorsDirectory(path)
+    from workers.weights.gguf_file import GgufFile  # slow to import, and not needed where weights are mapped
+
+    return GgufFile(path)
+
+
+def _as_tensor(architecture: Architecture) -> Tensor:
+    """It is kept with the weights, so that whoever maps them reads no other file."""
+    return torch.frombuffer(bytearray(msgspec.json.encode(architecture)), dtype=torch.uint8)
 
 
 def build(weights: Prepared, collectives: Collectives, device: torch.device) -> Model:
