@@ -327,9 +327,12 @@ def test_a_stable_run_forgives(world: World) -> None:
     world.ready("metrics@host")
     world.pass_time(60.0)
     world.die("metrics@host", 1)
+    assert "metrics@host" in world.pids, "at once"
+    world.ready("metrics@host")
+    world.die("metrics@host", 1)
     wake = world.fleet.next_wake()
     assert wake is not None
-    assert wake - world.now == pytest.approx(0.1)
+    assert wake - world.now == pytest.approx(0.2), "not at once each time"
 
 
 def test_bad_configuration_is_not_retried_until_asked(world: World) -> None:
@@ -354,8 +357,6 @@ def test_ranks_of_a_replica_restart_as_one_and_the_other_replica_goes_on(world: 
     world.ready()
     before = dict(world.pids)
     world.die("worker@wide.1.0", -11)
-    assert "worker@wide.1.1" not in world.pids, "its peer was killed"
-    world.pass_time(0.2)
     assert world.pids["worker@wide.1.0"] != before["worker@wide.1.0"]
     assert world.pids["worker@wide.1.1"] != before["worker@wide.1.1"]
     assert world.pids["worker@wide.0.0"] == before["worker@wide.0.0"]
