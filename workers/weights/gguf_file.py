@@ -1,4 +1,4 @@
-"""Tensors of a GGUF file, dequantised on the way in. Names and layouts stay those of the file."""
+"""Tensors of a GGUF file, dequantised on the way in or as codes. Names and layouts stay those of the file."""
 
 from __future__ import annotations
 
@@ -13,13 +13,11 @@ from gguf.constants import GGMLQuantizationType as Kind
 from gguf.quants import dequantize
 from torch import Tensor
 
+from workers.weights.codes import READABLE, Codes, from_gguf
 from workers.weights.gguf_header import Header, TensorInfo, read_header
 from workers.weights.source import WeightsError
 
 _FLOATS: Final = {Kind.F32: torch.float32, Kind.F16: torch.float16, Kind.BF16: torch.bfloat16}
-_QUANTISED: Final = frozenset(
-    {Kind.Q4_0, Kind.Q4_1, Kind.Q5_0, Kind.Q5_1, Kind.Q8_0, Kind.Q4_K, Kind.Q5_K, Kind.Q6_K},
-)
 # Dequantising makes several temporaries; with this many weights at once they stay in the L2 cache. Whole tensors take
 # 21 ns a weight for Q5_0, chunks 5.6.
 _WEIGHTS_AT_ONCE: Final = 128 * 1024
@@ -59,6 +57,24 @@ class GgufFile:
             raw = raw[rows]
         return self._decode(name, info, raw, dtype, columns).reshape(len(raw), *info.shape[1:-1], -1)
 
+    def codes(self, name: str, rows: slice | None = None) -> Codes | None:
+        """A quantised matrix as it is, or some of its rows; None where the file has it as floats.
+
+        Raises:
+            WeightsError: no such tensor, or its type cannot be read.
+        """
+        info = self._info(name)
+        if info.kind in _FLOATS:
+            return None
+        if info.kind not in READABLE:
+            raise self._unreadable(name, info)
+        raw = np.frombuffer(self._map, np.uint8, info.nbytes, info.offset).reshape(info.shape[0], -1)
+        return from_gguf(info.kind, raw if rows is None else raw[rows])
+
+    def _unreadable(self, name: str, info: TensorInfo) -> WeightsError:
+        readable = ", ".join(sorted(kind.name for kind in (*_FLOATS, *READABLE)))
+        return WeightsError(self.path, f"type {info.kind.name} cannot be read (these can: {readable})", name)
+
     def _decode(
         self,
         name: str,
@@ -77,12 +93,11 @@ class GgufFile:
             if info.kind in _FLOATS:
                 # The copy is because torch wants writable memory; it is as small as the chunk.
                 weights = torch.from_numpy(chunk.copy()).view(_FLOATS[info.kind])
-            elif info.kind in _QUANTISED:
+            elif info.kind in READABLE:
                 # As one row: gguf takes sixteen rows at a time, and its overhead is per call.
                 weights = torch.from_numpy(dequantize(chunk.reshape(1, -1), info.kind)).view(len(chunk), -1)
             else:
-                readable = ", ".join(sorted(kind.name for kind in (*_FLOATS, *_QUANTISED)))
-                raise WeightsError(self.path, f"type {info.kind.name} cannot be read (these can: {readable})", name)
+                raise self._unreadable(name, info)
             out[begin : begin + at_once] = weights[:, columns]
         return out
 

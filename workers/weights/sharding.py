@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from workers.models.config import Architecture
+
+
+GROUP: Final = 32  # inputs that share a scale in quantised weights
 
 
 def split(total: int, ranks: int) -> tuple[range, ...]:
@@ -19,6 +22,12 @@ def split(total: int, ranks: int) -> tuple[range, ...]:
     size, larger = divmod(total, ranks)
     ends = [size * rank + min(rank, larger) for rank in range(ranks + 1)]
     return tuple(range(begin, end) for begin, end in itertools.pairwise(ends))
+
+
+def split_groups(total: int, ranks: int) -> tuple[range, ...]:
+    """Like `split`, cut between groups of 32 where `total` is made of them: quantised weights share a scale in each."""
+    unit = GROUP if total % GROUP == 0 and total // GROUP >= ranks else 1
+    return tuple(range(part.start * unit, part.stop * unit) for part in split(total // unit, ranks))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +70,7 @@ def shard_of(architecture: Architecture, rank: int, ranks: int) -> Shard:
         ranks=ranks,
         heads=range(kv_heads.start * group, kv_heads.stop * group),
         kv_heads=kv_heads,
-        intermediate=split(architecture.intermediate, ranks)[rank],
+        intermediate=split_groups(architecture.intermediate, ranks)[rank],
         vocabulary=vocabulary[rank],
         vocabulary_sizes=tuple(map(len, vocabulary)),
     )
