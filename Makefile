@@ -29,6 +29,7 @@ $(VENV)/.runtime: requirements.lock pyproject.toml | $(BIN)/python
 	$(PIP) install -q -r requirements.lock
 	$(PIP) install -q setuptools wheel
 	$(PIP) install -q --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m workers.kernels.build > /dev/null || echo "serving goes on with torch's operators, slower"
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.lock $(VENV)/.runtime

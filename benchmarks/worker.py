@@ -28,17 +28,17 @@ from bus.config import ModelConfig
 from bus.messages.requests import Sampling
 from bus.messages.steps import SlotOpen, StepPlan
 from bus.packed import pack_u32
+from workers.engine import choose
 from workers.execute import Executor
 from workers.group import Alone
-from workers.host import dtype_of
-from workers.layers.linear import layout
+from workers.loading import store_key
 from workers.models.config import kv_shape
 from workers.models.load import load_model
 from workers.rows import Written
 from workers.slots import Slots
 from workers.weights.digest import weights_digest
 from workers.weights.source import WeightsError
-from workers.weights.store import Key, open_or_make
+from workers.weights.store import open_or_make
 
 PAGE_TOKENS = 16
 CPU = torch.device("cpu")
@@ -75,14 +75,17 @@ class Bench:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
-        dtype = dtype_of(ModelConfig(name="bench", source=options.model, dtype=options.dtype), CPU)
         path = locate(options.model)
-        key = Key(weights_digest(path), str(dtype).removeprefix("torch."), 0, 1, layout())
+        config = ModelConfig(name="bench", source=options.model, dtype=options.dtype, quantize=options.quantize)
+        self.engine = choose(config, CPU, options.threads, path)
+        dtype = self.engine.dtype
+        key = store_key(weights_digest(path), self.engine, 0, 1)
         self.model = load_model(
             path,
             dtype=dtype,
             device=CPU,
             keep=(lambda make: open_or_make(key, make)) if options.mapped else (lambda make: make()),
+            kernels=self.engine.kernels,
         )
         architecture = self.model.architecture
         shape = kv_shape(architecture, PAGE_TOKENS, dtype)
@@ -156,6 +159,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="a .gguf file, a directory of safetensors, or catalog:NAME")
     parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
+    parser.add_argument("--quantize", default="auto", choices=["auto", "none", "int8", "int4"])
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 8, 16], help="batch sizes of decode")
     parser.add_argument("--context", type=int, default=256, help="tokens before decode begins")
@@ -178,7 +182,7 @@ def main() -> None:
         "threads": options.threads,
         "torch": torch.__version__,
         "model": Path(options.model).name,
-        "dtype": str(bench.model.dtype).removeprefix("torch."),
+        "computed in": bench.engine.name,
         "sampling": options.sampling,
         "load": os.getloadavg()[0],
     }

@@ -99,6 +99,9 @@ class ModelConfig(Section, frozen=True):
         name: under which clients ask for it.
         source: `catalog:NAME`, `hf:ORG/REPO`, `path:/DIR` (safetensors) or a `.gguf` file.
         device, dtype: "auto" picks what the host is good at.
+        quantize: "auto" computes with a quantised file's own bits; "int8" and "int4" round floats to so many at load;
+            "none" makes floats of everything.
+        deterministic: an answer is the same, bit by bit, whatever else is in the batch.
         replicas, tensor_parallel: how many copies, and over how many ranks each.
         standby: processes per rank that have everything loaded and take over when the worker dies.
         context_tokens: 0 takes the model's own limit.
@@ -116,6 +119,8 @@ class ModelConfig(Section, frozen=True):
     source: str
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    quantize: Literal["auto", "none", "int8", "int4"] = "auto"
+    deterministic: bool = False
     replicas: Annotated[int, Meta(ge=1, le=64)] = 1
     tensor_parallel: Annotated[int, Meta(ge=1, le=8)] = 1
     standby: Annotated[int, Meta(ge=0, le=1)] = 0

@@ -1,4 +1,4 @@
-"""What a worker is to be on this host: which rank of what, which dtype, how many threads. Decided once, at start."""
+"""What a worker is to be on this host: which rank of what, where, with how many threads. Decided once, at start."""
 
 from __future__ import annotations
 
@@ -32,7 +32,6 @@ class Assignment:
     instance: WorkerInstance
     model: ModelConfig
     device: torch.device
-    dtype: torch.dtype
     page_tokens: int
     threads: int
 
@@ -55,9 +54,7 @@ def assign(name: str, config: Config) -> Assignment:
     if instance.rank >= model.tensor_parallel or instance.replica >= model.replicas:
         raise InvalidName(f"{name}: {model.name!r} has {model.replicas} replicas of {model.tensor_parallel} ranks")
     device = device_of(model)
-    return Assignment(
-        instance, model, device, dtype_of(model, device), page_tokens_of(model, device), threads_of(model, config)
-    )
+    return Assignment(instance, model, device, page_tokens_of(model, device), threads_of(model, config))
 
 
 def device_of(model: ModelConfig) -> torch.device:

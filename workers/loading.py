@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from collections.abc import Callable
@@ -14,10 +15,13 @@ from bus.catalogue import ModelMissing, locate
 from bus.messages.steps import KvShape, Registered
 from bus.packed import pack_u32
 from bus.process import EXIT_BUG, EXIT_CONFIG
-from workers.host import Assignment
+from workers.engine import Engine, choose, without_kernels
+from workers.host import Assignment, Unsuitable
+from workers.kernels.pack import PACKING
 from workers.layers.linear import layout
 from workers.models.config import kv_shape
 from workers.models.load import contents, load_weights
+from workers.models.packed import Misfit
 from workers.weights.digest import weights_digest
 from workers.weights.prepared import Prepared
 from workers.weights.sharding import TooManyRanks
@@ -36,10 +40,13 @@ class Loaded:
     """A rank's weights, and the description of its model.
 
     Attributes:
+        engine: what computes.
+        weights_digest: of the weights, and of what their KV depends on beside them.
         root: unsalted root of the digest chain of its KV.
     """
 
     weights: Prepared
+    engine: Engine
     kv: KvShape
     weights_digest: bytes
     root: bytes
@@ -62,7 +69,7 @@ class Loaded:
             slots=assignment.model.slots,
             step_tokens=assignment.model.step_tokens,
             device=assignment.device.type,
-            dtype=str(assignment.dtype).removeprefix("torch."),
+            dtype=self.engine.name,
         )
 
 
@@ -80,35 +87,55 @@ def load(assignment: Assignment, progress: Callable[[float], None]) -> Loaded:
     path = locate(config.source)
     rank, ranks = assignment.instance.rank, assignment.ranks
     digest = weights_digest(path)
-    key = Key(digest, str(assignment.dtype).removeprefix("torch."), rank, ranks, f"{layout()}, {contents()}")
-    weights = load_weights(
-        path,
-        dtype=assignment.dtype,
-        rank=rank,
-        ranks=ranks,
-        progress=progress,
-        keep=lambda make: open_or_make(key, make),
-    )
+    engine = choose(config, assignment.device, assignment.threads, path)
+
+    def weights_for(engine: Engine) -> Prepared:
+        key = store_key(digest, engine, rank, ranks)
+        return load_weights(
+            path,
+            dtype=engine.dtype,
+            rank=rank,
+            ranks=ranks,
+            progress=progress,
+            keep=lambda make: open_or_make(key, make),
+            kernels=engine.kernels,
+        )
+
+    try:
+        weights = weights_for(engine)
+    except Misfit as problem:
+        engine = without_kernels(config, assignment.device, f"the CPU kernels do not take {problem}")
+        weights = weights_for(engine)
     architecture = weights.architecture
     if config.context_tokens > architecture.context:
         raise ContextTooLong(
             f"model {config.name!r}: context_tokens = {config.context_tokens}, but {path.name} was trained for "
             f"{architecture.context}"
         )
-    kv = kv_shape(architecture, assignment.page_tokens, assignment.dtype)
-    log.info("loaded %s in %.2f s", path.name, time.monotonic() - began, extra={"dtype": kv.dtype})
+    kv = kv_shape(architecture, assignment.page_tokens, engine.dtype)
+    # What else computes, makes other KV: it must not be found under the same digests.
+    identity = hashlib.sha256(digest + engine.numerics).digest() if engine.numerics else digest
+    log.info("loaded %s in %.2f s", path.name, time.monotonic() - began, extra={"computed in": engine.name})
     return Loaded(
         weights=weights,
+        engine=engine,
         kv=kv,
-        weights_digest=digest,
-        root=root_digest(digest, kv.dtype, KV_LAYOUT, kv.page_tokens),
+        weights_digest=identity,
+        root=root_digest(identity, kv.dtype, KV_LAYOUT, kv.page_tokens),
         context_tokens=config.context_tokens or architecture.context,
     )
 
 
+def store_key(digest: bytes, engine: Engine, rank: int, ranks: int) -> Key:
+    """Of a rank's share in the store."""
+    if engine.kernels is None:
+        return Key(digest, str(engine.dtype).removeprefix("torch."), rank, ranks, f"{layout()}, {contents()}")
+    return Key(digest, f"packed-{engine.kernels.scheme}", rank, ranks, f"packed {PACKING}, {contents()}")
+
+
 def why_not(model: str, error: Exception) -> tuple[str, int]:
     """What to say, and the exit code, where `load` failed."""
-    if isinstance(error, (ModelMissing, WeightsError, ContextTooLong, TooManyRanks, OSError)):
+    if isinstance(error, (ModelMissing, WeightsError, ContextTooLong, TooManyRanks, Unsuitable, OSError)):
         return f"model {model!r}: {error}", EXIT_CONFIG
     log.error("could not start", exc_info=error)
     return f"model {model!r}: {type(error).__name__}: {error}", EXIT_BUG

@@ -52,6 +52,7 @@ class WorkerService:
         self._background: Background[Group] | Background[Loaded] | None = None
         self._watches: list[DeathWatch] = []
         self._slots: Slots | None = None
+        self._computed_in = ""
         self._pages: PageClient | None = None
         self._conversation: Conversation | None = None
 
@@ -74,7 +75,7 @@ class WorkerService:
         if self._slots is None:
             return Description(detail=self._phase)
         used, slots = self._slots.in_use, self._slots.count
-        return Description(used / slots, f"{used} of {slots} slots, {self._assignment.dtype}, {self._phase}")
+        return Description(used / slots, f"{used} of {slots} slots, {self._computed_in}, {self._phase}")
 
     def drain(self) -> None:
         """Nothing to do: the heartbeat says that this worker drains, and its scheduler sends its requests elsewhere."""
@@ -164,6 +165,7 @@ class WorkerService:
     def _converse(self, loaded: Loaded, pages: ArenaPages) -> None:
         assert self._pages is not None
         self._enter("serving")
+        self._computed_in = loaded.engine.name
         self._slots = Slots(
             self._model.slots,
             loaded.context_tokens,

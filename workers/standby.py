@@ -60,7 +60,7 @@ class StandbyService:
 
     def _prepare(self) -> Loaded:
         loaded = load(self._assignment, lambda _: None)
-        warm_up(loaded.weights, self._assignment)
+        warm_up(loaded.weights, self._assignment, loaded.engine.dtype)
         return loaded
 
     def _prepared(self, loaded: Loaded) -> None:

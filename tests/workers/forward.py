@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from workers.kernels.pack import Kernels
 from workers.models.interface import Batch, Collectives, Model
 from workers.models.load import load_model
 
@@ -79,7 +80,16 @@ class Runner:
     Pages begin as NaN everywhere, so that anything read that was not written shows.
     """
 
-    def __init__(self, path: Path, *, ranks: int = 1, page_tokens: int = 16, cells: int = 512) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        ranks: int = 1,
+        page_tokens: int = 16,
+        cells: int = 512,
+        dtype: torch.dtype = torch.float32,
+        kernels: Kernels | None = None,
+    ) -> None:
         self._ranks = Ranks(ranks)
         self.models: list[Model] = self._ranks.each(
             lambda rank: load_model(
@@ -88,11 +98,12 @@ class Runner:
                 device=torch.device("cpu"),
                 rank=rank,
                 ranks=ranks,
+                kernels=kernels,
                 **self.collectives(rank),
             )
         )
         a = self.models[0].architecture
-        self.pages = torch.full((cells, a.layers, 2, a.kv_heads, page_tokens, a.head_dim), float("nan"))
+        self.pages = torch.full((cells, a.layers, 2, a.kv_heads, page_tokens, a.head_dim), float("nan"), dtype=dtype)
         self._page_tokens = page_tokens
         self._free = list(range(cells))
         random.Random(1).shuffle(self._free)

@@ -11,12 +11,15 @@ import msgspec
 import torch
 from torch import Tensor
 
+from workers.kernels.pack import Kernels
 from workers.layers.linear import pack
 from workers.models import llama, qwen2
 from workers.models.config import Architecture, read_architecture
 from workers.models.interface import SINGLE, Collectives, Model
+from workers.models.packed import Misfit, PackedDecoder, misfit
 from workers.models.rope import Rope
 from workers.weights.loader import Weights
+from workers.weights.parts import Parts
 from workers.weights.prepared import Prepared, prepare
 from workers.weights.safetensors_dir import SafetensorsDirectory
 from workers.weights.sharding import shard_of
@@ -42,6 +45,7 @@ def load_weights(
     ranks: int = 1,
     progress: Callable[[float], None] | None = None,
     keep: Keep = _made,
+    kernels: Kernels | None = None,
 ) -> Prepared:
     """One rank's share of a model's weights, ready to compute with.
 
@@ -51,20 +55,32 @@ def load_weights(
         rank, ranks: this rank's place in its tensor-parallel group.
         progress: is told the fraction that is loaded; not where `keep` has the tensors already.
         keep: where ready tensors are found or made; in memory if not given.
+        kernels: what computes; torch's operators where there are none.
 
     Raises:
+        Misfit: the kernels cannot compute this model.
         WeightsError: files that are missing, broken, or of a model that is not supported.
         TooManyRanks: more ranks than KV heads.
     """
 
     def make() -> Mapping[str, Tensor]:
         architecture = read_architecture(path)
-        weights = Weights(_source(path), architecture, shard_of(architecture, rank, ranks), dtype, progress)
-        return {_ARCHITECTURE: _as_tensor(architecture), **prepare(weights, pack)}
+        shard = shard_of(architecture, rank, ranks)
+        if kernels is not None and (problem := misfit(architecture, shard)):
+            raise Misfit(problem)
+        parts = Parts(_source(path), architecture, shard, progress)
+        made = _packed(parts, kernels) if kernels is not None else prepare(Weights(parts, dtype), pack)
+        return {_ARCHITECTURE: _as_tensor(architecture), **made}
 
     tensors = keep(make)
     architecture = msgspec.json.decode(bytes(tensors[_ARCHITECTURE].tolist()), type=Architecture)
-    return Prepared(tensors, architecture, shard_of(architecture, rank, ranks), dtype)
+    return Prepared(tensors, architecture, shard_of(architecture, rank, ranks), dtype, kernels)
+
+
+def _packed(parts: Parts, kernels: Kernels) -> Mapping[str, Tensor]:
+    from workers.weights.packed import PackedWeights, prepare_packed  # not needed where weights are mapped
+
+    return prepare_packed(PackedWeights(parts, kernels.scheme))
 
 
 def contents() -> str:
@@ -92,6 +108,8 @@ def build(weights: Prepared, collectives: Collectives, device: torch.device) -> 
         collectives: the group of the rank that the weights are of.
         device: where; only the CPU so far.
     """
+    if weights.kernels is not None:
+        return PackedDecoder(weights.tensors, weights.architecture, weights.shard, collectives, weights.kernels)
     return BUILDERS[weights.architecture.name](weights, collectives, device)
 
 
@@ -104,6 +122,8 @@ def load_model(
     ranks: int = 1,
     collectives: Collectives = SINGLE,
     keep: Keep = _made,
+    kernels: Kernels | None = None,
 ) -> Model:
     """`load_weights`, then `build`."""
-    return build(load_weights(path, dtype=dtype, rank=rank, ranks=ranks, keep=keep), collectives, device)
+    weights = load_weights(path, dtype=dtype, rank=rank, ranks=ranks, keep=keep, kernels=kernels)
+    return build(weights, collectives, device)

@@ -15,15 +15,13 @@ _DECODES = (1, 2, 4, 8)
 _PREFILL = 32
 
 
-def warm_up(weights: Prepared, assignment: Assignment) -> None:
-    """Run small steps on pages of their own. The results mean nothing: with more ranks than one they are partial."""
+def warm_up(weights: Prepared, assignment: Assignment, dtype: torch.dtype) -> None:
+    """Run small steps on pages of their own, of `dtype`. The results mean nothing: with more ranks they are partial."""
     torch.set_num_threads(assignment.threads)
     model = build(weights, SINGLE, assignment.device)
-    shape = kv_shape(weights.architecture, assignment.page_tokens, assignment.dtype)
+    shape = kv_shape(weights.architecture, assignment.page_tokens, dtype)
     cells = max(*_DECODES, -(-_PREFILL // shape.page_tokens))
-    pages = torch.zeros(
-        (cells, shape.layers, 2, shape.kv_heads, shape.page_tokens, shape.head_dim), dtype=assignment.dtype
-    )
+    pages = torch.zeros((cells, shape.layers, 2, shape.kv_heads, shape.page_tokens, shape.head_dim), dtype=dtype)
     for rows, tokens in [(1, _PREFILL), *((rows, 1) for rows in _DECODES)]:
         ids = torch.zeros(rows * tokens, dtype=torch.int64)
         hidden = model.forward(ids, _batch(rows, tokens, shape.page_tokens), pages)

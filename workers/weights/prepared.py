@@ -16,6 +16,7 @@ from workers.weights.loader import Weights
 from workers.weights.sharding import Shard
 
 if TYPE_CHECKING:
+    from workers.kernels.pack import Kernels
     from workers.models.config import Architecture
 
 Pack = Callable[[Tensor], Tensor]
@@ -58,14 +59,20 @@ class Prepared:
 
     Args:
         tensors: of `prepare`, for the same architecture and shard.
-        dtype: that is computed with.
+        dtype: that torch computes with.
+        kernels: what computes instead, on tensors of `workers.weights.packed`.
     """
 
     def __init__(
-        self, tensors: Mapping[str, Tensor], architecture: Architecture, shard: Shard, dtype: torch.dtype
+        self,
+        tensors: Mapping[str, Tensor],
+        architecture: Architecture,
+        shard: Shard,
+        dtype: torch.dtype,
+        kernels: Kernels | None = None,
     ) -> None:
-        self.architecture, self.shard, self.dtype = architecture, shard, dtype
-        self._tensors = tensors
+        self.architecture, self.shard, self.dtype, self.kernels = architecture, shard, dtype, kernels
+        self.tensors = self._tensors = tensors
 
     def embedding(self) -> Tensor:
         """[vocabulary of this rank, hidden]."""

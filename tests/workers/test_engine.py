@@ -1,0 +1,91 @@
+"""Which configuration is computed by what."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bus.config import ModelConfig
+from workers import engine
+from workers.engine import Engine, choose
+from workers.host import Unsuitable
+from workers.kernels.build import NoKernels
+
+CPU = torch.device("cpu")
+
+
+GGUF, DIRECTORY = Path("/m/model.gguf"), Path("/m/model")
+
+
+def chosen(path: Path, **options: Any) -> Engine:
+    return choose(ModelConfig(name="m", source="path:m", **options), CPU, 1, path)
+
+
+@pytest.fixture
+def available(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "library", lambda _: Path("kernels.so"))
+
+
+@pytest.fixture
+def missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> Path:
+        raise NoKernels("no compiler")
+
+    monkeypatch.setattr(engine, "library", fail)
+
+
+def scheme(found: Engine) -> str:
+    return found.kernels.scheme if found.kernels is not None else "torch"
+
+
+@pytest.mark.usefixtures("available")
+def test_a_quantised_file_is_computed_on_its_own_bits() -> None:
+    found = chosen(GGUF)
+    assert scheme(found) == "file"
+    assert found.dtype is torch.bfloat16
+    assert found.name == "the file's own bits"
+
+
+@pytest.mark.usefixtures("available")
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"dtype": "float32"}, "torch"),
+        ({"quantize": "none"}, "torch"),
+        ({"dtype": "float32", "deterministic": True}, "floats"),
+        ({"quantize": "none", "deterministic": True}, "floats"),
+        ({"deterministic": True}, "file"),
+        ({"quantize": "int8"}, "int8"),
+    ],
+)
+def test_what_is_asked_for_is_done(options: dict[str, Any], expected: str) -> None:
+    assert scheme(chosen(GGUF, **options)) == expected
+
+
+@pytest.mark.usefixtures("available")
+def test_floats_are_torchs_unless_asked_otherwise() -> None:
+    assert scheme(chosen(DIRECTORY)) == "torch"
+    assert scheme(chosen(DIRECTORY, quantize="int4")) == "int4"
+    assert scheme(chosen(DIRECTORY, deterministic=True)) == "floats"
+
+
+@pytest.mark.usefixtures("available")
+def test_other_numerics_have_another_identity() -> None:
+    found = [chosen(GGUF, **options).numerics for options in ({}, {"quantize": "int8"}, {"dtype": "float32"})]
+    assert len(set(found)) == 3
+    assert found[2] == b""
+
+
+@pytest.mark.usefixtures("missing")
+def test_without_kernels_torch_serves_what_did_not_ask_for_them() -> None:
+    assert scheme(chosen(GGUF)) == "torch"
+
+
+@pytest.mark.usefixtures("missing")
+@pytest.mark.parametrize("options", [{"quantize": "int8"}, {"deterministic": True}])
+def test_without_kernels_what_asked_for_them_is_refused_by_name(options: dict[str, Any]) -> None:
+    with pytest.raises(Unsuitable, match=rf"model 'm': {next(iter(options))} = .* cannot be had: no compiler"):
+        chosen(GGUF, **options)

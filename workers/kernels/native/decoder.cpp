@@ -1,0 +1,412 @@
+// A step of a dense decoder in one call: norms, products, rotation, paged attention, gated MLP. Here only: the order of
+// things, and which task computes what. The structs are those of `workers/kernels/library.py`.
+//
+// A step is some seven parallel loops a layer. A task writes what no other task of its loop touches, and each number is
+// computed by one task in a fixed order, so neither the number of threads nor the batch changes a bit of the result.
+#include <cstdlib>
+#include <memory>
+#include <new>
+
+#include "attention.h"
+#include "linear.h"
+#include "threads.h"
+
+namespace {
+
+struct Layer {
+    const float *attention_norm, *mlp_norm;
+    Matrix q, k, v, out, gate, up, down;
+};
+
+struct Model {
+    int32_t layers, hidden, heads, kv_heads, head_dim, intermediate;  // of this rank
+    int32_t vocabulary, first_id;                                     // of this rank: ids from first_id on
+    float eps;
+    int32_t reserved;
+    const float* frequencies;  // [head_dim / 2]
+    const float* final_norm;
+    Matrix embedding, head;
+    const Layer* layer;
+};
+
+struct Batch {
+    int32_t tokens, rows;
+    const int64_t *ids, *positions, *page_of, *offset_of;  // [tokens]
+    const int64_t *row_starts, *row_context;               // [rows + 1], [rows]
+    const int64_t *tables, *table_starts;                  // cells of all rows; [rows + 1]
+    uint8_t* pages;                                        // K of this rank's first KV head, layer 0, cell 0
+    int64_t cell, layer, value, kv_head;                   // bytes to the next cell, layer, from K to V, KV head
+    int32_t page_tokens, wide;                             // wide: float32 pages, else bfloat16
+};
+
+// Adds up what the ranks have, in place; null where there is one rank.
+using Reduce = void (*)(float* data, int64_t count);
+
+template <class T>
+class Buffer {
+  public:
+    T* get(size_t count) {
+        if (count > capacity_) {
+            std::free(data_);
+            capacity_ = count + count / 4;
+            data_ = (T*)std::aligned_alloc(64, (capacity_ * sizeof(T) + 63) / 64 * 64);
+            if (!data_) {
+                capacity_ = 0;
+                throw std::bad_alloc();
+            }
+        }
+        return data_;
+    }
+    ~Buffer() { std::free(data_); }
+
+  private:
+    T* data_ = nullptr;
+    size_t capacity_ = 0;
+};
+
+// Query vectors that share their keys' way through the caches: tokens of a prefill chunk, times the heads of a group.
+constexpr int QUERY_TOKENS = 8;
+
+struct Piece {  // a task of attention, for each KV head
+    int32_t row, first, tokens;  // tokens of the step; a decode row has one
+    int64_t begin, end;          // keys
+    int32_t partial;             // of a decode row: where its result is left; else -1
+};
+
+class Decoder {
+  public:
+    Decoder(const Model& model, int threads, Reduce reduce)
+        : m_(model), threads_(threads), reduce_(reduce), scratch_(threads) {
+        wide_ = m_.hidden > m_.intermediate ? m_.hidden : m_.intermediate;
+        if (m_.heads * m_.head_dim > wide_) wide_ = m_.heads * m_.head_dim;
+        for (auto& each : scratch_) each.get((size_t)wide_ * LANES);
+        note(m_.head);
+        for (int i = 0; i < m_.layers; i++)
+            for (const Matrix* each : {&m_.layer[i].q, &m_.layer[i].k, &m_.layer[i].v, &m_.layer[i].out,
+                                       &m_.layer[i].gate, &m_.layer[i].up, &m_.layer[i].down})
+                note(*each);
+    }
+
+    void forward(const Batch& batch, float* hidden) {
+        b_ = &batch;
+        const int tokens = batch.tokens, width = m_.hidden;
+        const int heads = m_.heads, all = heads + 2 * m_.kv_heads, dim = m_.head_dim;
+        float* x = x_.get((size_t)tokens * width);
+        float* qkv = qkv_.get((size_t)tokens * all * dim);
+        float* mlp = mlp_.get((size_t)tokens * 2 * m_.intermediate);
+        embed(x);
+        rotations();
+        pieces();
+        for (int l = 0; l < m_.layers; l++) {
+            const Layer& layer = m_.layer[l];
+            const Activations normed = room(width, tokens);
+            each_token([&](int t) { norm(normed, t, x + (size_t)t * width, layer.attention_norm); });
+            product({&layer.q, &layer.k, &layer.v}, normed, qkv, all * dim, false);
+            each_token([&](int t) { rotate_and_write(qkv + (size_t)t * all * dim, t, l); });
+            attention(qkv, all * dim, l);
+            const Activations found = room(heads * dim, tokens);
+            each_token([&](int t) { gather(found, t, qkv + (size_t)t * all * dim); });
+            residual(layer.out, found, x);
+            const Activations again = room(width, tokens);
+            each_token([&](int t) { norm(again, t, x + (size_t)t * width, layer.mlp_norm); });
+            product({&layer.gate, &layer.up}, again, mlp, 2 * m_.intermediate, false);
+            const Activations gated = room(m_.intermediate, tokens);
+            gate(gated, mlp);
+            residual(layer.down, gated, x);
+        }
+        each_token([&](int t) { normalise(x + (size_t)t * width, m_.final_norm, hidden + (size_t)t * width); });
+    }
+
+    void logits(const float* hidden, int rows, float* out) {
+        const Activations a = room(m_.hidden, rows);
+        threads_.run(rows, [&](int t, int) { place(a, t, hidden + (size_t)t * m_.hidden, 0, m_.hidden); });
+        product({&m_.head}, a, out, m_.head.rows, false);
+    }
+
+    void linear(const Matrix& matrix, const float* x, int tokens, float* out) {
+        note(matrix);
+        if (matrix.inputs > wide_) {
+            wide_ = matrix.inputs;
+            for (auto& each : scratch_) each.get((size_t)wide_ * LANES);
+        }
+        const Activations a = room(matrix.inputs, tokens);
+        threads_.run(tokens, [&](int t, int) { place(a, t, x + (size_t)t * matrix.inputs, 0, matrix.inputs); });
+        product({&matrix}, a, out, matrix.rows, false);
+    }
+
+  private:
+    void note(const Matrix& matrix) { (matrix.integer() ? integers_ : floats_used_) = true; }
+
+    template <class F>
+    void each_token(const F& f) {
+        threads_.run(b_->tokens, [&](int t, int) { f(t); });
+    }
+
+    Activations room(int inputs, int tokens) {
+        const size_t n = (size_t)inputs * tokens;
+        Activations a{nullptr, nullptr, nullptr, nullptr, inputs, tokens};
+        if (integers_) {
+            a.codes = codes_.get(n);
+            a.scales = scales_.get(n / GROUP + GROUP);
+            a.sums = sums_.get(n / 16 + GROUP);
+        }
+        if (floats_used_) a.floats = floats_.get(n);
+        return a;
+    }
+
+    // Inputs [from, to) of a token become what products read.
+    void place(const Activations& a, int token, const float* x, int from, int to) {
+        if (integers_) quantise(a, token, x + 0, from, to);
+        if (floats_used_) place_floats(a, token, x, from, to);
+    }
+
+    void embed(float* x) {
+        const int width = m_.hidden;
+        each_token([&](int t) {
+            const int64_t id = b_->ids[t] - m_.first_id;
+            if (id < 0 || id >= m_.vocabulary) std::memset(x + (size_t)t * width, 0, width * sizeof(float));
+            else matrix_row(m_.embedding, (int)id, x + (size_t)t * width);
+        });
+        if (reduce_) reduce_(x, (int64_t)b_->tokens * width);
+    }
+
+    void rotations() {
+        const int half = m_.head_dim / 2;
+        float* cosines = cosines_.get((size_t)b_->tokens * half);
+        float* sines = sines_.get((size_t)b_->tokens * half);
+        each_token([&](int t) {
+            for (int i = 0; i < half; i++) {
+                const float angle = (float)b_->positions[t] * m_.frequencies[i];
+                cosines[t * half + i] = std::cos(angle);
+                sines[t * half + i] = std::sin(angle);
+            }
+        });
+    }
+
+    void normalise(const float* x, const float* weight, float* out) const {
+        vf squares{};
+        for (int i = 0; i < m_.hidden; i += LANES) squares = fma(load(x + i), load(x + i), squares);
+        const vf scale = set1(1.0f / std::sqrt(sum(squares) / m_.hidden + m_.eps));
+        for (int i = 0; i < m_.hidden; i += LANES) store(out + i, load(x + i) * scale * load(weight + i));
+    }
+
+    void norm(const Activations& a, int token, const float* x, const float* weight) {
+        alignas(64) float normed[MAX_HIDDEN];
+        normalise(x, weight, normed);
+        place(a, token, normed, 0, m_.hidden);
+    }
+
+    // out[token][...] = (or +=) the matrices' outputs, one after the other.
+    void product(std::initializer_list<const Matrix*> matrices, const Activations& a, float* out, int stride, bool add) {
+        int total = 0;
+        for (const Matrix* each : matrices) total += each->blocks();
+        // Few enough tasks that taking one costs nothing beside it, enough that a slow thread leaves some to others.
+        const int at_once = a.tokens > TILE ? 1 : total / (threads_.count() * 8) + 1;
+        threads_.run((total + at_once - 1) / at_once, [&](int task, int thread) {
+            uint8_t* scratch = scratch_[thread].get(0);
+            for (int i = task * at_once; i < total && i < (task + 1) * at_once; i++) {
+                int block = i, column = 0;
+                const Matrix* const* matrix = matrices.begin();
+                for (; block >= (*matrix)->blocks(); matrix++) {
+                    block -= (*matrix)->blocks();
+                    column += (*matrix)->rows;
+                }
+                const Matrix& w = **matrix;
+                const int row = block * LANES, rows = w.rows - row < LANES ? w.rows - row : LANES;
+                block_product(w, block, a, scratch, [&](int token, vf value) {
+                    float* to = out + (size_t)token * stride + column + row;
+                    if (rows == LANES) {
+                        if (w.bias) value += load(w.bias + row);
+                        store(to, add ? load(to) + value : value);
+                        return;
+                    }
+                    for (int r = 0; r < rows; r++) {
+                        const float v = value[r] + (w.bias ? w.bias[row + r] : 0.0f);
+                        to[r] = add ? to[r] + v : v;
+                    }
+                });
+            }
+        });
+    }
+
+    // x += matrix * a, over all ranks.
+    void residual(const Matrix& matrix, const Activations& a, float* x) {
+        if (!reduce_) return product({&matrix}, a, x, m_.hidden, true);
+        const size_t count = (size_t)b_->tokens * m_.hidden;
+        float* share = share_.get(count);
+        product({&matrix}, a, share, m_.hidden, false);
+        reduce_(share, (int64_t)count);
+        for (size_t i = 0; i < count; i++) x[i] += share[i];
+    }
+
+    // Rotates q (scaling it) and k, and writes k and v into their page.
+    void rotate_and_write(float* qkv, int t, int l) {
+        const int dim = m_.head_dim, half = dim / 2, heads = m_.heads, kv_heads = m_.kv_heads;
+        const float *c = cosines_.get(0) + (size_t)t * half, *s = sines_.get(0) + (size_t)t * half;
+        const float scale = 1.0f / std::sqrt((float)dim);
+        for (int h = 0; h < heads + kv_heads; h++) {
+            float *first = qkv + (size_t)h * dim, *second = first + half;
+            const float by = h < heads ? scale : 1.0f;
+            for (int i = 0; i < half; i++) {
+                const float x = first[i], y = second[i];
+                first[i] = (x * c[i] - y * s[i]) * by;
+                second[i] = (x * s[i] + y * c[i]) * by;
+            }
+        }
+        const int64_t element = b_->wide ? 4 : 2;
+        uint8_t* page = b_->pages + b_->page_of[t] * b_->cell + l * b_->layer + b_->offset_of[t] * dim * element;
+        for (int h = 0; h < kv_heads; h++) {
+            const float *k = qkv + (size_t)(heads + h) * dim, *v = k + (size_t)kv_heads * dim;
+            uint8_t* to = page + h * b_->kv_head;
+            for (int d = 0; d < dim; d += LANES) {
+                if (b_->wide) {
+                    store((float*)to + d, load(k + d));
+                    store((float*)(to + b_->value) + d, load(v + d));
+                } else {
+                    float_to_bf16((uint16_t*)to + d, load(k + d));
+                    float_to_bf16((uint16_t*)(to + b_->value) + d, load(v + d));
+                }
+            }
+        }
+    }
+
+    // Cuts the step's attention into tasks. A decode row is cut by splits of its keys, a chunk by its queries.
+    void pieces() {
+        pieces_.clear();
+        partials_ = 0;
+        for (int row = 0; row < b_->rows; row++) {
+            const int first = (int)b_->row_starts[row], count = (int)b_->row_starts[row + 1] - first;
+            const int64_t context = b_->row_context[row];
+            if (count == 1)
+                for (int64_t begin = 0; begin < context; begin += SPLIT)
+                    pieces_.push_back({row, first, 1, begin, begin + SPLIT < context ? begin + SPLIT : context,
+                                       partials_++});
+            else
+                for (int from = 0; from < count; from += QUERY_TOKENS) {
+                    const int n = count - from < QUERY_TOKENS ? count - from : QUERY_TOKENS;
+                    pieces_.push_back({row, first + from, n, 0, context - count + from + n, -1});
+                }
+        }
+    }
+
+    // Leaves each query's result in its place in qkv; those of decode rows are left in partials, for `gather`.
+    void attention(float* qkv, int stride, int l) {
+        const int dim = m_.head_dim, group = m_.heads / m_.kv_heads, kv_heads = m_.kv_heads;
+        Seen* partials = seen_.get((size_t)partials_ * m_.heads);
+        threads_.run((int)pieces_.size() * kv_heads, [&](int task, int) {
+            const Piece& piece = pieces_[pieces_.size() - 1 - task / kv_heads];  // the long ones of a chunk first
+            const int head = task % kv_heads;
+            const Keys keys{b_->pages + l * b_->layer + head * b_->kv_head, b_->cell, b_->value,
+                            b_->tables + b_->table_starts[piece.row], b_->page_tokens, dim, b_->wide != 0};
+            for (int from = 0; from < piece.tokens * group; from += MAX_VECTORS) {
+                const float* queries[MAX_VECTORS];
+                int64_t positions[MAX_VECTORS];
+                const int all = piece.tokens * group - from, count = all < MAX_VECTORS ? all : MAX_VECTORS;
+                for (int i = 0; i < count; i++) {
+                    const int token = piece.first + (from + i) / group;
+                    queries[i] = qkv + (size_t)token * stride + (size_t)(head * group + (from + i) % group) * dim;
+                    positions[i] = b_->positions[token];
+                }
+                if (piece.partial >= 0) {
+                    Seen* seen = partials + (size_t)piece.partial * m_.heads + head * group + from;
+                    for (int i = 0; i < count; i++) seen[i].clear(dim);
+                    attend(keys, queries, positions, count, piece.begin, piece.end, seen);
+                    continue;
+                }
+                Seen total[MAX_VECTORS], split[MAX_VECTORS];
+                for (int i = 0; i < count; i++) total[i].clear(dim);
+                for (int64_t begin = 0; begin < piece.end; begin += SPLIT) {
+                    const int64_t end = begin + SPLIT < piece.end ? begin + SPLIT : piece.end;
+                    for (int i = 0; i < count; i++) split[i].clear(dim);
+                    attend(keys, queries, positions, count, begin, end, split);
+                    for (int i = 0; i < count; i++)
+                        if (positions[i] >= begin) merge(total[i], split[i], dim);
+                }
+                for (int i = 0; i < count; i++) finish(total[i], (float*)queries[i]);
+            }
+        });
+        for (const Piece& piece : pieces_)
+            if (piece.partial >= 0 && piece.begin == 0) {
+                const int splits = (int)((b_->row_context[piece.row] + SPLIT - 1) / SPLIT);
+                for (int h = 0; h < m_.heads; h++) {
+                    Seen total;
+                    total.clear(dim);
+                    for (int s = 0; s < splits; s++)
+                        merge(total, partials[(size_t)(piece.partial + s) * m_.heads + h], dim);
+                    finish(total, qkv + (size_t)piece.first * stride + (size_t)h * dim);
+                }
+            }
+    }
+
+    void finish(const Seen& seen, float* out) const {
+        const vf by = set1(1.0f / seen.total);
+        for (int d = 0; d < m_.head_dim; d += LANES) store(out + d, load(seen.values + d) * by);
+    }
+
+    void gather(const Activations& a, int t, const float* found) { place(a, t, found, 0, m_.heads * m_.head_dim); }
+
+    // silu(gate) * up, in stretches of 512 so that one token occupies all threads.
+    void gate(const Activations& a, float* mlp) {
+        const int width = m_.intermediate, stretch = 512, per_token = (width + stretch - 1) / stretch;
+        threads_.run(b_->tokens * per_token, [&](int task, int) {
+            const int t = task / per_token, from = task % per_token * stretch;
+            const int to = from + stretch < width ? from + stretch : width;
+            float *g = mlp + (size_t)t * 2 * width, *u = g + width;
+            for (int i = from; i < to; i += LANES) {
+                const vf x = load(g + i);
+                store(g + i, x / (set1(1.0f) + exp(-x)) * load(u + i));
+            }
+            place(a, t, g, from, to);
+        });
+    }
+
+    static constexpr int MAX_HIDDEN = 16384, MAX_VECTORS = 64;
+
+    Model m_;
+    Threads threads_;
+    Reduce reduce_;
+    const Batch* b_ = nullptr;
+    int wide_ = 0, partials_ = 0;
+    bool integers_ = false, floats_used_ = false;
+    std::vector<Buffer<uint8_t>> scratch_;
+    std::vector<Piece> pieces_;
+    Buffer<float> x_, qkv_, mlp_, share_, cosines_, sines_, scales_, floats_;
+    Buffer<int8_t> codes_;
+    Buffer<int32_t> sums_;
+    Buffer<Seen> seen_;
+};
+
+}  // namespace
+
+extern "C" {
+// 0 where there was no memory for it; nothing else can fail.
+void* headrace_create(const Model* model, int threads, Reduce reduce) {
+    return new (std::nothrow) Decoder(*model, threads, reduce);
+}
+void headrace_destroy(void* decoder) { delete (Decoder*)decoder; }
+
+int headrace_forward(void* decoder, const Batch* batch, float* hidden) {
+    try {
+        ((Decoder*)decoder)->forward(*batch, hidden);
+        return 0;
+    } catch (const std::bad_alloc&) {
+        return -1;
+    }
+}
+int headrace_logits(void* decoder, const float* hidden, int rows, float* out) {
+    try {
+        ((Decoder*)decoder)->logits(hidden, rows, out);
+        return 0;
+    } catch (const std::bad_alloc&) {
+        return -1;
+    }
+}
+int headrace_linear(void* decoder, const Matrix* matrix, const float* x, int tokens, float* out) {
+    try {
+        ((Decoder*)decoder)->linear(*matrix, x, tokens, out);
+        return 0;
+    } catch (const std::bad_alloc&) {
+        return -1;
+    }
+}
+}

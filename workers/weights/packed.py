@@ -1,0 +1,128 @@
+"""The parts of a rank's model as the kernels read them: quantised tensors stay quantised."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from workers.kernels.pack import MATRICES, Packed, Scheme, pack_codes, pack_floats
+from workers.weights.codes import Codes, divisible, from_floats
+from workers.weights.gguf_file import GgufFile
+from workers.weights.loader import unpermuted
+from workers.weights.parts import Part, Parts, Qkv
+from workers.weights.source import WeightsError
+
+
+def prepare_packed(weights: PackedWeights) -> dict[str, Tensor]:
+    """Every tensor that `workers.models.packed` needs, by name.
+
+    Raises:
+        WeightsError: a tensor is missing, misshapen, or has no place in the model.
+    """
+    tensors = {"final_norm": weights.final_norm(), **weights.embedding().tensors("embedding")}
+    if (head := weights.head()) is not None:
+        tensors |= head.tensors("head")
+    if (factors := weights.rope_factors()) is not None:
+        tensors["rope_factors"] = factors
+    for layer in range(weights.architecture.layers):
+        for norm in ("attention_norm", "mlp_norm"):
+            tensors[f"{layer}.{norm}"] = weights.norm(norm, layer)
+        matrices = (
+            *weights.qkv(layer), weights.attention_out(layer), *weights.gate_up(layer), weights.down(layer),
+        )  # fmt: skip
+        for name, matrix in zip(MATRICES, matrices, strict=True):
+            tensors |= matrix.tensors(f"{layer}.{name}")
+    weights.finish()
+    return tensors
+
+
+class PackedWeights:
+    """One rank's weights, packed on demand. Ask for each part once.
+
+    Args:
+        parts: which there are.
+        scheme: "file" keeps codes and floats as the file has them; "floats" makes floats of both; "int8" and "int4"
+            round floats per row and 32 inputs, to 8 bits where "int4" would cost most: in embedding and output head.
+    """
+
+    def __init__(self, parts: Parts, scheme: Scheme) -> None:
+        self.architecture, self.shard = parts.architecture, parts.shard
+        self._parts, self._scheme = parts, scheme
+
+    def embedding(self) -> Packed:
+        """[vocabulary of this rank, hidden]."""
+        return self._matrix(self._parts.embedding(), bits=8)
+
+    def head(self) -> Packed | None:
+        """[vocabulary of this rank, hidden]; None where it is the embedding."""
+        head = self._parts.head()
+        return None if head is None else self._matrix(head, bits=8)
+
+    def final_norm(self) -> Tensor:
+        """[hidden] float32."""
+        return self._floats(self._parts.final_norm())
+
+    def norm(self, part: str, layer: int) -> Tensor:
+        """[hidden] float32; `part` is "attention_norm" or "mlp_norm"."""
+        return self._floats(self._parts.norm(part, layer))
+
+    def qkv(self, layer: int) -> tuple[Packed, Packed, Packed]:
+        """q, k and v, each with its bias."""
+        q, k, v = (self._biased(part) for part in self._parts.qkv(layer))
+        return q, k, v
+
+    def attention_out(self, layer: int) -> Packed:
+        """[hidden, heads * head_dim]."""
+        return self._matrix(self._parts.attention_out(layer))
+
+    def gate_up(self, layer: int) -> tuple[Packed, Packed]:
+        """[intermediate, hidden] each."""
+        gate, up = (self._matrix(part) for part in self._parts.gate_up(layer))
+        return gate, up
+
+    def down(self, layer: int) -> Packed:
+        """[hidden, intermediate]."""
+        return self._matrix(self._parts.down(layer))
+
+    def rope_factors(self) -> Tensor | None:
+        """[head_dim / 2] float32, of models whose file carries them."""
+        part = self._parts.rope_factors()
+        return None if part is None else self._floats(part)
+
+    def finish(self) -> None:
+        """Check that nothing is left over; see `Parts.finish`."""
+        self._parts.finish()
+
+    def _biased(self, part: Qkv) -> Packed:
+        return self._matrix(part.weight, None if part.bias is None else self._floats(part.bias))
+
+    def _matrix(self, part: Part, bias: Tensor | None = None, bits: int = 0) -> Packed:
+        source = self._parts.source
+        if not divisible(part.columns, part.shape[1]):
+            raise WeightsError(
+                source.path,
+                f"columns {part.columns} cannot be cut without cutting a group of 32; use fewer ranks, or "
+                'dtype = "float32"',
+                part.name,
+            )
+        codes = None
+        if self._scheme != "floats" and isinstance(source, GgufFile):
+            codes = source.codes(part.name, part.rows)
+        if codes is not None:
+            self._parts.use(part)
+            if part.permuted:
+                codes = codes.take(rows=unpermuted(len(codes.codes), self.architecture.head_dim).numpy())
+            return pack_codes(codes.take(columns=part.columns), bias)
+        weight = self._floats(part)
+        if self._scheme in ("int8", "int4"):
+            return pack_codes(self._rounded(weight, bits), bias)
+        exact = bool((weight.bfloat16().float() == weight).all())
+        return pack_floats(weight.bfloat16() if exact else weight, bias)
+
+    def _rounded(self, weight: Tensor, bits: int) -> Codes:
+        return from_floats(weight.numpy(), bits or (8 if self._scheme == "int8" else 4))
+
+    def _floats(self, part: Part) -> Tensor:
+        self._parts.use(part)
+        tensor = self._parts.source.load(part.name, torch.float32, part.rows, part.columns)
+        return tensor[unpermuted(len(tensor), self.architecture.head_dim)] if part.permuted else tensor
