@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
+from bus.identity import Visitor
 from bus.link import Link
 from bus.messages.clients import CallFailed, Cancel, Chunk, Resume, StreamEnd, ToClient
 from bus.messages.common import Nack
@@ -37,7 +38,7 @@ class RemoteStream:
         self._events: asyncio.Queue[tuple[int, bytes] | None] = asyncio.Queue()  # bounded by the sibling's replay
         self._resume = Resume(_CALL, response, after, authorization)
         self._link: Link[Any] = Link(
-            life,
+            _guest(life),
             sibling,
             CLIENTS_DOOR,
             "clients",
@@ -106,6 +107,13 @@ class RemoteStream:
     def _decide(self, here: bool) -> None:
         if not self.verdict.done():
             self.verdict.set_result(here)
+
+
+def _guest(life: Life) -> Visitor:
+    """This process under a name of its own: a door knows one connection of a name, and every stream has its own."""
+    guest = Visitor("ingress", life.loop, life.run)
+    guest.context = life.context
+    return guest
 
 
 async def find(life: Life, response: str, authorization: str, after: int) -> RemoteStream | None:

@@ -186,6 +186,30 @@ async def test_a_stream_is_resumed_here_or_at_the_sibling(stage: Stage, index: i
     assert text_of([*seen, *rest]) == answer(0, 60)
 
 
+async def test_streams_that_are_resumed_through_one_sibling_do_not_end_each_other(stage: Stage) -> None:
+    """Each is asked for over a link of its own from one process to the other."""
+    first = Caller(stage, 0, "homes")
+    for call in (1, 2):
+        await first.say(Call(call, "completions", body(max_tokens=60, stream=True, priority=20)))
+    begun: dict[int, Chunk] = {}
+    while len(begun) < 2:
+        heard = await first.hear()
+        begun[heard.call] = heard
+    first.link.close()
+    second = Caller(stage, 1, "elsewhere")
+    for call, chunk in begun.items():
+        await second.say(Resume(call, json.loads(chunk.body)["id"], 0))
+    texts: dict[int, list[Any]] = {1: [], 2: []}
+    ends = 0
+    while ends < 2:
+        heard = await second.hear()
+        assert isinstance(heard, Chunk | StreamEnd), heard
+        ends += isinstance(heard, StreamEnd)
+        texts[heard.call].append(heard)
+    second.link.close()
+    assert [text_of(chunks) for chunks in texts.values()] == [answer(0, 60)] * 2
+
+
 async def test_a_sibling_is_told_at_once_that_a_stream_is_here(stage: Stage, caller: Caller) -> None:
     """It asks several, and this one may have nothing new to say."""
     await caller.say(Call(1, "completions", body(max_tokens=600, stream=True, priority=10)))
