@@ -13,8 +13,6 @@ import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
-import msgspec
-
 from bus.identity import Identity
 from bus.link import Link
 from bus.messages.requests import ModelFacts, ToIngress
@@ -22,7 +20,7 @@ from bus.messages.telemetry import TimelineEvent, TimelineKind
 from bus.names import REQUESTS_DOOR, scheduler_name
 from ingress.conversation import OPEN_PATIENCE_S, Conversation, Message, Opened
 from ingress.errors import ApiError, model_not_found, not_ready, overloaded
-from ingress.job import Job, place
+from ingress.job import Job, place, place_again
 from ingress.models import ServedModel
 from ingress.records import Drawn
 from ingress.streams import AbortReason, Finish, Piece, Stream, TokenText, Usage
@@ -111,15 +109,7 @@ class Engine:
             ValueError: what was drawn is not the beginning of this job's answer.
         """
         model, now_ns = self.model(job.model), self._life.loop.now_ns()
-        order, generation = place(job, model, request, now_ns)
-        order = msgspec.structs.replace(order, adopted=adopted)
-        told: list[Piece] = []
-        for record in drawn:
-            generation.cached_tokens = record.cached_tokens
-            piece, verdict = generation.take(len(generation.emitted), record.tokens, record.raw)
-            if piece is None or verdict != "going":
-                raise ValueError(f"what was told of request {request} is not how its answer begins")
-            told.append(piece)
+        (order, generation), told = place_again(job, model, request, now_ns, adopted, drawn)
         return self._conversations[model.name].open(order, generation, None, now_ns), told
 
     async def known(self, model: ServedModel, patience_s: float) -> None:

@@ -56,8 +56,8 @@ class App:
         self.open += 1
         try:
             await self._answer(Request(scope, receive, self._max_body), sink)
-        except Gone:
-            pass
+        except (Gone, asyncio.CancelledError):
+            pass  # the client has gone, or this process ends
         except ApiError as error:
             await self._failed(sink, error)
         except Exception:
