@@ -106,7 +106,6 @@ class Bench:
             self.step()
             # What the process around the core takes away every so often.
             self.core.state.tally.gaps_s.clear()
-            self.core.state.tally.step_s.clear()
         return steps / (self.spent_ns / 1e9)
 
 
