@@ -36,7 +36,8 @@ from bus.messages.pages import (
     ToKv,
 )  # fmt: skip
 from bus.packed import pack_u32, unpack_u32
-from kv.layout import Layout, Tables, name_hash
+from bus.wire import PROTOCOLS
+from kv.layout import VERSION, Layout, Tables, name_hash
 from kv.owners import Owners, Session, Writer, WriterKey
 from kv.pool import Handle, Owner, Pool
 from kv.slabs import BadShape, PageKey, Slabs
@@ -178,10 +179,12 @@ class Core:
             session.remember(message, reply)
         return reply
 
-    def attached(self, rid: int) -> Attached:
-        """The reply to `Attach`."""
+    def attached(self, rid: int, protocol: int = PROTOCOLS.newest) -> Attached:
+        """The reply to `Attach`. `protocol` was agreed on."""
         layout = self.layout
-        return Attached(rid, self.kv_epoch, layout.arena_bytes, layout.header_offset, layout.data_offset)
+        return Attached(
+            rid, self.kv_epoch, layout.arena_bytes, layout.header_offset, layout.data_offset, protocol, VERSION
+        )
 
     def stats(self, rid: int = 0) -> Stats:
         """Pages by state."""
