@@ -36,7 +36,7 @@ from ingress.streams import AbortReason, Stream
 
 log = logging.getLogger(__name__)
 
-OPEN_PATIENCE_S: Final = 15.0  # a new request waits so long for its scheduler to take it
+OPEN_PATIENCE_S: Final = 15.0  # a new request waits so long for a scheduler with a replica to take it
 LOST_PATIENCE_S: Final = 300.0  # an accepted one waits so long for a scheduler and a replica to come back
 RETRY_S: Final = (0.1, 0.2, 0.4, 0.8, 1.6)  # an accepted request that is refused is submitted again after so long
 ASK_AGAIN_S: Final = 1.0  # tokens that are missing are asked for at most so often ...
@@ -226,12 +226,13 @@ class Conversation:
 
     def _refused(self, live: _Live, refused: Refused, now_ns: int) -> None:
         error = from_refusal(refused)
-        if live.opened is not None:
+        # A scheduler without a replica has just come back, or they have: a new request waits for that as well.
+        if live.opened is not None and refused.code != "not_ready":
             del self._live[refused.request]
             self._answer(live, error)
         elif refused.code in _PASSING:
             live.sent = False
-            if not live.refusals:
+            if not live.refusals and live.opened is None:
                 live.waits_ns = now_ns
             wait_s = RETRY_S[min(live.refusals, len(RETRY_S) - 1)]
             live.refusals += 1
@@ -312,7 +313,8 @@ class Conversation:
         self.abort(live.order.request, "deadline", message)
 
     def _give_up_opening(self, live: _Live) -> None:
-        self._answer(live, not_ready(f"{self._model.name} does not answer.", 5.0))
+        what = "is not ready" if live.refusals else "does not answer"
+        self._answer(live, not_ready(f"{self._model.name} {what}.", 5.0))
         self.abort(live.order.request, "shutdown")
 
     def _fail(self, live: _Live, message: str) -> None:

@@ -72,6 +72,9 @@ class PageService:
     def drained(self) -> bool:
         return True
 
+    def hand_over(self) -> None:
+        """Nothing to do: the pages outlive this process."""
+
     def stop(self) -> None:
         for watch in self._watches.values():
             watch.close()

@@ -89,6 +89,12 @@ class ReplicaDrain(Event, frozen=True, gc=False):
     draining: bool
 
 
+class ReplicaLeaving(Event, frozen=True, gc=False):
+    """Its processes are about to end: its requests are taken back when what is under way is done. Until it is lost."""
+
+    replica: int
+
+
 class StepDone(Event, frozen=True, gc=False):
     """Rank 0's result."""
 

@@ -67,6 +67,7 @@ class Replica:
         prefilling: slots whose tokens are not all planned yet, in order of admission.
         backlog: tokens that those still have to compute.
         scoring: slots that want their prompt's log probabilities and no token.
+        leaving: its processes are about to end; no step is planned any more.
         retired: left by requests while steps that may write their pages are in flight.
         limbo: left by requests when the replica failed; reusable when it is fenced.
     """
@@ -78,6 +79,7 @@ class Replica:
         self.page_tokens = page_tokens
         self.ready = False
         self.draining = False
+        self.leaving = False
         self.killed = False
         self.next_step = 1
         self.completed_step = 0
@@ -122,7 +124,7 @@ class Replica:
     @property
     def placeable(self) -> bool:
         """Whether a request can enter now."""
-        return self.ready and not self.draining and bool(self.free_slots)
+        return self.ready and not self.draining and not self.leaving and bool(self.free_slots)
 
     def open(self, request: Request, home: int, limit: int, generations: list[int]) -> int:
         """A request enters a free slot, with the pages of its table holding what is computed already."""

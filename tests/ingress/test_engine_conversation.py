@@ -152,7 +152,7 @@ def test_a_model_without_prefix_cache_or_root_sends_no_digests(played: Played) -
 
 @pytest.mark.parametrize(
     ("code", "status", "retry"),
-    [("overloaded", 429, 3.0), ("not_ready", 503, 3.0), ("draining", 503, 3.0), ("deadline", 503, None),
+    [("overloaded", 429, 3.0), ("draining", 503, 3.0), ("deadline", 503, None),
      ("too_long", 400, None), ("invalid", 400, None), ("quarantined", 500, None)],
 )  # fmt: skip
 def test_a_refusal_is_the_clients_error(played: Played, code: RefusalCode, status: int, retry: float | None) -> None:
@@ -162,6 +162,26 @@ def test_a_refusal_is_the_clients_error(played: Played, code: RefusalCode, statu
     assert error is not None
     assert (error.status, error.message, error.retry_after_s) == (status, "no", retry)
     assert len(played.talk) == 0
+
+
+def test_a_new_request_waits_for_a_first_replica_as_it_does_for_a_scheduler(played: Played) -> None:
+    """A scheduler that has just come back has no worker yet: nobody is refused for that."""
+    played.open()
+    played.open(8)
+    played.receive(Refused(7, "not_ready", "no replica"))
+    played.receive(Refused(8, "not_ready", "no replica"))
+    assert not played.answers
+    played.take_sent()
+    played.receive(FACTS)  # a replica is there
+    assert [type(body) for body in played.take_sent()] == [Submit, Submit]
+    played.receive(Accepted(7, 0))
+    assert played.answers[7] is None
+    for _ in range(20):
+        played.receive(Refused(8, "not_ready", "no replica"))
+        played.later(1)
+    error = played.answers[8]
+    assert error is not None
+    assert (error.status, error.message) == (503, "m is not ready.")
 
 
 def test_tokens_come_through_and_the_end_ends(played: Played) -> None:
