@@ -11,10 +11,11 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 TESTS ?= tests
 KILLS ?= 20
+TORTURES ?= 500
 PACKAGES := bus ingress scheduler workers kv metrics admin_tui cli headrace_client
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-slow test-chaos lint imports types bench lock clean
+.PHONY: help serve test test-slow test-chaos test-torture lint imports types bench lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -51,8 +52,12 @@ test-slow: $(VENV)/.dev ## the long versions
 test-chaos: $(VENV)/.dev ## kill every process in mid-answer, again and again
 	$(BIN)/pytest -q tests/system/test_kills.py --count-kills $(KILLS)
 
+test-torture: $(VENV)/.dev ## kill the page server, its clients and all of them, hundreds of times
+	$(BIN)/pytest -q -s tests/kv/test_torture.py --torture-loops $(TORTURES)
+
 bench: $(VENV)/.dev ## what the parts can do on this machine; nothing else should run
 	$(BIN)/python -m benchmarks.kv
+	$(BIN)/python -m benchmarks.kv_disk
 	$(BIN)/python -m benchmarks.scheduler
 	$(BIN)/python -m benchmarks.worker catalog:smollm2-135m-instruct
 

@@ -8,5 +8,6 @@ settings.load_profile("headrace")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--count-kills N`: rounds of the random kill test."""
+    """`--count-kills N`: rounds of the random kill test; `--torture-loops N`: of kv's own."""
     parser.addoption("--count-kills", type=int, default=4, help="rounds of the random kill test")
+    parser.addoption("--torture-loops", type=int, default=20, help="rounds of kv's torture")
