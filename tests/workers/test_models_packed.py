@@ -59,8 +59,8 @@ def test_ranks_agree_with_one(family: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", [gguf.GGMLQuantizationType.Q4_1, gguf.GGMLQuantizationType.Q8_0])
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
 def test_codes_of_a_file_are_near_its_floats(family: str, kind: gguf.GGMLQuantizationType, tmp_path: Path) -> None:
-    """What is left is the rounding of activations, which a random model magnifies (a trained one has a thousandth of
-    it); one with its rows or heads in other places is 2 and more away."""
+    """What is left is the rounding of activations, which a random model magnifies; rows, biases and heads are in their
+    places."""
     path = written(tiny(family), tmp_path / "m.gguf", kind)
     exact, found = computed(Runner(path), len(IDS)), computed(Runner(path, kernels=kernels()), len(IDS))
     divergence = (exact.exp() * (exact - found)).sum(-1)

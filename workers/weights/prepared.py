@@ -72,40 +72,40 @@ class Prepared:
         kernels: Kernels | None = None,
     ) -> None:
         self.architecture, self.shard, self.dtype, self.kernels = architecture, shard, dtype, kernels
-        self.tensors = self._tensors = tensors
+        self.tensors = tensors
 
     def embedding(self) -> Tensor:
         """[vocabulary of this rank, hidden]."""
-        return self._tensors["embedding"]
+        return self.tensors["embedding"]
 
     def head(self) -> Tensor:
         """Packed."""
-        return self._tensors["head"]
+        return self.tensors["head"]
 
     def final_norm(self) -> Tensor:
         """[hidden]."""
-        return self._tensors["final_norm"]
+        return self.tensors["final_norm"]
 
     def rope_factors(self) -> Tensor | None:
         """[head_dim / 2] float32, of models whose file carries them."""
-        return self._tensors.get("rope_factors")
+        return self.tensors.get("rope_factors")
 
     def norm(self, part: str, layer: int) -> Tensor:
         """[hidden]; `part` is "attention_norm" or "mlp_norm"."""
-        return self._tensors[f"{layer}.{part}"]
+        return self.tensors[f"{layer}.{part}"]
 
     def qkv(self, layer: int) -> tuple[Tensor, Tensor | None]:
         """Packed weight and, where the model has one, bias; outputs are q, k, v."""
-        return self._tensors[f"{layer}.qkv"], self._tensors.get(f"{layer}.qkv_bias")
+        return self.tensors[f"{layer}.qkv"], self.tensors.get(f"{layer}.qkv_bias")
 
     def attention_out(self, layer: int) -> Tensor:
         """Packed."""
-        return self._tensors[f"{layer}.attention_out"]
+        return self.tensors[f"{layer}.attention_out"]
 
     def gate_up(self, layer: int) -> Tensor:
         """Packed; outputs are gate, then up."""
-        return self._tensors[f"{layer}.gate_up"]
+        return self.tensors[f"{layer}.gate_up"]
 
     def down(self, layer: int) -> Tensor:
         """Packed."""
-        return self._tensors[f"{layer}.down"]
+        return self.tensors[f"{layer}.down"]
