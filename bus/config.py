@@ -112,7 +112,8 @@ class ModelConfig(Section, frozen=True):
         inter_token_target_ms: prefill chunks are cut so that a step with decodes in it stays under this; 0 is off.
         threads: CPU threads per rank; 0 shares the cores among the ranks.
         prefix_cache: find and keep prompts' KV.
-        hang_s: a step longer than this, and than ten times its prediction, means that the worker hangs.
+        hang_s: a step longer than this means that the worker hangs. Once step times are known, a third of it and ten
+            times the prediction; a tenth of it where the worker uses no CPU.
     """
 
     name: str
@@ -133,7 +134,7 @@ class ModelConfig(Section, frozen=True):
     inter_token_target_ms: Annotated[float, Meta(ge=0)] = 250.0
     threads: Annotated[int, Meta(ge=0)] = 0
     prefix_cache: bool = True
-    hang_s: Seconds = 60.0
+    hang_s: Seconds = 30.0
 
 
 DEMO_MODEL = ModelConfig(name="smollm2", source="catalog:smollm2-135m-instruct")

@@ -13,6 +13,7 @@ import signal
 from collections.abc import Callable
 
 import msgspec
+import psutil
 
 from bus.liveness import DeathWatch
 from bus.loop import Loop
@@ -36,6 +37,14 @@ class Rank:
             self._pidfd = os.pidfd_open(peer.pid)
         except ProcessLookupError:
             self._pidfd = -1
+
+    def cpu_ns(self) -> int:
+        """CPU time that the process has used; 0 where it is gone."""
+        try:
+            times = psutil.Process(self.peer.pid).cpu_times()
+        except psutil.Error:
+            return 0
+        return int((times.user + times.system) * 1e9)
 
     def kill(self) -> None:
         """SIGKILL: a process that hangs in a driver or a collective does not hear anything softer."""
@@ -114,6 +123,10 @@ class RankGroup:
         self.whole = False
         self._writers.update(self.ranks)
         self.ranks = {}
+
+    def cpu_ns(self) -> int:
+        """CPU time that all ranks have used."""
+        return sum(rank.cpu_ns() for rank in self.ranks.values())
 
     def kill(self) -> None:
         """End all processes of the replica."""

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 TICK_S: Final = 0.05
 MEASURE_S: Final = 0.25
 RATE_MEMORY_S: Final = 5.0
+LONG_STEP_NS: Final = 500_000_000  # from here on it matters whether the worker computes
 
 
 class SchedulerService:
@@ -74,6 +75,8 @@ class SchedulerService:
             self._tokens_per_s,
         )  # fmt: skip
         text = f"{state.running} running, {len(state.queue)} waiting, {ready} of {self._model.replicas} replicas"
+        if barred := sum(budget.barred_until_ns > state.now for budget in state.budgets.values()):
+            text += f", {barred} taken out for failing"
         return Description(load=state.running / slots if slots else 0.0, detail=text, models=(status,))
 
     def drain(self) -> None:
@@ -245,13 +248,16 @@ class SchedulerService:
 
     def _tick(self) -> None:
         self._sync_drains()
-        for number, replica in self.core.state.replicas.items():
+        for number, replica in tuple(self.core.state.replicas.items()):
             if replica.flights:
                 # A long step silences its worker before it can say that it is busy. Here it is known to be: only the
                 # cost model judges how long it may take.
                 for rank in self._groups[number].ranks.values():
                     rank.peer.busy = True
+            if replica.watch.waited_ns > LONG_STEP_NS:
+                self._feed(e.ReplicaComputed(number, self._groups[number].cpu_ns()))
         self._feed(e.Tick())
+        self._tell_facts()  # a replica that was taken out may be back
 
     def _measure(self) -> None:
         tokens = self._measures.take(self.core.state, self._ready)
@@ -283,8 +289,13 @@ class SchedulerService:
             elif isinstance(action, e.ResetReplica):
                 self._to_ranks(action.replica, Reset(action.next_step))
             elif isinstance(action, e.KillReplica):
-                log.critical("replica %d hangs: %s", action.replica, action.why)
+                log.error("replica %d is ended: %s", action.replica, action.why)
                 self._groups[action.replica].kill()
+            elif isinstance(action, e.ReplicaFailed):
+                log.critical(
+                    "replica %d fails whatever it is given and is taken out for %.0f s: %s",
+                    action.replica, action.for_ns / 1e9, action.why,
+                )  # fmt: skip
             else:
                 self._pages.ask(action)
 
@@ -300,7 +311,9 @@ class SchedulerService:
     def _state(self) -> ProcessState:
         if self._life.state != "ready":
             return self._life.state
-        return "ready" if self._ready else "starting"
+        if self._ready:
+            return "ready"
+        return "failed" if self.core.state.given_up else "starting"
 
 
 def _home(peer: Peer) -> e.Home:

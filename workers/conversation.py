@@ -141,13 +141,13 @@ class Conversation:
 
     def _broken(self, step: int, broken: StepBroken) -> None:
         log.error("step %d failed: %s", step, broken, exc_info=broken.__cause__)
-        self._fail(step, str(broken), broken.slots)
+        self._fail(step, str(broken), broken.slots, out_of_memory=broken.out_of_memory)
         if self._group.ranks > 1 and not broken.together:
             # The other ranks wait in a collective that this one left: only a new group is in step again.
             self._life.fail(f"rank {self._group.rank} left step {step} in the middle: {broken}")
         else:
             self._life.progressed()
 
-    def _fail(self, step: int, error: str, slots: tuple[int, ...] = ()) -> None:
+    def _fail(self, step: int, error: str, slots: tuple[int, ...] = (), *, out_of_memory: bool = False) -> None:
         self._measures.failed()
-        self._link.send(StepFailed(step, error[:_ERROR_CHARACTERS], pack_u32(slots)))
+        self._link.send(StepFailed(step, error[:_ERROR_CHARACTERS], pack_u32(slots), out_of_memory))

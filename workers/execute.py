@@ -49,12 +49,14 @@ class StepBroken(Exception):
     Attributes:
         slots: rows that are known to be the cause.
         together: whether every rank of the group fails this step alike, so that the group can go on.
+        out_of_memory: a smaller step may do.
     """
 
-    def __init__(self, problem: str, slots: Iterable[int] = (), *, together: bool) -> None:
+    def __init__(self, problem: str, slots: Iterable[int] = (), *, together: bool, out_of_memory: bool = False) -> None:
         super().__init__(problem)
         self.slots = tuple(slots)
         self.together = together
+        self.out_of_memory = out_of_memory
 
 
 class Executor:
@@ -96,7 +98,9 @@ class Executor:
         except PlanRefused as refused:
             broken = StepBroken(str(refused), refused.slots, together=True)
         except Exception as error:
-            broken = StepBroken(f"{type(error).__name__}: {error}", together=False)
+            broken = StepBroken(
+                f"{type(error).__name__}: {error}", together=False, out_of_memory=_is_out_of_memory(error)
+            )
             broken.__cause__ = error
         self.reset()
         raise broken
@@ -167,3 +171,10 @@ class Executor:
                     values += token_logprobs(logits, following[begin:end], [int(wanted[row])] * (end - begin))
             found.append((slot, start + 1, tuple(values)))
         return tuple(found)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Torch says it of a GPU by type, and of the host by words."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

@@ -135,12 +135,15 @@ class StepResult(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=11)
 class StepFailed(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=12):
     """worker -> scheduler: the step raised; nothing of it may be used, and the worker's slots are all closed.
 
-    `slots` are the rows that are known to be the cause, empty where unknown (packed u32).
+    Attributes:
+        slots: the rows that are known to be the cause, empty where unknown (packed u32).
+        out_of_memory: a smaller step may do.
     """
 
     step: int
     error: str
     slots: bytes = b""
+    out_of_memory: bool = False
 
 
 class Reset(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=21):

@@ -20,5 +20,9 @@
 | `results`   | what it means for requests and ingresses                                  |
 | `pressure`  | what gives way when pages run out                                         |
 | `failure`   | failed steps, lost replicas, lost pages, hangs                            |
+| `budget`    | classes of errors, and how many a replica may have                        |
+| `watch`     | whether a step hangs                                                      |
+| `suspects`  | who may have caused a failure; the batch is bisected                      |
+| `trials`    | suspects moved: detained, tried, condemned                                |
 | `view`      | the requests in hand as an onlooker sees them                             |
 """

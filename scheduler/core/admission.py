@@ -16,7 +16,7 @@ from bus.blocks import DIGEST_BYTES
 from scheduler.core.events import LookUp
 from scheduler.core.prefix import Entry
 from scheduler.core.replica import Replica
-from scheduler.core.request import Phase, Request
+from scheduler.core.request import Phase, Request, Standing
 from scheduler.core.state import Asked, State
 from scheduler.core.submit import finish, limit_of
 
@@ -43,11 +43,15 @@ def admit(state: State) -> None:
     while True:
         window = state.queue.first(LOOK_PAST)
         head: Request | None = None
+        moved = False
         for request in window:
             replica = _choose(state, request)
+            if replica is None and request.standing is Standing.ON_TRIAL:
+                continue  # it may run in one place only, the others anywhere
             if replica is None:
                 return
             tried = _try(state, request, replica)
+            moved |= tried is not _Try.NO_ROOM
             if tried is _Try.NO_ROOM:
                 head = head or request
                 state.note_held(request, "pages")
@@ -58,15 +62,20 @@ def admit(state: State) -> None:
         if head is not None:
             state.blocked_version = state.pool.version
             return
-        if not window:
+        if not moved:
             return
 
 
 def _choose(state: State, request: Request) -> Replica | None:
     """The replica with the least to do, less what it would save by knowing the prefix (its caches are warm)."""
-    best: tuple[float, int] | None = None
+    suspects, best = state.suspects, None
+    if request.standing is Standing.ON_TRIAL:
+        dock = state.replicas.get(suspects.trial.dock) if suspects.trial is not None else None
+        return dock if dock is not None and dock.placeable else None
     for number, replica in state.replicas.items():
         if not replica.placeable or replica.backlog >= replica.step_tokens:
+            continue
+        if number == suspects.dock and len(replica.free_slots) <= suspects.seats:
             continue
         warm = sum(1 for entry in request.entries if entry.replica == number) * request.page_tokens
         load = replica.running / replica.slots + (replica.backlog - warm) / replica.step_tokens
@@ -176,7 +185,7 @@ def expire(state: State, number: int) -> None:
 def unpark(state: State, request_id: int) -> None:
     """What it waited for has come."""
     request = state.requests.get(request_id)
-    if request is not None and request.phase is Phase.PARKED:
+    if request is not None and request.phase is Phase.PARKED and request.standing is not Standing.DETAINED:
         state.queue.unpark(request)
         state.blocked_version = -1
 

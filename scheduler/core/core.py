@@ -19,15 +19,16 @@ from bus.packed import unpack_u32
 from scheduler.core import events as e
 from scheduler.core.admission import admit, expire, found, unpark
 from scheduler.core.apply import BadResult
-from scheduler.core.failure import pages_lost, replica_fenced, replica_hangs, replica_lost, step_broken
+from scheduler.core.failure import look_after, pages_lost, replica_fenced, replica_lost, step_broken
 from scheduler.core.pages import unpack_handles
 from scheduler.core.plan import plan_barrier, plan_step
 from scheduler.core.prefix import EntryState
 from scheduler.core.pressure import relieve
-from scheduler.core.replica import STEPS_IN_FLIGHT, Replica
+from scheduler.core.replica import Replica
 from scheduler.core.results import step_done
 from scheduler.core.state import Geometry, Limits, State
 from scheduler.core.submit import abort, drop, finish, submit
+from scheduler.core.trials import hold_trials
 
 LOOKUP_DEADLINE_S: Final = 0.005
 
@@ -50,6 +51,7 @@ class SchedulerCore:
             e.ReplicaLost: self._replica_lost,
             e.ReplicaFenced: lambda event: replica_fenced(self.state, self.state.replicas[event.replica]),
             e.ReplicaDrain: self._replica_drain,
+            e.ReplicaComputed: lambda event: self.state.replicas[event.replica].watch.cpu(event.cpu_ns),
             e.StepDone: self._step_done,
             e.StepBroken: lambda event: step_broken(self.state, self.state.replicas[event.replica], event.failed),
             e.KvUp: self._kv_up,
@@ -96,6 +98,7 @@ class SchedulerCore:
 
     def _advance(self) -> None:
         state = self.state
+        hold_trials(state)
         admit(state)
         self._plan()
         while relieve(state):
@@ -107,10 +110,8 @@ class SchedulerCore:
     def _plan(self) -> None:
         state = self.state
         for replica in state.replicas.values():
-            while replica.ready and replica.in_flight < STEPS_IN_FLIGHT and replica.running:
-                plan, chunks, replica.starved = plan_step(
-                    replica, state.pool, state.limits.inter_token_target_ns, state.now
-                )
+            while replica.ready and replica.in_flight < replica.depth and replica.running:
+                plan, chunks, replica.starved = plan_step(replica, state.pool, state.limits.inter_token_target_ns)
                 if plan is None:
                     break
                 state.out.append(e.SendPlan(replica.number, plan))
@@ -118,7 +119,7 @@ class SchedulerCore:
                     state.note(int(replica.request_id[chunk.slot]), "chunk", chunk.length, plan.step)
             if replica.ready and replica.closing and not replica.running and not replica.flights:
                 # No step will carry them, and a worker that drains waits until its slots are empty.
-                state.out.append(e.SendPlan(replica.number, plan_barrier(replica, state.now)))
+                state.out.append(e.SendPlan(replica.number, plan_barrier(replica)))
 
     # --- ingresses -------------------------------------------------------------------------------------------------
 
@@ -163,7 +164,8 @@ class SchedulerCore:
             replica_fenced(state, previous)
             replica.next_step, replica.completed_step = previous.next_step, previous.next_step - 1
             replica.cost, replica.draining = previous.cost, previous.draining
-        replica.ready = True
+        replica.barred = state.budget(event.replica).barred_until_ns > state.now
+        replica.ready = not replica.barred
         state.replicas[event.replica] = replica
         state.out.append(e.ResetReplica(event.replica, replica.next_step))
         state.blocked_version = -1
@@ -173,7 +175,7 @@ class SchedulerCore:
 
     def _replica_lost(self, event: e.ReplicaLost) -> None:
         replica = self.state.replicas.get(event.replica)
-        if replica is not None and replica.ready:
+        if replica is not None and (replica.ready or replica.barred):
             replica_lost(self.state, replica, event.why)
 
     def _replica_drain(self, event: e.ReplicaDrain) -> None:
@@ -245,5 +247,9 @@ class SchedulerCore:
                 del state.orphaned[home]
                 for request in [request for request in state.requests.values() if request.home == home]:
                     drop(state, request, "ingress gone")
+        elapsed_ns, state.looked_ns = state.now - (state.looked_ns or state.now), state.now
         for replica in state.replicas.values():
-            replica_hangs(state, replica)
+            look_after(state, replica, elapsed_ns)
+            if replica.barred and state.budget(replica.number).barred_until_ns <= state.now:
+                replica.barred, replica.ready = False, True
+                state.blocked_version = -1

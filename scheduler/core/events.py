@@ -89,6 +89,13 @@ class ReplicaDrain(Event, frozen=True, gc=False):
     draining: bool
 
 
+class ReplicaComputed(Event, frozen=True, gc=False):
+    """How much CPU the processes of a replica have used, since they started. Told while a step takes long."""
+
+    replica: int
+    cpu_ns: int
+
+
 class StepDone(Event, frozen=True, gc=False):
     """Rank 0's result."""
 
@@ -184,10 +191,18 @@ class ResetReplica(Action, frozen=True, gc=False):
 
 
 class KillReplica(Action, frozen=True, gc=False):
-    """The replica hangs: end its processes. `ReplicaLost` is to follow."""
+    """The replica hangs, or is not to be trusted: end its processes. `ReplicaFenced` is to follow."""
 
     replica: int
     why: str
+
+
+class ReplicaFailed(Action, frozen=True, gc=False):
+    """The replica is taken out for so long: it fails whatever it is given. For the operator; nothing is to be done."""
+
+    replica: int
+    why: str
+    for_ns: int
 
 
 class LeasePages(Action, frozen=True, gc=False):

@@ -10,10 +10,10 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from bus.messages.steps import StepPlan
+from bus.messages.steps import SlotOpen, StepPlan
 from bus.packed import pack_u32
 from scheduler.core.pages import PagePool
-from scheduler.core.replica import Flight, Ints, Replica
+from scheduler.core.replica import Bools, Flight, Ints, Replica
 
 MIN_CHUNK: Final = 16  # prefill makes at least so much progress in a step, whatever the target
 
@@ -49,35 +49,55 @@ class _PageDiff:
         self.pages: list[int] = []
 
 
-def plan_step(replica: Replica, pool: PagePool, target_ns: float, now: int) -> Planned:
+def plan_step(replica: Replica, pool: PagePool, target_ns: float) -> Planned:
     """Plan a replica's next step and take it as sent.
 
     Args:
         target_ns: a step with decodes in it should not take longer; 0 is no target.
     """
+    if not replica.tried:
+        return _plan(replica, pool, target_ns, replica.decoding, replica.prefilling)
+    # Those on trial and the others take turns: whose step fails is then known.
+    starved = 0
+    for tried in (not replica.tried_last, replica.tried_last):
+        who = np.zeros(replica.slots, np.bool_)
+        who[list(replica.tried)] = True
+        if not tried:
+            who = ~who
+        prefilling = [slot for slot in replica.prefilling if who[slot]]
+        planned = _plan(replica, pool, target_ns, replica.decoding & who, prefilling)
+        starved += planned.starved
+        if planned.plan is not None:
+            replica.tried_last = tried
+            return planned._replace(starved=starved)
+    return Planned(None, [], starved)
+
+
+def _plan(replica: Replica, pool: PagePool, target_ns: float, decoding: Bools, prefilling: list[int]) -> Planned:
+    """A step of some slots: `decoding` is [slots]."""
     diff = _PageDiff()
-    decodes = np.flatnonzero(replica.decoding & (replica.planned < replica.last_start))
-    most = replica.step_tokens - (min(MIN_CHUNK, replica.step_tokens // 2) if replica.prefilling else 0)
+    decodes = np.flatnonzero(decoding & (replica.planned < replica.last_start))
+    most = replica.step_limit - (min(MIN_CHUNK, replica.step_limit // 2) if prefilling else 0)
     if len(decodes) > most:  # more slots than budget: whoever waits longest
         decodes = decodes[np.argsort(replica.last_step[decodes], kind="stable")[:most]]
     decodes, starved = _page_decodes(replica, pool, decodes, diff)
     starts = replica.planned[decodes]
     pairs = float(starts.sum())
     chunks: list[Chunk] = []
-    if replica.prefilling:
-        chunks, short, pairs = _chunks(replica, pool, len(decodes), pairs, target_ns, diff)
+    if prefilling:
+        chunks, short, pairs = _chunks(replica, pool, tuple(prefilling), len(decodes), pairs, target_ns, diff)
         starved += short
     if not chunks and not len(decodes):
         return Planned(None, chunks, starved)
-    return Planned(_build(replica, pool, decodes, starts, chunks, pairs, diff, now), chunks, starved)
+    return Planned(_build(replica, pool, decodes, starts, chunks, pairs, diff), chunks, starved)
 
 
-def plan_barrier(replica: Replica, now: int) -> StepPlan:
+def plan_barrier(replica: Replica) -> StepPlan:
     """A step without rows: slots are closed, and when its result is there, everything sent before has been done."""
     none = np.zeros(0, np.int64)
     step = replica.next_step
     replica.next_step += 1
-    replica.flights.append(Flight(step, none, none, none, 0, 0.0, now, 0.0))
+    replica.flights.append(Flight(step, none, none, none, 0, 0.0, 0.0))
     closes = pack_u32(replica.closing)
     replica.closing.clear()
     return StepPlan(step, closes, (), b"", b"", b"", b"", b"", b"", b"")
@@ -106,13 +126,19 @@ def _page_decodes(replica: Replica, pool: PagePool, decodes: Ints, diff: _PageDi
 
 
 def _chunks(
-    replica: Replica, pool: PagePool, decodes: int, pairs: float, target_ns: float, diff: _PageDiff
+    replica: Replica,
+    pool: PagePool,
+    prefilling: tuple[int, ...],
+    decodes: int,
+    pairs: float,
+    target_ns: float,
+    diff: _PageDiff,
 ) -> tuple[list[Chunk], int, float]:
     """Prefill chunks in order of admission; also pages missed, and the step's pairs with the chunks'."""
     chunks: list[Chunk] = []
     tokens, starved = decodes, 0
-    for slot in tuple(replica.prefilling):
-        budget = replica.step_tokens - tokens
+    for slot in prefilling:
+        budget = replica.step_limit - tokens
         start, end = int(replica.planned[slot]), int(replica.prefill_end[slot])
         if decodes and target_ns:
             bound = replica.cost.chunk_within(target_ns, tokens, pairs, start)
@@ -161,7 +187,6 @@ def _build(
     chunks: list[Chunk],
     pairs: float,
     diff: _PageDiff,
-    now: int,
 ) -> StepPlan:
     """The plan on the wire, and its record in flight."""
     rows = len(decodes)
@@ -179,6 +204,7 @@ def _build(
     replica.next_step += 1
     replica.planned[slots] = ends
     replica.last_step[slots] = step
+    opens = _opens(replica, int(slots[0]))
     replica.flights.append(
         Flight(
             step,
@@ -187,15 +213,24 @@ def _build(
             np.flatnonzero(samples),
             tokens,
             pairs,
-            now,
             replica.cost.predict_ns(tokens, pairs),
+            tuple(opens),
         )
     )
     pages, generations = pool.pack(diff.pages)
     plan = StepPlan(
-        step, pack_u32(replica.closing), tuple(replica.opening.values()), pack_u32(slots), pack_u32(starts),
-        pack_u32(counts), samples.tobytes(), pack_u32(diff.slots), pages, generations,
+        step, pack_u32(replica.closing), tuple(opens.values()), pack_u32(slots), pack_u32(starts), pack_u32(counts),
+        samples.tobytes(), pack_u32(diff.slots), pages, generations,
     )  # fmt: skip
     replica.closing.clear()
-    replica.opening.clear()
     return plan
+
+
+def _opens(replica: Replica, row: int) -> dict[int, SlotOpen]:
+    """The slots to open, taken off the list: a malformed one fails the step, so they are of the rows' side."""
+    opens, replica.opening = replica.opening, {}
+    if replica.tried and opens:
+        side = row in replica.tried
+        replica.opening = {slot: opened for slot, opened in opens.items() if (slot in replica.tried) != side}
+        opens = {slot: opened for slot, opened in opens.items() if (slot in replica.tried) == side}
+    return opens

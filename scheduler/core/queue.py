@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from heapq import heapify, heappop, heappush
 
-from scheduler.core.request import Phase, Request
+from scheduler.core.request import Phase, Request, Standing
 
 
 class WaitingQueue:
     """The waiting and the parked. Counts are kept, never taken by walking."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[bool, int, int, int, Request]] = []
+        self._heap: list[tuple[int, int, int, int, Request]] = []
         self._gone = 0
         self.requests = 0
         self.tokens = 0
@@ -47,7 +47,7 @@ class WaitingQueue:
 
     def first(self, count: int) -> list[Request]:
         """The first `count` that wait, in order. They stay."""
-        taken: list[tuple[bool, int, int, int, Request]] = []
+        taken: list[tuple[int, int, int, int, Request]] = []
         while self._heap and len(taken) < count:
             entry = heappop(self._heap)
             if entry[3] == entry[4].ticket:
@@ -61,7 +61,7 @@ class WaitingQueue:
     def _enter(self, request: Request) -> None:
         request.phase = Phase.WAITING
         request.ticket += 1
-        heappush(self._heap, (not request.front, request.key, request.id, request.ticket, request))
+        heappush(self._heap, (_rank(request), request.key, request.id, request.ticket, request))
 
     def _leave_heap(self, request: Request) -> None:
         request.ticket += 1
@@ -70,3 +70,10 @@ class WaitingQueue:
             self._heap = [entry for entry in self._heap if entry[3] == entry[4].ticket]
             heapify(self._heap)
             self._gone = 0
+
+
+def _rank(request: Request) -> int:
+    """Those on trial first: slots are kept for them, for which nobody behind them may have to wait."""
+    if request.standing is Standing.ON_TRIAL:
+        return 0
+    return 1 if request.front else 2

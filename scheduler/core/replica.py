@@ -22,13 +22,16 @@ from bus.messages.steps import SlotOpen
 from bus.packed import pack_u32, unpack_u32
 from scheduler.core.cost import CostModel
 from scheduler.core.prefix import Entry
-from scheduler.core.request import Phase, Request
+from scheduler.core.request import Phase, Request, Standing
+from scheduler.core.watch import Watch
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 STEPS_IN_FLIGHT: Final = 2
 NO_STOP: Final = -1
+SHRUNK_STEPS: Final = 64  # completed steps after which a step that was shrunk for lack of memory may grow again
+SMALLEST_STEP: Final = 16
 
 
 @dataclass(slots=True, eq=False)
@@ -38,6 +41,7 @@ class Flight:
     Attributes:
         sampled: indexes of the rows that draw a token.
         tokens, pairs: the step's features for the cost model.
+        opened: slots that the plan opens; they need not have a row in it yet.
     """
 
     step: int
@@ -46,8 +50,13 @@ class Flight:
     sampled: Ints
     tokens: int
     pairs: float
-    sent_ns: int
     predicted_ns: float
+    opened: tuple[int, ...] = ()
+
+    @property
+    def involved(self) -> set[int]:
+        """Slots that can be the cause where the step fails."""
+        return {*self.slots.tolist(), *self.opened}
 
 
 @dataclass(slots=True, eq=False)
@@ -67,6 +76,10 @@ class Replica:
         prefilling: slots whose tokens are not all planned yet, in order of admission.
         backlog: tokens that those still have to compute.
         scoring: slots that want their prompt's log probabilities and no token.
+        tried: slots of requests on trial (`suspects`): their steps have no other rows, and are in flight alone.
+        barred: it is up, and taken out for failing too often.
+        lost_ns: when it was lost; 0 while it is up, and when its processes are known to be gone.
+        step_limit: `step_tokens`, or less for a while after a step that ran out of memory.
         retired: left by requests while steps that may write their pages are in flight.
         limbo: left by requests when the replica failed; reusable when it is fenced.
     """
@@ -79,11 +92,15 @@ class Replica:
         self.ready = False
         self.draining = False
         self.killed = False
+        self.barred = False
+        self.lost_ns = 0
         self.next_step = 1
         self.completed_step = 0
-        self.completed_ns = 0
         self.flights: deque[Flight] = deque()
         self.cost = CostModel()
+        self.watch = Watch()
+        self.step_limit = step_tokens
+        self._steps_to_grow = 0
         self.requests: list[Request | None] = [None] * slots
         self.free_slots = list(range(slots - 1, -1, -1))
         self.opening: dict[int, SlotOpen] = {}
@@ -93,6 +110,8 @@ class Replica:
         self.starved = 0
         self.running = 0
         self.scoring: set[int] = set()
+        self.tried: set[int] = set()
+        self.tried_last = False
         self.retired: list[Retired] = []
         self.limbo: list[Retired] = []
         self.limbo_until_step = 0
@@ -120,6 +139,11 @@ class Replica:
         return len(self.flights)
 
     @property
+    def depth(self) -> int:
+        """How many steps may be in flight."""
+        return 1 if self.tried else STEPS_IN_FLIGHT
+
+    @property
     def placeable(self) -> bool:
         """Whether a request can enter now."""
         return self.ready and not self.draining and bool(self.free_slots)
@@ -132,6 +156,7 @@ class Replica:
         computed = len(table) * self.page_tokens
         submit = request.submit
         request.phase, request.replica, request.slot = Phase.RUNNING, self.number, slot
+        request.found = computed
         self.requests[slot] = request
         self.running += 1
         self.active[slot] = True
@@ -151,6 +176,8 @@ class Replica:
         self.tokens[slot, :known] = unpack_u32(tokens)
         self._set_stops(slot, submit.stop_token_ids)
         self.prefilling.append(slot)
+        if request.standing is Standing.ON_TRIAL:
+            self.tried.add(slot)
         self.backlog += known - computed
         if limit <= known:
             self.scoring.add(slot)
@@ -172,6 +199,7 @@ class Replica:
         self.running -= 1
         self.active[slot] = self.decoding[slot] = False
         self.scoring.discard(slot)
+        self.tried.discard(slot)
         if slot in self.prefilling:
             self.prefilling.remove(slot)
             self.backlog -= int(self.prefill_end[slot] - self.planned[slot])
@@ -179,9 +207,9 @@ class Replica:
             self.closing.append(slot)
         return request
 
-    def complete(self, step: int, now: int) -> list[Retired]:
+    def complete(self, step: int) -> list[Retired]:
         """Step `step` is complete. Returns what may be reused because of it; its slots are free again."""
-        self.completed_step, self.completed_ns = step, now
+        self.completed_step = step
         due = [left for left in self.retired if left.after <= step]
         if due:
             self.retired = [left for left in self.retired if left.after > step]
@@ -189,6 +217,21 @@ class Replica:
         if self.limbo and step >= self.limbo_until_step:
             due, self.limbo = due + self.limbo, []
         return due
+
+    def shrink(self, tokens: int) -> bool:
+        """A step of so many tokens ran out of memory: make smaller ones for a while. False where that was tried."""
+        if self._steps_to_grow == SHRUNK_STEPS or tokens <= SMALLEST_STEP:
+            return False
+        self.step_limit = max(SMALLEST_STEP, min(self.step_limit, tokens) // 2)
+        self._steps_to_grow = SHRUNK_STEPS
+        return True
+
+    def grow(self) -> None:
+        """A step went well: perhaps larger ones fit again."""
+        self._steps_to_grow -= 1
+        if self._steps_to_grow <= 0:
+            self.step_limit = min(self.step_tokens, 2 * self.step_limit)
+            self._steps_to_grow = SHRUNK_STEPS - 1
 
     def fail(self) -> None:
         """Nothing in flight will be answered, and all slots are closed. What was retired waits for the fence."""

@@ -27,6 +27,14 @@ class Phase(Enum):
     ENDED = "ended"
 
 
+class Standing(Enum):
+    """Whether it is suspected of taking its worker down (`suspects`)."""
+
+    CLEAR = "clear"
+    DETAINED = "detained"  # parked until it is tried
+    ON_TRIAL = "on trial"  # waits or runs, in steps without any other
+
+
 @dataclass(slots=True, eq=False)
 class Request:
     """A request that was accepted.
@@ -39,7 +47,10 @@ class Request:
             table's, the table's page is the request's own (its content was sealed by somebody else first).
         claimed: digests of blocks that others may wait for it to compute.
         looked_up: kv was asked since it last began to wait.
-        strikes: failures of its replica in a row that it did not outlive by a token.
+        strikes: failures of its replica in a row, without getting further in between than `struck_at` tokens computed.
+        struck_ns: when that row began.
+        found: tokens whose KV was there when it got its slot.
+        alone_on: replica on which it failed alone; -1 for none.
         logprobs, prompt_logprobs: kept for resubmission; only where asked for.
     """
 
@@ -68,6 +79,10 @@ class Request:
     preemptions: int = 0
     strikes: int = 0
     struck_at: int = -1
+    struck_ns: int = 0
+    found: int = 0
+    alone_on: int = -1
+    standing: Standing = Standing.CLEAR
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
 

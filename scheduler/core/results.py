@@ -14,7 +14,7 @@ from bus.messages.steps import StepResult
 from bus.packed import pack_u32, pack_u64
 from scheduler.core.apply import Outcome, apply_result
 from scheduler.core.replica import Flight, Ints, Replica
-from scheduler.core.request import Phase, Request
+from scheduler.core.request import Request
 from scheduler.core.state import State
 
 STALL_FACTOR: Final = 8.0
@@ -34,6 +34,15 @@ def step_done(state: State, replica: Replica, result: StepResult) -> None:
     replica.flights.popleft()
     if flight.tokens:
         replica.cost.observe(flight.tokens, flight.pairs, result.ran_ns)
+        state.budget(replica.number).worked(state.now)
+        if replica.step_limit < replica.step_tokens:
+            replica.grow()
+    if replica.tried:
+        for slot in replica.tried.intersection(outcome.slots.tolist()):
+            request = replica.requests[slot]
+            assert request is not None
+            state.suspects.clear(request)
+            replica.tried.discard(slot)
     for slot in outcome.crossed.tolist():
         request = replica.requests[slot]
         assert request is not None
@@ -45,11 +54,10 @@ def step_done(state: State, replica: Replica, result: StepResult) -> None:
     ended = _ended(state, replica, outcome)
     _deltas(state, replica, outcome, result, first, ended)
     # Before those who end give back: what this step could write is theirs to give back at once.
-    state.ledger.give_back(replica.complete(result.step, state.now))
+    state.ledger.give_back(replica.complete(result.step))
     for request, _ in ended:
         state.ledger.retire(replica, request.slot)
-        request.phase = Phase.ENDED
-        del state.requests[request.id]
+        state.forget(request)
 
 
 def _ended(state: State, replica: Replica, outcome: Outcome) -> list[tuple[Request, Finished]]:

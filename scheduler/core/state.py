@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from bus.messages.requests import Accepted, Deltas, Finished, FinishReason, PromptLogprobs, RefusalCode, Refused
 from bus.messages.telemetry import TimelineEvent, TimelineKind
+from scheduler.core.budget import Budget
 from scheduler.core.events import Action, Home, LookUp, Note, Reply
 from scheduler.core.gate import DrainRate
 from scheduler.core.ledger import Ledger
@@ -19,7 +20,8 @@ from scheduler.core.pages import PagePool
 from scheduler.core.prefix import PrefixIndex
 from scheduler.core.queue import WaitingQueue
 from scheduler.core.replica import Replica
-from scheduler.core.request import Request
+from scheduler.core.request import Phase, Request, Standing
+from scheduler.core.suspects import Suspects
 
 QUARANTINE_REMEMBERED: Final = 1024
 
@@ -34,7 +36,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     queue_tokens: int = 262_144
     inter_token_target_ns: float = 0.0
     prefix_cache: bool = True
-    hang_ns: float = 60e9
+    hang_ns: float = 30e9
     grace_ns: int = 30_000_000_000
     extent: int = 64
 
@@ -84,7 +86,9 @@ class State:
         lookups: by number.
         holders: waiting requests that hold references on pages, by id.
         orphaned: when an ingress was lost.
-        quarantined: ids that took their worker down twice, oldest first.
+        budgets: what each replica that was ever up has spent on failures.
+        quarantined: ids that were found to take their worker down, oldest first.
+        looked_ns: when it was last looked whether steps hang.
         reserve: the share of its remaining output that is kept free for each running request (SGLang's new-token
             ratio): up when that proves too little, slowly down again while it does not.
     """
@@ -102,6 +106,8 @@ class State:
         self.rate = DrainRate()
         self.requests: dict[int, Request] = {}
         self.replicas: dict[int, Replica] = {}
+        self.budgets: dict[int, Budget] = {}
+        self.suspects = Suspects()
         self.homes: list[Home] = []
         self._home_numbers: dict[Home, int] = {}
         self.lookups: dict[int, Asked] = {}
@@ -113,6 +119,7 @@ class State:
         self.draining = False
         self.reserve = 0.5
         self.starved_since = 0
+        self.looked_ns = 0
         self.blocked_version = -1
         self.tally = Tally()
 
@@ -137,6 +144,26 @@ class State:
     def starved(self) -> int:
         """Pages that rows of the last plans wanted and did not get."""
         return sum(replica.starved for replica in self.replicas.values())
+
+    @property
+    def given_up(self) -> str:
+        """Why nobody will compute anything for a while; empty where somebody may."""
+        budgets = (self.budgets.get(number) for number in range(self.limits.replicas))
+        next_ns = min(budget.barred_until_ns if budget is not None else 0 for budget in budgets)
+        if next_ns <= self.now:
+            return ""
+        return f"its workers fail whatever they are given; the next try is in {(next_ns - self.now) / 1e9:.0f} s"
+
+    def budget(self, replica: int) -> Budget:
+        """What a replica has spent on failures."""
+        return self.budgets.setdefault(replica, Budget())
+
+    def forget(self, request: Request) -> None:
+        """The request has ended, and is nowhere any more."""
+        request.phase = Phase.ENDED
+        if request.standing is not Standing.CLEAR:
+            self.suspects.clear(request)
+        del self.requests[request.id]
 
     def home_number(self, home: Home) -> int:
         """A small number for an incarnation of an ingress, for the columns."""

@@ -25,6 +25,9 @@ def submit(state: State, home: Home, message: Submit) -> None:
     if state.draining and not resumed:
         state.refuse(home, message.request, "draining", "this model is being taken out of service", 5.0)
         return
+    if not resumed and (given_up := state.given_up):
+        state.refuse(home, message.request, "not_ready", given_up, 5.0)
+        return
     assert state.geometry is not None
     if problem := _problem(message):
         state.refuse(home, message.request, "invalid", problem)
@@ -72,8 +75,7 @@ def take_out(state: State, request: Request) -> None:
         state.ledger.forsake(request)
         state.holders.pop(request.id, None)
         state.blocked_version = -1  # whoever stood behind it may fit
-    request.phase = Phase.ENDED
-    del state.requests[request.id]
+    state.forget(request)
 
 
 def limit_of(state: State, request: Request) -> int:
@@ -96,6 +98,8 @@ def _accept(state: State, home: Home, message: Submit) -> None:
     if (reason := _ended_before(state, request)) is not None:
         # All of its tokens are out, and only its end was lost with the scheduler that knew it.
         finish(state, request, reason)
+    elif given_up := state.given_up:
+        finish(state, request, "error", given_up)
 
 
 def _ended_before(state: State, request: Request) -> FinishReason | None:

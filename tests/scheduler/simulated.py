@@ -212,6 +212,20 @@ class Slot:
     hashes: list[int]
 
 
+@dataclass(frozen=True)
+class Poison:
+    """What happens when a request's token at `position` is computed; at any position where it is None.
+
+    `kind`: "named" and "unnamed" raise, "crash" ends the process, "hang" never returns, "open" raises before any row.
+    """
+
+    kind: str = "named"
+    position: int | None = None
+
+    def hit(self, start: int, count: int) -> bool:
+        return self.position is None or start <= self.position < start + count
+
+
 @dataclass
 class Worker:
     """A replica that executes plans in order and checks every page that it reads or writes."""
@@ -220,13 +234,16 @@ class Worker:
     slots: int
     page_tokens: int
     kv: Kv
-    memory: dict[int, list[int]]
+    pages: dict[int, list[int]]
     inbox: deque[StepPlan | e.ResetReplica] = field(default_factory=deque)
     outbox: deque[e.Event] = field(default_factory=deque)
     state: dict[int, Slot] = field(default_factory=dict)
     expected: int = -1
     alive: bool = False
-    poison: set[int] = field(default_factory=set)  # requests on which it raises
+    poison: dict[int, Poison] = field(default_factory=dict)  # by request
+    memory: int = 1 << 30  # tokens of the largest step that fits
+    crashed: bool = False
+    hung: bool = False
 
     def execute(self, fail: bool = False) -> None:
         """The next message: a plan, or a reset."""
@@ -255,11 +272,22 @@ class Worker:
         assert len({slot for slot, _, _ in rows}) == len(rows), "one row per slot"
         counts = [count for _, _, count in rows]
         assert sorted(counts, key=lambda count: count == 1) == counts, "chunks come first"
-        bad = [slot for slot, _, _ in rows if self.state[slot].request in self.poison]
-        if fail or bad:
+        bad = [
+            (slot, poison.kind)
+            for slot, start, count in rows
+            if (poison := self.poison.get(self.state[slot].request)) is not None
+            and (poison.kind != "open" and poison.hit(start, count))
+        ]
+        bad += [(o.slot, "open") for o in plan.opens if self.poison.get(o.request) == Poison("open")]
+        if bad and bad[0][1] in ("crash", "hang"):
+            self.crashed, self.hung = bad[0][1] == "crash", bad[0][1] == "hang"
+            return
+        too_large = sum(counts) > self.memory
+        if fail or bad or too_large:
             self.state.clear()
             self.expected = -1
-            self.outbox.append(e.StepBroken(self.replica, StepFailed(plan.step, "raised", pack_u32(bad))))
+            named = [slot for slot, kind in bad if kind == "named"]
+            self.outbox.append(e.StepBroken(self.replica, StepFailed(plan.step, "raised", pack_u32(named), too_large)))
             return
         drawn: list[tuple[int, int]] = []
         logprobs = []
@@ -297,12 +325,12 @@ class Worker:
             value = extend(value, s.tokens[position])
             s.hashes.append(value)
         for position in range(start):
-            held = self.memory.get(s.table[position // size], [0] * size)[position % size]
+            held = self.pages.get(s.table[position // size], [0] * size)[position % size]
             assert held == s.hashes[position], f"position {position} of request {s.request} is not in its page"
         for position in range(start, start + count):
             page = s.table[position // size]
             assert page in self.kv.leased, f"page {page} is not writable"
-            self.memory.setdefault(page, [0] * size)[position % size] = s.hashes[position]
+            self.pages.setdefault(page, [0] * size)[position % size] = s.hashes[position]
 
 
 @dataclass
@@ -354,7 +382,12 @@ class World:
         self.notes: list[tuple[int, str]] = []
         self.plans: list[StepPlan] = []
         self.actions: list[e.Action] = []
+        self.acted = 0
+        self.resets: list[e.ResetReplica] = []
+        self.history: list[e.Action] = []  # all but plans and replies
         self.killed: list[int] = []
+        self.ending: set[int] = set()  # of these, those that have not ended yet
+        self.failures = 0
         # What steps in flight can write, by (replica, step); and block tables as of the last plan sent.
         self.writes: dict[tuple[int, int], set[int]] = {}
         self.tables: dict[tuple[int, int], list[int]] = {}
@@ -370,10 +403,12 @@ class World:
         if isinstance(event, e.ReplicaFenced | e.ReplicaUp):
             for key in [key for key in self.writes if key[0] == event.replica]:
                 del self.writes[key]
+        self.now += 1_000
         actions = self.core.handle(event, self.now)
         for action in actions:
             self._take(action)
         self.actions = actions
+        self.acted += len(actions)
         self.check()
         return actions
 
@@ -385,11 +420,16 @@ class World:
             self._follow(action.replica, action.plan)
             self.workers[action.replica].inbox.append(action.plan)
         elif isinstance(action, e.ResetReplica):
+            self.resets.append(action)
             self.workers[action.replica].inbox.append(action)
         elif isinstance(action, e.Note):
             self.notes.append((action.event.request, action.event.kind))
         elif isinstance(action, e.KillReplica):
             self.killed.append(action.replica)
+            self.ending.add(action.replica)
+            self.history.append(action)
+        elif isinstance(action, e.ReplicaFailed):
+            self.history.append(action)
         else:
             assert self.kv.up, f"{action} to a kv that is down"
             if isinstance(action, e.LookUp):
@@ -511,7 +551,8 @@ class World:
     def kill(self, number: int, *, fenced: bool = True) -> None:
         """A worker dies."""
         worker = self.workers[number]
-        worker.alive = False
+        self.ending.discard(number)
+        worker.alive = worker.hung = worker.crashed = False
         worker.inbox.clear()
         worker.outbox.clear()
         worker.state.clear()
@@ -556,13 +597,27 @@ class World:
     def worker_turn(self, number: int, *, fail: bool = False) -> bool:
         """A worker runs one step, or one of its results arrives."""
         worker = self.workers[number]
-        if worker.outbox:
-            self.do(worker.outbox.popleft())
+        if number in self.ending:
+            self.failures += worker.hung
+            self.restart(number)
             return True
-        if worker.inbox:
+        if worker.outbox:
+            event = worker.outbox.popleft()
+            self.failures += isinstance(event, e.StepBroken)
+            self.do(event)
+            return True
+        if worker.inbox and not worker.hung:
             worker.execute(fail)
+            if worker.crashed:
+                self.failures += 1
+                self.restart(number)
             return True
         return False
+
+    def restart(self, number: int) -> None:
+        """A worker dies, and is back at once."""
+        self.kill(number)
+        self.revive(number)
 
     def turn(self, times: int) -> None:
         """The workers take so many turns, and kv as many as it needs."""
@@ -586,7 +641,7 @@ class World:
             for number in self.workers:
                 moved |= self.worker_turn(number)
             if not moved:
-                if self.core.idle:
+                if self.core.idle and not any(worker.hung for worker in self.workers.values()):
                     return
                 self.tick()
         waiting = [c.submit.request for c in self.clients.values() if not c.ended]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from simulated import Client, World
+from simulated import Client, Poison, World
 
 from bus.messages.requests import Sampling
 from scheduler.core import events as e
@@ -32,6 +32,7 @@ class Scheduling(RuleBasedStateMachine):
         self.world = World(
             replicas=replicas, slots=slots, capacity=capacity, step_tokens=max(step_tokens, slots), context=32,
             queue_requests=20, queue_tokens=400, inter_token_target_ns=target_ms * 1e6, grace_ns=2_000_000_000,
+            hang_ns=1e9,
         )  # fmt: skip
         self.world.start()
 
@@ -87,6 +88,17 @@ class Scheduling(RuleBasedStateMachine):
             for number, worker in self.world.workers.items():
                 if worker.alive:
                     self.world.worker_turn(number)
+
+    @rule(
+        data=st.data(),
+        kind=st.sampled_from(["named", "unnamed", "crash", "hang", "open"]),
+        position=st.one_of(st.none(), st.integers(0, 20)),
+    )
+    @precondition(lambda self: self.open)
+    def a_request_turns_out_to_take_its_worker_down(self, data: st.DataObject, kind: str, position: int | None) -> None:
+        client = data.draw(st.sampled_from(self.open))
+        for worker in self.world.workers.values():
+            worker.poison[client.submit.request] = Poison(kind, None if kind == "open" else position)
 
     @rule(number=st.integers(0, 1))
     def step_raises(self, number: int) -> None:

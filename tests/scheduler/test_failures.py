@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from simulated import Client, World
+from simulated import Client, Poison, World
 
 from bus.messages.requests import Sampling
-from bus.messages.steps import StepResult
+from bus.messages.steps import StepFailed, StepResult
+from bus.packed import pack_u32, unpack_u32
 from scheduler.core import events as e
 
 STEM = list(range(1, 14))
@@ -73,7 +74,7 @@ def test_a_request_that_takes_the_worker_down_twice_is_quarantined_and_the_other
     world = ready(slots=2)
     bad, good = world.submit([6, 6, 6], 8, stops=(), reuse=False), world.submit([7, 7, 7], 8, stops=(), reuse=False)
     for _ in range(2):
-        world.workers[0].poison = {bad.submit.request}
+        world.workers[0].poison = {bad.submit.request: Poison()}
         for _ in range(6):
             world.worker_turn(0)
     world.settle()
@@ -128,12 +129,103 @@ def test_a_result_that_does_not_answer_its_plan_is_a_failure_of_the_worker() -> 
 def test_a_hung_step_is_ended_and_told_once() -> None:
     world = ready(hang_ns=1e9)
     client = world.submit([1, 2, 3], 12, stops=())
-    for _ in range(5):
-        world.tick(0.5)
+    for _ in range(8):
+        world.tick(0.2)
     assert world.killed == [0]
     world.kill(0)
     world.revive(0)
     world.settle()
+    assert client.tokens == client.expected
+
+
+def test_a_worker_that_is_lost_lives_and_does_not_come_back_is_ended() -> None:
+    """A stopped process that had nothing to do: its silence ends the connection, not the process."""
+    world = ready()
+    world.do(e.ReplicaLost(0, "silent"))
+    for _ in range(100):
+        world.tick(0.09)
+    assert world.killed == []
+    for _ in range(20):
+        world.tick(0.09)
+    assert world.killed == [0]
+
+
+def test_a_worker_that_is_known_to_be_dead_or_is_back_is_not() -> None:
+    world = ready(replicas=2)
+    world.do(e.ReplicaLost(0, "died"))
+    world.do(e.ReplicaFenced(0))
+    world.do(e.ReplicaLost(1, "silent"))
+    world.revive(1)
+    for _ in range(300):
+        world.tick(0.09)
+    assert world.killed == []
+
+
+def test_a_worker_that_uses_no_cpu_is_ended_sooner() -> None:
+    world = ready(hang_ns=30e9)
+    client = world.submit([1, 2, 3], 30, stops=(), reuse=False)
+    some_tokens(world, client, 12)  # step times are known
+    ticks = 0
+    while not world.killed:
+        world.tick(0.05)
+        world.do(e.ReplicaComputed(0, 123_000_000))
+        ticks += 1
+    assert 3.0 <= ticks * 0.05 <= 3.5
+
+
+def test_a_step_that_runs_out_of_memory_is_tried_once_more_with_less_and_nobody_is_blamed() -> None:
+    world = ready(step_tokens=64, context=200, capacity=200, extent=32)
+    world.workers[0].memory = 40
+    client = world.submit([n % 30 for n in range(60)], 8, stops=(), reuse=False)
+    world.settle()
+    assert client.tokens == client.expected
+    assert world.killed == []
+    sizes = [sum(unpack_u32(plan.counts).tolist()) for plan in world.plans if plan.samples]
+    assert (sizes[0], max(sizes[1:])) == (60, 30)
+
+
+def test_steps_grow_again_when_memory_sufficed_for_a_while() -> None:
+    world = ready(step_tokens=64, context=200, capacity=200, extent=32)
+    world.workers[0].memory = 40
+    world.submit([1] * 60, 140, stops=(), reuse=False)
+    world.settle()
+    assert world.core.state.replicas[0].step_limit == 64
+
+
+def test_a_worker_that_runs_out_of_memory_again_is_restarted() -> None:
+    world = ready(step_tokens=64, context=200, capacity=200, extent=32)
+    world.workers[0].memory = 20
+    client = world.submit([n % 30 for n in range(60)], 8, stops=(), reuse=False)
+    while not world.killed:
+        world.turn(1)
+    world.workers[0].memory = 64
+    world.settle()
+    assert client.tokens == client.expected
+
+
+def test_nothing_that_a_dead_incarnation_still_says_changes_anything() -> None:
+    """Results, failures and drawn tokens of before a reset, and of before a death, at any time after it."""
+    world = ready()
+    client = world.submit(STEM, 12, stops=())
+    some_tokens(world, client, 3)
+    late: list[e.Event] = []
+    for step in range(1, world.core.state.replicas[0].next_step):
+        lie = StepResult(step, pack_u32([0]), pack_u32([39]), 0, 1)
+        late += [e.StepDone(0, lie), e.StepBroken(0, StepFailed(step, "long ago"))]
+    world.kill(0)
+
+    def nothing_changes() -> None:
+        before = (len(client.tokens), len(world.plans), len(world.resets), world.core.state.pool.free)
+        for event in late:
+            world.do(event)
+        assert (len(client.tokens), len(world.plans), len(world.resets), world.core.state.pool.free) == before
+
+    nothing_changes()
+    world.revive(0)
+    nothing_changes()
+    while client.finished is None:
+        world.turn(1)
+        nothing_changes()
     assert client.tokens == client.expected
 
 

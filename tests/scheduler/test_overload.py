@@ -173,3 +173,25 @@ def test_drain_rate_tells_how_long_to_wait() -> None:
     assert 4 <= rate.seconds_for(10, 0, now) <= 9
     assert 4 <= rate.seconds_for(0, 1000, now) <= 9
     assert rate.retry_after_s(10_000, 0, now) == 60
+
+
+def test_an_arena_that_is_full_of_what_others_hold_makes_requests_wait_and_nobody_spins() -> None:
+    """A minute without a page: kv is asked ten times a second, those who wait take turns, no plan is made."""
+    world = ready(capacity=40, slots=4)
+    world.kv.hidden = 40
+    while world.core.state.pool.free:  # what was leased ahead
+        world.core.state.pool.release(world.core.state.pool.take(1)[0])
+    clients = [world.submit([n, 2, 3], 6, stops=(), reuse=False) for n in range(6)]
+    while world.kv_turn():
+        pass
+    acted, plans = world.acted, len(world.plans)
+    for _ in range(1200):
+        world.tick(0.05)
+        while world.kv_turn():
+            pass
+    assert world.acted - acted <= 60 * 20
+    assert len(world.plans) == plans
+    assert all(client.accepted and not client.ended for client in clients)
+    world.kv.hidden = 0
+    world.settle()
+    world.check_done()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import tempfile
@@ -13,6 +14,8 @@ from house import House, message
 from simulated import truth
 
 from bus.messages.control import CancelRequest, Drain, GetFleet, Ok, Rejected, Undrain
+from bus.messages.steps import StepFailed, StepResult
+from bus.packed import pack_u32
 from kv.service import PageService
 
 PROMPT = [1, 2, 3, 4, 5, 6, 7, 8, 9]
@@ -186,19 +189,24 @@ def test_an_ingress_that_restarts_gets_what_it_lacks(house: House) -> None:
     assert 1 not in old.finished
 
 
-def test_a_worker_that_hangs_is_killed(run: Path) -> None:
-    house = House(run, hang_s=0.3)
-    house.start_kv()
-    scheduler = house.start_scheduler()
+def other_process(run: Path, *, held: bool = False) -> subprocess.Popen[bytes]:
+    """A worker in a process of its own; a held one takes plans and does nothing with them."""
     code = """
 import sys; sys.path.insert(0, sys.argv[2])
 from pathlib import Path
 from house import House
 house = House(Path(sys.argv[1]))
-house.worker().held = True
+house.worker().held = bool(int(sys.argv[3]))
 house.turn(60)
 """
-    hung = subprocess.Popen([sys.executable, "-c", code, str(run), str(Path(__file__).parent)])
+    return subprocess.Popen([sys.executable, "-c", code, str(run), str(Path(__file__).parent), str(int(held))])
+
+
+def test_a_worker_that_hangs_is_killed(run: Path) -> None:
+    house = House(run, hang_s=0.9)
+    house.start_kv()
+    scheduler = house.start_scheduler()
+    hung = other_process(run, held=True)
     try:
         ingress = house.ingress()
         house.until(lambda: ingress.facts[-1].replicas_ready == 1)
@@ -213,6 +221,53 @@ house.turn(60)
     finally:
         hung.kill()
         hung.wait()
+        house.close()
+
+
+def test_what_a_dead_incarnation_of_a_worker_still_says_changes_nothing(house: House) -> None:
+    old = house.worker()
+    ingress = house.ingress()
+    house.until(lambda: ingress.facts[-1].replicas_ready == 1)
+    old.held = True
+    ingress.submit(message(1, PROMPT, ingress.facts[-1]))
+    house.until(lambda: old.plans > 0)
+    scheduler = house.services["scheduler"]
+    steps = [flight.step for flight in scheduler.core.state.replicas[0].flights]  # type: ignore[union-attr]
+    new = house.worker(epoch=2)
+    new.held = True
+    house.until(lambda: new.plans > 0)
+    old.link._closed = True  # it does not notice, and says what it has to say
+    for step in range(steps[0], steps[0] + 6):
+        old.link._put(StepResult(step, pack_u32([3]), pack_u32([39]), 0, 1))
+        old.link._put(StepFailed(step, "long ago"))
+    house.turn(0.3)
+    assert ingress.tokens == {}
+    assert new.resets == [scheduler.core.state.replicas[0].flights[0].step]  # type: ignore[union-attr]
+    new.held = False
+    new.turn()
+    house.until(lambda: 1 in ingress.finished)
+    assert ingress.tokens[1] == EXPECTED
+
+
+def test_a_stopped_worker_without_work_is_found_and_ended(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It holds no step, so nothing is late; but it is silent, and then it does not come back."""
+    monkeypatch.setattr("bus.server.SILENT_S", 2.0)
+    monkeypatch.setattr("scheduler.core.failure.LOST_PATIENCE_NS", 300_000_000)
+    house = House(run)
+    house.start_kv()
+    house.start_scheduler()
+    stopped = other_process(run)
+    try:
+        ingress = house.ingress()
+        house.until(lambda: ingress.facts[-1].replicas_ready == 1)
+        stopped.send_signal(signal.SIGSTOP)
+        house.until(lambda: stopped.poll() is not None)
+        assert stopped.returncode == -signal.SIGKILL
+        house.worker(epoch=2)
+        house.until(lambda: ingress.facts[-1].replicas_ready == 1)
+    finally:
+        stopped.kill()
+        stopped.wait()
         house.close()
 
 

@@ -158,6 +158,36 @@ def test_an_error_inside_the_model_is_not_shared_by_the_group() -> None:
     assert (caught.value.slots, caught.value.together) == ((), False)
 
 
+@pytest.mark.parametrize(
+    ("error", "is_memory"),
+    [
+        (MemoryError("no"), True),
+        (torch.OutOfMemoryError("of the GPU"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 7 bytes."), True),
+        (RuntimeError("shapes do not fit"), False),
+        (ValueError("can't allocate memory"), False),
+    ],
+)
+def test_running_out_of_memory_is_told_apart_from_other_errors(error: Exception, is_memory: bool) -> None:
+    executor, _, model = new_executor()
+
+    def fails(*_: object) -> torch.Tensor:
+        raise error
+
+    model.forward = fails  # type: ignore[method-assign]
+    with pytest.raises(StepBroken) as caught:
+        executor.run(make_plan(1, [(0, 0, 1, True)], opens=[make_open(0, [1], [1])]))
+    assert caught.value.out_of_memory is is_memory
+
+
+def test_torch_says_it_on_this_host_in_the_words_that_are_looked_for() -> None:
+    executor, _, model = new_executor()
+    model.forward = lambda *_: torch.empty(1 << 58)  # type: ignore[method-assign]
+    with pytest.raises(StepBroken) as caught:
+        executor.run(make_plan(1, [(0, 0, 1, True)], opens=[make_open(0, [1], [1])]))
+    assert caught.value.out_of_memory
+
+
 def test_the_last_token_of_a_full_context_can_be_drawn_and_not_computed() -> None:
     driver = new_driver()
     tokens = [int(token) for token in np.arange(CONTEXT) % VOCABULARY]
