@@ -1,7 +1,8 @@
 """ingress <-> scheduler: requests go down, tokens come up.
 
 The ingress is a request's home: it keeps the prompt and every token so far, and submits the request
-again, with them, to a scheduler that has lost it. `Submit` and `Abort` are idempotent by request id.
+again, with them, to a scheduler that has lost it. When an ingress dies, another one takes its streams over and submits
+them under the same ids. `Submit` and `Abort` are idempotent by request id.
 Within one scheduler incarnation tokens arrive in order; `Deltas.starts` says where each piece belongs,
 so a repeated piece is dropped and a gap is seen.
 """
@@ -71,6 +72,8 @@ class Submit(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=10):
         prompt_logprobs: -1 for none, else alternatives per prompt token.
         tenant: for accounting and fair sharing.
         submitted_ns: CLOCK_MONOTONIC when the ingress had read the request.
+        adopted: how often the request has passed from a dead ingress to another. What an earlier home of it still had
+            under way, a submission or an abort, has a lower number and changes nothing.
     """
 
     request: int
@@ -86,17 +89,20 @@ class Submit(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=10):
     prompt_logprobs: int = -1
     tenant: str = ""
     submitted_ns: int = 0
+    adopted: int = 0
 
 
 class Abort(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=11):
     """The request is not wanted any more: client gone, stop string, deadline. Idempotent, never answered.
 
-    `emitted` is how many tokens the ingress had used when it decided, so over-run can be counted.
+    `emitted` is how many tokens the ingress had used when it decided, so over-run can be counted. `adopted` is that of
+    the submission which it ends.
     """
 
     request: int
     reason: Literal["client", "stop", "deadline", "shutdown"]
     emitted: int = 0
+    adopted: int = 0
 
 
 class ModelFacts(msgspec.Struct, array_like=True, frozen=True, tag=20):

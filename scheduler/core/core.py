@@ -27,7 +27,7 @@ from scheduler.core.pressure import relieve
 from scheduler.core.replica import Replica
 from scheduler.core.results import step_done
 from scheduler.core.state import Geometry, Limits, State
-from scheduler.core.submit import abort, drop, finish, submit
+from scheduler.core.submit import abort, drop, finish, late, submit
 from scheduler.core.trials import hold_trials
 
 LOOKUP_DEADLINE_S: Final = 0.005
@@ -80,8 +80,11 @@ class SchedulerCore:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is in hand."""
-        return not self.state.requests and not self._early
+        """Whether nothing is in hand that an ingress waits for. Whoever takes over what a lost one left submits it
+        again, here or to our successor."""
+        state = self.state
+        homes = {request.home for request in state.requests.values()} | {early.home for early in self._early}
+        return homes <= state.orphaned.keys()
 
     def facts(self, root: bytes, vocabulary: int) -> ModelFacts:
         """What ingresses should know. `root` is the digest chain's."""
@@ -134,12 +137,18 @@ class SchedulerCore:
             state.refuse(event.home, message.request, "overloaded", "too many requests wait for the first replica", 5.0)
         else:
             # It knows a root or has tokens: it was promised an answer by an incarnation of us that is gone.
+            if any(early.submit.request == message.request and late(early.submit, message) for early in self._early):
+                return
             self._early = [early for early in self._early if early.submit.request != message.request]
             self._early.append(event)
             state.reply(event.home, Accepted(message.request, len(self._early) - 1))
 
     def _aborted(self, event: e.Aborted) -> None:
-        self._early = [early for early in self._early if early.submit.request != event.abort.request]
+        self._early = [
+            early
+            for early in self._early
+            if early.submit.request != event.abort.request or late(early.submit, event.abort)
+        ]
         abort(self.state, event.abort)
 
     def _cancelled(self, event: e.Cancelled) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from heapq import heappush
 
+import msgspec
+
 from bus.blocks import DIGEST_BYTES
 from bus.messages.requests import Abort, Accepted, Deltas, FinishReason, PromptLogprobs, Submit
 from bus.packed import pack_u32, pack_u64, unpack_u32
@@ -15,13 +17,15 @@ from scheduler.core.state import State
 def submit(state: State, home: Home, message: Submit) -> None:
     """Take a request, or say why not."""
     live = state.requests.get(message.request)
-    if live is not None:
+    if live is not None and not _lacks(live, message):
         _again(state, live, home, message)
         return
+    if live is not None:
+        take_out(state, live)  # to be begun again
     if message.request in state.quarantined:
         state.refuse(home, message.request, "quarantined", state.quarantined[message.request])
         return
-    resumed = bool(message.emitted)
+    resumed = bool(message.emitted) or live is not None
     if state.draining and not resumed:
         state.refuse(home, message.request, "draining", "this model is being taken out of service", 5.0)
         return
@@ -53,10 +57,15 @@ def finish(state: State, request: Request, reason: FinishReason, error: str = ""
 def abort(state: State, message: Abort) -> None:
     """An ingress does not want it any more."""
     request = state.requests.get(message.request)
-    if request is None:
+    if request is None or late(request.submit, message):
         return
     drop(state, request, message.reason)
     state.tally.overrun_tokens += max(0, request.generated - message.emitted)
+
+
+def late(known: Submit, message: Submit | Abort) -> bool:
+    """Whether a message is from an ingress that died, about a request that another has taken over since."""
+    return message.adopted < known.adopted
 
 
 def drop(state: State, request: Request, why: str) -> None:
@@ -144,9 +153,19 @@ def _overloaded(state: State, home: Home, message: Submit, tokens: int) -> bool:
     return False
 
 
+def _lacks(request: Request, message: Submit) -> bool:
+    """Whether a live request is submitted again with fewer tokens than it came with, by an ingress that wants log
+    probabilities: those of the tokens between were never computed here. Begun again, it draws the same."""
+    asked = message.sampling.logprobs >= 0 or message.prompt_logprobs >= 0
+    return asked and not late(request.submit, message) and len(message.emitted) // 4 < request.submitted_len
+
+
 def _again(state: State, request: Request, home: Home, message: Submit) -> None:
     """A live request is submitted again: its ingress, or its connection, is a new one. Send what it lacks."""
+    if late(request.submit, message):
+        return
     request.home = home
+    request.submit = msgspec.structs.replace(request.submit, adopted=message.adopted)
     if request.phase is Phase.RUNNING:
         replica = state.replicas[request.replica]
         replica.home[request.slot] = state.home_number(home)

@@ -107,7 +107,7 @@ def test_other_protocols_and_channels_are_told_apart() -> None:
 def test_an_old_decoder_skips_new_fields_and_a_new_one_fills_missing() -> None:
     codec: Codec[requests.Abort] = Codec("requests", requests.Abort)
     header, _ = codec.encode(requests.Abort(5, "stop", 3), "ingress@0", 1, 1)
-    longer = msgspec.msgpack.encode([11, 5, "stop", 3, "a field of the future"])
+    longer = msgspec.msgpack.encode([11, 5, "stop", 3, 0, "a field of the future"])
     shorter = msgspec.msgpack.encode([11, 5, "stop"])
     assert codec.decode([header, longer])[1] == requests.Abort(5, "stop", 3)
     assert codec.decode([header, shorter])[1] == requests.Abort(5, "stop", 0)

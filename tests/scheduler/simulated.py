@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
+import msgspec
+
 from bus import blocks
 from bus.messages.requests import (
     Abort,
@@ -377,7 +379,7 @@ class World:
         self.memory: dict[int, list[int]] = {}
         self.workers = {n: Worker(n, slots, page_tokens, self.kv, self.memory) for n in range(replicas)}
         self.clients: dict[int, Client] = {}
-        self.homes: dict[str, e.Home] = {"ingress@0": e.Home("ingress@0", 1)}
+        self.homes = {name: e.Home(name, 1) for name in ("ingress@0", "ingress@1")}
         self.lookups: list[int] = []
         self.notes: list[tuple[int, str]] = []
         self.plans: list[StepPlan] = []
@@ -527,21 +529,19 @@ class World:
         self.do(e.Submitted(client.home, message))
         return client
 
-    def resubmit(self, client: Client) -> None:
-        """Its ingress says it again, with what it has."""
-        s = client.submit
-        client.home = self.homes[client.home.name]
-        client.submit = Submit(
-            s.request, s.prompt, s.sampling, s.max_tokens, pack_u32(client.tokens), s.root, s.digests, s.stop_token_ids,
-            s.priority, s.deadline_ns, s.prompt_logprobs, s.tenant, s.submitted_ns,
-        )  # fmt: skip
+    def resubmit(self, client: Client, *, adopter: str = "") -> None:
+        """Its ingress says it again, with what it has; or the one that has adopted it."""
+        client.home = self.homes[adopter or client.home.name]
+        client.submit = msgspec.structs.replace(
+            client.submit, emitted=pack_u32(client.tokens), adopted=client.submit.adopted + bool(adopter)
+        )
         if not client.tokens:
             client.prompt_logprobs.clear()
         self.do(e.Submitted(client.home, client.submit))
 
     def abort(self, client: Client) -> None:
         client.aborted = True
-        self.do(e.Aborted(Abort(client.submit.request, "client", len(client.tokens))))
+        self.do(e.Aborted(Abort(client.submit.request, "client", len(client.tokens), client.submit.adopted)))
 
     def lose_ingress(self, name: str) -> None:
         home = self.homes[name]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from simulated import Client, Poison, World
 
-from bus.messages.requests import Sampling
+from bus.messages.requests import Abort, Sampling
 from bus.messages.steps import StepFailed, StepResult
 from bus.packed import pack_u32, unpack_u32
 from scheduler.core import events as e
@@ -236,7 +236,7 @@ def test_an_ingress_that_does_not_come_back_loses_its_requests_after_a_grace() -
     world.tick(1.0)
     assert client.submit.request in world.core.state.requests
     world.tick(1.1)
-    assert world.core.idle
+    assert not world.core.state.requests
 
 
 def test_an_ingress_that_comes_back_gets_what_it_lacks_log_probabilities_too() -> None:
@@ -252,6 +252,59 @@ def test_an_ingress_that_comes_back_gets_what_it_lacks_log_probabilities_too() -
     world.settle()
     assert client.tokens == client.expected
     assert client.logprobs == [float(token) for token in client.expected]
+
+
+def test_what_a_dead_ingress_had_under_way_takes_nothing_from_the_one_that_adopted_its_request() -> None:
+    world = ready()
+    client = world.submit([1, 2, 3], 12, stops=())
+    some_tokens(world, client, 4)
+    lost, submitted = client.home, client.submit
+    world.resubmit(client, adopter="ingress@1")
+    world.do(e.Submitted(lost, submitted))
+    world.do(e.Aborted(Abort(client.submit.request, "client", 1)))
+    world.lose_ingress("ingress@0")
+    world.tick(40.0)
+    world.settle()
+    assert client.tokens == client.expected
+
+
+def test_nor_before_the_first_worker() -> None:
+    world = World(capacity=60)
+    world.kv_up()
+    client = world.submit(STEM, 6, stops=())
+    lost, submitted = client.home, client.submit
+    world.resubmit(client, adopter="ingress@1")
+    world.do(e.Submitted(lost, submitted))
+    world.do(e.Aborted(Abort(client.submit.request, "client", 0)))
+    world.revive(0)
+    world.settle()
+    assert client.tokens == client.expected
+
+
+def test_who_adopts_with_fewer_tokens_than_were_submitted_gets_their_log_probabilities_too() -> None:
+    """The scheduler never had those of tokens that came with a submission; drawn again they are the same tokens."""
+    world = ready()
+    client = world.submit([1, 2, 3], 12, stops=(), sampling=Sampling(logprobs=1))
+    some_tokens(world, client, 6)
+    world.abort(client)  # what is known of it is lost, as with a scheduler
+    client.aborted = False
+    world.resubmit(client)
+    client.tokens, client.logprobs = client.tokens[:2], client.logprobs[:2]
+    world.resubmit(client, adopter="ingress@1")
+    world.settle()
+    assert client.tokens == client.expected
+    assert client.logprobs == [float(token) for token in client.expected]
+    world.check_done()
+
+
+def test_requests_of_a_lost_ingress_do_not_keep_a_scheduler_from_ending() -> None:
+    world = ready()
+    client = world.submit([1, 2, 3], 40, stops=())
+    assert not world.core.idle
+    world.lose_ingress("ingress@0")
+    assert world.core.idle
+    world.resubmit(client, adopter="ingress@1")
+    assert not world.core.idle
 
 
 def test_a_resubmission_whose_end_was_lost_is_ended_at_once() -> None:
