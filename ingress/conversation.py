@@ -67,6 +67,7 @@ class Order(msgspec.Struct, frozen=True, gc=False):
     prompt_logprobs: int = -1
     tenant: str = ""
     submitted_ns: int = 0
+    adopted: int = 0
 
 
 class _Live:
@@ -76,9 +77,11 @@ class _Live:
         "asked", "asked_ns", "generation", "opened", "order", "refusals", "retry_ns", "sent", "stream", "waits_ns",
     )  # fmt: skip
 
-    def __init__(self, order: Order, generation: Generation, stream: Stream, opened: Opened, now_ns: int) -> None:
+    def __init__(
+        self, order: Order, generation: Generation, stream: Stream, opened: Opened | None, now_ns: int
+    ) -> None:
         self.order, self.generation, self.stream = order, generation, stream
-        self.opened: Opened | None = opened  # until the scheduler has answered for the first time
+        self.opened = opened  # until the scheduler has answered for the first time
         self.sent = False  # a scheduler that is up has it, as far as we know
         self.waits_ns = now_ns  # since when it waits for a scheduler
         self.retry_ns = 0  # refused after it had been accepted: when to try again
@@ -113,8 +116,9 @@ class Conversation:
 
     # --- from the fronts -------------------------------------------------------------------------------------------
 
-    def open(self, order: Order, generation: Generation, opened: Opened, now_ns: int) -> Stream:
-        """Submit a request. `opened` is called once: with `None` when it is taken, else with the reason why not."""
+    def open(self, order: Order, generation: Generation, opened: Opened | None, now_ns: int) -> Stream:
+        """Submit a request. `opened` is called once: with `None` when it is taken, else with the reason why not. One
+        that was taken from another ingress has none: `generation` is as far as its client was told."""
         stream = Stream(order.request, generation.prompt_tokens, lambda reason: self.abort(order.request, reason))
         if order.prompt_logprobs >= 0:
             stream.prompt_logprobs = [None] * generation.prompt_tokens
@@ -128,9 +132,13 @@ class Conversation:
         live = self._live.pop(request, None)
         if live is None:
             return
-        self._send(Abort(request, reason, len(live.generation.emitted)))
+        self._abort(live, reason)
         self._answer(live, not_ready("The request was aborted.", 1.0))
         live.stream.push(live.generation.end("abort", error))
+
+    def leave(self, request: int) -> None:
+        """Another ingress takes it over: nothing more is heard or said of it here."""
+        self._live.pop(request, None)
 
     # --- from the link ---------------------------------------------------------------------------------------------
 
@@ -202,6 +210,7 @@ class Conversation:
                 prompt_logprobs=order.prompt_logprobs,
                 tenant=order.tenant,
                 submitted_ns=order.submitted_ns,
+                adopted=order.adopted,
             )
         )
         if live.sent:
@@ -248,7 +257,7 @@ class Conversation:
             log.error("the scheduler of %s sent deltas that contradict themselves; they are dropped", self._model.name)
             return
         for request, cached in deltas.cached:
-            if live := self._live.get(request):
+            if (live := self._live.get(request)) and not live.generation.emitted:
                 live.generation.cached_tokens = cached
         finished = {end.request: end for end in deltas.finished}
         logprobs = dict(deltas.logprobs)
@@ -284,7 +293,7 @@ class Conversation:
             self._ask_again(live, now_ns)
         elif verdict == "stopped":
             del self._live[request]
-            self._send(Abort(request, "stop", len(live.generation.emitted)))
+            self._abort(live, "stop")
         elif verdict == "finished":
             del self._live[request]
 
@@ -292,7 +301,7 @@ class Conversation:
         if live.asked and now_ns - live.asked_ns < ASK_AGAIN_S * 1e9:
             return  # the answer is on its way, behind what was sent before it
         if live.asked >= ASK_AGAIN:
-            self._send(Abort(live.order.request, "shutdown", len(live.generation.emitted)))
+            self._abort(live, "shutdown")
             self._fail(live, "tokens were lost between scheduler and ingress")
             return
         live.asked, live.asked_ns = live.asked + 1, now_ns
@@ -314,6 +323,9 @@ class Conversation:
     def _give_up_opening(self, live: _Live) -> None:
         self._answer(live, not_ready(f"{self._model.name} does not answer.", 5.0))
         self.abort(live.order.request, "shutdown")
+
+    def _abort(self, live: _Live, reason: AbortReason) -> None:
+        self._send(Abort(live.order.request, reason, len(live.generation.emitted), live.order.adopted))
 
     def _fail(self, live: _Live, message: str) -> None:
         del self._live[live.order.request]

@@ -1,4 +1,5 @@
-"""The engine as the fronts see it: models by name, and `open`, which turns a job into a stream of pieces.
+"""The engine as the fronts see it: models by name; `open`, which turns a job into a stream of pieces, and `go_on`,
+which does so for one that another ingress has begun.
 
 Here are the links to the schedulers, and streams are counted. What makes a job valid is in `job`; what is said to a
 scheduler, and how a stream survives its death, in `conversation`; text is `text`'s.
@@ -9,18 +10,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
 from bus.identity import Identity
 from bus.link import Link
-from bus.messages.requests import ToIngress
+from bus.messages.requests import ModelFacts, ToIngress
 from bus.messages.telemetry import TimelineEvent, TimelineKind
 from bus.names import REQUESTS_DOOR, scheduler_name
-from ingress.conversation import Conversation, Message, Opened
+from ingress.conversation import OPEN_PATIENCE_S, Conversation, Message, Opened
 from ingress.errors import ApiError, model_not_found, not_ready, overloaded
-from ingress.job import Job, place
+from ingress.job import Job, place, place_again
 from ingress.models import ServedModel
+from ingress.records import Drawn
 from ingress.streams import AbortReason, Finish, Piece, Stream, TokenText, Usage
 
 __all__ = ["AbortReason", "Engine", "Finish", "Job", "Piece", "ServedModel", "Stream", "TokenText", "Usage"]
@@ -48,6 +50,8 @@ class Engine:
     def __init__(self, life: Process, models: Sequence[ServedModel], *, max_streams: int) -> None:
         self.models: Mapping[str, ServedModel] = {model.name: model for model in models}
         self._life, self._max_streams = life, max_streams
+        self._known = {model.name: asyncio.Event() for model in models}  # what its scheduler knows of its replicas
+        self._waiting = 0  # requests whose model is not known yet
         self._conversations = {model.name: self._talk(model) for model in models}
         self._links = {name: self._connect(name, talk) for name, talk in self._conversations.items()}
         self._open_gauge = life.telemetry.gauge("headrace_ingress_open_streams", "Answers under way in an ingress.")
@@ -71,11 +75,10 @@ class Engine:
                 context, values the model refuses; 429 queue or streams full; 503 not ready, too late.
         """
         model = self.model(job.model)
-        if self.open_streams >= self._max_streams:
+        if self.open_streams + self._waiting >= self._max_streams:
             self._count_refused(model, "streams")
             raise overloaded(f"All {self._max_streams} streams of this server are in use.", 1.0)
-        if model.facts is None:
-            raise not_ready(f"The model {model.name!r} is not ready yet.", 2.0)
+        await self.known(model, OPEN_PATIENCE_S)
         now_ns = self._life.loop.now_ns()
         order, generation = place(job, model, secrets.randbits(63), now_ns)
         self._note(order.request, job.received_ns or now_ns, "received")
@@ -95,10 +98,56 @@ class Engine:
             raise error
         return stream
 
+    def go_on(self, job: Job, request: int, adopted: int, drawn: Sequence[Drawn]) -> tuple[Stream, list[Piece]]:
+        """Take up an answer that another ingress has begun, after what it has told. Its model must be `known`.
+
+        Returns:
+            The stream of the rest, and the pieces that were told.
+
+        Raises:
+            ApiError: it does not fit the model any more.
+            ValueError: what was drawn is not the beginning of this job's answer.
+        """
+        model, now_ns = self.model(job.model), self._life.loop.now_ns()
+        (order, generation), told = place_again(job, model, request, now_ns, adopted, drawn)
+        return self._conversations[model.name].open(order, generation, None, now_ns), told
+
+    async def known(self, model: ServedModel, patience_s: float) -> None:
+        """Wait until the model's scheduler has said what a request must know of it. One that has just come back says
+        so as soon as a replica has registered.
+
+        Raises:
+            ApiError: 503, not in time.
+        """
+        event = self._known[model.name]
+        if event.is_set():
+            return
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(patience_s):
+                await event.wait()
+        except TimeoutError:
+            self._count_refused(model, "not_ready")
+            raise not_ready(f"The model {model.name!r} is not ready yet.", 2.0) from None
+        finally:
+            self._waiting -= 1
+
     @property
     def open_streams(self) -> int:
         """Answers under way."""
         return sum(map(len, self._conversations.values()))
+
+    def abort(self, requests: Iterable[int]) -> None:
+        """These answers are not wanted any more. Nothing happens to those that have ended."""
+        for request in requests:
+            for talk in self._conversations.values():
+                talk.abort(request, "client")
+
+    def leave(self, requests: Iterable[int]) -> None:
+        """These answers go on at another ingress."""
+        for request in requests:
+            for talk in self._conversations.values():
+                talk.leave(request)
 
     def abort_all(self) -> None:
         """End every answer, as at the end of a drain that took too long."""
@@ -123,6 +172,8 @@ class Engine:
 
         def receive(message: Message) -> None:
             self._life.progressed()
+            if isinstance(message, ModelFacts):
+                (self._known[name].set if message.root else self._known[name].clear)()
             try:
                 talk.receive(message, loop.now_ns())
             except ValueError as error:  # packed numbers that do not fit: nobody else's stream may suffer from it

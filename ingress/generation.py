@@ -46,7 +46,8 @@ class Generation:
 
     Attributes:
         emitted: the tokens so far.
-        cached_tokens: prompt tokens whose KV was found, as told before the end; the end tells again.
+        cached_tokens: prompt tokens whose KV was found when the answer was begun. Not what a scheduler finds that takes
+            it up in the middle.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Generation:
         self._decoded = 0  # characters that came out of the detokeniser
         self._released = 0  # characters that went out
         self._new_tokens: list[int] = []  # not delivered yet
+        self._new_raw: list[TokenLogprobs | None] = []  # of these, where log probabilities are asked for
         self._new_logprobs: list[tuple[int, TokenText]] = []  # not delivered yet, with where their text begins
 
     def take(
@@ -86,6 +88,8 @@ class Generation:
         known = len(self.emitted)
         if start > known:
             return Taken(None, "gap")
+        if finished is not None and not known:
+            self.cached_tokens = finished.cached_tokens
         tokens, logprobs = tokens[known - start :], logprobs[known - start :]
         stopper = finished is not None and finished.reason == "stop" and bool(tokens) and tokens[-1] in self._all_stops
         found: str | None = None
@@ -128,6 +132,8 @@ class Generation:
         """Take one token; what may go out, and the stop string that it completes."""
         self.emitted.append(token)
         self._new_tokens.append(token)
+        if self._logprobs:
+            self._new_raw.append(logprob)
         if hidden:
             return "", None
         if logprob is not None and self._logprobs:
@@ -153,7 +159,9 @@ class Generation:
             return None
         self._released += len(text)
         tokens, self._new_tokens = tuple(self._new_tokens), []
-        return Piece(text, tokens, self._ready_logprobs(everything=finish is not None and not cut), finish)
+        raw, self._new_raw = tuple(self._new_raw), []
+        ready = self._ready_logprobs(everything=finish is not None and not cut)
+        return Piece(text, tokens, ready, finish, raw, self.cached_tokens)
 
     def _ready_logprobs(self, *, everything: bool) -> tuple[TokenText, ...]:
         """Those of tokens whose text begins in what went out: what a stop string cut away has none."""
@@ -164,7 +172,7 @@ class Generation:
         return tuple(ready)
 
     def _finish(self, finished: Finished | None, found: str | None) -> Finish:
-        usage = Usage(self.prompt_tokens, len(self.emitted), finished.cached_tokens if finished else self.cached_tokens)
+        usage = Usage(self.prompt_tokens, len(self.emitted), self.cached_tokens)
         if found is not None or finished is None:
             return Finish("stop", usage, found)
         last = self.emitted[-1] if self.emitted and finished.reason == "stop" else None

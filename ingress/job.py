@@ -15,6 +15,8 @@ from ingress.conversation import Order
 from ingress.errors import context_length_exceeded, invalid_request
 from ingress.generation import Generation
 from ingress.models import ServedModel
+from ingress.records import Drawn
+from ingress.streams import Piece
 from ingress.text.stop import StopStrings
 
 
@@ -107,6 +109,26 @@ def place(job: Job, model: ServedModel, request: int, now_ns: int) -> Placed:
         logprobs=job.sampling.logprobs >= 0,
     )
     return Placed(order, generation)
+
+
+def place_again(
+    job: Job, model: ServedModel, request: int, now_ns: int, adopted: int, drawn: Iterable[Drawn]
+) -> tuple[Placed, list[Piece]]:
+    """Place a job that another ingress has begun: the same, after what was told of it, and the pieces that were told.
+
+    Raises:
+        ApiError: as `place`.
+        ValueError: what was drawn is not how this job's answer begins.
+    """
+    order, generation = place(job, model, request, now_ns)
+    told: list[Piece] = []
+    for record in drawn:
+        generation.cached_tokens = record.cached_tokens
+        piece, verdict = generation.take(len(generation.emitted), record.tokens, record.raw)
+        if piece is None or verdict != "going":
+            raise ValueError(f"what was told of request {request} is not how its answer begins")
+        told.append(piece)
+    return Placed(msgspec.structs.replace(order, adopted=adopted), generation), told
 
 
 def _token_ids(prompt: Sequence[int] | npt.NDArray[np.integer], vocabulary: int) -> npt.NDArray[np.integer]:

@@ -16,6 +16,10 @@ MAX_BYTES: Final = 256 << 20
 MAX_EVENTS_BYTES: Final = 32 << 20  # of one response; beyond it the earliest events can no longer be read again
 
 
+def _nothing() -> None:
+    pass
+
+
 class EventsGone(LookupError):
     """Events that were asked for are no longer kept, or were never there."""
 
@@ -30,13 +34,20 @@ class Replay:
         idle_ns: since when nobody listens to it, or it is complete; 0 while somebody does.
     """
 
-    def __init__(self, response: str, owner: str, on_abandoned: Callable[[], None], now_ns: int) -> None:
+    def __init__(
+        self,
+        response: str,
+        owner: str,
+        on_abandoned: Callable[[], None],
+        now_ns: int,
+        on_dropped: Callable[[], None] = _nothing,
+    ) -> None:
         self.response, self.owner = response, owner
         self.listeners = 0
         self.idle_ns = now_ns
         self.bytes = 0
         self.complete = False
-        self._on_abandoned = on_abandoned
+        self._on_abandoned, self._on_dropped = on_abandoned, on_dropped
         self._events: list[bytes] = []
         self._first = 1  # number of the first one that is kept
         self._waiters: set[asyncio.Future[None]] = set()
@@ -78,6 +89,11 @@ class Replay:
             self.complete = True
             self._on_abandoned()
             self._wake()
+
+    def drop(self) -> None:
+        """It is kept no longer."""
+        self.abandon()
+        self._on_dropped()
 
     def after(self, event: int) -> Sequence[bytes]:
         """The events that follow number `event`, as many as there are now.
@@ -137,9 +153,17 @@ class ReplayStore:
     def __len__(self) -> int:
         return len(self._replays)
 
-    def create(self, response: str, owner: str, on_abandoned: Callable[[], None], now_ns: int) -> Replay:
-        """A new, empty one. `on_abandoned` is called when nobody came back for the grace time while it grew."""
-        replay = self._replays[response] = Replay(response, owner, on_abandoned, now_ns)
+    def create(
+        self,
+        response: str,
+        owner: str,
+        on_abandoned: Callable[[], None],
+        now_ns: int,
+        on_dropped: Callable[[], None] = _nothing,
+    ) -> Replay:
+        """A new, empty one. `on_abandoned` is called when nobody came back for the grace time while it grew,
+        `on_dropped` when it is kept no longer, complete or not."""
+        replay = self._replays[response] = Replay(response, owner, on_abandoned, now_ns, on_dropped)
         if len(self._replays) > self._max_replays:
             self._shrink()
         return replay
@@ -174,4 +198,4 @@ class ReplayStore:
 
     def _drop(self, replay: Replay) -> None:
         del self._replays[replay.response]
-        replay.abandon()
+        replay.drop()

@@ -17,6 +17,7 @@ from ingress.api.http import HttpFront, serve
 from ingress.api.pipeline import Pipeline
 from ingress.door import Door
 from ingress.engine import Engine
+from ingress.journal import Journals
 from ingress.models import ModelUnusable, ServedModel, load
 from ingress.siblings import find
 
@@ -42,8 +43,9 @@ class IngressService:
             return
         settings = self._life.config.ingress
         self._engine = Engine(self._life, models, max_streams=settings.max_streams)
+        journals = Journals(self._life.run, self._life.name, self._life.epoch, self._life.telemetry)
         self._pipeline = Pipeline(
-            self._engine, self._life, grace_s=settings.resume_grace_s, find=partial(find, self._life)
+            self._engine, self._life, journals, grace_s=settings.resume_grace_s, find=partial(find, self._life)
         )
         try:
             self._http = serve(self._pipeline, self._life)

@@ -6,7 +6,9 @@ Who does not have a stream asks the others, over their clients' doors, as a clie
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncGenerator
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -17,7 +19,7 @@ from bus.messages.clients import CallFailed, Cancel, Chunk, Resume, StreamEnd, T
 from bus.messages.common import Nack
 from bus.names import CLIENTS_DOOR
 from bus.process import Life
-from ingress.api.answer import envelope
+from ingress.api.elsewhere import Lost
 from ingress.errors import ApiError
 
 PATIENCE_S: Final = 1.0
@@ -25,7 +27,7 @@ _CALL: Final = 1
 
 
 class RemoteStream:
-    """A stream at a sibling, read through this process. The same to a front as a `Replay`."""
+    """A stream at a sibling, read through this process."""
 
     def __init__(self, life: Life, sibling: str, response: str, authorization: str, after: int) -> None:
         self.response = response
@@ -35,6 +37,7 @@ class RemoteStream:
         self._loop = life.loop
         self.refusal: ApiError | None = None  # it is there, and this cannot be done with it
         self._last = after  # number of the newest event
+        self._lost = ""  # why nothing more will come
         self._events: asyncio.Queue[tuple[int, bytes] | None] = asyncio.Queue()  # bounded by the sibling's replay
         self._resume = Resume(_CALL, response, after, authorization)
         self._link: Link[Any] = Link(
@@ -62,10 +65,16 @@ class RemoteStream:
         self._link.send(Cancel(_CALL))
 
     async def follow(self, event: int) -> AsyncGenerator[tuple[int, bytes], None]:
-        """All events after number `event`."""
+        """All events after number `event`.
+
+        Raises:
+            Lost: the sibling is gone before the stream was complete.
+        """
         while (found := await self._events.get()) is not None:
             if found[0] > event:
                 yield found
+        if self._lost:
+            raise Lost(self._lost)
 
     def close(self) -> None:
         """Leave the sibling."""
@@ -90,18 +99,14 @@ class RemoteStream:
                 self.refusal = _error(message)
                 self._decide(True)
             case CallFailed():
-                self._fail(message.body)
+                self._events.put_nowait((self._last + 1, message.body))
+                self._events.put_nowait(None)
             case _:
                 self._decide(False)
 
     def _down(self, reason: str) -> None:
         self._decide(False)
-        lost = ApiError(502, "server_error", f"The process that answered is gone: {reason}.", code="stream_lost")
-        self._fail(envelope(lost))
-
-    def _fail(self, body: bytes) -> None:
-        self._decide(True)
-        self._events.put_nowait((self._last + 1, body))
+        self._lost = reason
         self._events.put_nowait(None)
 
     def _decide(self, here: bool) -> None:
@@ -122,7 +127,7 @@ async def find(life: Life, response: str, authorization: str, after: int) -> Rem
     Raises:
         ApiError: one has it, and refuses.
     """
-    doors = life.run.glob(f"ingress@*.{CLIENTS_DOOR}.sock")
+    doors = filter(_listens, life.run.glob(f"ingress@*.{CLIENTS_DOOR}.sock"))
     names = sorted({door.name.removesuffix(f".{CLIENTS_DOOR}.sock") for door in doors} - {life.name})
     asked = [RemoteStream(life, name, response, authorization, after) for name in names]
     found: RemoteStream | None = None
@@ -135,6 +140,19 @@ async def find(life: Life, response: str, authorization: str, after: int) -> Rem
             if stream is not found or stream.refusal is not None:
                 stream.close()
     return found
+
+
+def _listens(door: Path) -> bool:
+    """Whether anybody does: a socket's file outlives its process, and who waits for an answer there waits in vain."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(str(door))
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+    return True
 
 
 async def _first(asked: list[RemoteStream]) -> RemoteStream | None:

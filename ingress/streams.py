@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from bus.messages.requests import FinishReason
+from bus.messages.requests import FinishReason, TokenLogprobs
 
 AbortReason = Literal["client", "stop", "deadline", "shutdown"]
 
@@ -60,12 +60,17 @@ class Piece(msgspec.Struct, frozen=True, gc=False):
         logprobs: for each token whose text begins in the text delivered so far, so the joined `text` bytes are
             the answer's; empty unless asked for.
         finish: set on the last piece only.
+        raw: of each of `tokens`, as the scheduler sent it; empty unless asked for. With it the answer can be taken up
+            after this piece, where `logprobs` still lacks those of tokens whose text is held back.
+        cached_tokens: of the prompt, as known by now.
     """
 
     text: str = ""
     tokens: tuple[int, ...] = ()
     logprobs: tuple[TokenText, ...] = ()
     finish: Finish | None = None
+    raw: tuple[TokenLogprobs | None, ...] = ()
+    cached_tokens: int = 0
 
 
 def merge(pieces: list[Piece]) -> Piece:
@@ -77,6 +82,8 @@ def merge(pieces: list[Piece]) -> Piece:
         tuple(token for piece in pieces for token in piece.tokens),
         tuple(entry for piece in pieces for entry in piece.logprobs),
         pieces[-1].finish,
+        tuple(entry for piece in pieces for entry in piece.raw),
+        pieces[-1].cached_tokens,
     )
 
 

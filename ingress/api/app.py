@@ -5,6 +5,7 @@ A bare ASGI application: a framework costs 1.2 to 2.7 times as much per event, a
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Final
 
@@ -55,8 +56,8 @@ class App:
         self.open += 1
         try:
             await self._answer(Request(scope, receive, self._max_body), sink)
-        except Gone:
-            pass
+        except (Gone, asyncio.CancelledError):
+            pass  # the client has gone, or this process ends
         except ApiError as error:
             await self._failed(sink, error)
         except Exception:
@@ -115,6 +116,9 @@ class App:
             await request.unless_gone(write_events(sink, replay, after, is_failure))
         except EventsGone as gone:
             await self._failed(sink, ApiError(410, "invalid_request_error", f"{gone}", code="events_gone"))
+        except asyncio.CancelledError:
+            keep = True  # it is this process that ends; the client has not gone
+            raise
         finally:
             replay.detach(self._pipeline.now_ns())
             if not keep and not replay.listeners:

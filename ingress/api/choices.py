@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 
 from ingress.api.answer import failure
 from ingress.engine import Engine, Finish, Job, Piece, Stream
@@ -28,13 +28,14 @@ async def open_all(engine: Engine, jobs: Sequence[Job]) -> list[Stream]:
         raise
 
 
-async def interleave(streams: Sequence[Stream]) -> AsyncGenerator[tuple[int, Piece], None]:
-    """Pieces of all streams as they come, with the index of their stream."""
+async def interleave(streams: Mapping[int, Stream]) -> AsyncGenerator[tuple[int, Piece], None]:
+    """Pieces of all streams as they come, with the number of their stream."""
     if len(streams) == 1:
-        async for piece in streams[0]:
-            yield 0, piece
+        for index, stream in streams.items():
+            async for piece in stream:
+                yield index, piece
         return
-    waiting = {asyncio.ensure_future(anext(stream)): index for index, stream in enumerate(streams)}
+    waiting = {asyncio.ensure_future(anext(stream)): index for index, stream in streams.items()}
     try:
         while waiting:
             done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)

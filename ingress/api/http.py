@@ -105,6 +105,12 @@ class Connection(HttpToolsProtocol):
         if self.cycle is not None and not self.cycle.response_started:
             self.cycle.keep_alive = False
 
+    def end(self) -> None:
+        """Close it, whatever is under way."""
+        if self.cycle is not None:
+            self.cycle.disconnected = True  # an answer that ends unfinished is no bug of the application
+        self.transport.close()
+
     def pause_writing(self) -> None:
         super().pause_writing()
         self._stall_timer = self.loop.call_later(STALLED_S, self.transport.abort)
@@ -187,7 +193,7 @@ class HttpFront:
         self._stop_clock()
         self._listener.close()
         for connection in tuple(self._state.connections):
-            connection.transport.close()
+            connection.end()
         self._metrics.close()
 
     def _date(self) -> None:

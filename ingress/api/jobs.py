@@ -57,47 +57,72 @@ class Prompt(NamedTuple):
     ids: list[int]
 
 
+class Settled(NamedTuple):
+    """What a plan took from elsewhere than its call: with it, the same call is the same plan again.
+
+    Attributes:
+        prompts: token ids of each.
+        seed: of choice 0.
+    """
+
+    prompts: list[list[int]]
+    seed: int
+
+
 class Plan(NamedTuple):
     """What a call wants: choice `i` answers `jobs[i]`, whose prompt is `prompts[i // n]`."""
 
     prompts: list[Prompt]
     jobs: list[Job]
     n: int
+    seed: int = 0
+
+    @property
+    def settled(self) -> Settled:
+        """For the same plan again."""
+        return Settled([prompt.ids for prompt in self.prompts], self.seed)
 
 
-async def plan_chat(request: ChatRequest, model: ServedModel, caller: Caller) -> Plan:
+async def plan_chat(request: ChatRequest, model: ServedModel, caller: Caller, settled: Settled | None = None) -> Plan:
     """The jobs of a chat completion.
 
     Raises:
         ApiError: 400, the messages cannot be rendered or tokenised.
     """
-    ids = await chat_ids(
-        model,
-        request.messages,
-        add_generation_prompt=request.add_generation_prompt,
-        continue_final_message=request.continue_final_message,
-        extra=request.chat_template_kwargs,
-    )
+    if settled is not None:
+        prompts = [Prompt(None, ids) for ids in settled.prompts]
+    else:
+        ids = await chat_ids(
+            model,
+            request.messages,
+            add_generation_prompt=request.add_generation_prompt,
+            continue_final_message=request.continue_final_message,
+            extra=request.chat_template_kwargs,
+        )
+        prompts = [Prompt(None, ids)]
     alternatives = -1 if not request.logprobs else request.top_logprobs or 0
-    prompts = [Prompt(None, ids)]
-    return _plan(request, model, caller, prompts, request.limit, alternatives, request.prompt_logprobs)
+    return _plan(request, model, caller, prompts, settled, request.limit, alternatives, request.prompt_logprobs)
 
 
-async def plan_completion(request: CompletionRequest, model: ServedModel, caller: Caller) -> Plan:
+async def plan_completion(
+    request: CompletionRequest, model: ServedModel, caller: Caller, settled: Settled | None = None
+) -> Plan:
     """The jobs of a completion: prompts times n.
 
     Raises:
         ApiError: 400, a prompt cannot be tokenised.
     """
     prompts = [
-        Prompt(part, await model.encode(part)) if isinstance(part, str) else Prompt(None, part)
-        for part in prompts_of(request)
+        Prompt(part, settled.prompts[index] if settled is not None else await model.encode(part))
+        if isinstance(part, str)
+        else Prompt(None, part)
+        for index, part in enumerate(prompts_of(request))
     ]
     alternatives = -1 if request.logprobs is None else request.logprobs
     echoed = request.logprobs if request.echo else None
     wanted = max((count for count in (request.prompt_logprobs, echoed) if count is not None), default=None)
     limit = DEFAULT_COMPLETION_TOKENS if request.max_tokens is None else request.max_tokens
-    return _plan(request, model, caller, prompts, limit, alternatives, wanted)
+    return _plan(request, model, caller, prompts, settled, limit, alternatives, wanted)
 
 
 async def chat_ids(
@@ -160,11 +185,12 @@ def _plan(
     model: ServedModel,
     caller: Caller,
     prompts: list[Prompt],
+    settled: Settled | None,
     limit: int | None,
     alternatives: int,
     prompt_logprobs: int | None,
 ) -> Plan:
-    seed = secrets.randbits(63) if request.seed is None else request.seed
+    seed = settled.seed if settled is not None else secrets.randbits(63) if request.seed is None else request.seed
     sampling = Sampling(
         temperature=1.0 if request.temperature is None else request.temperature,
         top_p=1.0 if request.top_p is None else request.top_p,
@@ -201,4 +227,4 @@ def _plan(
                     received_ns=caller.received_ns,
                 )
 
-    return Plan(prompts, list(jobs()), request.n or 1)
+    return Plan(prompts, list(jobs()), request.n or 1, seed)

@@ -80,6 +80,7 @@ class Player:
         host = Visitor("scheduler", self._loop, run)
         host.name = "scheduler@m"
         self._gone: set[int] = set()
+        self._latest: dict[int, Submit] = {}  # of each request: only that one is answered
         self._stopping = False
         self._server: Server[Any] = Server(
             host, REQUESTS_DOOR, "requests", ToScheduler, roles={"ingress"},
@@ -111,10 +112,13 @@ class Player:
 
     def _hear(self, peer: Any, message: Submit | Abort) -> None:
         if isinstance(message, Abort):
-            self.aborts.append(message.request)
-            self._gone.add(message.request)
+            if message.adopted >= self._latest[message.request].adopted:
+                self.aborts.append(message.request)
+                self._gone.add(message.request)
             return
         self.submits.append(message)
+        self._gone.discard(message.request)
+        self._latest[message.request] = message
         if self.refusal is not None:
             self.refused.append(message.request)
             self._server.send(peer, msgspec.structs.replace(self.refusal, request=message.request))
@@ -122,7 +126,7 @@ class Player:
         self._server.send(peer, Accepted(message.request, 0))
         self._prompt_logprobs(peer, message)
         tokens = [*answer_bytes(message.sampling.seed), END][: message.max_tokens]
-        self._play(peer, message, tokens, 0)
+        self._play(peer, message, tokens, len(message.emitted) // 4)
 
     def _prompt_logprobs(self, peer: Any, submit: Submit) -> None:
         if submit.prompt_logprobs >= 0:
@@ -137,7 +141,7 @@ class Player:
         return TokenLogprobs(-1.5, pack_u32([t % VOCABULARY for t in top]), pack_f32([-0.5 - i for i in range(count)]))
 
     def _play(self, peer: Any, submit: Submit, tokens: list[int], at: int) -> None:
-        if submit.request in self._gone:
+        if submit.request in self._gone or self._latest[submit.request] is not submit:
             return
         pace = max(0, submit.priority) / 1000
         step = tokens[at : at + 1] if pace else tokens[at:]
@@ -148,7 +152,9 @@ class Player:
         finished: tuple[Finished, ...] = ()
         if last:
             reason = "stop" if tokens and tokens[-1] == END else "length"
-            finished = (Finished(submit.request, reason, len(tokens), 0, 0),)
+            # An answer that is taken up in the middle finds all of its prompt in the cache.
+            cached = 1 if submit.emitted else 0
+            finished = (Finished(submit.request, reason, len(tokens), cached, 0),)
             self.finished.append(submit.request)
         packed = pack_u64([submit.request]), pack_u32([at]), pack_u32([len(step)]), pack_u32(step)
         self._server.send(peer, Deltas(1, *packed, logprobs, finished))

@@ -207,7 +207,9 @@ def test_streams_are_bounded(play: Play) -> None:
     play(scene)
 
 
-def test_what_cannot_be_opened_is_refused(play: Play) -> None:
+def test_what_cannot_be_opened_is_refused(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ingress.engine.OPEN_PATIENCE_S", 0.2)
+
     async def scene(stage: Stage) -> None:
         async def error_of(model: str) -> tuple[int, str | None]:
             with pytest.raises(ApiError) as caught:

@@ -1,0 +1,228 @@
+"""Streams from their first event to the end of their grace: told to listeners, written to journals, taken over.
+
+An event is in its stream's journal before any listener can see it. So when an ingress dies, others take its streams
+over, each as soon as its client asks for it, or within `SWEEP_S`; and when this process has to end before its streams
+do, it leaves them as if it had died.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple, Protocol
+
+from bus.loop import Loop
+from bus.messages.common import ProcessState
+from bus.packed import unpack_u32
+from ingress.api.answer import Head, envelope, fingerprint
+from ingress.api.elsewhere import Elsewhere, Remote
+from ingress.api.events import Events
+from ingress.api.jobs import Caller, Settled, owner_of
+from ingress.api.operations import KINDS
+from ingress.api.telling import Telling, retell
+from ingress.conversation import LOST_PATIENCE_S
+from ingress.engine import Engine
+from ingress.errors import ApiError, internal, invalid_request, not_found
+from ingress.journal import Journal, Journals, Taken
+from ingress.records import Drawn, Opening, Record, Said
+from ingress.replay import Replay, ReplayStore
+
+log = logging.getLogger(__name__)
+
+SWEEP_S: Final = 1.0
+DYING_S: Final = 1.0  # how long an ingress that answers no more may take to be dead
+LOOK_AGAIN_S: Final = 0.02
+MAX_STRIKES: Final = 8  # ingresses that a stream may outlive in a row without an event: more is its own fault
+
+Find = Callable[[str, str, int], Awaitable[Remote | None]]
+Records = AsyncGenerator[Drawn | Said, None]
+
+
+class Host(Protocol):
+    """What must be known of the process that this is in."""
+
+    @property
+    def loop(self) -> Loop: ...
+    @property
+    def state(self) -> ProcessState: ...
+
+
+class _Live(NamedTuple):
+    """A stream that is being told. `requests` are those of its choices."""
+
+    journal: Journal
+    requests: Sequence[int]
+    pump: asyncio.Task[None]
+
+
+class Streaming:
+    """All streams of this process.
+
+    Args:
+        grace_s: how long a stream that nobody listens to, or that is complete, can be resumed.
+        find: looks for a stream at the other ingresses of this host.
+    """
+
+    def __init__(self, engine: Engine, host: Host, journals: Journals, *, grace_s: float, find: Find) -> None:
+        self._engine, self._host, self._journals, self._find = engine, host, journals, find
+        self._replays = ReplayStore(grace_s)
+        self._live: dict[str, _Live] = {}
+        self._taking: asyncio.Task[None] | None = None
+        self._stop_sweeping = host.loop.every(SWEEP_S, self._sweep)
+        host.loop.soon(self._take_all)
+
+    def begin(self, opening: Opening, telling: Telling) -> Replay:
+        """Tell a new answer."""
+        return self._tell(opening, self._journals.begin(opening), telling.records(), ())
+
+    async def resume(self, response: str, authorization: str, after: int, *, ask_siblings: bool) -> Events:
+        """A stream that was opened before, to be followed after event `after`.
+
+        Raises:
+            ApiError: 404, it is not (or no longer) kept, or not the caller's; 400, no such event.
+        """
+        owner = owner_of(authorization)
+        loop = self._host.loop
+        until_ns = loop.now_ns() + int(DYING_S * 1e9)
+        while True:
+            if (replay := self._here(response, owner)) is not None:
+                if after > replay.last:
+                    raise invalid_request(f"The stream has no event {after} yet.", param="Last-Event-ID")
+                return replay
+            if ask_siblings and (remote := await self._find(response, authorization, after)) is not None:
+                return Elsewhere(
+                    remote, lambda last: self.resume(response, authorization, last, ask_siblings=ask_siblings)
+                )
+            # Somebody has it who does not answer: it is about to die, or to have taken it over.
+            if not ask_siblings or loop.now_ns() > until_ns or not self._journals.knows(response, owner):
+                raise not_found(
+                    f"There is no stream {response!r}: unknown, or kept no longer.", code="stream_not_found"
+                )
+            await asyncio.sleep(LOOK_AGAIN_S)
+
+    def close(self) -> None:
+        """Leave the streams that others can take over, and end the others."""
+        self._stop_sweeping()
+        if self._taking is not None:
+            self._taking.cancel()
+        left = [live for live in self._live.values() if live.journal.protected]
+        for live in left:
+            self._engine.leave(live.requests)
+            live.pump.cancel()
+        if left:
+            log.warning("%d streams are left to be taken over", len(left))
+        self._journals.close()
+        self._replays.abandon_all()
+
+    # --- telling ---------------------------------------------------------------------------------------------------
+
+    def _tell(self, opening: Opening, journal: Journal, records: Records | None, events: Sequence[bytes]) -> Replay:
+        """A stream that has come as far as `events`; `records` brings the rest, None where there is none."""
+        requests = opening.requests
+
+        def abandoned() -> None:
+            journal.drop()  # before the scheduler hears of it: nobody shall take up what it has been told to forget
+            self._engine.abort(requests)
+            # Whoever comes late all the same is told why the rest is missing.
+            replay.append(envelope(ApiError(410, "invalid_request_error", _ABANDONED, code="abandoned")))
+            if (live := self._live.get(opening.response)) is not None:
+                live.pump.cancel()
+
+        now_ns = self._host.loop.now_ns()
+        replay = self._replays.create(opening.response, opening.owner, abandoned, now_ns, on_dropped=journal.drop)
+        for event in events:
+            replay.append(event)
+        if records is None:
+            replay.close(now_ns)
+            return replay
+        pump = asyncio.ensure_future(self._fill(replay, journal, records, requests))
+        self._live[opening.response] = _Live(journal, requests, pump)
+        pump.add_done_callback(lambda _: self._live.pop(opening.response, None))
+        return replay
+
+    async def _fill(self, replay: Replay, journal: Journal, records: Records, requests: Sequence[int]) -> None:
+        def say(record: Drawn | Said) -> None:
+            journal.write(record)
+            for event in record.events:
+                replay.append(event)
+
+        async with contextlib.aclosing(records):
+            try:
+                async for record in records:
+                    say(record)
+            except ApiError as error:
+                say(Said((envelope(error),), last=True))
+            except Exception:
+                log.exception("while telling %s", replay.response)
+                say(Said((envelope(internal("The answer could not be completed.")),), last=True))
+        self._engine.abort(requests)  # nothing happens to those that have ended
+        journal.rest()
+        replay.close(self._host.loop.now_ns())
+
+    # --- taking over -----------------------------------------------------------------------------------------------
+
+    def _here(self, response: str, owner: str) -> Replay | None:
+        replay = self._replays.get(response, owner)
+        if replay is None and (path := self._journals.find(response, owner)) is not None:
+            if (taken := self._journals.take(path)) is not None:
+                self._take_up(taken)
+            replay = self._replays.get(response, owner)
+        return replay
+
+    def _sweep(self) -> None:
+        self._replays.sweep(self._host.loop.now_ns())
+        self._journals.sweep()
+        self._take_all()
+
+    def _take_all(self) -> None:
+        """Everything that dead ingresses have left, unless this one will be gone soon itself."""
+        if self._host.state == "draining" or (self._taking is not None and not self._taking.done()):
+            return
+        if left := self._journals.left():
+            random.shuffle(left)  # siblings do the same at the same time, and share
+            self._taking = asyncio.ensure_future(self._take(left))
+
+    async def _take(self, left: Sequence[Path]) -> None:
+        count = 0
+        for path in left:
+            if (taken := self._journals.take(path)) is not None:
+                self._take_up(taken)
+                count += 1
+            await asyncio.sleep(0)  # those who listen already come first
+        if count:
+            log.info("took over %d streams of dead ingresses", count)
+
+    def _take_up(self, taken: Taken) -> None:
+        told = taken.told
+        records = None if told.complete else self._rest(told.opening, told.records, told.strikes)
+        self._tell(told.opening, taken.journal, records, told.events)
+
+    async def _rest(self, opening: Opening, records: Sequence[Record], strikes: int) -> Records:
+        """What follows the records of another ingress.
+
+        Raises:
+            ApiError: it cannot go on.
+        """
+        if strikes >= MAX_STRIKES:
+            raise internal(f"{strikes} processes ended as they took this answer up.", code="quarantined")
+        kind = KINDS[opening.operation]
+        request = kind.decode(opening.body)
+        model = self._engine.model(request.model)
+        await self._engine.known(model, LOST_PATIENCE_S)
+        if opening.fingerprint is not None and fingerprint(model) != opening.fingerprint:
+            raise internal("The model was changed before this answer was complete.", code="generation_failed")
+        settled = Settled([unpack_u32(ids).tolist() for ids in opening.prompts], opening.seed)
+        received_ns = min(opening.received_ns, self._host.loop.now_ns())
+        plan = await kind.plan(request, model, Caller(opening.tenant, opening.owner, received_ns), settled)
+        head = Head(opening.response, opening.created, model.name, opening.fingerprint)
+        telling = retell(opening, records, plan, kind.render(head, request, plan, model), self._engine.go_on)
+        async with contextlib.aclosing(telling.records()) as rest:
+            async for record in rest:
+                yield record
+
+
+_ABANDONED = "The client went away and the answer was not kept. X-Resumable: true keeps it for a while."

@@ -1,0 +1,79 @@
+"""One streamed answer: pieces of its choices in, records of what its listeners are told out. Numbers and files are not
+here.
+
+An answer that another ingress has begun is told on: `retell` brings everything to where its journal ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+
+from ingress.api.answer import Renderer, envelope, failure
+from ingress.api.choices import broken, interleave
+from ingress.api.jobs import Plan
+from ingress.engine import Finish, Job, Piece, Stream
+from ingress.records import Adopted, Drawn, Opening, Record, Said
+
+GoOn = Callable[[Job, int, int, Sequence[Drawn]], tuple[Stream, list[Piece]]]
+
+
+class Telling:
+    """The rest of an answer, from its beginning or from somewhere in the middle.
+
+    Args:
+        streams: the choices that have not ended.
+        finishes: how the others did.
+        begun: whether anything was told.
+    """
+
+    def __init__(
+        self,
+        renderer: Renderer,
+        streams: Mapping[int, Stream],
+        finishes: Mapping[int, Finish] | None = None,
+        *,
+        begun: bool = False,
+    ) -> None:
+        self._renderer, self._streams, self._begun = renderer, streams, begun
+        self._finishes = dict(finishes or {})
+
+    async def records(self) -> AsyncGenerator[Drawn | Said, None]:
+        """What to tell, as it comes; the last one says that it is. An error stands in place of the rest."""
+        if not self._begun and (events := self._renderer.first()):
+            yield Said(tuple(events))
+        async with contextlib.aclosing(interleave(self._streams)) as pieces:
+            async for index, piece in pieces:
+                if piece.finish is not None:
+                    if broken(piece.finish):
+                        yield Said((envelope(failure(piece.finish)),), last=True)
+                        return
+                    self._finishes[index] = piece.finish
+                events = self._renderer.piece(index, piece, self._streams[index].prompt_logprobs)
+                yield Drawn(index, piece.tokens, tuple(events), piece.cached_tokens, piece.raw, piece.finish)
+        yield Said(tuple(self._renderer.last([finish for _, finish in sorted(self._finishes.items())])), last=True)
+
+
+def retell(opening: Opening, records: Sequence[Record], plan: Plan, renderer: Renderer, go_on: GoOn) -> Telling:
+    """The same answer after what was told of it: choices are taken up with the tokens that they had, and the renderer
+    has seen what it has seen. What it writes this time is what the records hold, and is thrown away.
+
+    Args:
+        go_on: the engine's.
+
+    Raises:
+        ApiError, ValueError: the engine's.
+    """
+    adopted = 1 + sum(isinstance(record, Adopted) for record in records)
+    streams: dict[int, Stream] = {}
+    finishes: dict[int, Finish] = {}
+    for index, job in enumerate(plan.jobs):
+        drawn = [record for record in records if isinstance(record, Drawn) and record.choice == index]
+        if drawn and (finish := drawn[-1].finish) is not None:
+            finishes[index] = finish
+            continue
+        streams[index], told = go_on(job, opening.requests[index], adopted, drawn)
+        for piece in told:
+            renderer.piece(index, piece, ())
+    begun = any(not isinstance(record, Adopted) for record in records)
+    return Telling(renderer, streams, finishes, begun=begun)
