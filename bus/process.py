@@ -31,7 +31,7 @@ from bus.control import ControlDoor
 from bus.identity import Claim, NameTaken, claim
 from bus.loop import PollLoop, RunnableLoop, UvLoop
 from bus.messages.common import Heartbeat, ProcessState
-from bus.messages.control import Fleet, ModelStatus, Ok, Rejected, ToProcess
+from bus.messages.control import Audited, Fleet, ModelStatus, Ok, Rejected, ToProcess
 from bus.messages.telemetry import Sample
 from bus.names import parse_process, run_directory
 from bus.publisher import TelemetryPublisher
@@ -84,7 +84,7 @@ class Service(Protocol):
         """Close everything."""
         ...
 
-    def control(self, message: ToProcess) -> Ok | Rejected | Fleet | None:
+    def control(self, message: ToProcess) -> Ok | Rejected | Fleet | Audited | None:
         """A command beyond the common ones; None where it is not this service's."""
         ...
 
@@ -152,7 +152,7 @@ class Life:
         """The service's description, or an empty one before it is there."""
         return self._service.describe() if self._service is not None else Description()
 
-    def command(self, message: ToProcess) -> Ok | Rejected | Fleet | None:
+    def command(self, message: ToProcess) -> Ok | Rejected | Fleet | Audited | None:
         """Hand a command to the service."""
         return self._service.control(message) if self._service is not None else None
 

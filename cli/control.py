@@ -15,6 +15,8 @@ from bus.link import Link
 from bus.loop import PollLoop
 from bus.messages.common import Nack
 from bus.messages.control import (
+    Audit,
+    Audited,
     Drain,
     Fleet,
     FromProcess,
@@ -30,8 +32,8 @@ from bus.messages.control import (
 from bus.names import CONTROL_DOOR, SUPERVISOR, InvalidName, parse_process, run_directory, socket_path
 from cli.supervisor.proc import start_ticks
 
-Question = GetStatus | GetFleet | Drain | Undrain | Stop | Restart
-Answer = Status | Fleet | Ok | Rejected
+Question = GetStatus | GetFleet | Drain | Undrain | Stop | Restart | Audit
+Answer = Status | Fleet | Ok | Rejected | Audited
 
 ASK_TIMEOUT_S: Final = 5.0
 STATUS_TIMEOUT_S: Final = 1.0
@@ -142,7 +144,7 @@ class Caller:
         def receive(message: Any) -> None:
             if isinstance(message, Nack):
                 self._refusals[name] = f"{message.reason}: {message.detail}"
-            elif isinstance(message, Status | Fleet | Ok | Rejected):
+            elif isinstance(message, Answer):
                 self._answers[message.rid] = message
 
         return receive

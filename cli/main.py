@@ -300,6 +300,20 @@ def restart(name: str, *, deadline: float = 120.0) -> int:
     return start_again(name, deadline)
 
 
+@app.command(group=LOOKING, sort_key=6)
+def audit(*, json: Switch = False) -> int:
+    """Count the pages of the arena from every side and compare: states, headers, index, leases, pins.
+
+    In a healthy stack nothing is ever found, at any moment. Requests go on meanwhile. Exit code 1 where something is.
+
+    Args:
+        json: For programs: {"pages": 0, "faults": []}.
+    """
+    from cli.audit import audit as look
+
+    return look(as_json=json)
+
+
 @app.command(group=MODELS, sort_key=1)
 def pull(model: str) -> int:
     """Fetch a model into the model store, verified.

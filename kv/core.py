@@ -83,6 +83,9 @@ class Core:
         kv_epoch: this incarnation.
         writers: workers that the last incarnation knew and that still live.
         settling: whether clients of the last incarnation are expected; `settle` ends it.
+
+    Attributes:
+        orphans: pages leased by owners of the last incarnation's time that have not come back yet.
     """
 
     def __init__(
@@ -98,7 +101,7 @@ class Core:
         self.slabs = Slabs(layout, tables)
         self.owners = Owners(writers or {})
         self.counts = Counts()
-        self._orphans: dict[Owner, set[PageKey]] = self.slabs.rebuild()
+        self.orphans: dict[Owner, set[PageKey]] = self.slabs.rebuild()
         self._clear_later: set[int] = set()
         if not settling:
             self.settle()
@@ -153,8 +156,8 @@ class Core:
     def settle(self) -> None:
         """Whoever has not said what it holds by now does not hold it."""
         self.settling = False
-        for owner, pages in tuple(self._orphans.items()):
-            del self._orphans[owner]
+        for owner, pages in tuple(self.orphans.items()):
+            del self.orphans[owner]
             self._set_aside(owner, pages)
         for number in self._clear_later:
             self._evict_all(number)
@@ -298,14 +301,14 @@ class Core:
         if message.final:
             # Leased to this owner, which lives and does not know: the answer was lost with the last incarnation of
             # kv, or the page was given back to it. Nobody writes there.
-            orphans = self._orphans.get(session.owner, set())
+            orphans = self.orphans.get(session.owner, set())
             unknown = {key for key in orphans if key[0] == pool.number}
             orphans -= unknown
             self._free(unknown)
         return Reasserted(message.rid, pack_u32(lost))
 
     def _take_back(self, session: Session, key: PageKey) -> bool:
-        orphans = self._orphans.get(session.owner, set())
+        orphans = self.orphans.get(session.owner, set())
         if key in orphans:
             orphans.discard(key)
         elif not self.owners.take_back(session.owner, key):
@@ -365,8 +368,8 @@ class Core:
         self._free(free)
 
     def _end_orphans_before(self, owner: Owner) -> None:
-        for older in [o for o in self._orphans if o[0] == owner[0] and o[1] < owner[1]]:
-            self._set_aside(older, self._orphans.pop(older))
+        for older in [o for o in self.orphans if o[0] == owner[0] and o[1] < owner[1]]:
+            self._set_aside(older, self.orphans.pop(older))
 
     def _evict_all(self, number: int) -> None:
         if (pool := self.pools.get(number)) is not None:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import gc
 import logging
+from collections.abc import Iterator
 from typing import Final
 
 from bus.liveness import DeathWatch
-from bus.messages.control import Ok, Rejected, ToProcess
+from bus.messages.control import Audit, Audited, Ok, Rejected, ToProcess
 from bus.messages.pages import Attach, Denied, Done, Fenced, ToKv
 from bus.names import PAGES_DOOR, socket_path
 from bus.process import Description, Life
 from bus.seqpacket import Connection, PacketServer
 from kv.arena import Arena
+from kv.audit import faults
 from kv.core import Core, Refusal
 from kv.owners import Session, WriterKey
-from kv.witness import Witness
+from kv.witness import Witness, start_time
 
 log = logging.getLogger(__name__)
 
+MAX_FAULTS: Final = 100  # of one audit; more say nothing new
 SETTLE_S: Final = 5.0  # clients notice the hang-up at once and try ten times a second
 _WITH_ARENA: Final = frozenset({"scheduler", "worker", "supervisor"})
 
@@ -75,9 +78,20 @@ class PageService:
         if self._server is not None:
             self._server.close()
 
-    def control(self, message: ToProcess) -> Ok | Rejected | None:
-        del message
-        return None
+    def control(self, message: ToProcess) -> Ok | Rejected | Audited | None:
+        return self._audit(message.rid) if isinstance(message, Audit) else None
+
+    def _audit(self, rid: int) -> Audited:
+        found = [*faults(self.core, self._arena.tables), *self._dead_sessions()]
+        for fault in found[:MAX_FAULTS]:
+            log.error("audit: %s", fault)
+        return Audited(rid, sum(pool.total for pool in self.core.stats().pools), tuple(found[:MAX_FAULTS]))
+
+    def _dead_sessions(self) -> Iterator[str]:
+        """A process's death closes its connection, and that ends its session: none outlives it for long."""
+        for session in self.core.owners.sessions.values():
+            if not start_time(session.pid):
+                yield f"{session.name} (pid {session.pid}) is dead; {len(session.leases)} pages are leased to it"
 
     # --- packets ---------------------------------------------------------------------------------------------------
 

@@ -69,6 +69,12 @@ class CancelRequest(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=
     request: int
 
 
+class Audit(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=18):
+    """kv only: count everything that is known of pages from every side, and compare. Answered by `Audited`."""
+
+    rid: int
+
+
 class ModelStatus(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """A served model, as its scheduler sees it."""
 
@@ -138,6 +144,19 @@ class Rejected(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=23):
     reason: str
 
 
+class Audited(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=24):
+    """Answer to `Audit`.
+
+    Attributes:
+        pages: how many there are.
+        faults: what does not fit, one sentence each; the first hundred. Empty at any moment where all is well.
+    """
+
+    rid: int
+    pages: int
+    faults: tuple[str, ...] = ()
+
+
 ToProcess = (
     Hello
     | Heartbeat
@@ -151,5 +170,6 @@ ToProcess = (
     | SetLogLevel
     | GetFleet
     | CancelRequest
+    | Audit
 )
-FromProcess = Welcome | Heartbeat | Nack | Bye | Status | Fleet | Ok | Rejected
+FromProcess = Welcome | Heartbeat | Nack | Bye | Status | Fleet | Ok | Rejected | Audited
