@@ -10,11 +10,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 TESTS ?= tests
-KILLS ?= 20
+KILLS ?= 40
+MINUTES ?= 30
+OUTPUT ?=
+CHAOS = PYTHONPATH=tests:tests/system $(BIN)/python
 PACKAGES := bus ingress scheduler workers kv metrics admin_tui cli headrace_client
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-slow test-chaos lint imports types bench lock clean
+.PHONY: help serve test test-slow test-chaos test-soak lint imports types bench lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -48,8 +51,13 @@ test: $(VENV)/.dev ## set everything up and run the tests
 test-slow: $(VENV)/.dev ## the long versions
 	$(BIN)/pytest -q -m slow
 
-test-chaos: $(VENV)/.dev ## kill every process in mid-answer, again and again
-	$(BIN)/pytest -q tests/system/test_kills.py --count-kills $(KILLS)
+test-chaos: $(VENV)/.dev ## kill every process, again and again: KILLS=1000; OUTPUT=DIR takes a run up again
+	$(BIN)/headrace pull smollm2-135m-instruct
+	$(CHAOS) -m chaos --kills $(KILLS) $(if $(OUTPUT),--output $(OUTPUT))
+
+test-soak: $(VENV)/.dev ## load for MINUTES=30 with a kill now and then; nothing may grow
+	$(BIN)/headrace pull smollm2-135m-instruct
+	$(CHAOS) -m chaos.soak --minutes $(MINUTES)
 
 bench: $(VENV)/.dev ## what the parts can do on this machine; nothing else should run
 	$(BIN)/python -m benchmarks.kv

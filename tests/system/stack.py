@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -17,7 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
+import msgspec
+import psutil
+
+from bus.identity import Visitor
+from bus.loop import PollLoop
+from bus.messages.pages import Stats, StatsQuery
+from cli.control import Caller, running_names
+from cli.status import gather
+from kv.client import attach_blocking, call
 
 HEADRACE = [sys.executable, "-m", "cli.main"]
 
@@ -52,17 +59,29 @@ class Stack:
         return done
 
     def status(self) -> dict[str, Any]:
-        """`headrace status --json`."""
-        answer: dict[str, Any] = json.loads(self.headrace("status", "--json").stdout)
+        """What `headrace status --json` prints, without starting Python for it: tests ask often."""
+        with Caller(self.run) as caller:
+            answer: dict[str, Any] = msgspec.to_builtins(gather(caller))
         return answer
 
     def pid(self, name: str) -> int:
-        """Of a process by name, as status tells it."""
-        return next(int(process["pid"]) for process in self.status()["processes"] if process["name"] == name)
+        """Of a process by name, from the lock that it holds; 0 where it does not run."""
+        pid = running_names(self.run).get(name, 0)
+        return pid if pid and _started_for(self.run, pid) else 0
+
+    def members(self) -> dict[int, str]:
+        """Every process that was started for this stack, with or without a name: pid and command."""
+        found: dict[int, str] = {}
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.pid != os.getpid() and not _gone(process.pid) and _started_for(self.run, process.pid):
+                    found[process.pid] = " ".join(process.cmdline())
+        return found
 
     def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> int:
         """Kill a process; its pid is returned."""
         pid = self.pid(name)
+        assert pid, f"{name} does not run"
         os.kill(pid, number)
         return pid
 
@@ -77,15 +96,19 @@ class Stack:
             parts.append(f"--- {path.name}\n" + "\n".join(path.read_text(errors="replace").splitlines()[-25:]))
         return "\n".join(parts)
 
-    def pages_at_rest(self) -> dict[str, float]:
-        """Pages by state, from /metrics."""
-        pages: dict[str, float] = {}
-        for line in httpx.get(f"{self.url}/metrics", timeout=10).text.splitlines():
-            if line.startswith("headrace_kv_pages{"):
-                labels, value = line.rsplit(" ", 1)
-                state = labels.split('state="')[1].split('"')[0]
-                pages[state] = pages.get(state, 0.0) + float(value)
-        return pages
+    def pages(self) -> Stats:
+        """The arena, as kv tells any onlooker."""
+        loop = PollLoop()
+        try:
+            client, _ = attach_blocking(Visitor("cli", loop, self.run), "observer")
+            with contextlib.closing(client):
+                return call(client, StatsQuery(1), Stats)
+        finally:
+            loop.close()
+
+    def nothing_is_held(self) -> bool:
+        """Whether every page is free, cached, or one of the few that a scheduler keeps at hand."""
+        return all(pool.pinned == 0 and pool.quarantined == 0 for pool in self.pages().pools)
 
 
 def until(condition: Callable[[], bool], seconds: float, what: str) -> None:
@@ -101,6 +124,13 @@ def _gone(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
     except FileNotFoundError:
         return True
+
+
+def _started_for(run: Path, pid: int) -> bool:
+    try:
+        return f"HEADRACE_RUN={run}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return False
 
 
 @contextlib.contextmanager
@@ -127,11 +157,9 @@ def running(model_toml: str, *, ingresses: int = 1, arena: str = "768MiB") -> It
         stack.headrace("down", timeout=120)
         until(lambda: all(_gone(pid) for pid in pids if pid), 20, "every process is gone after down")
     finally:
-        for lock in (home / "r").glob("*.lock"):
-            words = lock.read_text().split()
-            if len(words) > 1 and not _gone(int(words[1])):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(int(words[1]), signal.SIGKILL)
+        for pid in stack.members():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         shutil.rmtree(home, ignore_errors=True)
 
 

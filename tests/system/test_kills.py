@@ -1,11 +1,13 @@
-"""kill -9 in the middle of answers: every accepted request completes, and its text is the one it would have been."""
+"""kill -9 in the middle of answers, one victim at a time: every accepted request completes, and its text is the one it
+would have been. Victims at random, two at once and in recovery from the last, are `tests/chaos`.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from random import Random
 from typing import Any
 
 import httpx
@@ -32,37 +34,32 @@ def answer(stack: Stack, parameters: dict[str, Any], prompt: str, tokens: int = 
 
 VICTIMS = ["worker@smollm2.0.0", "scheduler@smollm2", "kv@host", "metrics@host"]
 PROMPTS = ["Once upon a time", "The three laws of robotics are", "def fibonacci(n):", "In the year 2050,"]
+REQUESTS = [(parameters, prompt) for parameters in (GREEDY, SEEDED) for prompt in PROMPTS]
 
 
-@pytest.mark.parametrize("parameters", [GREEDY, SEEDED], ids=["greedy", "seeded"])
+@pytest.fixture(scope="module")
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(len(REQUESTS)) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="module")
+def undisturbed(stack: Stack, pool: ThreadPoolExecutor) -> list[list[int]]:
+    """The answers while nobody dies."""
+    return list(pool.map(lambda request: answer(stack, *request), REQUESTS))
+
+
 @pytest.mark.parametrize("victim", VICTIMS)
-def test_a_kill_changes_no_token(stack: Stack, victim: str, parameters: dict[str, Any]) -> None:
+def test_a_kill_changes_no_token(
+    stack: Stack, pool: ThreadPoolExecutor, undisturbed: list[list[int]], victim: str
+) -> None:
     until(lambda: stack.replicas_ready() == 1, 60, "a replica")
-    with ThreadPoolExecutor(len(PROMPTS)) as pool:
-        expected = list(pool.map(lambda prompt: answer(stack, parameters, prompt), PROMPTS))
-        before = stack.pid(victim)
-        running = [pool.submit(answer, stack, parameters, prompt) for prompt in PROMPTS]
-        until(lambda: stack.status()["models"][0]["running"] > 0 or all(r.done() for r in running), 30, "work")
-        assert stack.kill(victim) == before
-        assert [request.result() for request in running] == expected
+    before = stack.pid(victim)
+    running = [pool.submit(answer, stack, *request) for request in REQUESTS]
+    until(lambda: stack.status()["models"][0]["running"] > 0 or all(r.done() for r in running), 30, "work")
+    assert stack.kill(victim) == before
+    assert [request.result() for request in running] == undisturbed
     until(lambda: stack.pid(victim) not in (0, before), 60, "the process is back")
-
-
-def test_random_kills_under_load(stack: Stack, request: pytest.FixtureRequest) -> None:
-    """Any process, two at a time now and then, while answers are under way. `make test-chaos` does it more often."""
-    random = Random(7)
-    rounds = request.config.getoption("--count-kills")
-    with ThreadPoolExecutor(len(PROMPTS)) as pool:
-        for _ in range(rounds):
-            expected = list(pool.map(lambda prompt: answer(stack, SEEDED, prompt, 40), PROMPTS))
-            running = [pool.submit(answer, stack, SEEDED, prompt, 40) for prompt in PROMPTS]
-            time.sleep(random.uniform(0.0, 1.5))
-            victims = random.sample(VICTIMS, random.choice([1, 1, 2]))
-            for victim in victims:
-                stack.kill(victim)
-            assert [request.result() for request in running] == expected, victims
-            until(lambda: all(stack.pid(victim) for victim in VICTIMS), 60, "everybody is back")
-            until(lambda: stack.replicas_ready() == 1, 60, "a replica")
 
 
 def test_the_supervisor_dies_and_the_next_one_adopts(stack: Stack) -> None:
@@ -83,5 +80,4 @@ def test_the_supervisor_dies_and_the_next_one_adopts(stack: Stack) -> None:
 def test_nothing_leaks(stack: Stack) -> None:
     """After all of it every page is free or cached but for the few that the scheduler holds ready."""
     until(lambda: stack.status()["models"][0]["running"] == 0, 20, "nothing runs")
-    until(lambda: stack.pages_at_rest().get("pinned", 1.0) == 0.0, 20, "no page is pinned")
-    until(lambda: stack.pages_at_rest().get("quarantined", 1.0) == 0.0, 20, "no page is in quarantine")
+    until(stack.nothing_is_held, 20, "no page is pinned or in quarantine")

@@ -23,7 +23,7 @@ def client(stack: Stack) -> openai.OpenAI:
 
 
 def test_status_and_readiness(stack: Stack) -> None:
-    status = stack.status()
+    status = json.loads(stack.headrace("status", "--json").stdout)
     states = {process["name"]: process["state"] for process in status["processes"]}
     for name in ("kv@host", "metrics@host", "ingress@0", "ingress@1", "scheduler@smollm2", "worker@smollm2.0.0"):
         assert states[name] == "ready"
@@ -114,4 +114,4 @@ def test_a_client_that_goes_away_frees_its_slot(stack: Stack) -> None:
 
 def test_at_rest_every_page_is_free_or_cached(stack: Stack) -> None:
     until(lambda: stack.status()["models"][0]["running"] == 0, 10, "nothing runs")
-    until(lambda: stack.pages_at_rest().get("pinned", 1.0) == 0.0, 10, "no page is pinned")
+    until(stack.nothing_is_held, 10, "no page is pinned")

@@ -1,0 +1,41 @@
+"""The stacks that it is done to. All serve the same model; they differ in who can take over from whom."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+from stack import SMOLLM2
+
+from bus.names import SUPERVISOR
+
+# A worker that stands still must be found within a round; ten times its predicted time a step may always take.
+_SOON: Final = "hang_s = 5.0\n"
+
+
+class Layout(msgspec.Struct, frozen=True):
+    """`[[model]]` and what is around it. `share`: of a run's kills."""
+
+    name: str
+    model: str
+    ingresses: int = 2
+    arena: str = "768MiB"
+    share: float = 1.0
+
+
+LAYOUTS: Final = (
+    Layout("one", SMOLLM2 + _SOON, share=2.0),  # the only worker dies: everybody waits for it
+    Layout("two", SMOLLM2 + _SOON + "replicas = 2\n"),  # the other one takes over
+    Layout("ranks", SMOLLM2 + _SOON + "tensor_parallel = 2\n"),  # a rank dies: the group starts again
+    Layout("tight", SMOLLM2 + _SOON, arena="192MiB", share=0.5),  # pages run out: eviction and preemption
+)
+
+
+def victims(status: Mapping[str, Any], spared: frozenset[str]) -> dict[str, list[str]]:
+    """Processes by role, as `Stack.status` has them, without the roles that are spared."""
+    names: dict[str, list[str]] = {}
+    for process in status["processes"]:
+        names.setdefault(process["role"], []).append(process["name"])
+    names["supervisor"] = [SUPERVISOR]
+    return {role: sorted(found) for role, found in names.items() if role not in spared}
