@@ -235,7 +235,7 @@ class Conversation:
 
     def _refused(self, live: _Live, refused: Refused, now_ns: int) -> None:
         error = from_refusal(refused)
-        if live.opened is not None:
+        if live.opened is not None and not self._waits_for_replica(refused):
             del self._live[refused.request]
             self._answer(live, error)
         elif refused.code in _PASSING:
@@ -247,6 +247,11 @@ class Conversation:
             live.retry_ns = now_ns + int(wait_s * 1e9)
         else:
             self._fail(live, error.message)
+
+    def _waits_for_replica(self, refused: Refused) -> bool:
+        """Whether it was refused only because this scheduler has just come back, and nobody has registered there yet."""
+        facts = self._model.facts
+        return refused.code == "not_ready" and facts is not None and not facts.root
 
     # --- tokens ----------------------------------------------------------------------------------------------------
 

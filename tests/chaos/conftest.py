@@ -4,4 +4,5 @@ import sys
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
-sys.path[:0] = [str(TESTS), str(TESTS / "system")]
+# The project itself first: folders of tests have the names of what they test, and would hide it.
+sys.path[:0] = [str(TESTS.parent), str(TESTS), str(TESTS / "system")]

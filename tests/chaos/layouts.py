@@ -10,6 +10,8 @@ from stack import SMOLLM2
 
 from bus.names import SUPERVISOR
 
+# The same by the kernels, on the file's own bits: what is in a batch changes no bit there.
+_KERNELS: Final = SMOLLM2.replace('dtype = "float32"\n', "deterministic = true\n")
 # A worker that stands still must be found within a round; ten times its predicted time a step may always take.
 _SOON: Final = "hang_s = 5.0\n"
 
@@ -26,6 +28,8 @@ class Layout(msgspec.Struct, frozen=True):
 
 LAYOUTS: Final = (
     Layout("one", SMOLLM2 + _SOON, share=2.0),  # the only worker dies: everybody waits for it
+    Layout("standby", SMOLLM2 + _SOON + "standby = 1\n"),  # a process that waits takes over
+    Layout("kernels", _KERNELS + _SOON + "standby = 1\n"),
     Layout("two", SMOLLM2 + _SOON + "replicas = 2\n"),  # the other one takes over
     Layout("ranks", SMOLLM2 + _SOON + "tensor_parallel = 2\n"),  # a rank dies: the group starts again
     Layout("tight", SMOLLM2 + _SOON, arena="192MiB", share=0.5),  # pages run out: eviction and preemption

@@ -351,6 +351,32 @@ def test_a_replica_that_comes_is_used_at_once(played: Played) -> None:
     assert played.take_sent() == []
 
 
+def test_a_new_request_waits_for_the_first_replica_of_a_scheduler_that_has_just_come_back(played: Played) -> None:
+    nobody = msgspec.structs.replace(FACTS, root=b"", replicas_ready=0)
+    played.up()
+    played.down()
+    played.up(nobody)
+    played.open()
+    played.receive(Refused(7, "not_ready", "no replica of this model is ready yet"))
+    assert played.answers == {}
+    played.take_sent()
+    played.receive(FACTS)
+    assert [type(body) for body in played.take_sent()] == [Submit]
+    played.receive(Accepted(7, 0))
+    assert played.answers == {7: None}
+
+
+def test_a_new_request_waits_for_a_first_replica_no_longer_than_for_a_scheduler(played: Played) -> None:
+    played.up(msgspec.structs.replace(FACTS, root=b"", replicas_ready=0))
+    played.open()
+    for _ in range(20):
+        played.receive(Refused(7, "not_ready", "no replica of this model is ready yet"))
+        played.later(OPEN_PATIENCE_S / 15)
+    error = played.answers[7]
+    assert error is not None
+    assert error.code == "not_ready"
+
+
 def test_a_refusal_that_will_not_pass_ends_an_accepted_request(played: Played) -> None:
     stream = played.accepted()
     played.receive(Refused(7, "quarantined", "it took its worker down twice"))
