@@ -26,7 +26,7 @@ from ingress.api.operations import KINDS
 from ingress.api.telling import Telling, retell
 from ingress.conversation import LOST_PATIENCE_S
 from ingress.engine import Engine
-from ingress.errors import ApiError, internal, invalid_request, not_found
+from ingress.errors import ApiError, internal, invalid_request, not_found, not_ready
 from ingress.journal import Journal, Journals, Taken
 from ingress.records import Drawn, Opening, Record, Said
 from ingress.replay import Replay, ReplayStore
@@ -34,7 +34,7 @@ from ingress.replay import Replay, ReplayStore
 log = logging.getLogger(__name__)
 
 SWEEP_S: Final = 1.0
-DYING_S: Final = 1.0  # how long an ingress that answers no more may take to be dead
+DYING_S: Final = 10.0  # how long who has a stream may take to answer, or to be dead
 LOOK_AGAIN_S: Final = 0.02
 MAX_STRIKES: Final = 8  # ingresses that a stream may outlive in a row without an event: more is its own fault
 
@@ -83,7 +83,8 @@ class Streaming:
         """A stream that was opened before, to be followed after event `after`.
 
         Raises:
-            ApiError: 404, it is not (or no longer) kept, or not the caller's; 400, no such event.
+            ApiError: 404, it is not (or no longer) kept, or not the caller's; 400, no such event; 503, whoever has it
+                does not answer.
         """
         owner = owner_of(authorization)
         loop = self._host.loop
@@ -97,11 +98,13 @@ class Streaming:
                 return Elsewhere(
                     remote, lambda last: self.resume(response, authorization, last, ask_siblings=ask_siblings)
                 )
-            # Somebody has it who does not answer: it is about to die, or to have taken it over.
-            if not ask_siblings or loop.now_ns() > until_ns or not self._journals.knows(response, owner):
+            if not ask_siblings or not self._journals.knows(response, owner):
                 raise not_found(
                     f"There is no stream {response!r}: unknown, or kept no longer.", code="stream_not_found"
                 )
+            # Somebody has it who does not answer: it is about to die, or has just taken it over.
+            if loop.now_ns() > until_ns:
+                raise not_ready(f"The process that has the stream {response!r} does not answer.", 1.0)
             await asyncio.sleep(LOOK_AGAIN_S)
 
     def close(self) -> None:

@@ -17,21 +17,30 @@ _SOON: Final = "hang_s = 5.0\n"
 
 
 class Layout(msgspec.Struct, frozen=True):
-    """`[[model]]` and what is around it. `share`: of a run's kills."""
+    """`[[model]]` and what is around it.
+
+    Attributes:
+        numerics: layouts that have the same give the same answers.
+        exact: what is in a batch with a request changes no bit of it. Elsewhere an answer is excused that differs in
+            the same way when nobody dies.
+        share: of a run's kills.
+    """
 
     name: str
     model: str
     ingresses: int = 2
     arena: str = "768MiB"
     share: float = 1.0
+    numerics: str = "float32"
+    exact: bool = False
 
 
 LAYOUTS: Final = (
     Layout("one", SMOLLM2 + _SOON, share=2.0),  # the only worker dies: everybody waits for it
     Layout("standby", SMOLLM2 + _SOON + "standby = 1\n"),  # a process that waits takes over
-    Layout("kernels", _KERNELS + _SOON + "standby = 1\n"),
+    Layout("kernels", _KERNELS + _SOON + "standby = 1\n", numerics="kernels", exact=True),
     Layout("two", SMOLLM2 + _SOON + "replicas = 2\n"),  # the other one takes over
-    Layout("ranks", SMOLLM2 + _SOON + "tensor_parallel = 2\n"),  # a rank dies: the group starts again
+    Layout("ranks", SMOLLM2 + _SOON + "tensor_parallel = 2\n", numerics="ranks"),  # a rank dies: the group starts again
     Layout("tight", SMOLLM2 + _SOON, arena="192MiB", share=0.5),  # pages run out: eviction and preemption
 )
 

@@ -23,7 +23,7 @@ from chaos.audit import Auditor, Snapshot, Vitals
 from chaos.catalogue import catalogue
 from chaos.checker import Violation, violations
 from chaos.killer import Killer, Struck
-from chaos.layouts import LAYOUTS, victims
+from chaos.layouts import LAYOUTS, Layout, victims
 from chaos.load import Load
 from chaos.schedule import schedule
 from chaos.undisturbed import Answers, undisturbed
@@ -71,9 +71,9 @@ def run(
         output: For the samples, as JSON.
         spare: Roles that are not struck.
     """
-    layout = next(layout for layout in LAYOUTS if layout.name == "two")
+    layout = next(layout for layout in LAYOUTS if layout.name == "kernels")
     with running(layout.model, ingresses=layout.ingresses, arena=layout.arena) as stack:
-        soaked = asyncio.run(_soak(stack, minutes * 60, seed, every, concurrency, frozenset(spare or ())))
+        soaked = asyncio.run(_soak(stack, layout, minutes * 60, seed, every, concurrency, frozenset(spare or ())))
     soaked.violations += [Violation("growth", what) for what in growth(soaked.snapshots)]
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_bytes(msgspec.json.encode(soaked))
@@ -87,10 +87,10 @@ def run(
 
 
 async def _soak(
-    stack: Stack, seconds: float, seed: int, every: float, concurrency: int, spared: frozenset[str]
+    stack: Stack, layout: Layout, seconds: float, seed: int, every: float, concurrency: int, spared: frozenset[str]
 ) -> Soaked:
     entries = catalogue()
-    expected = await undisturbed(stack, entries)
+    expected = await undisturbed(stack, entries, layout.numerics)
     load = Load(stack.url, stack.run, entries, seed, concurrency)
     killer = Killer(stack, schedule(victims(stack.status(), spared), seed, _BREATH_S), load.flow)
     auditor, began = Auditor(stack), time.monotonic()

@@ -1,6 +1,7 @@
 """What every entry of the catalogue is answered when nothing dies: computed once, kept in a file.
 
-The file is good for one catalogue, one model and one state of the code; with another it is made again.
+The file is good for one catalogue, one model (and what computes it) and one state of the code; with another it is made
+again.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ class Disturbed(RuntimeError):
     """A request failed though nobody was struck."""
 
 
-async def undisturbed(stack: Stack, entries: list[Entry]) -> Answers:
-    """The answers by name of the entry, from the file or from the stack."""
-    kept = KEPT / f"{state(entries)}.json"
+async def undisturbed(stack: Stack, entries: list[Entry], numerics: str) -> Answers:
+    """The answers by name of the entry, from the file or from the stack. `numerics`: what computes them."""
+    kept = KEPT / f"{state(entries)}-{numerics}.json"
     if kept.is_file():
         return msgspec.json.decode(kept.read_bytes(), type=Answers)
     answers = await ask(stack, entries)
