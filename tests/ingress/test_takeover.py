@@ -293,6 +293,30 @@ def test_a_reader_at_a_sibling_does_not_notice_that_the_stream_s_home_dies(stage
     reader.check(answer(0, 200))
 
 
+def test_a_stream_whose_home_stands_still_is_busy_and_not_unknown() -> None:
+    """It is alive, so nobody may take its streams; a client that is told 404 would give up."""
+    with staged(2, settings=SETTINGS, prelude="import ingress.api.streaming as s; s.DYING_S = 0.3\n") as stage:
+        reader = Reader(stage, max_tokens=400)
+        reader.read(3)
+        home = stage.processes[reader.home]
+        home.send_signal(signal.SIGSTOP)
+        try:
+            assert status_at_another(stage, reader) == 503
+        finally:
+            home.send_signal(signal.SIGCONT)
+        reader.read(5)
+        assert reader.come_back() == 200
+
+
+def status_at_another(stage: Stage, reader: Reader) -> int:
+    """What whoever answers says of a stream; connections that the kernel gives to one that stands still are left."""
+    while True:
+        try:
+            return httpx.get(f"{stage.url}/v1/streams/{reader.response}", timeout=5, trust_env=False).status_code
+        except httpx.TimeoutException:
+            continue
+
+
 def test_its_grace_ends_as_any_other_s() -> None:
     with staged(2, settings="resume_grace_s = 1.0") as stage:
         reader = Reader(stage, max_tokens=2000, ignore_eos=True, priority=50)
