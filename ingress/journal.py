@@ -76,7 +76,7 @@ class Journals:
         run: the run directory.
         name, epoch: this incarnation's.
         max_open: descriptors that are kept open for files that are written to; 0 takes a quarter of what this process
-            may have. The others are opened for each record, which costs 9 µs instead of 1.
+            may have. The others are opened for each record, which costs twice as much.
     """
 
     def __init__(self, run: Path, name: str, epoch: int, telemetry: Telemetry, *, max_open: int = 0) -> None:
