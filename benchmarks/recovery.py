@@ -1,11 +1,12 @@
 """How long streams stand still when a process dies: a stack of its own, `kill -9` under load, the longest gap.
 
-    python -m benchmarks.recovery [--kills 5] [--streams 4] [--victims worker scheduler kv metrics] [--standby 1]
+    python -m benchmarks.recovery [--kills 5] [--streams 4] [--victims worker scheduler+ingress] [--standby 1]
 
-For each victim, `--kills` times: `--streams` answers are streamed, one process is killed in the middle, and the longest
-time between two tokens of any stream counts. `none` kills nobody: the gap that an undisturbed stream has. Before them,
-`up` to the first token is measured with the weights kept from an earlier start. Texts are not compared here; the tests
-in `tests/system` do that.
+For each victim, `--kills` times: `--streams` answers are streamed, one process is killed in the middle (or two, at the
+same time), and the longest time between two tokens of any stream counts. `none` kills nobody: the gap that an
+undisturbed stream has. Clients whose connection breaks try again every 20 ms; a supervisor is started again after each
+of its deaths. Before all this, `up` to the first token is measured with the weights kept from an earlier start. Texts
+are not compared here; `tests/chaos` and `tests/system` do that.
 """
 
 from __future__ import annotations
@@ -41,13 +42,16 @@ dtype = "{dtype}"
 slots = 16
 standby = {standby}
 """
-VICTIMS = {
+NAMES = {
     "worker": "worker@bench.0.0",
     "scheduler": "scheduler@bench",
     "kv": "kv@host",
+    "ingress": "ingress@0",
     "metrics": "metrics@host",
-    "none": "",
+    "supervisor": "supervisor@host",
 }
+PAIRS = ["worker+kv", "worker+scheduler", "scheduler+ingress"]
+VICTIMS = [*NAMES, *PAIRS, "none"]
 
 
 class Stack:
@@ -59,7 +63,9 @@ class Stack:
             port = probe.getsockname()[1]
         self.url, self.config, self.standby = f"http://127.0.0.1:{port}", home / "headrace.toml", options.standby
         model = MODEL.format(source=options.model, dtype=options.dtype, standby=options.standby)
-        self.config.write_text(f'[ingress]\nhttp = "127.0.0.1:{port}"\n[kv]\narena = "512MiB"\n{model}')
+        self.config.write_text(
+            f'[ingress]\nhttp = "127.0.0.1:{port}"\nprocesses = {options.ingresses}\n[kv]\narena = "512MiB"\n{model}'
+        )
         # Read by this process too, whose questions go to this stack.
         os.environ.update(
             HEADRACE_MODELS=str(models_directory()), HEADRACE_RUN=str(home / "r"), HEADRACE_STATE=str(home / "s")
@@ -97,26 +103,37 @@ class Stack:
 
 
 def stream(url: str, index: int, tokens: int, gaps: list[float], started: threading.Semaphore) -> None:
-    """One answer; its longest gap is added."""
+    """One answer, wherever it goes on; its longest gap is added."""
     body = {"model": "bench", "prompt": f"The story of the number {index} begins", "max_tokens": tokens,
             "temperature": 0, "ignore_eos": True, "stream": True}  # fmt: skip
-    last, longest, seen = 0.0, 0.0, 0
-    with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=120) as reply:
-        for line in reply.iter_lines():
-            if not line.startswith("data: {"):
-                continue
-            piece: dict[str, Any] = json.loads(line[6:])
-            if "error" in piece:
-                sys.exit(f"a stream failed: {line}")
-            now = time.monotonic()
-            longest, last = max(longest, now - last if last else 0.0), now
-            seen += 1
-            if seen == 8:
-                started.release()
+    last, longest, seen, event, done = 0.0, 0.0, 0, "", False
+    while not done:
+        method, path, headers = "POST", "/v1/completions", {}
+        if event:
+            method, path, headers = "GET", f"/v1/streams/{event.partition(':')[0]}", {"Last-Event-ID": event}
+        try:
+            with httpx.stream(method, url + path, json=None if event else body, headers=headers, timeout=120) as reply:
+                for line in reply.iter_lines():
+                    name, _, value = line.partition(": ")
+                    if name == "id":
+                        event = value
+                    elif name == "data" and value == "[DONE]":
+                        done = True
+                    elif name == "data":
+                        piece: dict[str, Any] = json.loads(value)
+                        if "error" in piece:
+                            sys.exit(f"a stream failed: {line}")
+                        now = time.monotonic()
+                        longest, last = max(longest, now - last if last else 0.0), now
+                        seen += 1
+                        if seen == 8:
+                            started.release()
+        except httpx.TransportError:
+            time.sleep(0.02)
     gaps.append(longest)
 
 
-def gap_of_a_kill(stack: Stack, name: str, options: argparse.Namespace) -> float:
+def gap_of_a_kill(stack: Stack, names: list[str], options: argparse.Namespace) -> float:
     gaps: list[float] = []
     started = threading.Semaphore(0)
     streams = [
@@ -127,8 +144,11 @@ def gap_of_a_kill(stack: Stack, name: str, options: argparse.Namespace) -> float
         each.start()
     for _ in streams:
         started.acquire()
-    if name:
-        os.kill(running_names()[name], signal.SIGKILL)
+    pids = running_names()
+    for name in names:
+        os.kill(pids[name], signal.SIGKILL)
+    if NAMES["supervisor"] in names:
+        stack.headrace("up", "--detach", "-c", str(stack.config))
     for each in streams:
         each.join()
     if len(gaps) < len(streams):
@@ -145,25 +165,27 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=160, help="of each answer")
     parser.add_argument("--standby", type=int, default=0, choices=[0, 1])
-    parser.add_argument("--victims", nargs="+", default=list(VICTIMS), choices=list(VICTIMS))
+    parser.add_argument("--ingresses", type=int, default=1)
+    parser.add_argument("--victims", nargs="+", default=VICTIMS, choices=VICTIMS)
     parser.add_argument("--keep", action="store_true", help="leave the directory with the logs")
     options = parser.parse_args()
     home = Path(tempfile.mkdtemp(prefix="hrb", dir="/tmp"))
     stack = Stack(home, options)
     print(
         f"{time.strftime('%Y-%m-%d')}  {platform.machine()}  {os.cpu_count()} cores  load {os.getloadavg()[0]:.1f}  "
-        f"{options.model}  {options.dtype}  standby {options.standby}  {options.streams} streams"
+        f"{options.model}  {options.dtype}  standby {options.standby}  "
+        f"{options.ingresses} ingresses  {options.streams} streams"
     )
     try:
         ups = [stack.up_to_first_token() for _ in range(3) if stack.headrace("down") is None]
         print(f"up to first token: {ups[0]:.2f} s with weights to lay out, then {statistics.median(ups[1:]):.2f} s")
-        print(f"{'victim':12}{'kills':>6}{'p50 s':>8}{'max s':>8}   longest gap between two tokens of a stream")
+        print(f"{'victim':19}{'kills':>6}{'p50 s':>8}{'max s':>8}   longest gap between two tokens of a stream")
         for victim in options.victims:
-            gaps = []
+            gaps, names = [], [NAMES[part] for part in victim.split("+") if part != "none"]
             for _ in range(options.kills):
                 stack.whole()
-                gaps.append(gap_of_a_kill(stack, VICTIMS[victim], options))
-            print(f"{victim:12}{len(gaps):6}{statistics.median(gaps):8.2f}{max(gaps):8.2f}", flush=True)
+                gaps.append(gap_of_a_kill(stack, names, options))
+            print(f"{victim:19}{len(gaps):6}{statistics.median(gaps):8.2f}{max(gaps):8.2f}", flush=True)
     finally:
         stack.headrace("down", "--deadline", "0")
         if not options.keep:
