@@ -249,7 +249,7 @@ class Conversation:
             self._fail(live, error.message)
 
     def _waits_for_replica(self, refused: Refused) -> bool:
-        """Whether it was refused only because this scheduler has just come back, and nobody has registered there yet."""
+        """Whether it was refused only because nobody has registered yet at a scheduler that has just come back."""
         facts = self._model.facts
         return refused.code == "not_ready" and facts is not None and not facts.root
 

@@ -10,8 +10,6 @@ import asyncio
 import logging
 from typing import Any, Final
 
-import msgspec
-
 from bus.curve import CurveServer
 from bus.messages.clients import (
     Call,
@@ -27,7 +25,7 @@ from bus.messages.common import Bye
 from bus.names import CLIENTS_DOOR
 from bus.process import Life
 from bus.server import Peer, Server
-from ingress.api.answer import envelope, is_failure
+from ingress.api.answer import envelope, is_failure, told_failure
 from ingress.api.events import Events
 from ingress.api.jobs import Caller, owner_of
 from ingress.api.pipeline import Pipeline
@@ -38,7 +36,6 @@ log = logging.getLogger(__name__)
 
 ROLES: Final = ("client", "cli", "tui", "ingress")
 MAX_CALLS: Final = 1024  # open at once for one peer
-_STATUS: Final = {"server_error": 500, "service_unavailable_error": 503, "invalid_request_error": 410}
 Last = Reply | StreamEnd | CallFailed
 
 _CANCELLED: Final = "cancelled by the client"
@@ -189,7 +186,7 @@ class Door:
         try:
             async for number, body in events.follow(after):
                 if is_failure(body):
-                    return CallFailed(call, _STATUS.get(msgspec.json.decode(body)["error"]["type"], 500), body)
+                    return CallFailed(call, told_failure(body).status, body)
                 self._server.send(peer, Chunk(call, number, body))
             return StreamEnd(call)
         except EventsGone as gone:

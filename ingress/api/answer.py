@@ -17,6 +17,8 @@ from ingress.errors import ApiError, internal
 _encoder = msgspec.json.Encoder()
 encode = _encoder.encode
 
+# Of errors that end an answer that has begun.
+_STATUS = {"server_error": 500, "service_unavailable_error": 503, "invalid_request_error": 410}
 # OpenAI writes this for what has no probability at all; JSON has no infinity.
 LOWEST_LOGPROB = -9999.0
 
@@ -83,6 +85,13 @@ def envelope(error: ApiError) -> bytes:
 def is_failure(body: bytes) -> bool:
     """Whether an event of a stream is an error, which is then its last. Chunks begin with their id."""
     return body.startswith(b'{"error":')
+
+
+def told_failure(body: bytes) -> ApiError:
+    """The error that such an event tells. Its status is that of its type."""
+    detail = msgspec.json.decode(body)["error"]
+    status = _STATUS.get(detail["type"], 500)
+    return ApiError(status, detail["type"], detail["message"], code=detail["code"], param=detail["param"])
 
 
 def finish_reason(finish: Finish) -> schema.FinishReason:

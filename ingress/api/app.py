@@ -14,6 +14,7 @@ from ingress.api.answer import encode, envelope, is_failure
 from ingress.api.events import Events
 from ingress.api.exposition import MetricsClient
 from ingress.api.jobs import Caller, owner_of
+from ingress.api.once import Kept, only
 from ingress.api.openapi import document
 from ingress.api.pipeline import Pipeline
 from ingress.api.request import Gone, Receive, Request, Scope
@@ -96,11 +97,27 @@ class App:
         if request.turned_away:
             raise draining()
         caller = Caller("", owner_of(request.authorization), self._pipeline.now_ns())
-        answer = await request.unless_gone(self._pipeline.answer(operation, body, caller))
+        key = request.header(b"idempotency-key")
+        if key:
+            answer = await request.unless_gone(
+                self._pipeline.answer_once(operation, body, caller, request.authorization, key)
+            )
+        else:
+            answer = await request.unless_gone(self._pipeline.answer(operation, body, caller))
+        if isinstance(answer, Kept):
+            answer = await self._once(answer.events, request)
         if isinstance(answer, bytes):
             await _respond(sink, 200, answer, [_JSON])
         else:
-            await self._stream(answer, 0, request, sink, keep=request.resumable)
+            await self._stream(answer, 0, request, sink, keep=request.resumable or bool(key))
+
+    async def _once(self, events: Events, request: Request) -> bytes:
+        """An answer in one piece that is kept: a client that goes away can ask for it again."""
+        events.attach()
+        try:
+            return await request.unless_gone(only(events))
+        finally:
+            events.detach(self._pipeline.now_ns())
 
     async def _resume(self, request: Request, sink: Sink) -> None:
         response, given = request.parameter, request.header(b"last-event-id")

@@ -33,11 +33,13 @@ class Caller(NamedTuple):
         tenant: whom the work is accounted to; part of the prefix cache's key.
         owner: who may resume the answer.
         received_ns: CLOCK_MONOTONIC when the request was read.
+        seed: to draw with where the request names none; None is any.
     """
 
     tenant: str
     owner: str
     received_ns: int
+    seed: int | None = None
 
 
 def owner_of(authorization: str) -> str:
@@ -76,6 +78,7 @@ class Plan(NamedTuple):
     jobs: list[Job]
     n: int
     seed: int = 0
+    streams: bool = True
 
     @property
     def settled(self) -> Settled:
@@ -190,7 +193,12 @@ def _plan(
     alternatives: int,
     prompt_logprobs: int | None,
 ) -> Plan:
-    seed = settled.seed if settled is not None else secrets.randbits(63) if request.seed is None else request.seed
+    if settled is not None:
+        seed = settled.seed
+    elif (named := request.seed if request.seed is not None else caller.seed) is not None:
+        seed = named
+    else:
+        seed = secrets.randbits(63)
     sampling = Sampling(
         temperature=1.0 if request.temperature is None else request.temperature,
         top_p=1.0 if request.top_p is None else request.top_p,
@@ -227,4 +235,4 @@ def _plan(
                     received_ns=caller.received_ns,
                 )
 
-    return Plan(prompts, list(jobs()), request.n or 1, seed)
+    return Plan(prompts, list(jobs()), request.n or 1, seed, request.streams)

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from bus.build import BUILD
+from ingress.api.once import MAX_KEY
 from ingress.api.routes import ROUTES, Route
 from ingress.api.schema_common import ErrorEnvelope
 
@@ -30,6 +31,13 @@ _RESUMABLE = {
     "required": False,
     "schema": {"type": "string", "enum": ["true"]},
     "description": "Generation goes on for a while when the connection is lost, and `/v1/streams` has the rest.",
+}
+_IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string", "maxLength": MAX_KEY},
+    "description": "The same call made again with the same key is answered once, even by another process.",
 }
 
 
@@ -110,5 +118,5 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
     if route.does == "stream":
         parameters.append(_LAST_EVENT_ID)
     if route.chunk is not None:
-        parameters.append(_RESUMABLE)
+        parameters += [_RESUMABLE, _IDEMPOTENCY_KEY]
     return parameters

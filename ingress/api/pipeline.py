@@ -1,6 +1,7 @@
 """What happens to a call, whichever door it came in by: checked, planned, opened, rendered.
 
-A call that streams becomes a `Replay`, so that its listeners may go and come back; `streaming` keeps it. When nobody is
+A call that streams, or that carries a key (`once`), becomes a `Replay`, so that its listeners may go and come back;
+`streaming` keeps it. When nobody is
 left to listen, the front says so, or the store does after the grace time, and the work is aborted.
 """
 
@@ -9,15 +10,16 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 from bus.messages.clients import Operation
 from bus.packed import pack_u32
 from ingress.api import validate
-from ingress.api.answer import Head, encode, fingerprint
+from ingress.api.answer import Head, Renderer, encode, fingerprint
 from ingress.api.choices import collect, open_all
 from ingress.api.events import Events
 from ingress.api.jobs import Caller, chat_ids
+from ingress.api.once import Kept, once
 from ingress.api.operations import KINDS
 from ingress.api.schema_other import (
     DetokenizeReply,
@@ -28,9 +30,9 @@ from ingress.api.schema_other import (
     TokenizeReply,
 )
 from ingress.api.streaming import Find, Host, Streaming
-from ingress.api.telling import Telling
-from ingress.engine import Engine, ServedModel
-from ingress.errors import invalid_request, not_ready
+from ingress.api.telling import Telling, Whole
+from ingress.engine import Engine, ServedModel, Stream
+from ingress.errors import ApiError, invalid_request, not_ready
 from ingress.journal import Journals
 from ingress.records import Opening
 from ingress.replay import Replay
@@ -38,6 +40,23 @@ from ingress.replay import Replay
 READY_RETRY_S: Final = 2.0
 
 Answer = bytes | Replay
+
+
+class _Open(NamedTuple):
+    """A call whose choices are open."""
+
+    opening: Opening
+    renderer: Renderer
+    streams: list[Stream]
+    n: int
+    streams_events: bool
+
+    @property
+    def telling(self) -> Telling | Whole:
+        """For an answer that is kept."""
+        if self.streams_events:
+            return Telling(self.renderer, dict(enumerate(self.streams)))
+        return Whole(self.renderer, self.streams, self.n)
 
 
 class Pipeline:
@@ -68,6 +87,26 @@ class Pipeline:
         """
         return await self._operations[operation](body, caller)
 
+    async def answer_once(
+        self, operation: Operation, body: bytes, caller: Caller, authorization: str, key: str
+    ) -> bytes | Events | Kept:
+        """The same for a call with an `Idempotency-Key`: what it was answered before, or is being answered.
+
+        Raises:
+            ApiError: see `answer`; 400, not such a key; 503, whoever has the answer does not say so.
+        """
+        if (kind := KINDS.get(operation)) is None:
+            return await self.answer(operation, body, caller)
+        known = once(key, caller.owner, operation, body)
+        try:
+            events = await self.resume(f"{kind.prefix}-{known.number:016x}", authorization, 0)
+        except ApiError as error:
+            if error.code != "stream_not_found":
+                raise
+            call = await self._open(operation, body, caller._replace(seed=known.seed), known.number)
+            events = self._streaming.begin(call.opening, call.telling)
+        return events if kind.decode(body).streams else Kept(events)
+
     def model_card(self, name: str) -> bytes:
         """One model.
 
@@ -95,25 +134,30 @@ class Pipeline:
     # --- generation ------------------------------------------------------------------------------------------------
 
     async def _generate(self, operation: Operation, body: bytes, caller: Caller) -> Answer:
+        call = await self._open(operation, body, caller, None)
+        if call.streams_events:
+            return self._streaming.begin(call.opening, call.telling)
+        try:
+            answers = await collect(call.streams)
+            return call.renderer.whole(answers, [stream.prompt_logprobs for stream in call.streams[:: call.n]])
+        finally:
+            self._engine.abort(call.opening.requests)  # nothing happens to those that have ended
+
+    async def _open(self, operation: Operation, body: bytes, caller: Caller, number: int | None) -> _Open:
+        """Plan a call and open its choices. `number`: of the response's id; None is that of the first request."""
         kind = KINDS[operation]
         request = kind.decode(body)
         model = self._engine.model(request.model)
         plan = await kind.plan(request, model, caller, None)
         streams = await open_all(self._engine, plan.jobs)
         requests = tuple(stream.request for stream in streams)
-        head = Head(f"{kind.prefix}-{requests[0]:016x}", int(time.time()), model.name, fingerprint(model))
-        renderer = kind.render(head, request, plan, model)
-        if request.streams:
-            opening = Opening(
-                operation, body, caller.tenant, caller.owner, caller.received_ns, head.id, head.created,
-                head.fingerprint, requests, tuple(pack_u32(prompt.ids) for prompt in plan.prompts), plan.seed,
-            )  # fmt: skip
-            return self._streaming.begin(opening, Telling(renderer, dict(enumerate(streams))))
-        try:
-            answers = await collect(streams)
-            return renderer.whole(answers, [stream.prompt_logprobs for stream in streams[:: plan.n]])
-        finally:
-            self._engine.abort(requests)  # nothing happens to those that have ended
+        response = f"{kind.prefix}-{requests[0] if number is None else number:016x}"
+        head = Head(response, int(time.time()), model.name, fingerprint(model))
+        opening = Opening(
+            operation, body, caller.tenant, caller.owner, caller.received_ns, head.id, head.created,
+            head.fingerprint, requests, tuple(pack_u32(prompt.ids) for prompt in plan.prompts), plan.seed,
+        )  # fmt: skip
+        return _Open(opening, kind.render(head, request, plan, model), streams, plan.n, request.streams)
 
     # --- the rest --------------------------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ from ingress.api.elsewhere import Elsewhere, Remote
 from ingress.api.events import Events
 from ingress.api.jobs import Caller, Settled, owner_of
 from ingress.api.operations import KINDS
-from ingress.api.telling import Telling, retell
+from ingress.api.telling import Telling, Whole, retell
 from ingress.conversation import LOST_PATIENCE_S
 from ingress.engine import Engine
 from ingress.errors import ApiError, internal, invalid_request, not_found, not_ready
@@ -75,8 +75,11 @@ class Streaming:
         self._stop_sweeping = host.loop.every(SWEEP_S, self._sweep)
         host.loop.soon(self._take_all)
 
-    def begin(self, opening: Opening, telling: Telling) -> Replay:
-        """Tell a new answer."""
+    def begin(self, opening: Opening, telling: Telling | Whole) -> Replay:
+        """Tell a new answer; the one of that id, where there is one already."""
+        if (told := self._replays.get(opening.response, opening.owner)) is not None:
+            self._engine.abort(opening.requests)
+            return told
         return self._tell(opening, self._journals.begin(opening), telling.records(), ())
 
     async def resume(self, response: str, authorization: str, after: int, *, ask_siblings: bool) -> Events:

@@ -1,7 +1,9 @@
-"""One streamed answer: pieces of its choices in, records of what its listeners are told out. Numbers and files are not
-here.
+"""One answer that is kept: pieces of its choices in, records of what its listeners are told out. Numbers and files are
+not here.
 
-An answer that another ingress has begun is told on: `retell` brings everything to where its journal ends.
+An answer that another ingress has begun is told on: `retell` brings everything to where its journal ends. One that does
+not stream tells nothing before its end, and is asked for again from its beginning: the scheduler still has its tokens,
+or draws the same.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
 from ingress.api.answer import Renderer, envelope, failure
-from ingress.api.choices import broken, interleave
+from ingress.api.choices import broken, collect, interleave
 from ingress.api.jobs import Plan
 from ingress.engine import Finish, Job, Piece, Stream
 from ingress.records import Adopted, Drawn, Opening, Record, Said
@@ -54,7 +56,28 @@ class Telling:
         yield Said(tuple(self._renderer.last([finish for _, finish in sorted(self._finishes.items())])), last=True)
 
 
-def retell(opening: Opening, records: Sequence[Record], plan: Plan, renderer: Renderer, go_on: GoOn) -> Telling:
+class Whole:
+    """An answer in one piece, at its end.
+
+    Args:
+        n: choices of a prompt.
+    """
+
+    def __init__(self, renderer: Renderer, streams: Sequence[Stream], n: int) -> None:
+        self._renderer, self._streams, self._n = renderer, streams, n
+
+    async def records(self) -> AsyncGenerator[Drawn | Said, None]:
+        """One.
+
+        Raises:
+            ApiError: it failed.
+        """
+        answers = await collect(self._streams)
+        prompts = [stream.prompt_logprobs for stream in self._streams[:: self._n]]
+        yield Said((self._renderer.whole(answers, prompts),), last=True)
+
+
+def retell(opening: Opening, records: Sequence[Record], plan: Plan, renderer: Renderer, go_on: GoOn) -> Telling | Whole:
     """The same answer after what was told of it: choices are taken up with the tokens that they had, and the renderer
     has seen what it has seen. What it writes this time is what the records hold, and is thrown away.
 
@@ -65,6 +88,9 @@ def retell(opening: Opening, records: Sequence[Record], plan: Plan, renderer: Re
         ApiError, ValueError: the engine's.
     """
     adopted = 1 + sum(isinstance(record, Adopted) for record in records)
+    if not plan.streams:
+        again = [go_on(job, opening.requests[index], adopted, ())[0] for index, job in enumerate(plan.jobs)]
+        return Whole(renderer, again, plan.n)
     streams: dict[int, Stream] = {}
     finishes: dict[int, Finish] = {}
     for index, job in enumerate(plan.jobs):

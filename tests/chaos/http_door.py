@@ -1,14 +1,16 @@
 """A request over HTTP, as a client does it that means to get its whole answer.
 
-The rule: a POST whose connection breaks before the first byte of the answer was not accepted, and is sent again, with
-the same seed. From then on the response has an id, and the rest of its stream is fetched from whichever ingress the
-port leads to, after the last event that came whole. Nothing else is tried twice: a refusal is an outcome.
+The rule: a POST whose connection breaks before the first byte of the answer is sent again, with the same seed, and some
+with a key, so that what a dead ingress had begun is not begun anew. From then on the response has an id, and the rest
+of its stream is fetched from whichever ingress the port leads to, after the last event that came whole. Nothing else is
+tried twice: a refusal is an outcome.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 import time
 from collections.abc import AsyncGenerator
 from typing import Any, Final
@@ -50,6 +52,8 @@ class HttpDoor:
         headers = {"content-type": "application/json", "authorization": f"Bearer key-{request.number % 7}"}
         if request.stream and request.manners != "leave":
             headers["x-resumable"] = "true"
+        if not request.stream and request.number % 2:
+            headers["idempotency-key"] = secrets.token_hex()
         posted = self._client.build_request("POST", path, content=msgspec.json.encode(body), headers=headers)
         if request.stream:
             await self._stream(request, posted, outcome)
