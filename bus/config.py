@@ -10,7 +10,7 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -19,6 +19,8 @@ from bus.names import MODEL_NAME
 
 Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0)]
+
+MIN_DISK: Final = 64 << 20  # four segments of the disk tier
 
 
 class ConfigError(ValueError):
@@ -56,11 +58,15 @@ class KvConfig(Section, frozen=True):
         arena: its size.
         slab: unit in which pools take memory from the arena.
         hugepages: "auto" uses them where the host has enough reserved, "on" refuses to start without, "off".
+        disk: bytes of files that keep pages beyond the arena and a reboot; "0" keeps none.
+        disk_path: their directory; empty is `pages` in the state directory.
     """
 
     arena: str = "1GiB"
     slab: str = "32MiB"
     hugepages: Literal["auto", "on", "off"] = "auto"
+    disk: str = "0"
+    disk_path: str = ""
 
 
 class MetricsConfig(Section, frozen=True):
@@ -253,6 +259,9 @@ def _problems(config: Config) -> list[tuple[Where, str]]:
     check(("ingress", "max_body"), parse_size, config.ingress.max_body)
     check(("kv", "arena"), parse_size, config.kv.arena)
     check(("kv", "slab"), parse_size, config.kv.slab)
+    check(("kv", "disk"), _parse_disk, config.kv.disk)
+    if config.kv.disk_path and not Path(config.kv.disk_path).expanduser().is_absolute():
+        found.append((("kv", "disk_path"), f"{config.kv.disk_path!r} is not an absolute path"))
     if config.ingress.zmq != "ipc":
         if not config.ingress.zmq.startswith("tcp://"):
             found.append((("ingress", "zmq"), 'expected "ipc" or tcp://HOST:PORT'))
@@ -270,6 +279,11 @@ def _problems(config: Config) -> list[tuple[Where, str]]:
         if not re.match(r"(catalog:|hf:|path:).+|.+\.gguf$", model.source):
             found.append((("model", index, "source"), "expected catalog:NAME, hf:ORG/REPO, path:/DIR or a .gguf file"))
     return found
+
+
+def _parse_disk(text: str) -> None:
+    if 0 < parse_size(text) < MIN_DISK:
+        raise ConfigError(f'{text!r} is too small to be of use; write at least {MIN_DISK >> 20}MiB, or "0" for none')
 
 
 def _dotted(where: Where) -> str:

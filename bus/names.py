@@ -105,6 +105,11 @@ def models_directory() -> Path:
     return path
 
 
+def pages_directory(given: str = "") -> Path:
+    """Where kv keeps pages on disk: what `[kv] disk_path` says, else `pages` in the state directory. Not created."""
+    return Path(given).expanduser() if given else state_directory() / "pages"
+
+
 def socket_path(owner: str, door: str, run: Path | None = None) -> Path:
     """The path of one of a process's sockets, for example `scheduler@smollm2.steps.sock`.
 

@@ -212,9 +212,9 @@ class PacketServer(Generic[In]):
 
 
 class PacketClient(Generic[In]):
-    """One connection. Blocking (`call`), or on a loop (`attach`, then `ask`), where replies come in order.
+    """One connection. Blocking (`call`), or on a loop (`attach`, then `ask`), where replies come in any order.
 
-    Requests and replies are structs with a field `rid`.
+    Requests and replies are structs with a field `rid`, which no two requests under way have in common.
 
     Raises:
         OSError: nobody listens at `path`, or it has no time for us.
@@ -231,7 +231,7 @@ class PacketClient(Generic[In]):
             self._sock.close()
             raise
         _widen(self._sock)
-        self._waiting: deque[tuple[int, Callable[[In], None]]] = deque()
+        self._waiting: dict[int, Callable[[In], None]] = {}
         self._unsent: deque[bytes] = deque()
         self._loop: Loop | None = None
         self._on_hang_up: Callable[[], None] = lambda: None
@@ -295,7 +295,7 @@ class PacketClient(Generic[In]):
         except OSError:
             self._loop.after(0.0, self._hung_up)
             return False
-        self._waiting.append((body.rid, on_reply))  # type: ignore[attr-defined]
+        self._waiting[body.rid] = on_reply  # type: ignore[attr-defined]
         return True
 
     def close(self) -> None:
@@ -339,10 +339,14 @@ class PacketClient(Generic[In]):
         except _UNDECODABLE as error:
             log.error("a reply that does not decode: %s", error)
             return False
-        if not self._waiting or not _answers(answer, self._waiting[0][0]):
+        rid = answer.rid
+        if isinstance(answer, Denied) and rid == 0:  # could not be read: most likely the one asked longest ago
+            rid = next(iter(self._waiting), 0)
+        on_reply = self._waiting.pop(rid, None)
+        if on_reply is None:
             log.error("a reply to nothing that was asked: %s", type(answer).__name__)
             return False
-        self._waiting.popleft()[1](answer)
+        on_reply(answer)
         return True
 
     def _hung_up(self) -> None:

@@ -102,8 +102,11 @@ def _layout_within(memory: mmap.mmap) -> Layout | None:
 
 def _format(memory: mmap.mmap, layout: Layout) -> None:
     writers = np.frombuffer(memory, dtype=WRITER, count=MAX_WRITERS, offset=WRITERS_OFFSET)
-    if living := Witness(writers).living():
+    witness = Witness(writers)
+    if living := witness.living():
         raise ArenaInUse(f"stop the workers first: pid {', '.join(str(writer.pid) for writer in living)}")
+    if witness.damaged:
+        raise ArenaInUse("its table of writers is damaged, so nobody knows who may still write into it; start it anew")
     memory[: layout.data_offset] = bytes(layout.data_offset)
     block = np.frombuffer(memory, dtype=SUPERBLOCK, count=1)
     block["arena_bytes"], block["slab_bytes"] = layout.arena_bytes, layout.slab_bytes

@@ -105,7 +105,8 @@ def _index(pool: Pool) -> Iterator[str]:
 
 
 def _leases(core: Core, holders: dict[PageKey, list[Owner]]) -> Iterator[str]:
-    """Every leased page has one owner: a session that lives, one that may come back, or a quarantine with writers."""
+    """Every leased page has one owner: a session that lives or may come back, a quarantine with writers, or kv itself,
+    which fills it from disk."""
     for number, pool in core.pools.items():
         for cell in pool.leased:
             owners = holders.get((number, cell), [])
@@ -149,4 +150,6 @@ def _holders(core: Core) -> dict[PageKey, list[Owner]]:
     for quarantine in core.owners.quarantines:
         for key in quarantine.pages:
             holders.setdefault(key, []).append(quarantine.owner)
+    for key in core.fills.running:
+        holders.setdefault(key, []).append(core.owner)
     return holders

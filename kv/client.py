@@ -32,6 +32,7 @@ from bus.messages.pages import (
     Lookup,
     OpenPool,
     PoolOpened,
+    Prefetch,
     Reassert,
     Reasserted,
     Release,
@@ -241,6 +242,11 @@ class PageClient:
         message = Lookup(self._next(), pool, wanted)
         return self._ask(message, Found, answered, lambda denied: on_reply(Found(denied.rid, b"", b"")))
 
+    def prefetch(self, pool: int, digests: bytes, wait_ms: int, on_reply: Callable[[Found], None]) -> bool:
+        """Bring a chain into memory from disk and pin it: what is there when `wait_ms` have passed, or before."""
+        message = Prefetch(self._next(), pool, digests[: 16 * MAX_PAGES_PER_MESSAGE], wait_ms)
+        return self._ask(message, Found, on_reply, lambda denied: on_reply(Found(denied.rid, b"", b"")))
+
     def release(self, pool: int, pages: bytes, generations: bytes) -> bool:
         """Give back pins and leases."""
         return all(
@@ -376,4 +382,5 @@ def _joined(parts: list[Sealed]) -> Sealed:
 
 
 def _longer(found: Found, more: Found) -> Found:
-    return Found(found.rid, found.pages + more.pages, found.generations + more.generations)
+    pages, generations = found.pages + more.pages, found.generations + more.generations
+    return Found(found.rid, pages, generations, more.ahead, more.ahead_us)

@@ -1,12 +1,13 @@
 """Messages in, replies out: the page server without sockets, clocks or memory of its own.
 
 The arena's tables are given; on memory of a test as well as on the arena. `settling` is the time after a start in which
-clients of the last incarnation say what they still hold: until it ends nothing is evicted and no slab changes hands.
+schedulers of the last incarnation say what they still hold: until it ends nothing is evicted and no slab changes hands.
+It ends when the last of them has told or is dead, or its time is up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from bus.blocks import DIGEST_BYTES
@@ -26,6 +27,7 @@ from bus.messages.pages import (
     OpenPool,
     PoolOpened,
     PoolStats,
+    Prefetch,
     Reassert,
     Reasserted,
     Release,
@@ -35,11 +37,15 @@ from bus.messages.pages import (
     StatsQuery,
     ToKv,
 )  # fmt: skip
+from bus.names import KV
 from bus.packed import pack_u32, unpack_u32
+from kv.disk.index import DiskIndex
+from kv.fills import Fills
 from kv.layout import Layout, Tables, name_hash
-from kv.owners import Owners, Session, Writer, WriterKey
+from kv.owners import Owners, Session, Writer, WriterKey, pin, unpin
 from kv.pool import Handle, Owner, Pool
 from kv.slabs import BadShape, PageKey, Slabs
+from kv.spills import Spills
 
 SEALED_OK: Final = 0
 DUPLICATE: Final = 1
@@ -47,13 +53,13 @@ STALE: Final = 2
 
 _MAX_EPOCH: Final = 1 << 63
 _MAY: Final[dict[str, frozenset[type]]] = {
-    "scheduler": frozenset({OpenPool, Lease, Seal, Lookup, Release, Reassert, Clear, StatsQuery}),
+    "scheduler": frozenset({OpenPool, Lease, Seal, Lookup, Prefetch, Release, Reassert, Clear, StatsQuery}),
     "worker": frozenset({OpenPool, Fenced, StatsQuery}),
     "supervisor": frozenset(),
     "observer": frozenset({StatsQuery}),
 }
 # The others do nothing the second time, or only ask.
-_REMEMBERED: Final = frozenset({Lease, Seal, Lookup, Release})
+_REMEMBERED: Final = frozenset({Lease, Seal, Lookup, Prefetch, Release})
 
 
 class Refusal(Exception):
@@ -83,9 +89,17 @@ class Core:
         kv_epoch: this incarnation.
         writers: workers that the last incarnation knew and that still live.
         settling: whether clients of the last incarnation are expected; `settle` ends it.
+        holders: schedulers that the last incarnation knew and that still live, with the pools of which they may hold
+            pages; None where that is not known, and only time tells.
+        somebody: whether there may be writers and holders that nobody knows.
+        keeping: whether there is a disk tier.
 
     Attributes:
+        copies, spills, fills: what is on disk, goes there, and comes from there. Who owns the disk asks what to do and
+            says what was done.
+        owner: as what kv leases pages to itself, to fill them from disk.
         orphans: pages leased by owners of the last incarnation's time that have not come back yet.
+        on_clear: called when copies on disk are to go, too.
     """
 
     def __init__(
@@ -96,15 +110,28 @@ class Core:
         writers: dict[WriterKey, Writer] | None = None,
         *,
         settling: bool = False,
+        holders: Mapping[WriterKey, set[int]] | None = None,
+        somebody: bool = False,
+        keeping: bool = False,
     ) -> None:
         self.layout, self.kv_epoch, self.settling = layout, kv_epoch, settling
-        self.slabs = Slabs(layout, tables)
-        self.owners = Owners(writers or {})
+        self.slabs = Slabs(layout, tables, keeping=keeping)
+        self.owners = Owners(writers or {}, somebody=somebody)
+        self.owner: Owner = (name_hash(KV), kv_epoch)
+        self.copies = DiskIndex()
+        self.spills = Spills(self.slabs, self.copies)
+        self.fills = Fills(self.slabs, self.copies, self._room)
+        self.on_clear: Callable[[], None] = lambda: None
         self.counts = Counts()
         self.orphans: dict[Owner, set[PageKey]] = self.slabs.rebuild()
+        self._end_orphans_before(self.owner)  # half filled when we died; our threads have died with us
         self._clear_later: set[int] = set()
+        self._untold = (
+            None if holders is None or somebody else {key: set(pools) for key, pools in holders.items() if pools}
+        )
         if not settling:
             self.settle()
+        self._settle_if_all_told()
 
     @property
     def pools(self) -> dict[int, Pool]:
@@ -129,6 +156,7 @@ class Core:
             if previous.epoch < message.epoch:
                 self.end(previous)
             else:  # it reconnected before its hang-up was seen
+                self.fills.end(previous)
                 session.pins, session.leases = previous.pins, previous.leases
                 session.pools, session.replies = previous.pools, previous.replies
         self.owners.sessions[message.name] = session
@@ -136,6 +164,10 @@ class Core:
             self.owners.writer_came(session.writer, name_hash(message.owner))
         if message.role == "scheduler":
             self._end_orphans_before(session.owner)
+            for older in [
+                key for key in self._untold or () if key[0] == session.owner[0] and key[1] < session.owner[1]
+            ]:
+                self.holder_died(older)
         return session
 
     def end(self, session: Session) -> None:
@@ -144,6 +176,7 @@ class Core:
         if self.owners.sessions.get(session.name) is not session:
             return
         del self.owners.sessions[session.name]
+        self.fills.end(session)
         for (number, cell), count in session.pins.items():
             for _ in range(count):
                 self.pools[number].unpin(cell)
@@ -153,9 +186,27 @@ class Core:
         """The process of a worker is proven dead."""
         self._free(self.owners.writer_died(key))
 
+    def holder_died(self, key: WriterKey) -> None:
+        """A scheduler of the last incarnation is dead, or a newer one has its name: it will not say anything."""
+        if self._untold is not None:
+            self._untold.pop(key, None)
+            self._settle_if_all_told()
+
+    def _told(self, key: WriterKey, number: int) -> None:
+        if self._untold is not None and key in self._untold:
+            self._untold[key].discard(number)
+            if not self._untold[key]:
+                del self._untold[key]
+            self._settle_if_all_told()
+
+    def _settle_if_all_told(self) -> None:
+        if self.settling and self._untold is not None and not self._untold:
+            self.settle()
+
     def settle(self) -> None:
         """Whoever has not said what it holds by now does not hold it."""
         self.settling = False
+        self._untold = None
         for owner, pages in tuple(self.orphans.items()):
             del self.orphans[owner]
             self._set_aside(owner, pages)
@@ -165,8 +216,9 @@ class Core:
 
     # --- requests --------------------------------------------------------------------------------------------------
 
-    def handle(self, session: Session, message: ToKv) -> FromKv:
-        """Answer a request of a client that has attached. The same request again gets the same answer."""
+    def handle(self, session: Session, message: ToKv) -> FromKv | None:
+        """Answer a request of a client that has attached. The same request again gets the same answer. None where the
+        answer comes later, from `answers`."""
         if (known := session.replied(message)) is not None:
             return known
         try:
@@ -177,9 +229,16 @@ class Core:
             reply = self._handlers[type(message)](self, session, message)
         except Refusal as refusal:
             return refusal.reply(message.rid)
-        if type(message) in _REMEMBERED:
+        if type(message) in _REMEMBERED and reply is not None:
             session.remember(message, reply)
         return reply
+
+    def answers(self) -> list[tuple[Session, FromKv]]:
+        """Answers to earlier requests, to be sent now."""
+        answers, self.fills.answers = self.fills.answers, []
+        for session, question, found in answers:
+            session.remember(question, found)
+        return [(session, found) for session, _, found in answers]
 
     def attached(self, rid: int) -> Attached:
         """The reply to `Attach`."""
@@ -190,17 +249,18 @@ class Core:
         """Pages by state."""
         pools = []
         for pool in self.pools.values():
-            quarantined = len(pool.quarantined)
+            quarantined, filling = len(pool.quarantined), sum(1 for n, _ in self.fills.running if n == pool.number)
             pools.append(
                 PoolStats(
-                    pool.number, pool.root, pool.total, pool.free_count, len(pool.leased) - quarantined, pool.pinned,
-                    len(pool.sealed) - pool.pinned, quarantined,
+                    pool.number, pool.root, pool.total, pool.free_count, len(pool.leased) - quarantined - filling,
+                    pool.pinned, len(pool.sealed) - pool.pinned, quarantined, filling,
                 )
             )  # fmt: skip
-        counts = self.counts
+        counts, lost = self.counts, sum(pool.lost for pool in self.pools.values())
         return Stats(
             rid, self.kv_epoch, self.layout.arena_bytes, self.layout.slabs, self.slabs.free, tuple(pools),
             counts.leases, counts.seals, counts.lookups, counts.hits, counts.misses, counts.evictions,
+            self.copies.pages, self.spills.written, self.fills.read, lost,
         )  # fmt: skip
 
     @property
@@ -223,11 +283,7 @@ class Core:
     def _lease(self, session: Session, message: Lease) -> FromKv:
         pool = self._pool(session, message.pool)
         count = min(message.count, MAX_PAGES_PER_MESSAGE)
-        gone: list[bytes] = []
-        self.slabs.grow(pool, count)
-        if pool.free_count < count and not self.settling:
-            gone = pool.evict(count - pool.free_count)
-            self.counts.evictions += len(gone) + self.slabs.reclaim(pool, count)
+        gone = self._make_free(pool, count)
         handles = pool.take(count, session.owner)
         session.leases.update((pool.number, cell) for cell, _ in handles)
         self.counts.leases += len(handles)
@@ -251,7 +307,7 @@ class Core:
         if key not in session.leases or pool.leased.get(cell) != generation or digest == parent:
             return STALE, cell, generation
         if (known := pool.index.get(digest)) is not None:
-            self._pin(session, pool, known)
+            pin(session, pool, known)
             return DUPLICATE, known, pool.sealed[known].generation
         pool.seal(cell, digest, parent)
         session.leases.discard(key)
@@ -261,14 +317,18 @@ class Core:
 
     def _lookup(self, session: Session, message: Lookup) -> FromKv:
         pool = self._pool(session, message.pool)
-        wanted = len(_digests(message.digests))
+        digests = _digests(message.digests)
         cells = pool.find(message.digests)
         for cell in cells:
-            self._pin(session, pool, cell)
+            pin(session, pool, cell)
         self.counts.lookups += 1
         self.counts.hits += len(cells)
-        self.counts.misses += wanted - len(cells)
-        return Found(message.rid, *_packed([(cell, pool.sealed[cell].generation) for cell in cells]))
+        self.counts.misses += len(digests) - len(cells)
+        handles = _packed([(cell, pool.sealed[cell].generation) for cell in cells])
+        return Found(message.rid, *handles, *self.fills.ahead(pool, digests[len(cells) :]))
+
+    def _prefetch(self, session: Session, message: Prefetch) -> FromKv | None:
+        return self.fills.ask(session, message, self._pool(session, message.pool), _digests(message.digests))
 
     def _release(self, session: Session, message: Release) -> FromKv:
         pool = self._pool(session, message.pool)
@@ -279,10 +339,7 @@ class Core:
                 session.leases.discard(key)
                 pool.give_back(cell)
             elif session.pins[key] and pool.sealed[cell].generation == generation:
-                pool.unpin(cell)
-                session.pins[key] -= 1
-                if not session.pins[key]:
-                    del session.pins[key]
+                unpin(session, pool, cell)
         return Done(message.rid)
 
     def _reassert(self, session: Session, message: Reassert) -> FromKv:
@@ -293,7 +350,7 @@ class Core:
             if page is None or page.generation != generation:
                 lost.append(cell)
             elif not session.pins[pool.number, cell]:
-                self._pin(session, pool, cell)
+                pin(session, pool, cell)
         for cell, generation in _handles(message.leases, message.lease_generations):
             key = (pool.number, cell)
             if pool.leased.get(cell) != generation or not (key in session.leases or self._take_back(session, key)):
@@ -305,6 +362,7 @@ class Core:
             unknown = {key for key in orphans if key[0] == pool.number}
             orphans -= unknown
             self._free(unknown)
+            self._told(session.owner, pool.number)
         return Reasserted(message.rid, pack_u32(lost))
 
     def _take_back(self, session: Session, key: PageKey) -> bool:
@@ -332,15 +390,17 @@ class Core:
         else:
             for number in numbers:
                 self._evict_all(number)
+        self.spills.forget_all()
+        self.on_clear()
         return Done(message.rid)
 
     def _stats_query(self, session: Session, message: StatsQuery) -> FromKv:
         del session
         return self.stats(message.rid)
 
-    _handlers: Final[dict[type, Callable[..., FromKv]]] = {
-        OpenPool: _open_pool, Lease: _lease, Seal: _seal, Lookup: _lookup, Release: _release, Reassert: _reassert,
-        Fenced: _fenced, Clear: _clear, StatsQuery: _stats_query,
+    _handlers: Final[dict[type, Callable[..., FromKv | None]]] = {
+        OpenPool: _open_pool, Lease: _lease, Seal: _seal, Lookup: _lookup, Prefetch: _prefetch, Release: _release,
+        Reassert: _reassert, Fenced: _fenced, Clear: _clear, StatsQuery: _stats_query,
     }  # fmt: skip
 
     # --- pages -----------------------------------------------------------------------------------------------------
@@ -353,9 +413,18 @@ class Core:
     def _nobody_uses(self, pool: Pool) -> bool:
         return not self.settling and all(pool.number not in s.pools for s in self.owners.sessions.values())
 
-    def _pin(self, session: Session, pool: Pool, cell: int) -> None:
-        pool.pin(cell)
-        session.pins[pool.number, cell] += 1
+    def _make_free(self, pool: Pool, count: int) -> list[bytes]:
+        """Have `count` pages free if that can be. Returns the digests that the pool lost for it."""
+        self.slabs.grow(pool, count)
+        if pool.free_count >= count or self.settling:
+            return []
+        gone = pool.evict(count - pool.free_count)
+        self.counts.evictions += len(gone) + self.slabs.reclaim(pool, count)
+        return gone
+
+    def _room(self, pool: Pool) -> Handle | None:
+        self._make_free(pool, 1)
+        return next(iter(pool.take(1, self.owner)), None)
 
     def _free(self, pages: set[PageKey]) -> None:
         for number, cell in pages:

@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-MAGIC: Final = b"HRARENA\x02"
+MAGIC: Final = b"HRARENA\x03"
 FREE, LEASED, SEALED = 0, 1, 2
 NO_POOL, LOST = 0, 0xFFFFFFFF  # slab table: free for all; and out of use, because nobody can say whose it is
 
@@ -52,11 +52,13 @@ SUPERBLOCK: Final = np.dtype(
     ]
 )  # fmt: skip
 
-# Processes that may write pages. `name` and `owner` are hashes; `fenced` is what the worker last said in `Fenced`.
+# Processes that may write pages, and those that hold them: see `kv.witness`. `name` and `owner` are hashes; `fenced` is
+# what a worker last said in `Fenced`; `pools` are those that a scheduler has opened, a bit each.
 WRITER: Final = np.dtype(
-    [("used", "<u4"), ("pid", "<u4"), ("started", "<u8"), ("name", "<u8"), ("epoch", "<u8"), ("owner", "<u8"),
-     ("fenced", "<u8"), ("_pad", "V16")]
+    [("state", "<u8"), ("kind", "<u4"), ("pid", "<u4"), ("started", "<u8"), ("name", "<u8"), ("epoch", "<u8"),
+     ("owner", "<u8"), ("fenced", "<u8"), ("pools", "<u8")]
 )  # fmt: skip
+assert WRITER.itemsize == 64
 
 POOL: Final = np.dtype(
     [("used", "<u4"), ("crc", "<u4"), ("layers", "<u4"), ("kv_heads", "<u4"), ("page_tokens", "<u4"),

@@ -6,6 +6,7 @@ Karedla, Love, Wherry, "Caching strategies to improve disk system performance", 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Container
 from typing import Final
 
 _PROTECTED_SHARE: Final = 0.8
@@ -43,9 +44,12 @@ class SegmentedLru:
         self._probation.pop(cell, None)
         self._protected.pop(cell, None)
 
-    def oldest(self) -> int | None:
-        """The next to go; None where there is none."""
+    def oldest(self, spare: Container[int] = ()) -> int | None:
+        """The next to go, one of `spare` only where there is no other; None where there is none."""
+        last: int | None = None
         for queue in (self._probation, self._protected):
-            if queue:
-                return next(iter(queue))
-        return None
+            for cell in queue:
+                if cell not in spare:
+                    return cell
+                last = cell if last is None else last
+        return last

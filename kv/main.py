@@ -9,6 +9,7 @@ from bus.memfd import MemoryTooSmall
 from bus.messages.control import Ok, Rejected, ToProcess
 from bus.process import EXIT_CONFIG, EXIT_MISSING, Description, Life, Service, run_process
 from kv.arena import ArenaInUse, open_arena
+from kv.disk.place import DiskInUse, DiskUnusable, open_place
 from kv.layout import ArenaTooSmall
 from kv.service import PageService
 
@@ -33,6 +34,14 @@ class _Nothing:
 
 def _make(life: Life) -> Service:
     try:
+        disk = open_place(life.config.kv)
+    except DiskUnusable as error:
+        life.fail(f"[kv] disk: {error}", EXIT_CONFIG)
+        return _Nothing()
+    except DiskInUse as error:
+        life.fail(f"[kv] disk: {error}", EXIT_MISSING)
+        return _Nothing()
+    try:
         arena = open_arena(life.config.kv)
     except (MemoryTooSmall, ArenaTooSmall) as error:
         life.fail(f"[kv] arena: {error}", EXIT_CONFIG)
@@ -40,7 +49,7 @@ def _make(life: Life) -> Service:
     except ArenaInUse as error:
         life.fail(f"[kv] arena: {error}", EXIT_MISSING)
         return _Nothing()
-    return PageService(life, arena)
+    return PageService(life, arena, disk)
 
 
 def main(name: str, config: Config, config_path: Path | None) -> int:

@@ -14,12 +14,15 @@ from typing import Final
 
 from bus.messages.pages import FromKv, ToKv
 from kv.layout import name_hash
-from kv.pool import UNKNOWN_OWNER, Owner
+from kv.pool import UNKNOWN_OWNER, Owner, Pool
 from kv.slabs import PageKey
 
 WriterKey = tuple[int, int]  # (hash of the worker's name, its epoch)
 
 MAX_REPLIES: Final = 64
+# A process of which nothing is known but that it may live. It may write for anybody, and is never proven dead.
+SOMEBODY: Final[WriterKey] = (0, 0)
+_ANYBODY: Final = 0
 
 
 @dataclass(eq=False)
@@ -65,6 +68,20 @@ class Session:
             self.replies.popitem(last=False)
 
 
+def pin(session: Session, pool: Pool, cell: int) -> None:
+    """A session holds a sealed page, once more."""
+    pool.pin(cell)
+    session.pins[pool.number, cell] += 1
+
+
+def unpin(session: Session, pool: Pool, cell: int) -> None:
+    """A session holds it once less."""
+    pool.unpin(cell)
+    session.pins[pool.number, cell] -= 1
+    if not session.pins[pool.number, cell]:
+        del session.pins[pool.number, cell]
+
+
 @dataclass(eq=False)
 class Writer:
     """A worker's process, from its `Attach` until it is proven dead, connected or not.
@@ -92,11 +109,12 @@ class Owners:
 
     Args:
         writers: those that the last incarnation knew and that still live.
+        somebody: whether there may be others.
     """
 
-    def __init__(self, writers: dict[WriterKey, Writer]) -> None:
+    def __init__(self, writers: dict[WriterKey, Writer], *, somebody: bool = False) -> None:
         self.sessions: dict[str, Session] = {}
-        self.writers = dict(writers)
+        self.writers = dict(writers) | ({SOMEBODY: Writer(_ANYBODY)} if somebody else {})
         self.quarantines: list[Quarantine] = []
 
     def quarantine(self, owner: Owner, pages: set[PageKey]) -> set[PageKey]:
@@ -143,4 +161,6 @@ class Owners:
 
 
 def _may_write(writer: Writer, owner: Owner) -> bool:
-    return owner == UNKNOWN_OWNER or (writer.owner == owner[0] and writer.fenced <= owner[1])
+    if owner == UNKNOWN_OWNER or writer.owner == _ANYBODY:
+        return True
+    return writer.owner == owner[0] and writer.fenced <= owner[1]

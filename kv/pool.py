@@ -6,6 +6,7 @@ header is derived: pins and leases are told again by their owners, order of use 
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -22,14 +23,19 @@ UNKNOWN_OWNER: Owner = (0, 0)
 
 
 class Sealed:
-    """A sealed page. `pins` counts over all sessions."""
+    """A sealed page.
 
-    __slots__ = ("digest", "generation", "parent", "pins", "used_again")
+    Attributes:
+        pins: counted over all sessions.
+        kept: it is on disk as well, or on its way there.
+    """
+
+    __slots__ = ("digest", "generation", "kept", "parent", "pins", "used_again")
 
     def __init__(self, digest: bytes, parent: bytes, generation: int) -> None:
         self.digest, self.parent, self.generation = digest, parent, generation
         self.pins = 0
-        self.used_again = False
+        self.used_again = self.kept = False
 
 
 class Pool:
@@ -37,19 +43,29 @@ class Pool:
 
     Args:
         number: of the pool, from 1; what the slab table and headers say.
+        identity: of model and shape; what copies on disk are named by.
         grid: where its cells lie.
         headers: the arena's header table.
+        keeping: whether pages should be on disk before they are evicted.
 
     Attributes:
         leased: generations of leased cells, those in quarantine included.
         sealed: pinned and cached cells.
         index: cells by digest, all sealed ones.
         pinned: how many sealed pages somebody holds.
+        unkept: pages that became cached and are nowhere else, longest first.
+        writing: cells that are being written to disk: evicted last, but evicted.
+        lost: how many pages were evicted that were nowhere else.
     """
 
-    def __init__(self, number: int, root: bytes, grid: Grid, headers: Headers) -> None:
-        self.number, self.root, self.grid = number, root, grid
-        self._headers = headers
+    def __init__(
+        self, number: int, root: bytes, identity: bytes, grid: Grid, headers: Headers, *, keeping: bool
+    ) -> None:
+        self.number, self.root, self.identity, self.grid = number, root, identity, grid
+        self._headers, self._keeping = headers, keeping
+        self.unkept: OrderedDict[int, None] = OrderedDict()
+        self.writing: set[int] = set()
+        self.lost = 0
         self.leased: dict[int, int] = {}
         self.quarantined: set[int] = set()
         self.sealed: dict[int, Sealed] = {}
@@ -169,6 +185,7 @@ class Pool:
         page.pins -= 1
         if page.pins == 0:
             self._count_pinned(cell, -1)
+            self._ask_to_keep(cell)
             if page.digest not in self._children:
                 self._order.offer(cell, again=page.used_again)
 
@@ -185,9 +202,39 @@ class Pool:
     def evict(self, count: int) -> list[bytes]:
         """Free up to `count` cached pages, least recently used leaves first; their digests."""
         gone: list[bytes] = []
-        while len(gone) < count and (cell := self._order.oldest()) is not None:
+        while len(gone) < count and (cell := self._order.oldest(self.writing)) is not None:
             gone.append(self._drop(cell))
         return gone
+
+    # --- copies on disk --------------------------------------------------------------------------------------------
+
+    def next_unkept(self) -> list[int]:
+        """What should be on disk next: the page that has been cached longest and is nowhere else, behind those before
+        it in its chain that are nowhere else either. A block without those before it would never be found."""
+        chain: list[int] = []
+        above = next(iter(self.unkept), None)
+        # Digests that name each other in a circle come from nobody's tokens; they must not stop us.
+        while above is not None and not self.sealed[above].kept and len(chain) < len(self.sealed):
+            chain.append(above)
+            above = self.index.get(self.sealed[above].parent)
+        return chain[::-1]
+
+    def keep(self, cell: int) -> None:
+        """A sealed page is on disk, or on its way."""
+        self.sealed[cell].kept = True
+        self.unkept.pop(cell, None)
+
+    def unkeep(self, digest: bytes, *, again: bool = True) -> None:
+        """A block is not on disk any more; where we have it, it should be `again`."""
+        if (cell := self.index.get(digest)) is not None:
+            self.sealed[cell].kept = False
+            if again and not self.sealed[cell].pins:
+                self._ask_to_keep(cell)
+
+    def _ask_to_keep(self, cell: int) -> None:
+        if self._keeping and not self.sealed[cell].kept:
+            self.unkept[cell] = None
+            self.unkept.move_to_end(cell)
 
     # --- rebuilding ------------------------------------------------------------------------------------------------
 
@@ -224,6 +271,7 @@ class Pool:
     def finish_rebuild(self) -> None:
         """Queue for eviction what nobody continues."""
         for cell, page in self.sealed.items():
+            self._ask_to_keep(cell)
             if page.digest not in self._children:
                 self._order.offer(cell, again=False)
 
@@ -239,6 +287,9 @@ class Pool:
         page = self.sealed.pop(cell)
         del self.index[page.digest]
         self._order.forget(cell)
+        self.unkept.pop(cell, None)
+        self.writing.discard(cell)
+        self.lost += not page.kept
         self._headers.write(self.grid.header_of(cell), FREE, self.number, page.generation)
         slab = self.grid.slab_of(cell)
         self._cached[slab] -= 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 from collections.abc import Iterator
@@ -9,39 +10,53 @@ from typing import Final
 
 from bus.liveness import DeathWatch
 from bus.messages.control import Audit, Audited, Ok, Rejected, ToProcess
-from bus.messages.pages import Attach, Denied, Done, Fenced, ToKv
+from bus.messages.pages import Attach, Denied, Done, Fenced, PoolOpened, Prefetch, Stats, ToKv
 from bus.names import PAGES_DOOR, socket_path
 from bus.process import Description, Life
 from bus.seqpacket import Connection, PacketServer
 from kv.arena import Arena
 from kv.audit import faults
 from kv.core import Core, Refusal
+from kv.disk.place import DiskPlace
+from kv.disk.tier import DiskTier
 from kv.owners import Session, WriterKey
-from kv.witness import Witness, start_time
+from kv.witness import Holder, Witness, start_time
 
 log = logging.getLogger(__name__)
 
 MAX_FAULTS: Final = 100  # of one audit; more say nothing new
 SETTLE_S: Final = 5.0  # clients notice the hang-up at once and try ten times a second
+MAX_WAIT_MS: Final = 60_000
 _WITH_ARENA: Final = frozenset({"scheduler", "worker", "supervisor"})
 
 
 class PageService:
-    """`Service` of kv@host."""
+    """`Service` of kv@host.
 
-    def __init__(self, life: Life, arena: Arena) -> None:
+    Args:
+        disk: where pages are kept beyond the arena, if anywhere.
+    """
+
+    def __init__(self, life: Life, arena: Arena, disk: DiskPlace | None = None) -> None:
         self._life, self._arena = life, arena
         self._witness = Witness(arena.tables.writers)
-        living = self._witness.living()
+        living, holders = self._witness.living(), self._witness.holders()
         gc.disable()  # a hundred thousand pages are made, none is garbage: looking takes longer than making
         self.core = Core(
             arena.layout, arena.tables, arena.kv_epoch, {known.key: known.writer for known in living},
-            settling=arena.adopted,
+            settling=arena.adopted, holders={known.key: known.pools for known in holders},
+            somebody=self._witness.damaged, keeping=disk is not None,
         )  # fmt: skip
+        if self._witness.damaged:
+            log.error("the table of writers is damaged: pages of dead owners stay out of use while this arena lives")
         gc.enable()
+        self._tier = DiskTier(life, arena, self.core, disk, self._send_answers) if disk is not None else None
+        self._connections: dict[Session, Connection] = {}
         self._watches: dict[WriterKey, DeathWatch] = {}
         for known in living:
             self._watch(known.key, known.pid)
+        for holder in holders:
+            self._watch_holder(holder)
         self._server: PacketServer[ToKv] | None = None
 
     def start(self) -> None:
@@ -52,8 +67,11 @@ class PageService:
         if self._arena.adopted:
             stats = self.core.stats()
             log.info("took over %d cached pages", sum(pool.cached for pool in stats.pools))
-            self._life.loop.after(SETTLE_S, self.core.settle)
+            if self.core.settling:
+                self._life.loop.after(SETTLE_S, self._settle)
         self._life.loop.every(0.5, self._count)
+        if self._tier is not None:
+            self._tier.start()
         self._life.ready()
 
     def describe(self) -> Description:
@@ -61,6 +79,8 @@ class PageService:
         used = sum(pool.leased + pool.pinned + pool.quarantined for pool in stats.pools)
         cached = sum(pool.cached for pool in stats.pools)
         text = f"{stats.slabs - stats.slabs_free}/{stats.slabs} slabs, {used} pages in use, {cached} cached"
+        if self._tier is not None:
+            text += f", {stats.disk_pages} on {self._tier.text}"
         return Description(load=self.core.load, detail=text)
 
     def drain(self) -> None:
@@ -70,9 +90,14 @@ class PageService:
         """Nothing to undo."""
 
     def drained(self) -> bool:
-        return True
+        """Where nobody is left to serve, the host is going down as often as not, and memory with it: what is cached is
+        written first."""
+        served = any(session.role == "scheduler" for session in self.core.owners.sessions.values())
+        return served or self._tier is None or self._tier.quiet
 
     def stop(self) -> None:
+        if self._tier is not None:
+            self._tier.close()
         for watch in self._watches.values():
             watch.close()
         if self._server is not None:
@@ -103,7 +128,15 @@ class PageService:
             reply = self.core.handle(session, message)
             if isinstance(message, Fenced) and isinstance(reply, Done):
                 self._note(session)
-            self._server.send(connection, reply)
+            elif isinstance(reply, PoolOpened) and session.role == "scheduler":
+                self._witness.note_pool(session.owner, reply.pool)
+            if reply is not None:
+                self._server.send(connection, reply)
+            elif isinstance(message, Prefetch):
+                rid, wait_ms = message.rid, min(max(message.wait_ms, 0), MAX_WAIT_MS)
+                self._life.loop.after(wait_ms / 1e3, lambda: self._expire(session, rid))
+            if self._tier is not None:
+                self._tier.pump()
         elif isinstance(message, Attach):
             self._attach(connection, message)
         else:
@@ -117,9 +150,14 @@ class PageService:
             self._server.send(connection, refusal.reply(message.rid))
             return
         connection.session = session
-        if session.role == "worker" and not self._may_write(session):
+        self._connections[session] = connection
+        if (session.role == "worker" and not self._may_write(session)) or (
+            session.role == "scheduler" and not self._witness.note_holder(session.owner, session.pid)
+        ):
             log.error("%s is refused: its death would not be seen", session.name)
-            self._server.send(connection, Denied(message.rid, "forbidden", "too many writers, or no process to watch"))
+            self._server.send(
+                connection, Denied(message.rid, "forbidden", "too many processes, or no process to watch")
+            )
             self._server.hang_up(connection)
             return
         log.info("%s attached", session.name, extra={"pid": session.pid, "epoch": session.epoch})
@@ -149,6 +187,23 @@ class PageService:
         if key not in self._watches:
             self._watches[key] = DeathWatch(self._life.loop, pid, lambda: self._writer_died(key))
 
+    def _watch_holder(self, holder: Holder) -> None:
+        """It says what it holds, or dies, whichever comes first."""
+        with contextlib.suppress(OSError):  # then time tells
+            DeathWatch(self._life.loop, holder.pid, lambda: self._holder_died(holder.key))
+
+    def _holder_died(self, key: WriterKey) -> None:
+        self._witness.forget(key)
+        self.core.holder_died(key)
+
+    def _has_session(self, key: WriterKey) -> bool:
+        return any(session.owner == key for session in self.core.owners.sessions.values())
+
+    def _settle(self) -> None:
+        if self.core.settling:
+            log.warning("not everybody has said within %.0f s which pages it holds", SETTLE_S)
+            self.core.settle()
+
     def _writer_died(self, key: WriterKey) -> None:
         self._watches.pop(key).close()
         self._witness.forget(key)
@@ -165,14 +220,32 @@ class PageService:
         session: Session | None = connection.session
         if session is not None:
             log.info("%s is gone", session.name, extra={"pid": session.pid, "epoch": session.epoch})
+            del self._connections[session]
             self.core.end(session)
+            if session.role == "scheduler" and not self._has_session(session.owner):
+                self._witness.forget(session.owner)  # its pins are gone
+
+    # --- what is answered later ------------------------------------------------------------------------------------
+
+    def _expire(self, session: Session, rid: int) -> None:
+        self.core.fills.expire(session, rid)
+        self._send_answers()
+
+    def _send_answers(self) -> None:
+        assert self._server is not None
+        for session, reply in self.core.answers():
+            if (connection := self._connections.get(session)) is not None:
+                self._server.send(connection, reply)
 
     # --- telemetry -------------------------------------------------------------------------------------------------
 
     def _count(self) -> None:
         telemetry, stats = self._life.telemetry, self.core.stats()
+        if self._tier is not None:
+            self._tier.tick()
+            self._count_disk(self._tier, stats)
         for pool in stats.pools:
-            for state in ("free", "leased", "pinned", "cached", "quarantined"):
+            for state in ("free", "leased", "pinned", "cached", "quarantined", "filling"):
                 telemetry.gauge("headrace_kv_pages", "Pages by state", pool=str(pool.pool), state=state).set(
                     getattr(pool, state)
                 )
@@ -185,5 +258,23 @@ class PageService:
             ("headrace_kv_misses_total", "Pages not found by look-ups", stats.misses_total),
             ("headrace_kv_evictions_total", "Pages evicted", stats.evictions_total),
         ):
-            counter = telemetry.counter(name, help)
-            counter.add(value - counter.value)
+            self._counted(name, help, value)
+
+    def _count_disk(self, tier: DiskTier, stats: Stats) -> None:
+        gauge = self._life.telemetry.gauge
+        gauge("headrace_kv_disk_bytes", "Bytes that segments take").set(tier.bytes)
+        gauge("headrace_kv_disk_limit_bytes", "Bytes that they may take").set(tier.disk.limit)
+        gauge("headrace_kv_disk_pages", "Pages on disk").set(stats.disk_pages)
+        gauge("headrace_kv_disk_waiting_pages", "Pages that are to be written").set(self.core.spills.waiting)
+        gauge("headrace_kv_disk_read_bytes_per_second", "As measured").set(self.core.fills.bytes_per_s)
+        gauge("headrace_kv_disk_usable", "1 where it is used", way="read").set(not tier.reads.why)
+        gauge("headrace_kv_disk_usable", "1 where it is used", way="write").set(not tier.writes.why)
+        self._counted("headrace_kv_disk_writes_total", "Pages written to disk", stats.disk_writes_total)
+        self._counted("headrace_kv_disk_reads_total", "Pages that came back, verified", stats.disk_reads_total)
+        self._counted("headrace_kv_disk_lost_total", "Pages evicted before they were written", stats.disk_lost_total)
+        for kind, value in (("read", tier.reads.total), ("write", tier.writes.total), ("damaged", tier.damaged)):
+            self._counted("headrace_kv_disk_errors_total", "What the disk did wrong", value, kind=kind)
+
+    def _counted(self, name: str, help: str, value: int, **labels: str) -> None:
+        counter = self._life.telemetry.counter(name, help, **labels)
+        counter.add(value - counter.value)

@@ -10,8 +10,10 @@ from __future__ import annotations
 import logging
 import zlib
 from collections.abc import Callable
+from hashlib import blake2b
 from typing import Final
 
+import msgspec
 import numpy as np
 
 from bus.messages.pages import MAX_PAGES_PER_MESSAGE
@@ -35,12 +37,15 @@ class BadShape(ValueError):
 class Slabs:
     """All pools of an arena, and the slabs they share.
 
+    Args:
+        keeping: see `Pool`.
+
     Attributes:
         pools: by number.
     """
 
-    def __init__(self, layout: Layout, tables: Tables) -> None:
-        self.layout, self._tables = layout, tables
+    def __init__(self, layout: Layout, tables: Tables, *, keeping: bool = False) -> None:
+        self.layout, self._tables, self._keeping = layout, tables, keeping
         self._headers = Headers(tables.headers)
         self.pools: dict[int, Pool] = {}
         self._unused = np.flatnonzero(tables.slab_pool == NO_POOL).tolist()[::-1]
@@ -72,7 +77,11 @@ class Slabs:
                 return pool
         number = next((n for n in range(1, MAX_POOLS + 1) if n not in self.pools), 0) or self._retire(retirable)
         self._tables.pools[number - 1] = wanted
-        pool = Pool(number, root, grid_for(self.layout, shape.page_bytes), self._headers)
+        return self._add(number, root, shape)
+
+    def _add(self, number: int, root: bytes, shape: KvShape) -> Pool:
+        grid = grid_for(self.layout, shape.page_bytes)
+        pool = Pool(number, root, identity_of(root, shape), grid, self._headers, keeping=self._keeping)
         self.pools[number] = pool
         return pool
 
@@ -158,8 +167,7 @@ class Slabs:
                 int(entry["layers"]), int(entry["kv_heads"]), int(entry["page_tokens"]), int(entry["head_dim"]),
                 entry["dtype"].tobytes().rstrip(b"\0").decode(errors="replace"),
             )  # fmt: skip
-            grid = grid_for(self.layout, shape.page_bytes)
-            self.pools[number] = Pool(number, entry["root"].tobytes(), grid, self._headers)
+            self._add(number, entry["root"].tobytes(), shape)
         leases: dict[Owner, set[PageKey]] = {}
         self._unused = []
         slots = self.layout.header_slots
@@ -184,6 +192,11 @@ class Slabs:
             log.error("slab %d is out of use: the slab table says pool %d, which its headers deny", slab, said)
             return LOST
         return number
+
+
+def identity_of(root: bytes, shape: KvShape) -> bytes:
+    """What tells pages on disk apart that must not be taken for one another, by whatever field a shape has."""
+    return blake2b(root + msgspec.msgpack.encode(shape), digest_size=_ROOT_BYTES, person=b"headrace-disk").digest()
 
 
 def _entry(root: bytes, shape: KvShape) -> np.void:

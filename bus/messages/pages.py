@@ -5,7 +5,8 @@ gone, carries the kernel's credentials, and answers in 17 us against 50.
 
 A page is named by (page, generation), always both; a message about another generation changes nothing.
 `page` is a cell number in the pool's own grid: the bytes of page p start at `data_offset + p * stride`.
-Every request carries `rid`; its reply repeats it. Requests are idempotent on (session, rid).
+Every request carries `rid`; its reply repeats it. Replies come in order, but for those to `Prefetch`. Requests are
+idempotent on (session, rid).
 
 A lease belongs to an *owner* (a scheduler's name and epoch), not to the connection that carries it: pages leased by
 an owner that died are given out again only when every worker attached to that owner has died or said `Fenced`.
@@ -129,11 +130,18 @@ class Lookup(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=5):
 
 
 class Found(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=55):
-    """The pages of the prefix, pinned for the asker, in order; shorter than the chain where it ends."""
+    """The pages of the prefix, pinned for the asker, in order; shorter than the chain where it ends.
+
+    Attributes:
+        ahead: blocks behind them that a `Prefetch` would bring from disk.
+        ahead_us: in how many microseconds, as far as one can tell.
+    """
 
     rid: int
     pages: bytes
     generations: bytes
+    ahead: int = 0
+    ahead_us: int = 0
 
 
 class Release(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=6):
@@ -177,10 +185,20 @@ class Fenced(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=8):
 
 
 class Clear(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=9):
-    """Drop every cached page of the pool (0: of all pools). Answered by `Done`."""
+    """Drop every cached page of the pool (0: of all pools), and all that is on disk. Answered by `Done`."""
 
     rid: int
     pool: int = 0
+
+
+class Prefetch(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=11):
+    """Bring this chain into memory, as far as it is on disk, and pin it. Answered by `Found` when it is there, or after
+    `wait_ms` with as much of it as is: replies to later requests may come before. What comes later is cached."""
+
+    rid: int
+    pool: int
+    digests: bytes
+    wait_ms: int
 
 
 class StatsQuery(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=10):
@@ -200,6 +218,7 @@ class PoolStats(msgspec.Struct, array_like=True, frozen=True, gc=False):
     pinned: int
     cached: int
     quarantined: int
+    filling: int = 0  # being read from disk
 
 
 class Stats(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=60):
@@ -217,6 +236,10 @@ class Stats(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=60):
     hits_total: int  # pages found
     misses_total: int  # pages asked for and not found
     evictions_total: int
+    disk_pages: int = 0
+    disk_writes_total: int = 0  # pages
+    disk_reads_total: int = 0  # pages, verified
+    disk_lost_total: int = 0  # pages evicted before they were on disk
 
 
 class Done(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=61):
@@ -233,5 +256,5 @@ class Denied(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=62):
     detail: str
 
 
-ToKv = Attach | OpenPool | Lease | Seal | Lookup | Release | Reassert | Fenced | Clear | StatsQuery
+ToKv = Attach | OpenPool | Lease | Seal | Lookup | Release | Reassert | Fenced | Clear | StatsQuery | Prefetch
 FromKv = Attached | PoolOpened | Leased | Sealed | Found | Reasserted | Stats | Done | Denied

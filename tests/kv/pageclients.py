@@ -39,10 +39,10 @@ Pages = list[tuple[int, int]]
 class Clients:
     """A core, and a counter of requests."""
 
-    def __init__(self, slabs: int = 4, *, memory: bytearray | None = None) -> None:
+    def __init__(self, slabs: int = 4, *, memory: bytearray | None = None, keeping: bool = False) -> None:
         self.layout: Layout = plan_layout((2 << 20) + slabs * SLAB, SLAB)
         self.memory = memory if memory is not None else bytearray(self.layout.data_offset)
-        self.core = Core(self.layout, tables(self.memory, self.layout), 1)
+        self.core = Core(self.layout, tables(self.memory, self.layout), 1, keeping=keeping)
         self.rid = 0
 
     def next(self) -> int:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import mmap
 import os
+import subprocess
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bus.config import KvConfig
 from bus.memfd import MemoryTooSmall, create_memfd
@@ -73,6 +76,10 @@ def test_an_unreadable_arena_is_left_alone_while_somebody_may_write(handed_down:
         open_arena(CONFIG)
     assert mmap.mmap(handed_down, 16 << 20)[:] == before
     witness.forget((1, 2))
+    first.tables.writers.view(np.uint8)[70] = 1  # an entry of nobody knows whom
+    with pytest.raises(ArenaInUse, match="start it anew"):
+        open_arena(CONFIG)
+    first.tables.writers.view(np.uint8)[70] = 0
     assert not open_arena(CONFIG).adopted
 
 
@@ -84,21 +91,63 @@ def test_the_making_of_an_arena_that_was_interrupted_is_done_again() -> None:
     assert open_arena(CONFIG).adopted
 
 
-def test_the_witness_knows_the_living_by_pid_and_start() -> None:
+def test_the_witness_knows_the_living_by_pid_and_start(monkeypatch: pytest.MonkeyPatch) -> None:
     layout = plan_layout(16 << 20, 1 << 20)
     table = tables(bytearray(layout.data_offset), layout).writers
     witness = Witness(table)
-    for number in range(len(table)):
+    for number in range(len(table) - 1):
         assert witness.note((number, 1), Writer(owner=7), os.getpid())
     assert not witness.note((9999, 1), Writer(owner=7), os.getpid())
     assert witness.note((5, 1), Writer(owner=7, fenced=3), os.getpid())  # again, with news
-    assert len(witness.living()) == len(table)
+    assert witness.note((5, 1), Writer(owner=7, fenced=2), os.getpid())  # and with old news
+    assert len(witness.living()) == len(table) - 1
     assert next(known.writer.fenced for known in witness.living() if known.key == (5, 1)) == 3
     witness.forget((5, 1))
-    table["started"][6] += 1  # another process has the pid now
-    assert {w.key[0] for w in witness.living()} == set(range(len(table))) - {5, 6}
+    child = subprocess.Popen(["sleep", "60"])
+    assert witness.note((6, 1), Writer(owner=7), child.pid)
+    child.kill()
+    child.wait()
+    assert {w.key[0] for w in witness.living()} == set(range(len(table) - 1)) - {5, 6}
+    monkeypatch.setattr("kv.witness.start_time", lambda _: 1)  # other processes have the pids now
+    assert witness.living() == []
     assert start_time(os.getpid()) > 0
     assert start_time(0) == 0
+
+
+def test_the_witness_knows_who_may_hold_what() -> None:
+    layout = plan_layout(16 << 20, 1 << 20)
+    table = tables(bytearray(layout.data_offset), layout).writers
+    witness = Witness(table)
+    assert witness.note((1, 1), Writer(owner=2), os.getpid())
+    assert witness.note_holder((2, 5), os.getpid())
+    for number in (1, 64, 3):
+        witness.note_pool((2, 5), number)
+    assert witness.note_holder((2, 5), os.getpid())  # it has connected again
+    assert [(holder.key, holder.pools) for holder in witness.holders()] == [((2, 5), {1, 3, 64})]
+    assert [writer.key for writer in witness.living()] == [(1, 1)]
+    assert not witness.damaged
+    witness.forget((2, 5))
+    assert witness.holders() == []
+
+
+def known(witness: Witness) -> tuple[list[object], list[object]]:
+    return [(w.pid, w.key, vars(w.writer)) for w in witness.living()], list(witness.holders())
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 4 * 64 - 1), st.integers(0, 7)), min_size=1, max_size=9))
+def test_of_a_damaged_entry_it_is_known_that_it_is_damaged(flips: list[tuple[int, int]]) -> None:
+    layout = plan_layout(16 << 20, 1 << 20)
+    table = tables(bytearray(layout.data_offset), layout).writers
+    witness = Witness(table)
+    for number in range(1, 3):
+        assert witness.note((number, 1), Writer(owner=7, fenced=number), os.getpid())
+    assert witness.note_holder((3, 1), os.getpid())
+    before = known(witness)
+    for at, bit in flips:
+        table.view(np.uint8)[at] ^= np.uint8(1 << bit)
+    if not witness.damaged:
+        assert known(witness) == before
 
 
 def test_systemds_descriptor_store(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ The arena's memory is plain memory here; a kill is an exception at the n-th head
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -16,8 +17,10 @@ from pageclients import LARGE, ROOT, SMALL, Clients, Pages, digests, packed
 from bus.messages.pages import OpenPool, PoolOpened, Reassert, Reasserted
 from bus.packed import unpack_u32
 from kv.client import held
-from kv.layout import HEADER
-from kv.owners import Session
+from kv.core import Core
+from kv.layout import HEADER, WRITER, tables
+from kv.owners import SOMEBODY, Session
+from kv.witness import Witness
 
 
 class Killed(Exception):
@@ -133,14 +136,20 @@ def test_killed_at_any_store(part: int) -> None:
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 2**32), st.integers(0, 7)), min_size=1, max_size=8), st.data())
 def test_bits_flip(flips: list[tuple[int, int]], data: st.DataObject) -> None:
-    """In the slab table, the pool table and the header table; a worker of the old owner lives and may still write."""
+    """In the table of writers, the slab table, the pool table and the header table; a worker of the old owner lives
+    and may still write."""
     work = Work()
     work.start()
     work.run()
     clients, layout = work.clients, work.clients.layout
+    witness = Witness(tables(clients.memory, layout).writers)
+    assert witness.note(work.worker.writer, clients.core.owners.writers[work.worker.writer], os.getpid())
+    assert witness.note_holder(work.scheduler.owner, os.getpid())
+    witness.note_pool(work.scheduler.owner, work.pool.pool)
     mine = clients.core.pools[work.pool.pool]
     written = {(page * mine.grid.stride, (page + 1) * mine.grid.stride) for page, _ in work.leased}
     regions = [
+        range(layout.writers_offset, layout.writers_offset + 3 * WRITER.itemsize),
         range(layout.slab_table_offset, layout.slab_table_offset + 4 * layout.slabs),
         range(layout.pool_table_offset, layout.pool_table_offset + 3 * 72),
         range(layout.header_offset, layout.header_offset + layout.slabs * layout.header_slots * HEADER.itemsize),
@@ -148,7 +157,10 @@ def test_bits_flip(flips: list[tuple[int, int]], data: st.DataObject) -> None:
     for place, bit in flips:
         region = data.draw(st.sampled_from(regions))
         clients.memory[region[place % len(region)]] ^= 1 << bit
-    clients.killed_and_made_again()
+    clients.core = Core(
+        layout, tables(clients.memory, layout), 2, {known.key: known.writer for known in witness.living()},
+        settling=True, holders={known.key: known.pools for known in witness.holders()}, somebody=witness.damaged,
+    )  # fmt: skip
     clients.core.settle()
     # The old owner does not come back, its worker lives: nobody else gets a byte that it may still write.
     other = clients.scheduler("scheduler@b")
@@ -161,4 +173,6 @@ def test_bits_flip(flips: list[tuple[int, int]], data: st.DataObject) -> None:
                 work.content[page] = b"overwritten"
             for cell in range(begin // mine.grid.stride, -(-end // mine.grid.stride)):
                 work.content[cell] = b"overwritten"
+    if witness.damaged:
+        clients.core.writer_died(SOMEBODY)  # which nobody could ever prove
     work.nothing_is_wrong()
