@@ -13,11 +13,12 @@ TESTS ?= tests
 KILLS ?= 40
 MINUTES ?= 30
 OUTPUT ?=
+TORTURES ?= 500
 CHAOS = PYTHONPATH=tests:tests/system $(BIN)/python
 PACKAGES := bus ingress scheduler workers kv metrics admin_tui cli headrace_client
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-slow test-chaos test-soak lint imports types bench lock clean
+.PHONY: help serve test test-slow test-chaos test-soak test-torture lint imports types bench lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -59,8 +60,12 @@ test-soak: $(VENV)/.dev ## load for MINUTES=30 with a kill now and then; nothing
 	$(BIN)/headrace pull smollm2-135m-instruct
 	$(CHAOS) -m chaos.soak --minutes $(MINUTES)
 
+test-torture: $(VENV)/.dev ## kill the page server, its clients and all of them, hundreds of times
+	$(BIN)/pytest -q -s tests/kv/test_torture.py --torture-loops $(TORTURES)
+
 bench: $(VENV)/.dev ## what the parts can do on this machine; nothing else should run
 	$(BIN)/python -m benchmarks.kv
+	$(BIN)/python -m benchmarks.kv_disk
 	$(BIN)/python -m benchmarks.scheduler
 	$(BIN)/python -m benchmarks.worker catalog:smollm2-135m-instruct
 
