@@ -55,9 +55,7 @@ class PageLink:
             lease = action.lease
             client.lease(pool, action.count, lambda m: self._on_event(e.Leased(lease, m.pages, m.generations)))
         elif isinstance(action, e.LookUp):
-            lookup = action.lookup
-            client.lookup(pool, action.digests, lambda m: self._on_event(e.Found(lookup, m.pages, m.generations)))
-            self._life.loop.after(LOOKUP_DEADLINE_S, lambda: self._on_event(e.LookupExpired(lookup)))
+            self._look_up(action)
         elif isinstance(action, e.ReleasePages):
             client.release(pool, action.pages, action.generations)
         elif isinstance(action, e.ReassertPages):
@@ -65,6 +63,19 @@ class PageLink:
         else:
             return False
         return True
+
+    def _look_up(self, action: e.LookUp) -> None:
+        lookup = action.lookup
+
+        def answered(m: pages.Found) -> None:
+            self._on_event(e.Found(lookup, m.pages, m.generations, m.ahead, m.ahead_us))
+
+        if action.wait_ms:
+            self._client.prefetch(self._pool, action.digests, action.wait_ms, answered)
+        else:
+            self._client.lookup(self._pool, action.digests, answered)
+        due_s = LOOKUP_DEADLINE_S + 1.25 * action.wait_ms / 1e3  # kv looks at its own clock first
+        self._life.loop.after(due_s, lambda: self._on_event(e.LookupExpired(lookup)))
 
     def _open(self) -> None:
         if self._shape is not None:

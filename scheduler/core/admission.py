@@ -1,13 +1,14 @@
 """Who leaves the queue, and for which replica.
 
-The head of the queue goes first. A request that waits for something of its own (kv's answer; a sibling that computes
-the prefix both share) is parked out of the others' way. Where the head does not fit the pages, a few behind it may
-pass, but only so often: then the pages gather for it.
+The head of the queue goes first. A request that waits for something of its own (kv's answer; pages that come from disk;
+a sibling that computes the prefix both share) is parked out of the others' way. Where the head does not fit the pages,
+a few behind it may pass, but only so often: then the pages gather for it.
 """
 
 from __future__ import annotations
 
 from enum import Enum
+from math import ceil
 from typing import Final
 
 import numpy as np
@@ -23,6 +24,9 @@ from scheduler.core.submit import finish, limit_of
 LOOK_PAST: Final = 8
 MAX_PASSED_OVER: Final = 16
 MAX_LOOKUP_BLOCKS: Final = 4096
+PATIENCE: Final = 4.0  # times what kv says
+PATIENCE_MIN_MS: Final = 20.0
+PATIENCE_UNTRIED_MS: Final = 2000.0
 RESERVE_MIN: Final = 0.1
 RESERVE_DECAY: Final = 0.995
 
@@ -92,7 +96,7 @@ def _try(state: State, request: Request, replica: Replica) -> _Try:
     state.ledger.match(request)
     if request.entries:
         state.holders[request.id] = request
-    if len(request.entries) < request.reusable_blocks and _wait_for_prefix(state, request):
+    if len(request.entries) < request.reusable_blocks and _wait_for_prefix(state, request, replica):
         return _Try.PARKED
     if not _fits(state, request):
         return _Try.NO_ROOM
@@ -100,7 +104,7 @@ def _try(state: State, request: Request, replica: Replica) -> _Try:
     return _Try.ADMITTED
 
 
-def _wait_for_prefix(state: State, request: Request) -> bool:
+def _wait_for_prefix(state: State, request: Request, replica: Replica) -> bool:
     """Whether the first block that is not known here is worth waiting for; then the request is parked for it."""
     index = state.index
     first = len(request.entries)
@@ -114,12 +118,36 @@ def _wait_for_prefix(state: State, request: Request) -> bool:
     if (number := index.asked.get(digest)) is not None:
         if state.lookups[number].expired:
             return False  # kv is slow: that is a miss
-        _park(state, request, digest, "lookup")
+        _park(state, request, digest, "disk" if state.lookups[number].from_disk else "lookup")
         return True
-    if request.looked_up or not state.pool.up:
+    if not state.pool.up:
         return False
-    _look_up(state, request, first)
+    if not request.looked_up:
+        request.looked_up = True
+        _look_up(state, request, first, request.reusable_blocks)
+        return True
+    until, request.on_disk_until = min(request.on_disk_until, request.reusable_blocks), 0
+    wait_ms = _worth_waiting_ms(request, replica, first, until) if until > first else 0
+    if not wait_ms:
+        return False
+    state.note_held(request, "disk")
+    _look_up(state, request, first, until, wait_ms)
     return True
+
+
+def _worth_waiting_ms(request: Request, replica: Replica, first: int, until: int) -> int:
+    """How long to wait for blocks that are on disk; 0 where computing them is faster.
+
+    The disk gets some times what kv says that it takes, and no longer than computing would: whatever it does, the
+    request waits no more than twice as long as it would without a disk.
+    """
+    start, tokens = first * request.page_tokens, (until - first) * request.page_tokens
+    disk_ms = request.on_disk_us / 1e3
+    compute_ms = replica.cost.predict_ns(tokens, tokens * (start + 0.5 * tokens)) / 1e6
+    patience_ms = PATIENCE * disk_ms + PATIENCE_MIN_MS
+    if not compute_ms:  # nothing was computed yet: after a reboot, which is when the disk is wanted most
+        return ceil(min(patience_ms, PATIENCE_UNTRIED_MS))
+    return ceil(min(patience_ms, compute_ms)) if disk_ms < compute_ms else 0
 
 
 def _park(state: State, request: Request, digest: bytes, why: str) -> None:
@@ -128,30 +156,34 @@ def _park(state: State, request: Request, digest: bytes, why: str) -> None:
     state.note_held(request, why)
 
 
-def _look_up(state: State, request: Request, first: int) -> None:
+def _look_up(state: State, request: Request, first: int, until: int, wait_ms: int = 0) -> None:
     index = state.index
-    most = min(request.reusable_blocks - first, MAX_LOOKUP_BLOCKS)
+    most = min(until - first, MAX_LOOKUP_BLOCKS)
     blocks = 1
     # Never ask for what is known or asked for: two pins on one page could not be told apart.
     while blocks < most and index.get(d := request.digest(first + blocks)) is None and d not in index.asked:
         blocks += 1
     number = state.next_lookup
     state.next_lookup += 1
-    request.looked_up = True
     state.queue.park(request)
-    state.lookups[number] = Asked(request, first, blocks)
+    state.lookups[number] = Asked(request, first, blocks, wait_ms > 0)
     for block in range(first, first + blocks):
         index.asked[request.digest(block)] = number
     digests = bytes(request.chain[first * DIGEST_BYTES : (first + blocks) * DIGEST_BYTES])
-    state.questions.append(LookUp(number, digests))
+    state.questions.append(LookUp(number, digests, wait_ms))
 
 
-def found(state: State, number: int, pages: list[int], generations: list[int]) -> None:
+def found(
+    state: State, number: int, pages: list[int], generations: list[int], ahead: int = 0, ahead_us: int = 0
+) -> None:
     """kv's answer, perhaps after the deadline: what it pinned for us is ours to keep or to give back."""
     asked = state.lookups.pop(number, None)
     if asked is None:
         return  # asked of a kv that has died since; its pins died with it
     request = asked.request
+    request.on_disk_until, request.on_disk_us = asked.first_block + len(pages) + ahead if ahead else 0, ahead_us
+    if asked.from_disk:
+        state.tally.disk_tokens += len(pages) * request.page_tokens
     entries: list[Entry] = []
     for offset in range(asked.blocks):
         block = asked.first_block + offset

@@ -59,7 +59,7 @@ class SchedulerCore:
             e.Reasserted: self._reasserted,
             e.Leased: self._leased,
             e.Sealed: self._sealed,
-            e.Found: lambda event: found(self.state, event.lookup, *unpack_handles(event.pages, event.generations)),
+            e.Found: self._found,
             e.LookupExpired: lambda event: expire(self.state, event.lookup),
             e.Tick: lambda _: self._tick(),
         }
@@ -234,6 +234,10 @@ class SchedulerCore:
     def _leased(self, event: e.Leased) -> None:
         pages, generations = unpack_handles(event.pages, event.generations)
         self.state.pool.leased(event.lease, pages, generations, self.state.now)
+
+    def _found(self, event: e.Found) -> None:
+        handles = unpack_handles(event.pages, event.generations)
+        found(self.state, event.lookup, *handles, event.ahead, event.ahead_us)
 
     def _sealed(self, event: e.Sealed) -> None:
         pages, generations = unpack_handles(event.pages, event.generations)

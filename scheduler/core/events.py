@@ -142,11 +142,17 @@ class Sealed(Event, frozen=True, gc=False):
 
 
 class Found(Event, frozen=True, gc=False):
-    """Answer to `LookUp`, however late."""
+    """Answer to `LookUp`, however late.
+
+    Attributes:
+        ahead: blocks behind those that were found which kv could bring from disk, in about `ahead_us`.
+    """
 
     lookup: int
     pages: bytes
     generations: bytes
+    ahead: int = 0
+    ahead_us: int = 0
 
 
 class LookupExpired(Event, frozen=True, gc=False):
@@ -223,10 +229,12 @@ class SealPages(Action, frozen=True, gc=False):
 
 
 class LookUp(Action, frozen=True, gc=False):
-    """Ask kv for the longest known prefix of a chain; `LookupExpired` is due after `LOOKUP_DEADLINE_S`."""
+    """Ask kv for the longest known prefix of a chain; `LookupExpired` is due after `LOOKUP_DEADLINE_S`, and `wait_ms`
+    where kv is to bring from disk what it has there: so long may that take."""
 
     lookup: int
     digests: bytes
+    wait_ms: int = 0
 
 
 class ReleasePages(Action, frozen=True, gc=False):

@@ -47,6 +47,7 @@ class Request:
             table's, the table's page is the request's own (its content was sealed by somebody else first).
         claimed: digests of blocks that others may wait for it to compute.
         looked_up: kv was asked since it last began to wait.
+        on_disk_until, on_disk_us: kv could bring its blocks up to this one from disk, in about so long.
         strikes: failures of its replica in a row, without getting further in between than `struck_at` tokens computed.
         struck_ns: when that row began.
         found: tokens whose KV was there when it got its slot.
@@ -68,6 +69,8 @@ class Request:
     entries: list[Entry] = field(default_factory=list)
     claimed: list[bytes] = field(default_factory=list)
     looked_up: bool = False
+    on_disk_until: int = 0
+    on_disk_us: int = 0
     passed_over: int = 0
     held_for: str = ""
     replica: int = -1

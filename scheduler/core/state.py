@@ -49,11 +49,12 @@ class Geometry(msgspec.Struct, frozen=True):
 
 
 class Asked(msgspec.Struct):
-    """A look-up that kv has not answered."""
+    """A look-up that kv has not answered. `from_disk`: it may take a while."""
 
     request: Request
     first_block: int
     blocks: int
+    from_disk: bool = False
     expired: bool = False
 
 
@@ -70,6 +71,7 @@ class Tally:
     output_tokens: int = 0
     hit_tokens: int = 0
     lookup_tokens: int = 0
+    disk_tokens: int = 0
     preemptions: int = 0
     overrun_tokens: int = 0
     queue_s: list[float] = field(default_factory=list)

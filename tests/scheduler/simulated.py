@@ -81,6 +81,9 @@ class Kv:
     outbox: deque[e.Event] = field(default_factory=deque)
     up: bool = True
     hidden: int = 0  # pages that somebody else has at the moment
+    memory: dict[int, list[int]] = field(default_factory=dict)
+    disk: dict[bytes, tuple[bytes, list[int]]] | None = None  # where there is one: parent and content, by digest
+    disk_us: int = 1000  # for a page, or so it says
 
     def __post_init__(self) -> None:
         self.free = list(range(self.capacity))
@@ -117,23 +120,35 @@ class Kv:
         return list(zip(unpack_u32(pages).tolist(), unpack_u32(generations).tolist(), strict=True))
 
     def _lease(self, action: e.LeasePages) -> None:
-        pages = []
-        while len(pages) < action.count and len(self.leased) + len(self.pinned) < self.capacity - self.hidden:
-            if not self.free:
-                if not self.cached:
-                    break
-                parents = {self.parent[page] for page in list(self.cached) + list(self.pinned)}
-                victim = next((page for page in self.cached if self.digest[page] not in parents), None)
-                if victim is None:
-                    victim = next(iter(self.cached))
-                del self.cached[victim]
-                del self.index[self.digest.pop(victim)]
-                self.free.append(victim)
-            page = self.free.pop(0)
-            self.generation[page] += 1
+        pages: list[int] = []
+        while len(pages) < action.count and (page := self._take()) is not None:
             self.leased.add(page)
             pages.append(page)
         self.outbox.append(e.Leased(action.lease, pack_u32(pages), pack_u32([self.generation[page] for page in pages])))
+
+    def _take(self) -> int | None:
+        """A page that nobody has, of a new generation."""
+        if len(self.leased) + len(self.pinned) >= self.capacity - self.hidden:
+            return None
+        if not self.free:
+            if not self.cached:
+                return None
+            parents = {self.parent[page] for page in list(self.cached) + list(self.pinned)}
+            self.evict(
+                next((page for page in self.cached if self.digest[page] not in parents), next(iter(self.cached)))
+            )
+        page = self.free.pop(0)
+        self.generation[page] += 1
+        return page
+
+    def evict(self, victim: int) -> None:
+        """A cached page is free; its content is on disk, where there is one."""
+        del self.cached[victim]
+        digest = self.digest.pop(victim)
+        del self.index[digest]
+        if self.disk is not None:
+            self.disk[digest] = self.parent[victim], list(self.memory[victim])
+        self.free.append(victim)
 
     def _seal(self, action: e.SealPages) -> None:
         codes, pages, generations = [], [], []
@@ -160,13 +175,30 @@ class Kv:
         pages = []
         for i in range(0, len(action.digests), 16):
             page = self.index.get(action.digests[i : i + 16])
+            if page is None and action.wait_ms:
+                page = self._read(action.digests[i : i + 16])
             if page is None:
                 break
             assert page not in self.pinned, "asked for a page that is pinned already: two pins cannot be told apart"
             self.cached.pop(page, None)
             self.pinned.add(page)
             pages.append(page)
-        self.outbox.append(e.Found(action.lookup, pack_u32(pages), pack_u32([self.generation[page] for page in pages])))
+        ahead = 0
+        for i in range(16 * len(pages), len(action.digests), 16):
+            if action.digests[i : i + 16] not in (self.disk or ()):
+                break
+            ahead += 1
+        generations = pack_u32([self.generation[page] for page in pages])
+        self.outbox.append(e.Found(action.lookup, pack_u32(pages), generations, ahead, ahead * self.disk_us))
+
+    def _read(self, digest: bytes) -> int | None:
+        """A page comes back from disk."""
+        if self.disk is None or digest not in self.disk or (page := self._take()) is None:
+            return None
+        self.parent[page], self.memory[page] = self.disk[digest]
+        self.memory[page] = list(self.memory[page])
+        self.index[digest], self.digest[page], self.cached[page] = page, digest, None
+        return page
 
     def _reassert(self, action: e.ReassertPages) -> None:
         pins = self._handles(action.pins, action.pin_generations)
@@ -376,7 +408,7 @@ class World:
         settings: dict[str, object] = {"model": "m", "replicas": replicas, "slots": slots, "extent": 2} | limits
         self.core = SchedulerCore(Limits(**settings))  # type: ignore[arg-type]
         self.kv = Kv(capacity, page_tokens)
-        self.memory: dict[int, list[int]] = {}
+        self.memory = self.kv.memory
         self.workers = {n: Worker(n, slots, page_tokens, self.kv, self.memory) for n in range(replicas)}
         self.clients: dict[int, Client] = {}
         self.homes = {name: e.Home(name, 1) for name in ("ingress@0", "ingress@1")}

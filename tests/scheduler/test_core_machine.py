@@ -27,13 +27,15 @@ class Scheduling(RuleBasedStateMachine):
         capacity=st.sampled_from([9, 14, 30]),
         step_tokens=st.sampled_from([5, 16, 64]),
         target_ms=st.sampled_from([0, 2]),
+        disk=st.booleans(),
     )
-    def begin(self, replicas: int, slots: int, capacity: int, step_tokens: int, target_ms: int) -> None:
+    def begin(self, replicas: int, slots: int, capacity: int, step_tokens: int, target_ms: int, disk: bool) -> None:
         self.world = World(
             replicas=replicas, slots=slots, capacity=capacity, step_tokens=max(step_tokens, slots), context=32,
             queue_requests=20, queue_tokens=400, inter_token_target_ns=target_ms * 1e6, grace_ns=2_000_000_000,
             hang_ns=1e9,
         )  # fmt: skip
+        self.world.kv.disk = {} if disk else None
         self.world.start()
 
     @property
@@ -138,6 +140,12 @@ class Scheduling(RuleBasedStateMachine):
     @rule(hidden=st.integers(0, 30))
     def somebody_else_takes_pages(self, hidden: int) -> None:
         self.world.kv.hidden = min(hidden, self.world.kv.capacity)
+
+    @rule(disk_us=st.sampled_from([1, 1000, 100_000]))
+    def memory_is_needed_elsewhere_for_a_moment(self, disk_us: int) -> None:
+        self.world.kv.disk_us = disk_us
+        for page in list(self.world.kv.cached):
+            self.world.kv.evict(page)
 
     @rule()
     @precondition(lambda self: self.world.lookups)

@@ -176,3 +176,123 @@ def test_pages_that_kv_says_are_not_ours_are_computed_again() -> None:
     world.kv_up(lose=True)
     world.settle()
     assert client.tokens == client.expected
+
+
+def on_disk(disk_us: int = 1000, **settings: object) -> World:
+    """Three blocks of `STEM` that kv has on disk only; `disk_us` for each, or so it says."""
+    world = ready(**settings)
+    world.kv.disk, world.kv.disk_us = {}, disk_us
+    world.submit(STEM, 3)
+    world.settle()
+    for page in list(world.kv.cached):
+        world.kv.evict(page)
+    return world
+
+
+def waits(world: World) -> list[int]:
+    return [action.wait_ms for action in world.actions if isinstance(action, e.LookUp)]
+
+
+def hear(world: World) -> None:
+    """kv handles one question, and its answer arrives."""
+    world.kv_turn()
+    world.kv_turn()
+
+
+def test_pages_on_disk_are_brought_back_before_anything_is_computed() -> None:
+    world = on_disk()
+    client = world.submit(STEM, 3)
+    hear(world)
+    assert waits(world) == [4 * 3 + 20]  # no step was predicted yet: some times what kv says
+    assert world.core.state.running == 0
+    world.settle()
+    assert client.finished is not None
+    assert client.finished.cached_tokens == 12
+    assert world.core.state.tally.disk_tokens == 12
+    world.check_done()
+
+
+def trained(world: World) -> World:
+    """Enough steps were seen to know what computing takes: 1 ms a step and 0.01 ms a token."""
+    world.submit([30, 31], 20, stops=())
+    world.settle()
+    assert world.core.state.replicas[0].cost.trusted
+    return world
+
+
+def test_computing_is_preferred_where_it_is_faster() -> None:
+    world = trained(on_disk(disk_us=100_000))
+    client = world.submit(STEM, 3)
+    hear(world)
+    assert not waits(world)
+    assert world.core.state.running == 1
+    world.settle()
+    assert client.finished is not None
+    assert client.finished.cached_tokens == 0
+
+
+def test_the_disk_is_waited_for_no_longer_than_computing_takes() -> None:
+    world = trained(on_disk(disk_us=100))
+    world.submit(STEM, 3)
+    hear(world)
+    assert waits(world) == [2]  # 1.1 ms, rounded up
+
+
+def test_a_disk_that_does_not_keep_its_word_is_not_waited_for() -> None:
+    world = on_disk()
+    client = world.submit(STEM, 3)
+    hear(world)
+    world.do(e.LookupExpired(world.lookups[0]))
+    assert world.core.state.running == 1
+    world.settle()
+    assert client.finished is not None
+    assert client.finished.cached_tokens == 0
+    world.check_done()
+    assert not world.kv.pinned, "what came too late goes back"
+
+
+def test_what_is_there_in_time_is_used_and_the_rest_is_computed() -> None:
+    world = on_disk()
+    client = world.submit(STEM, 3)
+    hear(world)
+    assert world.kv.disk is not None
+    world.kv.disk.pop(client.submit.digests[32:48])  # the third block is not read in time
+    world.settle()
+    assert client.finished is not None
+    assert client.finished.cached_tokens == 8
+    assert len(world.lookups) == 0
+
+
+def test_others_go_first_while_one_waits_for_the_disk() -> None:
+    world = on_disk(slots=1)
+    waiting = world.submit(STEM, 3)
+    hear(world)
+    other = world.submit([20, 21, 22], 2)
+    assert world.core.state.running == 1
+    while other.finished is None:
+        world.worker_turn(0)
+    assert waiting.finished is None
+    world.settle()
+    assert waiting.finished is not None
+    assert waiting.finished.cached_tokens == 12
+
+
+def test_a_sibling_waits_for_the_same_read() -> None:
+    world = on_disk()
+    world.submit(STEM, 3)
+    hear(world)
+    sibling = world.submit([*STEM[:12], 20], 3)
+    assert not waits(world)
+    world.settle()
+    assert sibling.finished is not None
+    assert sibling.finished.cached_tokens == 12
+
+
+def test_one_that_was_preempted_may_find_its_pages_on_disk() -> None:
+    world = ready(capacity=9, slots=2, context=32)
+    world.kv.disk = {}
+    clients = [world.submit([*STEM, n], 14, stops=()) for n in (1, 20)]
+    world.settle()
+    assert world.core.state.tally.preemptions
+    assert all(client.tokens == client.expected for client in clients)
+    world.check_done()
