@@ -98,6 +98,17 @@ class CurveConfig(Section, frozen=True):
     clients: str
 
 
+class PoolsConfig(Section, frozen=True):
+    """`[model.pools]`: some replicas only prefill, and the others decode what those have prefilled.
+
+    Attributes:
+        prefill, decode: how many. The decoding ones have the lower numbers.
+    """
+
+    prefill: Annotated[int, Meta(ge=1, le=32)] = 1
+    decode: Annotated[int, Meta(ge=1, le=32)] = 1
+
+
 class ModelConfig(Section, frozen=True):
     """`[[model]]`: one served model.
 
@@ -109,6 +120,7 @@ class ModelConfig(Section, frozen=True):
             "none" makes floats of everything.
         deterministic: an answer is the same, bit by bit, whatever else is in the batch.
         replicas, tensor_parallel: how many copies, and over how many ranks each.
+        pools: replicas for prefill apart from those that decode, in place of `replicas`.
         standby: processes per rank that have everything loaded and take over when the worker dies.
         context_tokens: 0 takes the model's own limit.
         slots: requests that run at once on a replica.
@@ -141,6 +153,17 @@ class ModelConfig(Section, frozen=True):
     threads: Annotated[int, Meta(ge=0)] = 0
     prefix_cache: bool = True
     hang_s: Seconds = 30.0
+    pools: PoolsConfig | None = None
+
+    @property
+    def all_replicas(self) -> int:
+        """Replicas of all kinds."""
+        return self.replicas if self.pools is None else self.pools.decode + self.pools.prefill
+
+    @property
+    def first_prefill(self) -> int:
+        """The number of the first replica that only prefills; `all_replicas` where none does."""
+        return self.all_replicas if self.pools is None else self.pools.decode
 
 
 DEMO_MODEL = ModelConfig(name="smollm2", source="catalog:smollm2-135m-instruct")
@@ -276,6 +299,10 @@ def _problems(config: Config) -> list[tuple[Where, str]]:
         if model.name in names:
             found.append((("model", index, "name"), f"{model.name!r} is there twice"))
         names.add(model.name)
+        if model.pools is not None and model.replicas != 1:
+            found.append((("model", index, "replicas"), "[model.pools] says how many there are: leave this out"))
+        if model.pools is not None and model.device == "cuda":
+            found.append((("model", index, "pools"), "workers share the arena's pages on a CPU only: leave pools out"))
         if not re.match(r"(catalog:|hf:|path:).+|.+\.gguf$", model.source):
             found.append((("model", index, "source"), "expected catalog:NAME, hf:ORG/REPO, path:/DIR or a .gguf file"))
     return found

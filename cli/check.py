@@ -89,7 +89,7 @@ def _weight_bytes(model: ModelConfig) -> int:
     except ModelMissing:
         return 0
     files = [path] if path.is_file() else list(path.glob("*.safetensors"))
-    return sum(file.stat().st_size for file in files) * model.replicas
+    return sum(file.stat().st_size for file in files) * model.all_replicas
 
 
 def _address_trouble(address: str) -> str:
@@ -113,5 +113,12 @@ def _toml(config: Config) -> str:
         for table in tables:
             if table is not None:
                 lines += ["", f"[[{section}]]" if tables is value else f"[{section}]"]
-                lines += [f"{key} = {msgspec.json.encode(item).decode()}" for key, item in table.items()]
+                lines += _pairs({key: item for key, item in table.items() if not isinstance(item, dict)})
+                for key, item in table.items():
+                    if isinstance(item, dict):
+                        lines += ["", f"[{section}.{key}]", *_pairs(item)]
     return "\n".join(lines[1:])
+
+
+def _pairs(table: dict[str, object]) -> list[str]:
+    return [f"{key} = {msgspec.json.encode(item).decode()}" for key, item in table.items() if item is not None]

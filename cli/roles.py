@@ -38,9 +38,9 @@ def check_name(name: str, config: Config) -> None:
     if role in ("worker", "standby"):
         worker = parse_worker(instance)
         model = config.model_named(worker.model)
-        if worker.replica >= model.replicas or worker.rank >= model.tensor_parallel:
+        if worker.replica >= model.all_replicas or worker.rank >= model.tensor_parallel:
             raise InvalidName(
-                f"{name}: {model.name} has {model.replicas} replicas of {model.tensor_parallel} ranks, counted from 0"
+                f"{name}: {model.name} has {model.all_replicas} replicas of {model.tensor_parallel} ranks, from 0"
             )
 
 

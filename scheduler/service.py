@@ -37,12 +37,13 @@ class SchedulerService:
         self._life = life
         self._model = model = life.config.model_named(life.instance)
         limits = Limits(
-            model=model.name, replicas=model.replicas, slots=model.slots, queue_requests=model.queue_requests,
-            queue_tokens=model.queue_tokens, inter_token_target_ns=model.inter_token_target_ms * 1e6,
-            prefix_cache=model.prefix_cache, hang_ns=model.hang_s * 1e9,
+            model=model.name, replicas=model.all_replicas, first_prefill=model.first_prefill, slots=model.slots,
+            queue_requests=model.queue_requests, queue_tokens=model.queue_tokens,
+            inter_token_target_ns=model.inter_token_target_ms * 1e6, prefix_cache=model.prefix_cache,
+            hang_ns=model.hang_s * 1e9,
         )  # fmt: skip
         self.core = SchedulerCore(limits)
-        self._groups = {number: RankGroup(number) for number in range(model.replicas)}
+        self._groups = {number: RankGroup(number) for number in range(model.all_replicas)}
         self._geometry: Registered | None = None
         self._root = b""
         self._pool_open = False
@@ -71,10 +72,10 @@ class SchedulerService:
         ready = self._ready
         slots = sum(replica.slots for replica in state.replicas.values() if replica.ready)
         status = ModelStatus(
-            self._model.name, self._state, self._model.replicas, ready, len(state.queue), state.running,
+            self._model.name, self._state, self._model.all_replicas, ready, len(state.queue), state.running,
             self._tokens_per_s,
         )  # fmt: skip
-        text = f"{state.running} running, {len(state.queue)} waiting, {ready} of {self._model.replicas} replicas"
+        text = f"{state.running} running, {len(state.queue)} waiting, {ready} of {self._model.all_replicas} replicas"
         if barred := sum(budget.barred_until_ns > state.now for budget in state.budgets.values()):
             text += f", {barred} taken out for failing"
         return Description(load=state.running / slots if slots else 0.0, detail=text, models=(status,))
@@ -173,7 +174,7 @@ class SchedulerService:
         if (message.model, message.replica, message.rank) != named or message.model != self._model.name:
             return f"{peer.name} says that it is rank {message.rank} of replica {message.replica} of {message.model}"
         if message.replica not in self._groups or not 0 <= message.rank < message.ranks:
-            return f"replica {message.replica} of {self._model.replicas}, rank {message.rank} of {message.ranks}"
+            return f"replica {message.replica} of {self._model.all_replicas}, rank {message.rank} of {message.ranks}"
         known = self._geometry
         if known is not None and _shape(known) != _shape(message):
             return "weights or KV geometry differ from those of the other workers of this model"

@@ -40,6 +40,11 @@ class Assignment:
         """Ranks of its replica."""
         return self.model.tensor_parallel
 
+    @property
+    def prefills(self) -> bool | None:
+        """Whether it is one of those that prefill for others; None where there are no such pools."""
+        return None if self.model.pools is None else self.instance.replica >= self.model.first_prefill
+
 
 def assign(name: str, config: Config) -> Assignment:
     """What the process of that name is to be.
@@ -51,8 +56,8 @@ def assign(name: str, config: Config) -> Assignment:
     """
     instance = parse_worker(parse_process(name).instance)
     model = config.model_named(instance.model)
-    if instance.rank >= model.tensor_parallel or instance.replica >= model.replicas:
-        raise InvalidName(f"{name}: {model.name!r} has {model.replicas} replicas of {model.tensor_parallel} ranks")
+    if instance.rank >= model.tensor_parallel or instance.replica >= model.all_replicas:
+        raise InvalidName(f"{name}: {model.name!r} has {model.all_replicas} replicas of {model.tensor_parallel} ranks")
     device = device_of(model)
     return Assignment(instance, model, device, page_tokens_of(model, device), threads_of(model, config))
 
@@ -88,7 +93,7 @@ def page_tokens_of(model: ModelConfig, device: torch.device) -> int:
 
 def threads_of(model: ModelConfig, config: Config) -> int:
     """CPU threads of one rank: as configured, else an equal share of the cores for every rank on this host."""
-    ranks = sum(each.replicas * each.tensor_parallel for each in config.model)
+    ranks = sum(each.all_replicas * each.tensor_parallel for each in config.model)
     return model.threads or max(1, len(os.sched_getaffinity(0)) // ranks)
 
 

@@ -75,7 +75,8 @@ class WorkerService:
         if self._slots is None:
             return Description(detail=self._phase)
         used, slots = self._slots.in_use, self._slots.count
-        return Description(used / slots, f"{used} of {slots} slots, {self._computed_in}, {self._phase}")
+        does = {True: "prefills, ", False: "decodes, ", None: ""}[self._assignment.prefills]
+        return Description(used / slots, f"{does}{used} of {slots} slots, {self._computed_in}, {self._phase}")
 
     def drain(self) -> None:
         """Nothing to do: the heartbeat says that this worker drains, and its scheduler sends its requests elsewhere."""

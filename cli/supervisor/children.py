@@ -23,7 +23,7 @@ def threads_of(unit: Unit, config: Config, cores: int) -> int:
     if unit.role not in COMPUTING:
         return 1
     model = config.model_named(parse_worker(unit.name.partition("@")[2]).model)
-    ranks = sum(m.replicas * m.tensor_parallel for m in config.model)
+    ranks = sum(m.all_replicas * m.tensor_parallel for m in config.model)
     return model.threads or max(1, cores // ranks)
 
 

@@ -48,7 +48,7 @@ def desired_units(config: Config) -> tuple[Unit, ...]:
 
 def _workers(model: ModelConfig) -> list[str]:
     ranks = range(model.tensor_parallel)
-    return [worker_name(model.name, replica, rank) for replica in range(model.replicas) for rank in ranks]
+    return [worker_name(model.name, replica, rank) for replica in range(model.all_replicas) for rank in ranks]
 
 
 def fingerprint(config: Config, name: str) -> str:

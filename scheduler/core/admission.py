@@ -15,6 +15,7 @@ import numpy as np
 
 from bus.blocks import DIGEST_BYTES
 from scheduler.core.events import LookUp
+from scheduler.core.handover import candidates, hands_over, has_pools
 from scheduler.core.prefix import Entry
 from scheduler.core.replica import Replica
 from scheduler.core.request import Phase, Request, Standing
@@ -50,8 +51,8 @@ def admit(state: State) -> None:
         moved = False
         for request in window:
             replica = _choose(state, request)
-            if replica is None and request.standing is Standing.ON_TRIAL:
-                continue  # it may run in one place only, the others anywhere
+            if replica is None and (request.standing is Standing.ON_TRIAL or _others_may_pass(state, request)):
+                continue  # its place is taken; others may go elsewhere
             if replica is None:
                 return
             tried = _try(state, request, replica)
@@ -76,8 +77,9 @@ def _choose(state: State, request: Request) -> Replica | None:
     if request.standing is Standing.ON_TRIAL:
         dock = state.replicas.get(suspects.trial.dock) if suspects.trial is not None else None
         return dock if dock is not None and dock.placeable else None
-    for number, replica in state.replicas.items():
-        if not replica.placeable or replica.backlog >= replica.step_tokens:
+    for replica in candidates(state, request):
+        number = replica.number
+        if not replica.free_slots or replica.backlog >= replica.step_tokens:
             continue
         if number == suspects.dock and len(replica.free_slots) <= suspects.seats:
             continue
@@ -86,6 +88,11 @@ def _choose(state: State, request: Request) -> Replica | None:
         if best is None or (load, number) < best:
             best = (load, number)
     return state.replicas[best[1]] if best is not None else None
+
+
+def _others_may_pass(state: State, request: Request) -> bool:
+    """Whether it waits for its own pool only."""
+    return has_pools(state) and bool(candidates(state, request))
 
 
 def _try(state: State, request: Request, replica: Replica) -> _Try:
@@ -100,6 +107,11 @@ def _try(state: State, request: Request, replica: Replica) -> _Try:
         return _Try.PARKED
     if not _fits(state, request):
         return _Try.NO_ROOM
+    if has_pools(state):  # how much is left to compute, and so where it belongs, is known only now
+        chosen = _choose(state, request)
+        if chosen is None:
+            return _Try.NO_ROOM
+        replica = chosen
     _place(state, request, replica)
     return _Try.ADMITTED
 
@@ -257,7 +269,10 @@ def _place(state: State, request: Request, replica: Replica) -> None:
     for entry in request.entries:
         entry.replica = replica.number
     generations = [state.pool.generation[page] for page in request.table]
-    slot = replica.open(request, state.home_number(request.home), limit_of(state, request), generations)
+    slot = replica.open(
+        request, state.home_number(request.home), limit_of(state, request), generations,
+        handing=hands_over(state, replica, request),
+    )  # fmt: skip
     hit = int(replica.computed[slot])
     tally = state.tally
     tally.lookup_tokens += request.known if request.reuse else 0

@@ -120,6 +120,13 @@ class Ledger:
             replica.retired.append(left)
         return request
 
+    def move(self, replica: Replica, slot: int) -> Request:
+        """A request leaves its slot, with its pages, for another replica. No step in flight may write them."""
+        assert int(replica.last_step[slot]) <= replica.completed_step
+        request = replica.leave(slot)
+        replica.free_slots.append(slot)
+        return request
+
     def give_back(self, due: list[Retired]) -> None:
         """What was retired may be reused."""
         for left in due:

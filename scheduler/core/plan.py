@@ -151,13 +151,14 @@ def _chunks(
         if count <= 0:
             continue
         done = start + count == end
-        chunks.append(Chunk(slot, start, count, done and slot not in replica.scoring))
+        draws = slot not in replica.scoring and slot not in replica.handing
+        chunks.append(Chunk(slot, start, count, done and draws))
         tokens += count
         pairs += count * (start + 0.5 * count)
         replica.backlog -= count
         if done:
             replica.prefilling.remove(slot)
-            replica.decoding[slot] = slot not in replica.scoring
+            replica.decoding[slot] = draws
     return chunks, starved, pairs
 
 

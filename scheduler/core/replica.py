@@ -76,6 +76,7 @@ class Replica:
         prefilling: slots whose tokens are not all planned yet, in order of admission.
         backlog: tokens that those still have to compute.
         scoring: slots that want their prompt's log probabilities and no token.
+        handing: slots whose requests go to another replica when all but the last of their tokens are computed.
         tried: slots of requests on trial (`suspects`): their steps have no other rows, and are in flight alone.
         barred: it is up, and taken out for failing too often.
         lost_ns: when it was lost; 0 while it is up, and when its processes are known to be gone.
@@ -110,6 +111,7 @@ class Replica:
         self.starved = 0
         self.running = 0
         self.scoring: set[int] = set()
+        self.handing: set[int] = set()
         self.tried: set[int] = set()
         self.tried_last = False
         self.retired: list[Retired] = []
@@ -148,12 +150,27 @@ class Replica:
         """Whether a request can enter now."""
         return self.ready and not self.draining and bool(self.free_slots)
 
-    def open(self, request: Request, home: int, limit: int, generations: list[int]) -> int:
-        """A request enters a free slot, with the pages of its table holding what is computed already."""
+    def open(
+        self,
+        request: Request,
+        home: int,
+        limit: int,
+        generations: list[int],
+        *,
+        computed: int = -1,
+        handing: bool = False,
+    ) -> int:
+        """A request enters a free slot, with the pages of its table holding what is computed already.
+
+        Args:
+            computed: so many tokens; -1 is all that the pages hold.
+            handing: it is to be prefilled here, but for its last token, and goes on elsewhere.
+        """
         slot = self.free_slots.pop()
         tokens, table = request.tokens, request.table
         known, prompt_len = len(tokens) // 4, request.prompt_len
-        computed = len(table) * self.page_tokens
+        room = len(table) * self.page_tokens
+        computed = room if computed < 0 else computed
         submit = request.submit
         request.phase, request.replica, request.slot = Phase.RUNNING, self.number, slot
         request.found = computed
@@ -166,8 +183,10 @@ class Replica:
         self.home[slot] = home
         self.order[slot] = request.key
         self.prompt_len[slot] = prompt_len
-        self.known[slot] = self.prefill_end[slot] = known
-        self.computed[slot] = self.planned[slot] = self.room[slot] = computed
+        self.known[slot] = known
+        self.prefill_end[slot] = end = known - 1 if handing else known
+        self.computed[slot] = self.planned[slot] = computed
+        self.room[slot] = room
         self.limit[slot] = limit
         self.last_start[slot] = limit - 1
         self.stop_from[slot] = prompt_len + submit.sampling.min_tokens
@@ -178,7 +197,9 @@ class Replica:
         self.prefilling.append(slot)
         if request.standing is Standing.ON_TRIAL:
             self.tried.add(slot)
-        self.backlog += known - computed
+        self.backlog += end - computed
+        if handing:
+            self.handing.add(slot)
         if limit <= known:
             self.scoring.add(slot)
         self.opening[slot] = SlotOpen(
@@ -186,6 +207,13 @@ class Replica:
             submit.prompt_logprobs if request.wants_prompt_logprobs else -1,
         )  # fmt: skip
         return slot
+
+    def keep(self, slot: int) -> None:
+        """A request that was to go elsewhere stays, and computes its last token here."""
+        self.handing.remove(slot)
+        self.prefill_end[slot] = self.known[slot]
+        self.prefilling.append(slot)
+        self.backlog += int(self.prefill_end[slot] - self.planned[slot])
 
     def leave(self, slot: int) -> Request:
         """The request in a slot leaves it, with its tokens. Its pages and the slot are the caller's to give back."""
@@ -199,6 +227,7 @@ class Replica:
         self.running -= 1
         self.active[slot] = self.decoding[slot] = False
         self.scoring.discard(slot)
+        self.handing.discard(slot)
         self.tried.discard(slot)
         if slot in self.prefilling:
             self.prefilling.remove(slot)

@@ -13,6 +13,7 @@ from bus.messages.requests import Deltas, Finished, FinishReason, PromptLogprobs
 from bus.messages.steps import StepResult
 from bus.packed import pack_u32, pack_u64
 from scheduler.core.apply import Outcome, apply_result
+from scheduler.core.handover import hand_over
 from scheduler.core.replica import Flight, Ints, Replica
 from scheduler.core.request import Request
 from scheduler.core.state import State
@@ -58,6 +59,8 @@ def step_done(state: State, replica: Replica, result: StepResult) -> None:
     for request, _ in ended:
         state.ledger.retire(replica, request.slot)
         state.forget(request)
+    if replica.handing:
+        hand_over(state, replica, flight)
 
 
 def _ended(state: State, replica: Replica, outcome: Outcome) -> list[tuple[Request, Finished]]:

@@ -24,13 +24,22 @@ from scheduler.core.request import Phase, Request, Standing
 from scheduler.core.suspects import Suspects
 
 QUARANTINE_REMEMBERED: Final = 1024
+STRAIGHT: Final = 64  # about what a decode replica computes within its inter-token target anyway
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """What is configured. Units as named; see `bus.config.ModelConfig`."""
+    """What is configured. Units as named; see `bus.config.ModelConfig`.
+
+    Attributes:
+        replicas: all of them.
+        first_prefill: those from this number on prefill for the others; none where it is not below `replicas`.
+        straight: tokens; a request with no more left to compute is not prefilled by another replica than decodes it.
+    """
 
     model: str
     replicas: int = 1
+    first_prefill: int = 64
+    straight: int = STRAIGHT
     slots: int = 64
     queue_requests: int = 256
     queue_tokens: int = 262_144

@@ -73,7 +73,7 @@ def test_a_bad_configuration_is_exit_code_78_with_file_line_and_key(tmp_path: Pa
         ("kv", "ROLE@INSTANCE"),
         ("tui@host", "not a process to run"),
         ("scheduler@nobody", "no model named"),
-        ("worker@smollm2.5.0", "counted from 0"),
+        ("worker@smollm2.5.0", "from 0"),
         ("worker@smollm2", "MODEL.REPLICA.RANK"),
     ],
 )

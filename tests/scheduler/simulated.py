@@ -415,6 +415,7 @@ class World:
         self.lookups: list[int] = []
         self.notes: list[tuple[int, str]] = []
         self.plans: list[StepPlan] = []
+        self.sent: dict[int, list[StepPlan]] = {number: [] for number in range(replicas)}  # the same by replica
         self.actions: list[e.Action] = []
         self.acted = 0
         self.resets: list[e.ResetReplica] = []
@@ -451,6 +452,7 @@ class World:
             self._reply(action)
         elif isinstance(action, e.SendPlan):
             self.plans.append(action.plan)
+            self.sent[action.replica].append(action.plan)
             self._follow(action.replica, action.plan)
             self.workers[action.replica].inbox.append(action.plan)
         elif isinstance(action, e.ResetReplica):

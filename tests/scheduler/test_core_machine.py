@@ -22,18 +22,21 @@ class Scheduling(RuleBasedStateMachine):
     """Random histories of submissions, steps, deaths and delays."""
 
     @initialize(
-        replicas=st.integers(1, 2),
+        replicas=st.integers(1, 3),
+        pools=st.booleans(),
         slots=st.integers(1, 4),
         capacity=st.sampled_from([9, 14, 30]),
         step_tokens=st.sampled_from([5, 16, 64]),
         target_ms=st.sampled_from([0, 2]),
         disk=st.booleans(),
     )
-    def begin(self, replicas: int, slots: int, capacity: int, step_tokens: int, target_ms: int, disk: bool) -> None:
+    def begin(
+        self, replicas: int, pools: bool, slots: int, capacity: int, step_tokens: int, target_ms: int, disk: bool
+    ) -> None:
         self.world = World(
             replicas=replicas, slots=slots, capacity=capacity, step_tokens=max(step_tokens, slots), context=32,
             queue_requests=20, queue_tokens=400, inter_token_target_ns=target_ms * 1e6, grace_ns=2_000_000_000,
-            hang_ns=1e9,
+            hang_ns=1e9, first_prefill=max(1, replicas - 1) if pools else replicas, straight=3,
         )  # fmt: skip
         self.world.kv.disk = {} if disk else None
         self.world.start()
@@ -71,7 +74,7 @@ class Scheduling(RuleBasedStateMachine):
     def submit_again(self, data: st.DataObject) -> None:
         self.world.resubmit(data.draw(st.sampled_from(self.open)))
 
-    @rule(turns=st.integers(1, 4), number=st.integers(0, 1))
+    @rule(turns=st.integers(1, 4), number=st.integers(0, 2))
     def workers_run(self, turns: int, number: int) -> None:
         for _ in range(turns):
             if number in self.world.workers and self.world.workers[number].alive:
@@ -102,22 +105,22 @@ class Scheduling(RuleBasedStateMachine):
         for worker in self.world.workers.values():
             worker.poison[client.submit.request] = Poison(kind, None if kind == "open" else position)
 
-    @rule(number=st.integers(0, 1))
+    @rule(number=st.integers(0, 2))
     def step_raises(self, number: int) -> None:
         if number in self.world.workers and self.world.workers[number].alive:
             self.world.worker_turn(number, fail=True)
 
-    @rule(number=st.integers(0, 1), fenced=st.booleans())
+    @rule(number=st.integers(0, 2), fenced=st.booleans())
     def worker_dies(self, number: int, fenced: bool) -> None:
         if number in self.world.workers and self.world.workers[number].alive:
             self.world.kill(number, fenced=fenced)
 
-    @rule(number=st.integers(0, 1))
+    @rule(number=st.integers(0, 2))
     def worker_returns(self, number: int) -> None:
         if number in self.world.workers and not self.world.workers[number].alive:
             self.world.revive(number)
 
-    @rule(number=st.integers(0, 1), draining=st.booleans())
+    @rule(number=st.integers(0, 2), draining=st.booleans())
     def replica_drains(self, number: int, draining: bool) -> None:
         if number in self.world.workers:
             self.world.do(e.ReplicaDrain(number, draining))
