@@ -18,6 +18,7 @@ import zmq
 from bus.loop import Loop
 from bus.messages.common import Heartbeat, ProcessState
 from bus.names import run_directory
+from bus.releases import Troubles
 from bus.telemetry import Telemetry
 
 
@@ -44,6 +45,8 @@ class Identity(Protocol):
     def context(self) -> zmq.Context[zmq.Socket[bytes]]: ...
     @property
     def telemetry(self) -> Telemetry: ...
+    @property
+    def troubles(self) -> Troubles: ...
     @property
     def state(self) -> ProcessState: ...
 
@@ -115,6 +118,7 @@ class Visitor:
         # The program's own: a context that is collected with open sockets blocks for ever.
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
         self.telemetry = Telemetry()
+        self.troubles = Troubles()
         self.state: ProcessState = "ready"
 
     def heartbeat(self) -> Heartbeat:

@@ -14,6 +14,7 @@ from typing import Final, Literal, NamedTuple, get_args
 
 Role = Literal["ingress", "scheduler", "worker", "standby", "kv", "metrics", "supervisor", "cli", "tui", "client"]
 ROLES: Final[tuple[str, ...]] = get_args(Role)
+VISITORS: Final = frozenset({"cli", "tui", "client"})  # programs that come and go: they hold no name
 
 # Model names end up in socket paths, unit names and URLs, so they are kept to what all three carry.
 MODEL_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,47}")

@@ -35,6 +35,7 @@ from bus.messages.control import Audited, Fleet, ModelStatus, Ok, Rejected, ToPr
 from bus.messages.telemetry import Sample
 from bus.names import parse_process, run_directory
 from bus.publisher import TelemetryPublisher
+from bus.releases import Troubles
 from bus.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
@@ -108,6 +109,7 @@ class Life:
         self.loop: RunnableLoop = loop
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.telemetry = Telemetry()
+        self.troubles = Troubles()
         self.state: ProcessState = "starting"
         self.busy = False
         self.progress = 0

@@ -20,7 +20,7 @@ import torch
 from bus.liveness import DeathWatch
 from bus.messages.control import Ok, Rejected, ToProcess
 from bus.names import scheduler_name
-from bus.process import EXIT_CONFIG, Description, Life
+from bus.process import EXIT_CONFIG, EXIT_MISSING, Description, Life
 from kv.client import PageClient, PagesDenied
 from workers.arena import ArenaPages, map_pages
 from workers.background import Background
@@ -151,7 +151,9 @@ class WorkerService:
             self._later(lambda: self._map(loaded))
             return
         except PagesDenied as denied:
-            self._life.fail(f"the page server refuses this worker: {denied}", EXIT_CONFIG)
+            # Another release passes: an upgrade is under way.
+            code = EXIT_MISSING if denied.reason == "protocol" else EXIT_CONFIG
+            self._life.fail(f"the page server refuses this worker: {denied}", code)
             return
         # The session that says that we live and may write; the mapping needs no connection any more.
         self._pages = PageClient(self._life, "worker", owner=owner, on_up=lambda: self._on_pages_up(loaded, pages))

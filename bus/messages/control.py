@@ -95,6 +95,8 @@ class Status(msgspec.Struct, array_like=True, frozen=True, tag=20):
         detail: one line for a person.
         models: schedulers only.
         counters: what it counted since it started, (name, value).
+        build: the release that it runs.
+        troubles: what keeps it from talking to others, a line each.
     """
 
     rid: int
@@ -109,6 +111,8 @@ class Status(msgspec.Struct, array_like=True, frozen=True, tag=20):
     detail: str = ""
     models: tuple[ModelStatus, ...] = ()
     counters: tuple[tuple[str, float], ...] = ()
+    build: str = ""
+    troubles: tuple[str, ...] = ()
 
 
 class UnitStatus(msgspec.Struct, array_like=True, frozen=True, gc=False):

@@ -36,7 +36,10 @@ def test_up_starts_everything_and_down_leaves_nothing(host, waiting) -> None:
     assert len(host.survivors()) == 7
     told = msgspec.json.decode(host.headrace("status", "--json").stdout)
     assert {process["name"] for process in told["processes"]} == NAMES | {"supervisor@host"}
-    fields = {"name", "role", "pid", "state", "epoch", "uptime_s", "load", "restarts", "detail", "last_exit"}
+    fields = {
+        "name", "role", "pid", "state", "epoch", "uptime_s", "load", "restarts", "detail", "last_exit", "build",
+        "troubles",
+    }  # fmt: skip
     assert all(set(process) == fields for process in told["processes"])
     assert told["models"] == []
 
