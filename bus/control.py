@@ -76,5 +76,5 @@ class ControlDoor:
             rid, life.name, life.role, life.pid, life.state, life.epoch,
             (time.monotonic_ns() - life.started_ns) / 1e9, life.progress,
             description.load, description.detail, description.models, description.counters,
-            BUILD, life.troubles.texts(life.loop.now_ns()),
+            BUILD, life.troubles.texts(life.loop.now_ns()), life.drained,
         )  # fmt: skip

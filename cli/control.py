@@ -80,6 +80,11 @@ class Caller:
         self.close()
 
     @property
+    def visitor(self) -> Visitor:
+        """Who asks."""
+        return self._visitor
+
+    @property
     def run(self) -> Path:
         """The run directory of the stack."""
         return self._visitor.run

@@ -15,7 +15,6 @@ from bus.names import SUPERVISOR, parse_process, run_directory
 from cli.control import Caller, running_names
 from cli.supervisor.logfiles import printable
 
-START_S: Final = 120.0  # for loading weights, after a restart
 _GLYPHS: Final = {"ready": "● ready", "starting": "◐ starting", "draining": "◌ draining", "stopped": "○ stopped",
            "failed": "✖ failed"}  # fmt: skip
 

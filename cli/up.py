@@ -99,7 +99,7 @@ def _differences(config: Config) -> list[str]:
 def _launch(path: Path | None) -> subprocess.Popen[bytes]:
     """The supervisor gets a session of its own: a closed terminal does not end a stack."""
     log_fd = open_log(SUPERVISOR)
-    arguments = ["-c", str(path)] if path is not None else []
+    arguments = ["-c", str(path.resolve())] if path is not None else []
     try:
         return subprocess.Popen(
             [sys.executable, "-m", "cli.main", "run", SUPERVISOR, *arguments],

@@ -93,6 +93,9 @@ class IngressService:
         answering = (self._http is not None and self._http.busy) or any(door.busy for door in self._doors)
         return not answering and (self._engine is None or self._engine.open_streams == 0)
 
+    def hand_over(self) -> None:
+        """Streams end with this process."""
+
     def stop(self) -> None:
         """Close the doors first, so that nothing new finds a closed engine."""
         for part in (*self._doors, self._http, self._pipeline, self._engine, self._curve):

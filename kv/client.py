@@ -54,6 +54,7 @@ log = logging.getLogger(__name__)
 Reply = TypeVar("Reply", bound=msgspec.Struct)
 Role = Literal["scheduler", "worker", "supervisor", "observer"]
 
+LAYOUT_VERSION: Final = VERSION
 _SEALS_PER_MESSAGE: Final = 2048  # 40 bytes a page
 _REFUSED_S: Final = 1.0
 Handles = npt.NDArray[np.uint32]
@@ -132,6 +133,19 @@ def attach_blocking(life: Identity, role: Role, owner: str = "") -> tuple[Packet
         raise PagesDenied(attached)
     assert isinstance(attached, Attached)
     return client, ArenaMap(client.fds[0], attached) if client.fds else None
+
+
+def layout_of_arena(life: Identity) -> int:
+    """Version of the running arena's layout; `LAYOUT_VERSION` is the one that this release can read.
+
+    Raises:
+        PagesDenied, OSError: see `attach_blocking`.
+    """
+    client: PacketClient[FromKv] = PacketClient(socket_path(KV, PAGES_DOOR, life.run), FromKv)
+    try:
+        return call(client, _attach(1, life, "observer", ""), Attached).layout
+    finally:
+        client.close()
 
 
 def call(client: PacketClient[FromKv], message: msgspec.Struct, expected: type[Reply]) -> Reply:
@@ -373,7 +387,7 @@ class PageClient:
 
 
 def _attach(rid: int, life: Identity, role: Role, owner: str) -> Attach:
-    return Attach(rid, life.name, life.epoch, role, owner, *PROTOCOLS, BUILD, VERSION)
+    return Attach(rid, life.name, life.epoch, role, owner, *PROTOCOLS, BUILD, LAYOUT_VERSION)
 
 
 def _cuts(count: int, at_most: int) -> list[tuple[int, int]]:

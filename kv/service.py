@@ -98,6 +98,9 @@ class PageService:
         served = any(session.role == "scheduler" for session in self.core.owners.sessions.values())
         return served or self._tier is None or self._tier.quiet
 
+    def hand_over(self) -> None:
+        """Nothing to do: the pages outlive this process."""
+
     def stop(self) -> None:
         if self._tier is not None:
             self._tier.close()

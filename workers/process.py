@@ -78,7 +78,7 @@ class WorkerService:
         return Description(used / slots, f"{used} of {slots} slots, {self._computed_in}, {self._phase}")
 
     def drain(self) -> None:
-        """Nothing to do: the heartbeat says that this worker drains, and its scheduler sends its requests elsewhere."""
+        """Nothing to do: the heartbeat says that this worker drains, and its scheduler gives it no new requests."""
 
     def undrain(self) -> None:
         """Nothing to do, see `drain`."""
@@ -87,6 +87,11 @@ class WorkerService:
         return self._conversation is None or (
             self._conversation.idle and self._slots is not None and self._slots.in_use == 0
         )
+
+    def hand_over(self) -> None:
+        """Its requests go back to the scheduler between two steps."""
+        if self._conversation is not None:
+            self._conversation.leave()
 
     def stop(self) -> None:
         if self._background is not None:

@@ -6,10 +6,11 @@ The unit of restart is the *group*: a process alone, or all ranks of a replica, 
 
     down      nobody runs; starts again at `until`, or when told to if `until` is None
     up        all members were started
-    draining  before a requested restart of a worker, until its scheduler has taken its requests elsewhere
+    draining  before a requested restart of a worker, while other replicas take what is new and it finishes the rest
     leaving   members were told to end; at `until` they are killed
 
-and `then` says what follows when the last member is gone.
+and `then` says what follows when the last member is gone. To end with a deadline of 0 is not to be killed: a process
+then hands on what it has in hand, between two steps, and ends.
 
 A *standby* is a group of its own: a process that has everything loaded and becomes the worker when the kernel gives it
 the worker's name, which the worker's death does, whatever is decided here. So where a worker is to be started and its
@@ -112,6 +113,7 @@ class Policy(NamedTuple):
     stable_s: float = 10.0
     failed_retry_s: float = 30.0
     stop_grace_s: float = 5.0  # between the end of a deadline and SIGKILL
+    hand_over_s: float = 5.0  # for a step to end, and what is in hand to be handed on
     short_stop_s: float = 10.0  # for processes that have nothing to drain once those above them are gone
 
 
@@ -156,6 +158,7 @@ class Adopted(NamedTuple):
     pid: int
     since: float
     starts: int = 1
+    held: bool = False
 
 
 class UnitView(NamedTuple):
@@ -167,6 +170,7 @@ class UnitView(NamedTuple):
     restarts: int
     since: float
     last_exit: str
+    held: bool
 
 
 class Fleet:
@@ -205,6 +209,7 @@ class Fleet:
         for name, running in adopted.items():
             member = self._member(name)
             member.pid, member.since, member.starts = running.pid, running.since, running.starts
+            self._group(name).held |= running.held
         for group in self.groups.values():
             alive = group.alive()
             if group.then == "stay":
@@ -241,7 +246,7 @@ class Fleet:
         if group.held and state == "ready" and group.phase == "up":
             actions.append(AskDrain(name, self.policy.short_stop_s))
         if group.phase == "draining" and idle and state != "ready":
-            actions += self._leave(group, "restart", self.policy.short_stop_s, now)
+            actions += self._leave(group, "restart", 0.0, now)
         return actions
 
     def exited(self, name: str, pid: int, code: int | None, now: float) -> list[Action]:
@@ -276,8 +281,8 @@ class Fleet:
                 case "down":
                     actions += self._spawn(group, now)
                 case "draining":
-                    actions.append(Say("warning", group.name, "did not drain in time; its requests will be resumed"))
-                    actions += self._leave(group, "restart", self.policy.short_stop_s, now)
+                    actions.append(Say("info", group.name, "its deadline is over; its requests go on elsewhere"))
+                    actions += self._leave(group, "restart", 0.0, now)
                 case "leaving":
                     group.until = now + self.policy.stop_grace_s
                     actions += [Kill(member.name, member.pid) for member in group.alive()]
@@ -313,6 +318,9 @@ class Fleet:
         """Drain, end and start again the group of `name`; one that has failed is tried again at once. A deadline of 0
         kills it, as a crash would.
 
+        Requests outlive processes, so nobody waits for a request to end where others would have to wait with it: a
+        scheduler, and a worker that is alone with its model, go at once, and what they had goes on when they are back.
+
         Raises:
             Refused: unknown, or the fleet is stopping.
         """
@@ -330,11 +338,12 @@ class Fleet:
             return []
         if group.phase == "draining":
             return []
-        if group.role != "worker" or deadline_s <= 0:
-            return self._leave(group, "restart", deadline_s, now)
-        # A worker decides nothing: its scheduler hears that it drains and takes its requests elsewhere. Then it may go.
-        group.phase, group.until = "draining", now + deadline_s
-        return [AskDrain(member.name, deadline_s) for member in group.alive()]
+        if deadline_s <= 0:
+            return self._kill(group, "restart", now)
+        if group.role == "worker" and self._others_serve(group):
+            group.phase, group.until = "draining", now + deadline_s
+            return [AskDrain(member.name, deadline_s) for member in group.alive()]
+        return self._leave(group, "restart", 0.0 if group.role in ("scheduler", "worker") else deadline_s, now)
 
     def stop(self, deadline_s: float, now: float) -> list[Action]:
         """End everything: those in front first, so that what is under way can end; kv last. Asked again with a
@@ -356,7 +365,13 @@ class Fleet:
             for member in group.members:
                 state = self._state(group, member)
                 yield UnitView(
-                    member.name, member.pid, state, max(0, member.starts - 1), member.since, member.last_exit
+                    member.name,
+                    member.pid,
+                    state,
+                    max(0, member.starts - 1),
+                    member.since,
+                    member.last_exit,
+                    group.held,
                 )
 
     def next_wake(self) -> float | None:
@@ -406,7 +421,7 @@ class Fleet:
     def _end_standbys(self, group: Group, now: float) -> list[Action]:
         """Of a group that must not run: they may have its names already."""
         standbys = [standby for member in group.members if (standby := self._standby(member.name)) is not None]
-        return [action for standby in standbys for action in self._leave(standby, "restart", 0.0, now)]
+        return [action for standby in standbys for action in self._kill(standby, "restart", now)]
 
     def _standby(self, worker: str) -> Group | None:
         """The group of a worker's standby, where it runs and may take over."""
@@ -444,19 +459,31 @@ class Fleet:
         group.deaths += 1
         group.refused = group.refused or code == EXIT_CONFIG
 
+    def _others_serve(self, group: Group) -> bool:
+        """Whether another replica of the same model takes new requests."""
+        return any(
+            other is not group and other.role == "worker" and other.phase == "up" and not other.held
+            and other.name.rpartition(".")[0] == group.name.rpartition(".")[0]
+            and all(member.pid and member.reported == "ready" for member in other.members)
+            for other in self.groups.values()
+        )  # fmt: skip
+
     def _collapse(self, group: Group, then: Then, now: float) -> list[Action]:
         """A member is gone, so the others are of no use: they may be stuck waiting for it."""
-        return self._leave(group, then, 0.0, now)
+        return self._kill(group, then, now)
 
     def _leave(self, group: Group, then: Then, deadline_s: float, now: float) -> list[Action]:
-        """All members end: by themselves within a deadline, or at once where there is none."""
-        group.phase, group.then, group.until = "leaving", then, now + deadline_s + self.policy.stop_grace_s
+        """All members end by themselves, and finish within the deadline what they have in hand."""
+        patience_s = max(deadline_s, self.policy.hand_over_s) + self.policy.stop_grace_s
+        group.phase, group.then, group.until = "leaving", then, now + patience_s
         rest = group.alive()
-        if not rest:
-            return self._settle(group, now)
-        if deadline_s <= 0:
-            return [Kill(member.name, member.pid) for member in rest]
-        return [AskStop(member.name, deadline_s) for member in rest]
+        return [AskStop(member.name, deadline_s) for member in rest] if rest else self._settle(group, now)
+
+    def _kill(self, group: Group, then: Then, now: float) -> list[Action]:
+        """All members end at once."""
+        group.phase, group.then, group.until = "leaving", then, now + self.policy.stop_grace_s
+        rest = group.alive()
+        return [Kill(member.name, member.pid) for member in rest] if rest else self._settle(group, now)
 
     def _settle(self, group: Group, now: float) -> list[Action]:
         """The last member is gone."""
@@ -503,7 +530,8 @@ class Fleet:
             deadline = left if role == "ingress" else min(left, self.policy.short_stop_s)
             for group in [group for group in self.groups.values() if group.role == role]:
                 if group.alive():
-                    actions += self._leave(group, "stay", deadline, now)
+                    end = self._leave(group, "stay", deadline, now) if deadline > 0 else self._kill(group, "stay", now)
+                    actions += end
                 else:
                     group.phase, group.then, group.until = "down", "stay", None
         return actions

@@ -12,6 +12,7 @@ import os
 import select
 import signal
 import subprocess
+import sys
 import time
 from collections import deque
 from typing import Any, Final
@@ -39,7 +40,7 @@ from bus.messages.control import (
     Fleet as FleetAnswer,
 )
 from bus.names import CONTROL_DOOR
-from bus.process import DEFAULT_DRAIN_S, EXIT_CONFIG, Description, Life
+from bus.process import DEFAULT_DRAIN_S, EXIT_CONFIG, Description, Life, notify
 from cli.supervisor import logfiles
 from cli.supervisor.adopt import Survivor, find_survivors, outdated
 from cli.supervisor.children import spawn
@@ -67,6 +68,7 @@ from cli.supervisor.state import (
     save_state,
     write_atomically,
 )
+from cli.supervisor.succession import Succession, inherited_arena, reap
 
 log = logging.getLogger(__name__)
 
@@ -97,8 +99,11 @@ class SupervisorService:
 
     def __init__(self, life: Life) -> None:
         self._life = life
-        self._config_name = str(life.config_path) if life.config_path is not None else "the defaults"
+        self._config_path = life.config_path.resolve() if life.config_path is not None else life.run / CONFIG_COPY
+        by_default = self._config_path == life.run / CONFIG_COPY
+        self._config_name = "the defaults" if by_default else str(self._config_path)
         self._config = life.config
+        self.succession: Succession | None = None
         self._fleet = Fleet(desired_units(life.config))
         self._children: dict[str, Child] = {}
         self._todo: deque[Action] = deque()
@@ -115,6 +120,7 @@ class SupervisorService:
     def start(self) -> None:
         """Adopt what runs, start what does not."""
         run = self._life.run
+        reap()
         saved = load_state(run)
         survivors = find_survivors(run, saved)
         if not self._hold_arena(saved, survivors):
@@ -128,6 +134,8 @@ class SupervisorService:
             if not name.startswith("standby@"):
                 self._tell(Say("warning", name, f"runs with an older configuration; apply it: headrace restart {name}"))
         self._copy_config()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._life.loop.on_signal(number, self._on_signal)
         self._life.ready()
         self._do(self._fleet.start({name: s.process for name, s in survivors.items()}, time.monotonic()))
         for name in older:
@@ -143,17 +151,17 @@ class SupervisorService:
         return Description(load=-1.0, detail=f"{ready} of {len(units)} processes ready · {self._config_name}")
 
     def drain(self) -> None:
-        """Nothing to do: no work comes to a supervisor. Only its end is the end of everything, see `drained`."""
+        """Nothing to do: no work comes to a supervisor."""
 
     def undrain(self) -> None:
         """Nothing to do, see `drain`."""
 
     def drained(self) -> bool:
-        """Whether every process has ended. Asked when this one is to end, by a signal: then they are told to."""
-        if not self._fleet.stopping:
-            # The runtime allows for DEFAULT_DRAIN_S in all; the ingress gets most of it, those behind it the rest.
-            self._do(self._fleet.stop(DEFAULT_DRAIN_S * 0.6, time.monotonic()))
-        return self._finished
+        """Always. Its end is another matter, see `_on_signal`."""
+        return True
+
+    def hand_over(self) -> None:
+        """Nothing to do, see `drain`."""
 
     def stop(self) -> None:
         """What has not ended by now is killed, where an end was asked for."""
@@ -169,8 +177,16 @@ class SupervisorService:
                 child.watch.close()
             if child.link is not None:
                 child.link.close()
-        if self._arena >= 0:
+        if self._arena >= 0 and self.succession is None:
             os.close(self._arena)
+
+    def _on_signal(self) -> None:
+        """Whoever ends the supervisor means everything. A second signal does not wait any more."""
+        if self._fleet.stopping:
+            self._life.end()
+            return
+        notify(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={int(2 * DEFAULT_DRAIN_S * 1e6)}")
+        self._do(self._fleet.stop(DEFAULT_DRAIN_S, time.monotonic()))
 
     def control(self, message: ToProcess) -> Ok | Rejected | FleetAnswer | None:
         """The fleet's own commands."""
@@ -185,6 +201,8 @@ class SupervisorService:
                 case Undrain(rid, name):
                     self._do(self._fleet.undrain(name))
                     return Ok(rid, f"{name} takes work again")
+                case Restart(rid, name, _, executable) if name == self._life.name:
+                    return self._be_succeeded(rid, executable or sys.executable)
                 case Restart(rid, name, deadline_s):
                     self._do(self._fleet.restart(name, deadline_s, now))
                     return Ok(rid, f"{name} is being restarted")
@@ -194,6 +212,17 @@ class SupervisorService:
         except Refused as refused:
             return Rejected(getattr(message, "rid", 0), str(refused))
         return None
+
+    def _be_succeeded(self, rid: int, executable: str) -> Ok | Rejected:
+        if self._fleet.stopping:
+            return Rejected(rid, "everything is being stopped")
+        if not os.access(executable, os.X_OK):
+            return Rejected(rid, f"{executable} cannot be executed by the supervisor")
+        self._write_state()
+        self.succession = Succession(executable, self._config_path, self._arena)
+        log.info("going on as %s", executable)
+        self._life.loop.soon(lambda: self._life.end(keep_name=True))
+        return Ok(rid, f"{self._life.name} goes on as {executable}")
 
     # --- carrying out ----------------------------------------------------------------------------------------------
 
@@ -227,7 +256,7 @@ class SupervisorService:
                 self._ask(name, Undrain(self._next_rid(), name))
             case Finished():
                 self._finished = True
-                self._life.loop.soon(self._life.shut_down)
+                self._life.loop.soon(self._life.end)
         return []
 
     def _spawn(self, name: str) -> list[Action]:
@@ -284,7 +313,7 @@ class SupervisorService:
 
     def _died(self, child: Child) -> None:
         pid, child.pid, child.ready = child.pid, 0, False
-        code = child.popen.wait() if child.popen is not None and child.popen.pid == pid else None
+        code = child.popen.wait() if child.popen is not None and child.popen.pid == pid else _exit_code(pid)
         child.popen = child.watch = None
         log.info("%s ended", child.name, extra={"unit": child.name, "pid": pid, "code": code})
         self._do(self._fleet.exited(child.name, pid, code, time.monotonic()))
@@ -295,8 +324,7 @@ class SupervisorService:
         if not isinstance(message, Status) or message.pid != child.pid:
             return
         child.unanswered, child.ready = 0, message.state in ("ready", "draining")
-        idle = message.load <= 0
-        self._do(self._fleet.reported(child.name, message.pid, message.state, idle, time.monotonic()))
+        self._do(self._fleet.reported(child.name, message.pid, message.state, message.drained, time.monotonic()))
 
     def _question(self, child: Child) -> None:
         if child.link is not None and child.pid:
@@ -337,6 +365,9 @@ class SupervisorService:
 
     def _hold_arena(self, saved: SavedState, survivors: dict[str, Survivor]) -> bool:
         if saved.arena_inode:
+            if (fd := inherited_arena(saved.arena_inode)) is not None:
+                self._arena = fd
+                return True
             holders = [survivor.process.pid for survivor in survivors.values()]
             if (fd := recover_arena(holders, saved.arena_inode)) is not None:
                 log.info("recovered the arena", extra={"bytes": os.fstat(fd).st_size})
@@ -357,8 +388,8 @@ class SupervisorService:
 
     def _copy_config(self) -> None:
         """Processes read a copy: one that dies while somebody edits the file must come back as it was."""
-        path = self._life.config_path
-        text = path.read_bytes() if path is not None else b"# no file was given: the defaults\n"
+        given = self._life.config_path is not None
+        text = self._config_path.read_bytes() if given else b"# no file was given: the defaults\n"
         write_atomically(self._life.run / CONFIG_COPY, text)
 
     def _write_state(self) -> None:
@@ -371,6 +402,7 @@ class SupervisorService:
                 self._children[unit.name].start_ticks,
                 unit.restarts + 1,
                 self._children[unit.name].fingerprint,
+                unit.held,
             )
             for unit in self._fleet.units()
             if unit.pid
@@ -391,6 +423,14 @@ class SupervisorService:
     def _next_rid(self) -> int:
         self._rid += 1
         return self._rid
+
+
+def _exit_code(pid: int) -> int | None:
+    """Of a child that an earlier supervisor in this process started; None of one that another process did."""
+    try:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    except ChildProcessError:
+        return None
 
 
 def _kill(child: Child) -> None:

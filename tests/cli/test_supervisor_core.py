@@ -47,6 +47,7 @@ class World:
         self.now = 1000.0
         self.pids: dict[str, int] = {}
         self.asked_to_stop: set[str] = set()
+        self.stop_deadlines: dict[str, float] = {}
         self.drained: set[str] = set()
         self.spawns: list[tuple[float, str]] = []
         self.promoted: list[str] = []
@@ -80,9 +81,10 @@ class World:
                 case Kill(name, pid):
                     if self.pids.get(name) == pid:
                         queue += self._gone(name, -9)
-                case AskStop(name):
+                case AskStop(name, deadline_s):
                     assert name in self.pids, "only what runs is asked"
                     self.asked_to_stop.add(name)
+                    self.stop_deadlines[name] = deadline_s
                 case AskDrain(name) | AskUndrain(name):
                     (self.drained.add if isinstance(action, AskDrain) else self.drained.discard)(name)
                 case Say(_, name, text):
@@ -376,18 +378,39 @@ def test_a_drained_process_is_drained_again_after_a_crash_until_undrained(world:
     assert "ingress@0" not in world.drained
 
 
-def test_a_worker_is_drained_before_its_restart_and_goes_when_idle(world: World) -> None:
+def test_a_worker_is_drained_before_its_restart_where_another_replica_serves(world: World) -> None:
     world.ready()
-    name = "worker@small.0.0"
-    pid = world.pids[name]
+    names = ("worker@wide.1.0", "worker@wide.1.1")
+    before = {name: world.pids[name] for name in names}
+    world.do(world.fleet.restart(names[0], 60.0, world.now))
+    for name in names:
+        assert world.state(name) == "draining"
+        world.do(world.fleet.reported(name, before[name], "draining", False, world.now))
+    assert not world.asked_to_stop, "it has work in hand"
+    world.do(world.fleet.reported(names[0], before[names[0]], "draining", True, world.now))
+    assert world.asked_to_stop == set(names)
+    for name in names:
+        world.die(name, 0)
+    assert all(world.pids[name] != pid for name, pid in before.items())
+
+
+def test_a_drain_before_a_restart_ends_at_its_deadline_and_what_is_left_is_handed_on(world: World) -> None:
+    world.ready()
+    world.do(world.fleet.restart("worker@wide.1.0", 60.0, world.now))
+    world.pass_time(59.0)
+    assert not world.asked_to_stop
+    world.pass_time(2.0)
+    assert world.stop_deadlines["worker@wide.1.0"] == 0.0
+    assert "worker@wide.1.0" in world.pids, "it is asked, not killed"
+
+
+@pytest.mark.parametrize("name", ["worker@small.0.0", "worker@wide.0.0", "scheduler@small"])
+def test_whom_nobody_can_stand_in_for_goes_at_once_and_hands_on_what_it_has(world: World, name: str) -> None:
+    world.ready()
+    world.do(world.fleet.drain("worker@wide.1.0", 60.0))  # so the other replica of it takes nothing new
     world.do(world.fleet.restart(name, 60.0, world.now))
-    assert world.state(name) == "draining"
-    world.do(world.fleet.reported(name, pid, "draining", False, world.now))
-    assert name not in world.asked_to_stop, "it has work in hand"
-    world.do(world.fleet.reported(name, pid, "draining", True, world.now))
-    assert name in world.asked_to_stop
-    world.die(name, 0)
-    assert world.pids[name] != pid
+    assert world.stop_deadlines[name] == 0.0
+    assert name in world.pids
 
 
 def test_a_restart_with_no_deadline_kills(world: World) -> None:
