@@ -87,7 +87,9 @@ def claim(name: str, run: Path, *, wait: bool = False) -> Claim:
         holder = os.pread(fd, 64, 0).decode(errors="replace").split()
         os.close(fd)
         pid = f" (pid {holder[1]})" if len(holder) > 1 else ""
-        raise NameTaken(f"{name} is running already{pid} in {run}") from None
+        raise NameTaken(
+            f"{name} is running already{pid} in {run}: end that one first, or set HEADRACE_RUN to another directory"
+        ) from None
     words = os.pread(fd, 64, 0).split()
     # The wall clock is the floor: a deleted run directory must not start epochs over while old messages are about.
     epoch = max(int(words[0]) + 1 if words and words[0].isdigit() else 1, int(time.time()) - 1_700_000_000)

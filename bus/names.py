@@ -27,6 +27,10 @@ class InvalidName(ValueError):
     """A process name that is not `role@instance`."""
 
 
+class PathTooLong(OSError):
+    """The run directory's path is too long for the sockets in it."""
+
+
 class ProcessName(NamedTuple):
     """`role@instance`, parsed."""
 
@@ -119,12 +123,13 @@ def socket_path(owner: str, door: str, run: Path | None = None) -> Path:
         door: what it is for; one of the `*_DOOR` constants below.
 
     Raises:
-        OSError: the path is longer than a Unix socket address can hold.
+        PathTooLong: the path is longer than a Unix socket address can hold.
     """
     path = (run or run_directory()) / f"{owner}.{door}.sock"
-    if len(os.fsencode(path)) > _SUN_PATH_MAX:
-        raise OSError(
-            f"socket path {path} is longer than {_SUN_PATH_MAX} bytes; set HEADRACE_RUN to a shorter directory"
+    if (excess := len(os.fsencode(path)) - _SUN_PATH_MAX) > 0:
+        raise PathTooLong(
+            f"socket path {path} is {excess} bytes longer than the {_SUN_PATH_MAX} that a Unix socket's can have; "
+            "set HEADRACE_RUN to a shorter directory"
         )
     return path
 
@@ -142,6 +147,11 @@ CLIENTS_DOOR: Final = "clients"  # ingress: for ZeroMQ clients
 TELEMETRY_DOOR: Final = "telemetry"  # metrics: samples come in
 OBSERVE_DOOR: Final = "observe"  # metrics: questions and answers
 FEED_DOOR: Final = "feed"  # metrics: sequenced updates go out
+
+LONGEST_DOOR: Final = max(
+    (CONTROL_DOOR, REQUESTS_DOOR, STEPS_DOOR, PAGES_DOOR, CLIENTS_DOOR, TELEMETRY_DOOR, OBSERVE_DOOR, FEED_DOOR),
+    key=len,
+)
 
 KV: Final = "kv@host"
 METRICS: Final = "metrics@host"

@@ -29,11 +29,12 @@ from bus import logs
 from bus.config import Config
 from bus.control import ControlDoor
 from bus.identity import Claim, NameTaken, claim
+from bus.limits import raise_open_files
 from bus.loop import PollLoop, RunnableLoop, UvLoop
 from bus.messages.common import Heartbeat, ProcessState
 from bus.messages.control import Audited, Fleet, ModelStatus, Ok, Rejected, ToProcess
 from bus.messages.telemetry import Sample
-from bus.names import parse_process, run_directory
+from bus.names import LONGEST_DOOR, PathTooLong, parse_process, run_directory, socket_path
 from bus.publisher import TelemetryPublisher
 from bus.releases import Troubles
 from bus.telemetry import Telemetry
@@ -287,9 +288,14 @@ def run_process(
     logs.set_up(name, config.log)
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=True)  # kill -USR1 shows where it is
+    raise_open_files()
     run = run_directory()
     try:
+        socket_path(name, LONGEST_DOOR, run)
         mine = claimed or claim(name, run)
+    except PathTooLong as error:
+        log.critical("%s", error)
+        return EXIT_CONFIG
     except NameTaken as taken:
         log.critical("%s", taken)
         return EXIT_NAME_TAKEN

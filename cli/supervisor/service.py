@@ -103,7 +103,10 @@ class SupervisorService:
         by_default = self._config_path == life.run / CONFIG_COPY
         self._config_name = "the defaults" if by_default else str(self._config_path)
         self._config = life.config
+        self._config_text = b""
         self.succession: Succession | None = None
+        self._starting_over = False
+        self._own_lock = 0  # inode
         self._fleet = Fleet(desired_units(life.config))
         self._children: dict[str, Child] = {}
         self._todo: deque[Action] = deque()
@@ -134,6 +137,7 @@ class SupervisorService:
             if not name.startswith("standby@"):
                 self._tell(Say("warning", name, f"runs with an older configuration; apply it: headrace restart {name}"))
         self._copy_config()
+        self._own_lock = self._lock_inode()
         for number in (signal.SIGTERM, signal.SIGINT):
             self._life.loop.on_signal(number, self._on_signal)
         self._life.ready()
@@ -165,7 +169,7 @@ class SupervisorService:
 
     def stop(self) -> None:
         """What has not ended by now is killed, where an end was asked for."""
-        if self._fleet.stopping:
+        if self._fleet.stopping and self.succession is None:
             for child in self._children.values():
                 if child.pid:
                     _kill(child)
@@ -182,9 +186,10 @@ class SupervisorService:
 
     def _on_signal(self) -> None:
         """Whoever ends the supervisor means everything. A second signal does not wait any more."""
-        if self._fleet.stopping:
+        if self._fleet.stopping and not self._starting_over:
             self._life.end()
             return
+        self._starting_over = False
         notify(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={int(2 * DEFAULT_DRAIN_S * 1e6)}")
         self._do(self._fleet.stop(DEFAULT_DRAIN_S, time.monotonic()))
 
@@ -207,6 +212,7 @@ class SupervisorService:
                     self._do(self._fleet.restart(name, deadline_s, now))
                     return Ok(rid, f"{name} is being restarted")
                 case Stop(rid, deadline_s):
+                    self._starting_over = False
                     self._do(self._fleet.stop(deadline_s, now))
                     return Ok(rid, "everything is being stopped")
         except Refused as refused:
@@ -218,11 +224,13 @@ class SupervisorService:
             return Rejected(rid, "everything is being stopped")
         if not os.access(executable, os.X_OK):
             return Rejected(rid, f"{executable} cannot be executed by the supervisor")
-        self._write_state()
+        self._go_on_as(executable)
+        return Ok(rid, f"{self._life.name} goes on as {executable}")
+
+    def _go_on_as(self, executable: str) -> None:
         self.succession = Succession(executable, self._config_path, self._arena)
         log.info("going on as %s", executable)
         self._life.loop.soon(lambda: self._life.end(keep_name=True))
-        return Ok(rid, f"{self._life.name} goes on as {executable}")
 
     # --- carrying out ----------------------------------------------------------------------------------------------
 
@@ -256,7 +264,7 @@ class SupervisorService:
                 self._ask(name, Undrain(self._next_rid(), name))
             case Finished():
                 self._finished = True
-                self._life.loop.soon(self._life.end)
+                self._life.loop.soon(self._begin_again if self._starting_over else self._life.end)
         return []
 
     def _spawn(self, name: str) -> list[Action]:
@@ -347,8 +355,34 @@ class SupervisorService:
         self._life.progressed()
 
     def _keep_house(self) -> None:
+        if self._lock_inode() != self._own_lock and not self._fleet.stopping:
+            self._start_over()
         for name in (*self._children, self._life.name):
             logfiles.rotate(logfiles.log_path(name))
+
+    # --- the run directory ------------------------------------------------------------------------------------------
+
+    def _lock_inode(self) -> int:
+        try:
+            return (self._life.run / f"{self._life.name}.lock").stat().st_ino
+        except OSError:
+            return 0
+
+    def _start_over(self) -> None:
+        """The run directory was deleted. What is connected still works; nobody else finds a door, and a second stack
+        could be started beside this one. So everything ends in order, and begins again."""
+        log.critical(
+            "the run directory %s was deleted; ending everything in order, and beginning again", self._life.run
+        )
+        self._starting_over = True
+        self._life.run.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._copy_config()  # for those that die meanwhile
+        self._do(self._fleet.stop(DEFAULT_DRAIN_S, time.monotonic()))
+
+    def _begin_again(self) -> None:
+        size = os.fstat(self._arena)
+        save_state(self._life.run, SavedState(self._config_name, size.st_ino, size.st_size))
+        self._go_on_as(sys.executable)
 
     # --- time, memory, state ---------------------------------------------------------------------------------------
 
@@ -388,9 +422,10 @@ class SupervisorService:
 
     def _copy_config(self) -> None:
         """Processes read a copy: one that dies while somebody edits the file must come back as it was."""
-        given = self._life.config_path is not None
-        text = self._config_path.read_bytes() if given else b"# no file was given: the defaults\n"
-        write_atomically(self._life.run / CONFIG_COPY, text)
+        if not self._config_text:
+            given = self._life.config_path is not None
+            self._config_text = self._config_path.read_bytes() if given else b"# no file was given: the defaults\n"
+        write_atomically(self._life.run / CONFIG_COPY, self._config_text)
 
     def _write_state(self) -> None:
         if self._finished or self._arena < 0:
@@ -408,9 +443,13 @@ class SupervisorService:
             if unit.pid
         }
         state = SavedState(self._config_name, size.st_ino, size.st_size, units)
-        if state != self._written:
+        if state == self._written:
+            return
+        try:
             save_state(self._life.run, state)
-            self._written = state
+        except OSError as error:  # a full disk, or no directory any more: it is only a help for the next one
+            log.error("cannot write %s: %s", STATE_FILE, error)
+        self._written = state
 
     def _answer(self, rid: int) -> FleetAnswer:
         now = time.monotonic()

@@ -243,7 +243,7 @@ def test_an_arena_that_cannot_fit_is_said(host) -> None:
     (host.home / "headrace.toml").write_text(text.replace("64MiB", "900TiB"))
     up = host.up()
     assert up.returncode == 1
-    assert "does not fit" in up.stderr
+    assert "[kv] arena: 943718400 MiB do not fit: " in up.stderr
 
 
 def test_the_supervisor_goes_on_as_another_program_with_its_children_and_its_arena(host, waiting) -> None:
