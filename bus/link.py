@@ -29,7 +29,10 @@ log = logging.getLogger(__name__)
 
 In = TypeVar("In")
 
-KNOCK_S: Final = 2.0  # a hello that is not answered for so long is said again, by another connection
+# A hello that is not answered is said again, by another connection: soon, since the first one after a bye may have met
+# the server that was just closing, then each time after twice as long, up to this.
+FIRST_KNOCK_S: Final = 0.1
+KNOCK_S: Final = 2.0
 FORGOTTEN_S: Final = 0.1  # a server that asks for a hello gets it after so long: never a ping-pong
 
 
@@ -85,6 +88,7 @@ class Link(Generic[In]):
         self._closed = False
         self.refusal = ""  # why the server does not welcome us; empty where it does, or has not answered
         self._cancel_knock: Cancel = _nothing
+        self._knocks = 0  # hellos since the link was up
         self._open()
         self._knock_in(0.0)
         self._stop_beating = life.loop.every(HEARTBEAT_S, self._beat)
@@ -148,7 +152,8 @@ class Link(Generic[In]):
         if self._seq_out:
             self._pump.close()
             self._open()
-        self._knock_in(KNOCK_S)
+        self._knock_in(min(KNOCK_S, FIRST_KNOCK_S * 2.0**self._knocks))
+        self._knocks = min(self._knocks + 1, 30)
         self._put(Hello(*PROTOCOLS, BUILD, self._life.role, self._life.pid, self._life.state))
 
     def _beat(self) -> None:
@@ -211,6 +216,7 @@ class Link(Generic[In]):
         self._seen_ns = self._life.loop.now_ns()
         self.refusal = ""
         self._cancel_knock()
+        self._knocks = 0
         self._life.troubles.over(self.server_name)
         if not self._remote:
             self._watch = DeathWatch(self._life.loop, welcome.pid, lambda: self._down("died"))
