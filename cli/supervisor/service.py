@@ -42,23 +42,23 @@ from bus.messages.control import (
 from bus.names import CONTROL_DOOR
 from bus.process import DEFAULT_DRAIN_S, EXIT_CONFIG, Description, Life, notify
 from cli.supervisor import logfiles
-from cli.supervisor.adopt import Survivor, find_survivors, outdated
-from cli.supervisor.children import spawn
-from cli.supervisor.core import (
+from cli.supervisor.actions import (
     Action,
     AskDrain,
     AskStop,
     AskUndrain,
     Finished,
-    Fleet,
     Kill,
     Promote,
-    Refused,
     Say,
     Spawn,
 )
+from cli.supervisor.adopt import Survivor, find_survivors, outdated
+from cli.supervisor.children import spawn
+from cli.supervisor.core import Fleet
 from cli.supervisor.plan import desired_units, fingerprint, unit_named
 from cli.supervisor.proc import ARENA_NAME, recover_arena, start_ticks
+from cli.supervisor.roster import Refused
 from cli.supervisor.state import (
     CONFIG_COPY,
     STATE_FILE,

@@ -11,23 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from bus.config import Config, ModelConfig
-from cli.supervisor.core import (
-    Action,
-    Adopted,
-    AskDrain,
-    AskStop,
-    AskUndrain,
-    Finished,
-    Fleet,
-    Group,
-    Kill,
-    Policy,
-    Promote,
-    Refused,
-    Say,
-    Spawn,
-)
+from cli.supervisor.actions import Action, AskDrain, AskStop, AskUndrain, Finished, Kill, Promote, Say, Spawn
+from cli.supervisor.core import Adopted, Fleet
+from cli.supervisor.group import Group, Policy
 from cli.supervisor.plan import STOP_ORDER, desired_units, unit_named
+from cli.supervisor.roster import Refused
 
 CONFIG = Config(
     model=(
@@ -197,7 +185,7 @@ class Histories(RuleBasedStateMachine):
                     self.world.do(fleet.restart(name, deadline, now))
         except Refused:
             drains_a_standby = verb == "drain" and name.startswith("standby@")
-            not_up = name not in self.world.pids or fleet.groups[self.groups[name]].phase != "up"
+            not_up = name not in self.world.pids or fleet.roster.groups[self.groups[name]].phase != "up"
             assert not_up or self.stopping or drains_a_standby
 
     @rule(deadline=st.sampled_from([0.0, 20.0]))
@@ -213,7 +201,7 @@ class Histories(RuleBasedStateMachine):
     @invariant()
     def nothing_is_forgotten(self) -> None:
         """What does not run has a time at which it starts again, or a reason not to."""
-        for group in self.world.fleet.groups.values():
+        for group in self.world.fleet.roster.groups.values():
             if group.phase == "down":
                 assert not group.alive()
                 waits = group.role == "standby" and not self.worker_of(group.name).ready_since
@@ -223,12 +211,12 @@ class Histories(RuleBasedStateMachine):
                 assert group.until is not None, "nobody may leave for ever"
 
     def worker_of(self, standby: str) -> Group:
-        return self.world.fleet.groups[unit_named(standby.replace("standby@", "worker@")).group]
+        return self.world.fleet.roster.groups[unit_named(standby.replace("standby@", "worker@")).group]
 
     @invariant()
     def no_wait_is_longer_than_the_policy_allows(self) -> None:
         policy = self.world.fleet.policy
-        for group in self.world.fleet.groups.values():
+        for group in self.world.fleet.roster.groups.values():
             if group.phase == "down" and group.until is not None:
                 limit = policy.failed_retry_s if group.failed(policy) else policy.delay_cap_s
                 assert group.until - self.world.now <= limit
@@ -236,13 +224,13 @@ class Histories(RuleBasedStateMachine):
     @invariant()
     def ranks_live_together(self) -> None:
         """A group that is up has all its ranks, or none of them is left alone for long."""
-        for group in self.world.fleet.groups.values():
+        for group in self.world.fleet.roster.groups.values():
             if group.phase == "up":
                 assert len(group.alive()) == len(group.members)
 
     @invariant()
     def kv_outlives_everybody(self) -> None:
-        if self.stopping and self.world.fleet.groups["kv@host"].then == "stay":
+        if self.stopping and self.world.fleet.roster.groups["kv@host"].then == "stay":
             assert set(self.world.pids) <= {"kv@host"}
 
     def teardown(self) -> None:
@@ -250,12 +238,12 @@ class Histories(RuleBasedStateMachine):
         world = self.world
         world.cannot_spawn = set()
         if not self.stopping:
-            for group in world.fleet.groups.values():
+            for group in world.fleet.roster.groups.values():
                 if group.refused:
                     world.do(world.fleet.restart(group.name, 0.0, world.now))
             for _ in range(3):
                 world.pass_time(200.0)
-                for group in world.fleet.groups.values():
+                for group in world.fleet.roster.groups.values():
                     if group.held and group.phase == "up":  # a standby waits for a worker that is ready
                         world.do(world.fleet.undrain(group.name))
                 world.ready()
