@@ -15,7 +15,7 @@ from bus.build import BUILD
 from bus.config import ConfigError, load_config
 from bus.messages.control import Fleet, GetFleet, Rejected, Restart, UnitStatus
 from bus.names import SUPERVISOR
-from cli.control import Caller, Unreachable, running_names
+from cli.control import Answer, Caller, Unreachable, running_names
 from cli.models import missing_models
 from cli.rolling import Step, judge, steps_for
 from cli.supervisor.logfiles import last_lines, log_path
@@ -25,6 +25,7 @@ from cli.supervisor.state import CONFIG_COPY
 START_S: Final = 600.0  # for loading weights
 SUCCEED_S: Final = 30.0  # for a supervisor to go on as another program
 LOOK_S: Final = 0.1
+PATIENCE_S: Final = 30.0  # with a supervisor that lives and does not answer: a slow disk may hold it up
 _LAST_WORDS: Final = 8
 
 
@@ -125,7 +126,7 @@ class _Roll:
         units = self._units()
         as_before = [units[name].pid == self._before.get(name) for name in step.members if name in units]
         if all(as_before) or any(units[name].state == "failed" for name in step.members if name in units):
-            answer = self._caller.ask(SUPERVISOR, Restart(0, step.name, self._deadline_s))
+            answer = _ask(self._caller, Restart(0, step.name, self._deadline_s))
             if isinstance(answer, Rejected):
                 raise NotBack(answer.reason)
         end = time.monotonic() + self._deadline_s + START_S
@@ -144,7 +145,7 @@ class _Roll:
     def _succeed(self) -> None:
         """The supervisor goes on as the program that this command is of."""
         before = self._caller.statuses([SUPERVISOR]).get(SUPERVISOR)
-        answer = self._caller.ask(SUPERVISOR, Restart(0, SUPERVISOR, self._deadline_s, sys.executable))
+        answer = _ask(self._caller, Restart(0, SUPERVISOR, self._deadline_s, sys.executable))
         if isinstance(answer, Rejected):
             raise NotBack(answer.reason)
         end = time.monotonic() + SUCCEED_S
@@ -165,8 +166,24 @@ class _Roll:
         return sum(model.replicas_ready for model in status.models) if status is not None else 0
 
 
+def _ask(caller: Caller, question: GetFleet | Restart) -> Answer:
+    """What the supervisor answers. Asked again where that does not come: both questions may be repeated.
+
+    Raises:
+        Unreachable: it is gone, refuses us, or has been silent for too long.
+    """
+    end = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return caller.ask(SUPERVISOR, question)
+        except Unreachable:
+            gone = SUPERVISOR not in running_names(caller.run) or bool(caller.refusal(SUPERVISOR))
+            if gone or time.monotonic() > end:
+                raise
+
+
 def _fleet(caller: Caller) -> Fleet:
-    answer = caller.ask(SUPERVISOR, GetFleet(0))
+    answer = _ask(caller, GetFleet(0))
     assert isinstance(answer, Fleet), answer
     return answer
 
