@@ -39,6 +39,7 @@ class IngressService:
         self._http: HttpFront | None = None
         self._doors: list[Door] = []
         self._curve: CurveServer | None = None
+        self._handed_over = False
 
     def start(self) -> None:
         """Read the models' text side, connect to the schedulers, open the doors."""
@@ -96,12 +97,15 @@ class IngressService:
             door.undrain()
 
     def drained(self) -> bool:
-        """Whether every answer is complete, and written."""
+        """Whether every answer is complete and written, or has been left to others."""
+        if self._handed_over:
+            return True
         answering = (self._http is not None and self._http.busy) or any(door.busy for door in self._doors)
         return not answering and (self._engine is None or self._engine.open_streams == 0)
 
     def hand_over(self) -> None:
-        """Streams end with this process."""
+        """Nothing but to end: `stop` leaves the streams, and their clients find them at another ingress."""
+        self._handed_over = True
 
     def stop(self) -> None:
         """Close the doors first, so that nothing new finds a closed engine."""
