@@ -299,6 +299,9 @@ def run_process(
     except NameTaken as taken:
         log.critical("%s", taken)
         return EXIT_NAME_TAKEN
+    except OSError as error:
+        log.critical("cannot take the name %s in %s: %s", name, run, error.strerror)
+        return EXIT_MISSING
     life = Life(name, mine.epoch, run, config, config_path, UvLoop() if loop == "uv" else PollLoop())
     log.info("starting", extra={"epoch": mine.epoch, "pid": life.pid})
     try:

@@ -40,7 +40,7 @@ from bus.messages.control import (
     Fleet as FleetAnswer,
 )
 from bus.names import CONTROL_DOOR
-from bus.process import DEFAULT_DRAIN_S, EXIT_CONFIG, Description, Life, notify
+from bus.process import DEFAULT_DRAIN_S, EXIT_CONFIG, EXIT_MISSING, Description, Life, notify
 from cli.supervisor import logfiles
 from cli.supervisor.actions import (
     Action,
@@ -136,7 +136,11 @@ class SupervisorService:
         for name in older:
             if not name.startswith("standby@"):
                 self._tell(Say("warning", name, f"runs with an older configuration; apply it: headrace restart {name}"))
-        self._copy_config()
+        try:
+            self._copy_config()
+        except OSError as error:
+            self._life.fail(f"cannot write {run / CONFIG_COPY}: {error.strerror}; make room there", EXIT_MISSING)
+            return
         self._own_lock = self._lock_inode()
         for number in (signal.SIGTERM, signal.SIGINT):
             self._life.loop.on_signal(number, self._on_signal)

@@ -76,8 +76,14 @@ class Host:
 
     def survivors(self) -> list[int]:
         """Pids that hold a name here and live."""
-        pids = [int(lock.read_text().split()[1]) for lock in self.run.glob("*@*.lock")]
-        return [pid for pid in pids if alive(pid)]
+        pids = [holder(lock) for lock in self.run.glob("*@*.lock")]
+        return [pid for pid in pids if pid and alive(pid)]
+
+
+def holder(lock: Path) -> int:
+    """The pid that a lock file names; 0 where it is not there, or was never written."""
+    words = lock.read_text().split() if lock.exists() else []
+    return int(words[1]) if len(words) > 1 else 0
 
 
 def alive(pid: int) -> bool:
@@ -118,6 +124,6 @@ def host() -> Iterator[Host]:
     host = Host(home, environment)
     yield host
     for lock in [host.run / "supervisor@host.lock", *host.run.glob("*@*.lock")]:
-        if lock.exists() and alive(pid := int(lock.read_text().split()[1])):
+        if (pid := holder(lock)) and alive(pid):
             os.kill(pid, signal.SIGKILL)
     shutil.rmtree(home, ignore_errors=True)

@@ -79,6 +79,36 @@ def test_a_run_directory_whose_path_is_too_long_is_refused(host) -> None:
         assert "bytes longer than the 107 that a Unix socket's can have; set HEADRACE_RUN" in done.stderr
 
 
+@pytest.mark.parametrize("name", ["kv@host", "supervisor@host"])
+def test_a_run_directory_that_has_no_room_left_is_said(host, name: str) -> None:
+    """A limit of 0 bytes for files stands for a disk of which none is left: the same calls fail."""
+    done = subprocess.run(
+        ["sh", "-c", 'ulimit -f 0; exec "$@"', "sh", *COMMAND, "run", name, "-c", "headrace.toml"],
+        env=host.environment, cwd=host.home, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 69, done.stderr
+    assert f"cannot take the name {name} in {host.run}: File too large" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_stack_goes_on_where_neither_its_logs_nor_its_state_can_be_written(host, waiting) -> None:
+    logs = host.home / "s" / "log"
+    logs.mkdir(parents=True)
+    for name in NAMES | {"supervisor@host"}:
+        (logs / f"{name}.log").symlink_to("/dev/full")
+    (logs / "worker@toy.0.1.log").unlink()
+    (logs / "worker@toy.0.1.log").mkdir()  # not even opened
+    (host.run / "supervisor.json" / "in the way").mkdir(parents=True)
+    up = host.up()
+    assert up.returncode == 0, up.stderr
+    before = host.kill("kv@host")
+    waiting(lambda: host.pid("kv@host") not in (0, before), "it is started again")
+    assert host.headrace("restart", "worker@toy.0.0").returncode == 0
+    assert {process.state for process in host.status().values()} == {"ready"}
+    assert host.headrace("down").returncode == 0
+    assert not host.survivors()
+
+
 def test_a_soft_limit_of_open_files_is_raised(host) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     limited = subprocess.run(
