@@ -44,7 +44,7 @@ class Attach(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=1):
     protocol_min: int = 1
     protocol_max: int = 1
     build: str = ""
-    layout: int = 2
+    layout: int = 3
 
 
 class Attached(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=51):
@@ -56,7 +56,7 @@ class Attached(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=51):
     header_offset: int
     data_offset: int
     protocol: int = 1
-    layout: int = 2
+    layout: int = 3
 
 
 class OpenPool(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=2):
