@@ -131,7 +131,8 @@ class Fleet:
         group, member = self.roster.group_of(name), self.roster.member(name)
         member.last_exit = reason
         self._life.count_death(group, 1, now)
-        return [Say("error", name, f"could not be started: {reason}"), *self._life.kill(group, "retry", now)]
+        then: Then = "stay" if group.then == "stay" else "retry"  # its turn to end may have come meanwhile
+        return [Say("error", name, f"could not be started: {reason}"), *self._life.kill(group, then, now)]
 
     def exited(self, name: str, pid: int, code: int | None, now: float) -> list[Action]:
         """A process has ended. `code` is negative for a signal, as in `subprocess`, and None where it cannot be known:

@@ -550,3 +550,13 @@ def test_standbys_are_adopted_and_those_that_nobody_wants_are_ended() -> None:
     plain = World()
     plain.start(["worker@small.0.0", "standby@small.0.0"])
     assert plain.asked_to_stop == {"standby@small.0.0"}
+
+
+def test_one_whose_start_fails_after_its_turn_to_end_is_not_tried_again(world: World) -> None:
+    """It was being restarted when everything was to end, and its start was under way when its turn came."""
+    world.do(world.fleet.restart("scheduler@small", 30.0, world.now))
+    world.do(world.fleet.stop(20.0, world.now))
+    world.cannot_spawn = {"scheduler@small"}
+    world.do(world.fleet.stop(0.0, world.now))
+    assert world.finished
+    assert world.fleet.next_wake() is None
