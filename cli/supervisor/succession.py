@@ -13,6 +13,7 @@ from typing import NamedTuple, NoReturn
 
 from bus.names import SUPERVISOR
 from cli.supervisor.children import ARENA_FD_VARIABLE
+from cli.supervisor.proc import ARENA_NAME
 
 
 class Succession(NamedTuple):
@@ -35,14 +36,14 @@ class Succession(NamedTuple):
         os.execve(self.executable, command, {**os.environ, ARENA_FD_VARIABLE: str(self.arena)})
 
 
-def inherited_arena(inode: int) -> int | None:
-    """The arena that a predecessor handed down; None where there was none, or it is another than `inode`."""
+def inherited_arena() -> int | None:
+    """The arena that a predecessor handed down; None where there was none, or the descriptor is something else."""
     given = os.environ.pop(ARENA_FD_VARIABLE, "")
     if not given.isdigit():
         return None
     fd = int(given)
     try:
-        if os.fstat(fd).st_ino != inode:
+        if not os.readlink(f"/proc/self/fd/{fd}").startswith(f"/memfd:{ARENA_NAME}"):
             return None
     except OSError:
         return None

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cli.supervisor.children import ARENA_FD_VARIABLE
+from cli.supervisor.proc import ARENA_NAME
 from cli.supervisor.succession import inherited_arena
 
 # As a Python that runs `-m cli.main run supervisor@host -c FILE` would see it.
@@ -32,7 +33,7 @@ Succession(sys.argv[1], Path("/etc/headrace/headrace.toml"), arena).begin()
 
 @pytest.fixture
 def arena(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    fd = os.memfd_create("arena")
+    fd = os.memfd_create(ARENA_NAME)
     os.set_inheritable(fd, True)
     monkeypatch.setenv(ARENA_FD_VARIABLE, str(fd))
     yield fd
@@ -63,19 +64,21 @@ def test_a_program_that_cannot_be_executed_is_an_error_of_this_one(tmp_path: Pat
 
 
 def test_the_arena_that_was_handed_down_is_taken_and_is_not_passed_on_to_children(arena: int) -> None:
-    assert inherited_arena(os.fstat(arena).st_ino) == arena
+    assert inherited_arena() == arena
     assert not os.get_inheritable(arena)
     assert ARENA_FD_VARIABLE not in os.environ, "a child that is not kv must not find it"
 
 
-def test_a_descriptor_that_is_something_else_is_not_taken_for_the_arena(arena: int) -> None:
-    assert inherited_arena(os.fstat(arena).st_ino + 1) is None
+def test_a_descriptor_that_is_something_else_is_not_taken_for_the_arena(monkeypatch: pytest.MonkeyPatch) -> None:
+    with open(os.devnull) as other:
+        monkeypatch.setenv(ARENA_FD_VARIABLE, str(other.fileno()))
+        assert inherited_arena() is None
 
 
 @pytest.mark.parametrize("said", ["", "no number", "-1", "999999"])
 def test_without_a_predecessor_nothing_is_inherited(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ARENA_FD_VARIABLE, said)
-    assert inherited_arena(1) is None
+    assert inherited_arena() is None
 
 
 def test_children_that_died_between_the_two_are_reaped_and_those_that_live_are_left_alone() -> None:
