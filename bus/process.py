@@ -123,6 +123,7 @@ class Life:
         self.started_ns = time.monotonic_ns()
         self.exit_code = EXIT_STOPPED
         self._service: Service | None = None
+        self.patience_s = DEFAULT_DRAIN_S
         self.keeps_name = False
         self._shutting = False
         self._process = psutil.Process()
@@ -184,14 +185,19 @@ class Life:
             self.state = "ready"
             self._service.undrain()
 
-    def shut_down(self, deadline_s: float = DEFAULT_DRAIN_S) -> None:
-        """Drain for at most so long, hand on what is left, and end with exit code 0. A second call ends at once."""
+    def shut_down(self, deadline_s: float | None = None) -> None:
+        """Drain, hand on what is left, and end with exit code 0. A second call ends at once.
+
+        Args:
+            deadline_s: for the drain; `patience_s` where it is not given, as by a signal.
+        """
         if self.state in ("failed", "stopped"):
             return
         if self._service is None or self.state == "starting" or self._shutting:
             self.end()
             return
         self._shutting = True
+        deadline_s = self.patience_s if deadline_s is None else deadline_s
         notify(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={int((deadline_s + HAND_OVER_S) * 1e6)}")
         log.info("draining for at most %.0f s", deadline_s)
         self.drain()

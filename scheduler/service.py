@@ -53,6 +53,8 @@ class SchedulerService:
         self._events: deque[e.Event] = deque()
 
     def start(self) -> None:
+        # Whoever ends it means its successor: nobody new is refused so that those in hand can end here.
+        self._life.patience_s = 0.0
         life = self._life
         self._ingresses: Server[ToScheduler] = Server(
             life, REQUESTS_DOOR, "requests", ToScheduler, roles={"ingress"}, on_message=self._on_ingress,

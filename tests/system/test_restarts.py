@@ -201,6 +201,7 @@ def test_a_worker_that_is_alone_hands_its_requests_to_its_successor(stack: Stack
     assert stack.pid("worker@smollm2.0.0") != before
     stack.headrace("undrain", "worker@smollm2.1.0")
     assert "ended unexpectedly" not in tail(stack, "supervisor@host", 10)
+    assert "ending with work in hand" not in tail(stack, "worker@smollm2.0.0", 60)
 
 
 def test_what_a_deadline_would_cut_goes_on_elsewhere(stack: Stack, traffic: Traffic) -> None:
@@ -214,14 +215,14 @@ def test_what_a_deadline_would_cut_goes_on_elsewhere(stack: Stack, traffic: Traf
         until(lambda: stack.status()["models"][0]["running"] >= 3, 60, "work")
         stack.headrace("restart", name, "--deadline", "0.1")
         assert said in tail(stack, where, 60), f"{name} had nothing to hand on"
+        assert "ending with work in hand" not in tail(stack, name, 60), "it was not handed on"
         assert not traffic.wrong, traffic.wrong
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("traffic")
 def test_a_signal_drains_and_the_exit_code_is_0(stack: Stack) -> None:
-    """SIGTERM from somebody who is not the supervisor; a scheduler's is the drain above."""
-    for name in [name for name in ROLES if not name.startswith("scheduler")]:
+    """SIGTERM from somebody who is not the supervisor."""
+    for name in ROLES:
         before = stack.kill(name, signal.SIGTERM)
         until(lambda: stack.pid(name) not in (0, before), 60, f"{name} is back")  # noqa: B023
         until(lambda: states(stack)[name] == "ready", 60, f"{name} is ready")  # noqa: B023
