@@ -151,6 +151,7 @@ class SchedulerService:
             log.error("%s: step %d failed: %s", peer.name, message.step, message.error)
             self._feed(e.StepBroken(group.number, message))
         elif isinstance(message, Leaving):
+            log.info("replica %d leaves: %s is about to end", group.number, peer.name)
             self._feed(e.ReplicaLeaving(group.number))
             self._tell_facts()
         elif isinstance(message, StepResult) and group.ranks[0].peer is peer:

@@ -202,6 +202,7 @@ def test_a_worker_that_is_alone_hands_its_requests_to_its_successor(stack: Stack
     stack.headrace("undrain", "worker@smollm2.1.0")
     assert "ended unexpectedly" not in tail(stack, "supervisor@host", 10)
     assert "ending with work in hand" not in tail(stack, "worker@smollm2.0.0", 60)
+    assert "replica 0 leaves" in tail(stack, "scheduler@smollm2", 60), "it did not wait for answers to end"
 
 
 def test_what_a_deadline_would_cut_goes_on_elsewhere(stack: Stack, traffic: Traffic) -> None:
