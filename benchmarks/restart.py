@@ -4,9 +4,9 @@
 
 `--streams` clients stream one answer after the other, from before a restart until after it. One whose connection breaks
 goes on after its last event; one that is refused, or gets no connection, tries again 20 ms later, and that time counts.
-For each round: how long the restart took, the longest gap between two tokens of a stream, the longest time to a first
-token, connections that broke, requests that were refused and tried again, and answers that failed. `undisturbed` is
-the same load for `--seconds` without a restart.
+For each round: how long the restart took, the longest gap between two tokens of a stream, how long after the command
+it began, the longest time to a first token, connections that broke, requests that were refused and tried again, and
+answers that failed. `undisturbed` is the same load for `--seconds` without a restart.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Seen:
     failed: int = 0
     refused: int = 0
     broken: int = 0
-    gaps: list[float] = field(default_factory=list)
+    gaps: list[tuple[float, float]] = field(default_factory=list)  # how long, and since when
     firsts: list[float] = field(default_factory=list)
 
 
@@ -73,16 +73,19 @@ def stream_one(url: str, prompt: str, tokens: int, seen: Seen) -> None:
                             seen.failed += 1
                             return
                         now = time.monotonic()
-                        (seen.gaps if last else seen.firsts).append(now - (last or began))
+                        if last:
+                            seen.gaps.append((now - last, last))
+                        else:
+                            seen.firsts.append(now - began)
                         last = now
         except httpx.TransportError:
             seen.broken += 1
         time.sleep(AGAIN_S)
 
 
-def under_load(stack: Stack, options: argparse.Namespace, seconds: float | None) -> tuple[Seen, float]:
-    """Load, and in the middle of it a restart of everything, or nothing for so long. What was seen, and how long it
-    took."""
+def under_load(stack: Stack, options: argparse.Namespace, seconds: float | None) -> tuple[Seen, float, float]:
+    """Load, and in the middle of it a restart of everything, or nothing for so long. What was seen, when that began,
+    and how long it took."""
     seen, enough = Seen(), threading.Event()
 
     def client(index: int) -> None:
@@ -109,12 +112,13 @@ def under_load(stack: Stack, options: argparse.Namespace, seconds: float | None)
     enough.set()
     for each in clients:
         each.join()
-    return seen, took
+    return seen, began, took
 
 
-def show(what: str, seen: Seen, took: float) -> None:
+def show(what: str, seen: Seen, began: float, took: float) -> None:
+    gap, since = max(seen.gaps)
     print(
-        f"{what:12}{took:8.1f}{max(seen.gaps):8.2f}{max(seen.firsts):8.2f}{seen.answers:9}{seen.broken:8}"
+        f"{what:12}{took:8.1f}{gap:8.2f}{since - began:8.1f}{max(seen.firsts):8.2f}{seen.answers:9}{seen.broken:8}"
         f"{seen.refused:9}{seen.failed:8}",
         flush=True,
     )
@@ -143,7 +147,10 @@ def main() -> None:
     )
     try:
         stack.up_to_first_token()
-        print(f"{'':12}{'took s':>8}{'gap s':>8}{'first s':>8}{'answers':>9}{'broken':>8}{'refused':>9}{'failed':>8}")
+        print(
+            f"{'':12}{'took s':>8}{'gap s':>8}{'at s':>8}{'first s':>8}{'answers':>9}{'broken':>8}{'refused':>9}"
+            f"{'failed':>8}"
+        )
         stack.whole()
         show("undisturbed", *under_load(stack, options, options.seconds))
         for _ in range(options.rounds):
