@@ -298,8 +298,8 @@ def restart(
         headrace restart scheduler@smollm2
         headrace restart --all              # after an upgrade, or a change of the configuration
 
-    No request is lost: what is in hand goes on at another process, or when this one is back. What was given up
-    (exit code 78) is tried again.
+    No request is lost: what is in hand goes on at another process, or when this one is back. Only an answer that is not
+    streamed ends with an error where its ingress has no time left. What was given up (exit code 78) is tried again.
 
     Args:
         name: As `headrace status` shows it; tensor-parallel ranks restart together.
