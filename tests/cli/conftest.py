@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -86,6 +87,16 @@ def holder(lock: Path) -> int:
     return int(words[1]) if len(words) > 1 else 0
 
 
+def started_for(run: Path) -> list[int]:
+    """Every process with this run directory, those too that have no name yet."""
+    mark, found = f"HEADRACE_RUN={run}".encode(), []
+    for directory in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark in (directory / "environ").read_bytes().split(b"\0"):
+                found.append(int(directory.name))
+    return found
+
+
 def alive(pid: int) -> bool:
     """Not gone, and not a zombie."""
     try:
@@ -123,7 +134,9 @@ def host() -> Iterator[Host]:
     (home / "r").mkdir()
     host = Host(home, environment)
     yield host
-    for lock in [host.run / "supervisor@host.lock", *host.run.glob("*@*.lock")]:
-        if (pid := holder(lock)) and alive(pid):
+    if (pid := holder(host.run / "supervisor@host.lock")) and alive(pid):
+        os.kill(pid, signal.SIGKILL)  # first, or it would start the others again
+    for pid in started_for(host.run):
+        with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     shutil.rmtree(home, ignore_errors=True)
