@@ -57,12 +57,12 @@ VICTIMS = [*NAMES, *PAIRS, "none"]
 class Stack:
     """Processes in a directory of their own."""
 
-    def __init__(self, home: Path, options: argparse.Namespace) -> None:
+    def __init__(self, home: Path, options: argparse.Namespace, template: str = MODEL) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         self.url, self.config, self.standby = f"http://127.0.0.1:{port}", home / "headrace.toml", options.standby
-        model = MODEL.format(source=options.model, dtype=options.dtype, standby=options.standby)
+        model = template.format(source=options.model, dtype=options.dtype, standby=options.standby)
         self.config.write_text(
             f'[ingress]\nhttp = "127.0.0.1:{port}"\nprocesses = {options.ingresses}\n[kv]\narena = "512MiB"\n{model}'
         )

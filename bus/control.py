@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from bus import logs
+from bus.build import BUILD
 from bus.messages.control import (
     Drain,
     FromProcess,
@@ -75,4 +76,5 @@ class ControlDoor:
             rid, life.name, life.role, life.pid, life.state, life.epoch,
             (time.monotonic_ns() - life.started_ns) / 1e9, life.progress,
             description.load, description.detail, description.models, description.counters,
+            BUILD, life.troubles.texts(life.loop.now_ns()), life.drained,
         )  # fmt: skip

@@ -18,6 +18,7 @@ import zmq
 from bus.loop import Loop
 from bus.messages.common import Heartbeat, ProcessState
 from bus.names import run_directory
+from bus.releases import Troubles
 from bus.telemetry import Telemetry
 
 
@@ -44,6 +45,8 @@ class Identity(Protocol):
     def context(self) -> zmq.Context[zmq.Socket[bytes]]: ...
     @property
     def telemetry(self) -> Telemetry: ...
+    @property
+    def troubles(self) -> Troubles: ...
     @property
     def state(self) -> ProcessState: ...
 
@@ -84,7 +87,9 @@ def claim(name: str, run: Path, *, wait: bool = False) -> Claim:
         holder = os.pread(fd, 64, 0).decode(errors="replace").split()
         os.close(fd)
         pid = f" (pid {holder[1]})" if len(holder) > 1 else ""
-        raise NameTaken(f"{name} is running already{pid} in {run}") from None
+        raise NameTaken(
+            f"{name} is running already{pid} in {run}: end that one first, or set HEADRACE_RUN to another directory"
+        ) from None
     words = os.pread(fd, 64, 0).split()
     # The wall clock is the floor: a deleted run directory must not start epochs over while old messages are about.
     epoch = max(int(words[0]) + 1 if words and words[0].isdigit() else 1, int(time.time()) - 1_700_000_000)
@@ -115,6 +120,7 @@ class Visitor:
         # The program's own: a context that is collected with open sockets blocks for ever.
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
         self.telemetry = Telemetry()
+        self.troubles = Troubles()
         self.state: ProcessState = "ready"
 
     def heartbeat(self) -> Heartbeat:

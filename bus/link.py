@@ -18,17 +18,22 @@ from bus.build import BUILD
 from bus.curve import CurveClient
 from bus.identity import Identity
 from bus.liveness import DeathWatch
+from bus.loop import Cancel
 from bus.messages.common import Bye, Heartbeat, Hello, Nack, Welcome
 from bus.names import ipc, socket_path
 from bus.server import HEARTBEAT_S, SILENT_S
 from bus.socket import Pump, configure
-from bus.wire import PROTOCOL, BadFrame, Channel, Codec, Header
+from bus.wire import ANY_PROTOCOL, PROTOCOLS, BadFrame, Channel, Codec, Header
 
 log = logging.getLogger(__name__)
 
 In = TypeVar("In")
 
-KNOCK_S: Final = 2.0  # a hello that is not answered for so long is said again, by another connection
+# A hello that is not answered is said again, by another connection: soon, since the first one after a bye may have met
+# the server that was just closing, then each time after twice as long, up to this.
+FIRST_KNOCK_S: Final = 0.1
+KNOCK_S: Final = 2.0
+FORGOTTEN_S: Final = 0.1  # a server that asks for a hello gets it after so long: never a ping-pong
 
 
 def _nothing(*_: object) -> None:
@@ -42,7 +47,8 @@ class Link(Generic[In]):
         life: the process it is in.
         server_name: process that has the door, for example `scheduler@smollm2`.
         door, channel, union: which socket, which conversation, which messages may arrive.
-        on_message: called for each message that is not part of keeping the link, and for a `Nack` of one of ours.
+        on_message: called for each message that is not part of keeping the link, and for a `Nack` of one of ours. One
+            of our hello is kept in `refusal`.
         on_up: after a welcome. The link can send.
         on_down: with the reason. What was sent and not answered may or may not have arrived.
         address: `tcp://…` instead of the door's socket file; needs `curve`.
@@ -74,17 +80,18 @@ class Link(Generic[In]):
         self.peer_epoch = 0
         self.peer_progress = 0
         self.peer_busy = False
+        self.protocol = ANY_PROTOCOL  # until a welcome says which
         self._seen_ns = 0
         self._seq_out = 0
         self._seq_in = 0
-        self._next_hello_ns = 0
         self._watch: DeathWatch | None = None
         self._closed = False
-        self._complained = ""
+        self.refusal = ""  # why the server does not welcome us; empty where it does, or has not answered
+        self._cancel_knock: Cancel = _nothing
+        self._knocks = 0  # hellos since the link was up
         self._open()
+        self._knock_in(0.0)
         self._stop_beating = life.loop.every(HEARTBEAT_S, self._beat)
-        self._stop_knocking = life.loop.every(0.1, self._knock)
-        life.loop.soon(self._knock)
 
     def send(self, body: msgspec.Struct) -> bool:
         """Send to the server. False where the link is not up, or the server does not read (it is then taken down)."""
@@ -104,7 +111,7 @@ class Link(Generic[In]):
         self._closed = True
         self.up = False
         self._stop_beating()
-        self._stop_knocking()
+        self._cancel_knock()
         if self._watch is not None:
             self._watch.close()
         self._pump.close(linger_ms=500)  # the bye
@@ -118,6 +125,7 @@ class Link(Generic[In]):
             self._curve.protect(self._socket)
         self._socket.connect(self._address)
         self._seq_out = self._seq_in = 0
+        self.protocol = ANY_PROTOCOL
         self._pump = Pump(self._life.loop, self._socket, self._receive)
 
     def _down(self, reason: str) -> None:
@@ -129,20 +137,24 @@ class Link(Generic[In]):
             self._watch = None
         self._pump.close()
         self._open()
-        self._next_hello_ns = 0
+        self._knock_in(0.0)
         log.info("%s is gone: %s", self.server_name, reason, extra={"peer": self.server_name, "door": self._door})
         self._on_down(reason)
 
+    def _knock_in(self, seconds: float) -> None:
+        self._cancel_knock()
+        self._cancel_knock = self._life.loop.after(seconds, self._knock)
+
     def _knock(self) -> None:
         """One hello at a time: it waits in the socket until somebody listens. A fresh socket forgets an old one."""
-        now = self._life.loop.now_ns()
-        if self.up or self._closed or now < self._next_hello_ns:
+        if self.up or self._closed:
             return
         if self._seq_out:
             self._pump.close()
             self._open()
-        self._next_hello_ns = now + int(KNOCK_S * 1e9)
-        self._put(Hello(PROTOCOL, PROTOCOL, BUILD, self._life.role, self._life.pid, self._life.state))
+        self._knock_in(min(KNOCK_S, FIRST_KNOCK_S * 2.0**self._knocks))
+        self._knocks = min(self._knocks + 1, 30)
+        self._put(Hello(*PROTOCOLS, BUILD, self._life.role, self._life.pid, self._life.state))
 
     def _beat(self) -> None:
         if not self.up:
@@ -156,7 +168,7 @@ class Link(Generic[In]):
         self._seq_out += 1
         try:
             self._socket.send_multipart(
-                self._codec.encode(body, self._life.name, self._life.epoch, self._seq_out), zmq.NOBLOCK
+                self._codec.encode(body, self._life.name, self._life.epoch, self._seq_out, self.protocol), zmq.NOBLOCK
             )
         except zmq.Again:  # the server does not read
             return False
@@ -177,10 +189,12 @@ class Link(Generic[In]):
             return
         if isinstance(body, Welcome):
             self._welcomed(header, body)
-        elif isinstance(body, Nack) and (not self.up or body.reason in ("hello_required", "stale")):
+        elif isinstance(body, Nack) and (not self.up or body.reason in ("hello_required", "stale", "protocol")):
             self._refused(body)
         elif not self.up or header.epoch != self.peer_epoch or header.seq <= self._seq_in:
             pass  # from a dead incarnation, or before the welcome, or repeated
+        elif header.protocol != self.protocol and not isinstance(body, Nack):
+            self._down(f"protocol {self.protocol} was agreed on, not {header.protocol}")
         else:
             self._seq_in = header.seq
             self._seen_ns = self._life.loop.now_ns()
@@ -198,8 +212,12 @@ class Link(Generic[In]):
             self._down("restarted")
             return
         self.up, self.peer_epoch, self.peer_busy, self._seq_in = True, header.epoch, False, header.seq
+        self.protocol = welcome.protocol
         self._seen_ns = self._life.loop.now_ns()
-        self._complained = ""
+        self.refusal = ""
+        self._cancel_knock()
+        self._knocks = 0
+        self._life.troubles.over(self.server_name)
         if not self._remote:
             self._watch = DeathWatch(self._life.loop, welcome.pid, lambda: self._down("died"))
         log.info("%s is up", self.server_name, extra={"peer": self.server_name, "epoch": header.epoch})
@@ -209,7 +227,9 @@ class Link(Generic[In]):
         if self.up:
             self._down(f"refused: {nack.reason}")
         elif nack.reason == "hello_required":
-            self._next_hello_ns = 0
-        elif nack.reason != self._complained:
-            self._complained = nack.reason  # once, not ten times a second
-            log.error("%s refuses us: %s: %s", self.server_name, nack.reason, nack.detail)
+            self._knock_in(FORGOTTEN_S)
+        else:
+            self.refusal = f"{nack.reason}: {nack.detail}"
+            problem = f"{self.server_name} refuses us: {self.refusal}"
+            if self._life.troubles.say(self.server_name, problem, self._life.loop.now_ns()):
+                log.error("%s", problem)  # once, not each time

@@ -145,8 +145,8 @@ class PollLoop:
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._readers: dict[int, Callback] = {}
-        self._timers: list[tuple[int, int, Callback]] = []
-        self._cancelled: set[int] = set()
+        self._timers: list[tuple[int, int]] = []  # (when, number), a heap
+        self._pending: dict[int, Callback] = {}  # by number; what was cancelled or called is not here any more
         self._order = itertools.count()
         self._soon: deque[Callback] = deque()
         self._running = False
@@ -170,8 +170,13 @@ class PollLoop:
 
     def after(self, seconds: float, callback: Callback) -> Cancel:
         number = next(self._order)
-        heapq.heappush(self._timers, (self.now_ns() + int(seconds * 1e9), number, callback))
-        return lambda: self._cancelled.add(number)
+        self._pending[number] = callback
+        heapq.heappush(self._timers, (self.now_ns() + int(seconds * 1e9), number))
+
+        def cancel() -> None:
+            self._pending.pop(number, None)
+
+        return cancel
 
     def every(self, seconds: float, callback: Callback) -> Cancel:
         return _every(self, seconds, callback)
@@ -190,10 +195,8 @@ class PollLoop:
                 callback()
         now = self.now_ns()
         while self._timers and self._timers[0][0] <= now:
-            _, number, timer = heapq.heappop(self._timers)
-            if number in self._cancelled:
-                self._cancelled.discard(number)
-            else:
+            _, number = heapq.heappop(self._timers)
+            if (timer := self._pending.pop(number, None)) is not None:
                 timer()
         for _ in range(len(self._soon)):  # not those that these calls add: other sources get their turn
             self._soon.popleft()()

@@ -8,11 +8,13 @@ memory is reserved at once, so a full host says ENOSPC here and not SIGBUS later
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import logging
 import os
+import resource
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +24,7 @@ _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
 class MemoryTooSmall(OSError):
-    """The host cannot give so much memory. The message says how much there is."""
+    """The host cannot give so much memory. The message says how much there is, and which limit says so."""
 
 
 def create_memfd(name: str, size: int, hugepages: Literal["auto", "on", "off"] = "auto") -> int:
@@ -51,16 +53,17 @@ def create_memfd(name: str, size: int, hugepages: Literal["auto", "on", "off"] =
                 "deaths are seen later; sysctl vm.nr_hugepages=%d would do",
                 name, needed,
             )  # fmt: skip
-    available = _available_bytes()
-    if size + _HEADROOM > available:
+    room = room_for_memory()
+    if size + _HEADROOM > room.bytes:
         raise MemoryTooSmall(
-            f"{name} of {size >> 20} MiB does not fit: {available >> 20} MiB are available, "
-            f"and {_HEADROOM >> 20} MiB of them are for everything else; lower its size"
+            f"{size >> 20} MiB do not fit: {room.limit} leaves {max(0, room.bytes) >> 20} MiB, and "
+            f"{_HEADROOM >> 20} MiB of them are for everything else; ask for less, or raise the limit"
         )
     try:
         return _sealed(name, size, 0)
     except OSError as error:
-        raise MemoryTooSmall(f"{size >> 20} MiB of shared memory for {name}: {error.strerror}") from None
+        hint = " (ulimit -f, the limit on files, counts)" if error.errno == errno.EFBIG else ""
+        raise MemoryTooSmall(f"{size >> 20} MiB of shared memory cannot be had: {error.strerror}{hint}") from None
 
 
 def exclude_from_core_dumps(address: int, size: int) -> None:
@@ -81,30 +84,48 @@ def _sealed(name: str, size: int, flags: int) -> int:
     return fd
 
 
-def _available_bytes() -> int:
-    """What the host has available, or what a control group around us leaves, whichever is less."""
-    fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    available = int(fields["MemAvailable"].split()[0]) * 1024
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
+class Room(NamedTuple):
+    """How much memory can be had, and what sets that limit, in words."""
+
+    bytes: int
+    limit: str
+
+
+def room_for_memory(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> Room:
+    """The tightest of what the host has available, what each control group around us leaves, and ulimit -v."""
+    fields = dict(line.split(":", 1) for line in (proc / "meminfo").read_text().splitlines())
+    rooms = [Room(int(fields["MemAvailable"].split()[0]) * 1024, "this host (MemAvailable in /proc/meminfo)")]
+    address_space = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if address_space != resource.RLIM_INFINITY:
+        rooms.append(Room(address_space, "the limit of the address space (ulimit -v)"))
+    for line in (proc / "self" / "cgroup").read_text().splitlines():
         number, controllers, path = line.split(":", 2)
-        root = Path("/sys/fs/cgroup")
+        limits: tuple[str, ...]
         if number == "0":
-            files = "memory.max", "memory.current"
+            root, limits, used = cgroups, ("memory.max", "memory.high"), "memory.current"
         elif "memory" in controllers.split(","):
-            root /= "memory"
-            files = "memory.limit_in_bytes", "memory.usage_in_bytes"
+            root, limits, used = cgroups / "memory", ("memory.limit_in_bytes",), "memory.usage_in_bytes"
         else:
             continue
         group = root / path.lstrip("/")
         for level in (group, *group.parents):  # a limit may be on any group above us
             if level.is_relative_to(root):
-                available = min(available, _left_of(level / files[0], level / files[1]))
-    return available
+                rooms += [
+                    Room(left, f"control group {level} ({limit})")
+                    for limit in limits
+                    if (left := _left_of(level, limit, used)) is not None
+                ]
+    return min(rooms)
 
 
-def _left_of(limit: Path, used: Path) -> int:
+def _left_of(group: Path, limit: str, used: str) -> int | None:
+    """What a control group leaves; None where it has no limit. File pages that nobody uses make room when asked to."""
     try:
-        text = limit.read_text().strip()
-        return 1 << 62 if text == "max" else int(text) - int(used.read_text())
+        text = (group / limit).read_text().strip()
+        if text == "max":
+            return None
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        cached = int(stat.get("total_inactive_file", stat.get("inactive_file", 0)))
+        return int(text) - int((group / used).read_text()) + cached
     except (OSError, ValueError):
-        return 1 << 62
+        return None

@@ -14,6 +14,7 @@ from typing import Final, Literal, NamedTuple, get_args
 
 Role = Literal["ingress", "scheduler", "worker", "standby", "kv", "metrics", "supervisor", "cli", "tui", "client"]
 ROLES: Final[tuple[str, ...]] = get_args(Role)
+VISITORS: Final = frozenset({"cli", "tui", "client"})  # programs that come and go: they hold no name
 
 # Model names end up in socket paths, unit names and URLs, so they are kept to what all three carry.
 MODEL_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,47}")
@@ -24,6 +25,10 @@ _SUN_PATH_MAX: Final = 107
 
 class InvalidName(ValueError):
     """A process name that is not `role@instance`."""
+
+
+class PathTooLong(OSError):
+    """The run directory's path is too long for the sockets in it."""
 
 
 class ProcessName(NamedTuple):
@@ -118,12 +123,13 @@ def socket_path(owner: str, door: str, run: Path | None = None) -> Path:
         door: what it is for; one of the `*_DOOR` constants below.
 
     Raises:
-        OSError: the path is longer than a Unix socket address can hold.
+        PathTooLong: the path is longer than a Unix socket address can hold.
     """
     path = (run or run_directory()) / f"{owner}.{door}.sock"
-    if len(os.fsencode(path)) > _SUN_PATH_MAX:
-        raise OSError(
-            f"socket path {path} is longer than {_SUN_PATH_MAX} bytes; set HEADRACE_RUN to a shorter directory"
+    if (excess := len(os.fsencode(path)) - _SUN_PATH_MAX) > 0:
+        raise PathTooLong(
+            f"socket path {path} is {excess} bytes longer than the {_SUN_PATH_MAX} that a Unix socket's can have; "
+            "set HEADRACE_RUN to a shorter directory"
         )
     return path
 
@@ -141,6 +147,11 @@ CLIENTS_DOOR: Final = "clients"  # ingress: for ZeroMQ clients
 TELEMETRY_DOOR: Final = "telemetry"  # metrics: samples come in
 OBSERVE_DOOR: Final = "observe"  # metrics: questions and answers
 FEED_DOOR: Final = "feed"  # metrics: sequenced updates go out
+
+LONGEST_DOOR: Final = max(
+    (CONTROL_DOOR, REQUESTS_DOOR, STEPS_DOOR, PAGES_DOOR, CLIENTS_DOOR, TELEMETRY_DOOR, OBSERVE_DOOR, FEED_DOOR),
+    key=len,
+)
 
 KV: Final = "kv@host"
 METRICS: Final = "metrics@host"

@@ -1,6 +1,6 @@
 """The life that every process shares: claim the name, log, be ready, beat, answer, drain, end with the right code.
 
-    starting ──ready()──► ready ──drain──► draining ──drained or deadline──► stopped (exit 0)
+    starting ──ready()──► ready ──drain──► draining ──drained, or handed over──► stopped (exit 0)
         └───────────────────┴── fail() ──► failed (exit 78 configuration, 69 something missing, 70 a bug)
 
 A service is built by `make`, given its `Life`, and started on the loop. It only says what is particular to it.
@@ -29,12 +29,14 @@ from bus import logs
 from bus.config import Config
 from bus.control import ControlDoor
 from bus.identity import Claim, NameTaken, claim
+from bus.limits import raise_open_files
 from bus.loop import PollLoop, RunnableLoop, UvLoop
 from bus.messages.common import Heartbeat, ProcessState
 from bus.messages.control import Audited, Fleet, ModelStatus, Ok, Rejected, ToProcess
 from bus.messages.telemetry import Sample
-from bus.names import parse_process, run_directory
+from bus.names import LONGEST_DOOR, PathTooLong, parse_process, run_directory, socket_path
 from bus.publisher import TelemetryPublisher
+from bus.releases import Troubles
 from bus.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
@@ -46,6 +48,7 @@ EXIT_NAME_TAKEN: Final = 75
 EXIT_CONFIG: Final = 78
 
 DEFAULT_DRAIN_S: Final = 30.0
+HAND_OVER_S: Final = 5.0
 
 
 class Description(NamedTuple):
@@ -80,6 +83,11 @@ class Service(Protocol):
         """Whether nothing is in hand."""
         ...
 
+    def hand_over(self) -> None:
+        """The drain has taken too long: let others have what is in hand. `drained` tells when they do; the process
+        ends after `HAND_OVER_S` at the latest."""
+        ...
+
     def stop(self) -> None:
         """Close everything."""
         ...
@@ -108,12 +116,16 @@ class Life:
         self.loop: RunnableLoop = loop
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.telemetry = Telemetry()
+        self.troubles = Troubles()
         self.state: ProcessState = "starting"
         self.busy = False
         self.progress = 0
         self.started_ns = time.monotonic_ns()
         self.exit_code = EXIT_STOPPED
         self._service: Service | None = None
+        self.patience_s = DEFAULT_DRAIN_S
+        self.keeps_name = False
+        self._shutting = False
         self._process = psutil.Process()
         self._watchdog_progress = -1
 
@@ -152,6 +164,11 @@ class Life:
         """The service's description, or an empty one before it is there."""
         return self._service.describe() if self._service is not None else Description()
 
+    @property
+    def drained(self) -> bool:
+        """Whether it drains, and nothing is in hand any more."""
+        return self.state == "draining" and self._service is not None and self._service.drained()
+
     def command(self, message: ToProcess) -> Ok | Rejected | Fleet | Audited | None:
         """Hand a command to the service."""
         return self._service.control(message) if self._service is not None else None
@@ -168,29 +185,38 @@ class Life:
             self.state = "ready"
             self._service.undrain()
 
-    def shut_down(self, deadline_s: float = DEFAULT_DRAIN_S) -> None:
-        """Drain for at most so long, then end with exit code 0. A second call ends at once."""
+    def shut_down(self, deadline_s: float | None = None) -> None:
+        """Drain, hand on what is left, and end with exit code 0. A second call ends at once.
+
+        Args:
+            deadline_s: for the drain; `patience_s` where it is not given, as by a signal.
+        """
         if self.state in ("failed", "stopped"):
             return
-        if self._service is None or self.state == "starting" or getattr(self, "_shutting", False):
+        if self._service is None or self.state == "starting" or self._shutting:
             self.end()
             return
         self._shutting = True
-        notify(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={int(deadline_s * 1e6)}")
+        deadline_s = self.patience_s if deadline_s is None else deadline_s
+        notify(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={int((deadline_s + HAND_OVER_S) * 1e6)}")
         log.info("draining for at most %.0f s", deadline_s)
         self.drain()
-        deadline = time.monotonic() + deadline_s
-        service = self._service
+        self._look(self._service, time.monotonic() + deadline_s, handed_over=False)
 
-        def look() -> None:
-            if service.drained() or time.monotonic() >= deadline:
-                if not service.drained():
-                    log.warning("deadline reached with work in hand")
-                self.end()
-            else:
-                self.loop.after(0.02, look)
-
-        look()
+    def _look(self, service: Service, until: float, *, handed_over: bool) -> None:
+        """Whether it is time to end."""
+        if self._service is not service:
+            return
+        if not handed_over and time.monotonic() >= until and not service.drained():
+            service.hand_over()
+            handed_over, until = True, time.monotonic() + HAND_OVER_S
+        if service.drained():
+            self.end()
+        elif handed_over and time.monotonic() >= until:
+            log.warning("ending with work in hand")
+            self.end()
+        else:
+            self.loop.after(0.02, lambda: self._look(service, until, handed_over=handed_over))
 
     def sample(self) -> Sample:
         """This process for the metrics process."""
@@ -210,10 +236,14 @@ class Life:
             self._watchdog_progress = self.progress
             notify("WATCHDOG=1")
 
-    def end(self) -> None:
-        """End now, with exit code 0."""
+    def end(self, *, keep_name: bool = False) -> None:
+        """End now, with exit code 0.
+
+        Args:
+            keep_name: this process goes on as another program, and whoever looks meanwhile shall find the name taken.
+        """
         if self.state not in ("stopped", "failed"):
-            self.state = "stopped"
+            self.state, self.keeps_name = "stopped", keep_name
             self._finish()
 
     def _finish(self) -> None:
@@ -264,12 +294,20 @@ def run_process(
     logs.set_up(name, config.log)
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=True)  # kill -USR1 shows where it is
+    raise_open_files()
     run = run_directory()
     try:
+        socket_path(name, LONGEST_DOOR, run)
         mine = claimed or claim(name, run)
+    except PathTooLong as error:
+        log.critical("%s", error)
+        return EXIT_CONFIG
     except NameTaken as taken:
         log.critical("%s", taken)
         return EXIT_NAME_TAKEN
+    except OSError as error:
+        log.critical("cannot take the name %s in %s: %s", name, run, error.strerror)
+        return EXIT_MISSING
     life = Life(name, mine.epoch, run, config, config_path, UvLoop() if loop == "uv" else PollLoop())
     log.info("starting", extra={"epoch": mine.epoch, "pid": life.pid})
     try:
@@ -279,7 +317,8 @@ def run_process(
         life.exit_code = EXIT_BUG
     finally:
         life.context.destroy(linger=200)
-        mine.release()
+        if not life.keeps_name:
+            mine.release()
     log.info("exit %d", life.exit_code)
     return life.exit_code
 

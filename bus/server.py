@@ -27,9 +27,10 @@ from bus.curve import CurveServer
 from bus.identity import Identity
 from bus.liveness import DeathWatch
 from bus.messages.common import Bye, Heartbeat, Hello, Nack, NackReason, ProcessState, Welcome
-from bus.names import socket_path
+from bus.names import VISITORS, socket_path
+from bus.releases import Speaker, disagreement, ourselves
 from bus.socket import Pump, bind_ipc, configure
-from bus.wire import PROTOCOL, BadFrame, Channel, Codec, Header
+from bus.wire import PROTOCOLS, BadFrame, Channel, Codec, Header, Protocols
 
 log = logging.getLogger(__name__)
 
@@ -43,14 +44,16 @@ OUTBOX_MESSAGES: Final = 10_000  # beyond the socket's own high-water mark
 class Peer:
     """A process at the other end. Its fields say what it last said of itself."""
 
-    __slots__ = ("_outbox", "_route", "_seq_in", "_seq_out", "_watch", "busy", "epoch", "name", "pid", "progress",
-                 "role", "seen_ns", "state")  # fmt: skip
+    __slots__ = ("_outbox", "_route", "_seq_in", "_seq_out", "_watch", "build", "busy", "epoch", "name", "pid",
+                 "progress", "protocol", "role", "seen_ns", "state")  # fmt: skip
 
-    def __init__(self, route: bytes, name: str, hello: Hello, epoch: int, now_ns: int) -> None:
+    def __init__(self, route: bytes, name: str, hello: Hello, epoch: int, protocol: int, now_ns: int) -> None:
         self.name = name
         self.role = hello.role
         self.epoch = epoch
         self.pid = hello.pid
+        self.build = hello.build
+        self.protocol = protocol
         self.state: ProcessState = hello.state
         self.progress = 0
         self.busy = False
@@ -134,7 +137,8 @@ class Server(Generic[In]):
         if self._routes.get(peer._route) is not peer:
             return False
         peer._seq_out += 1
-        frames = [peer._route, *self._codec.encode(body, self._life.name, self._life.epoch, peer._seq_out)]
+        frames = self._codec.encode(body, self._life.name, self._life.epoch, peer._seq_out, peer.protocol)
+        frames.insert(0, peer._route)
         if peer._outbox:
             peer._outbox.append(frames)
             return self._flush(peer)
@@ -189,6 +193,8 @@ class Server(Generic[In]):
         elif header.source != peer.name or header.epoch != peer.epoch:
             self._count_refused("stale")
             self._nack(route, "stale", f"this connection is {peer.name} epoch {peer.epoch}", header.seq)
+        elif header.protocol != peer.protocol:
+            self._nack(route, "protocol", f"protocol {peer.protocol} was agreed on, not {header.protocol}", header.seq)
         elif header.seq <= peer._seq_in:
             self._count_refused("repeated")
         else:
@@ -208,8 +214,11 @@ class Server(Generic[In]):
             self._on_message(peer, body)
 
     def _hello(self, route: bytes, first: zmq.Frame, header: Header, hello: Hello) -> None:
-        if not hello.protocol_min <= PROTOCOL <= hello.protocol_max:
-            return self._nack(route, "protocol", f"this process speaks protocol {PROTOCOL}", header.seq)
+        theirs = Protocols(hello.protocol_min, hello.protocol_max)
+        if (protocol := PROTOCOLS.agree(theirs)) is None:
+            problem = disagreement(ourselves(self._life.name), Speaker(header.source, hello.build, theirs))
+            self._trouble(header.source, hello.role, problem)
+            return self._nack(route, "protocol", problem, header.seq)
         if hello.role not in self._roles:
             return self._nack(route, "forbidden", f"role {hello.role!r} has no business here", header.seq)
         if not self._remote and (problem := _credential_problem(first, hello)):
@@ -226,18 +235,19 @@ class Server(Generic[In]):
             self.leave(previous, "replaced" if previous.epoch < header.epoch else "reconnected")
         if known is not None:
             self.leave(known, "renamed")
-        peer = Peer(route, header.source, hello, header.epoch, self._life.loop.now_ns())
+        peer = Peer(route, header.source, hello, header.epoch, protocol, self._life.loop.now_ns())
         peer._seq_in = header.seq
         self._routes[route] = self._peers[peer.name] = peer
         if not self._remote:
             peer._watch = DeathWatch(self._life.loop, hello.pid, lambda: self.leave(peer, "died"))
         log.info("%s joined", peer.name, extra={"peer": peer.name, "epoch": peer.epoch, "door": self._door})
+        self._life.troubles.over(f"{peer.name} at {self._door}")
         self._welcome(peer)
         self._on_join(peer)
         return None
 
     def _welcome(self, peer: Peer) -> None:
-        self.send(peer, Welcome(build=BUILD, pid=self._life.pid, state=self._life.state))
+        self.send(peer, Welcome(BUILD, self._life.pid, self._life.state, peer.protocol))
 
     def _nack(self, route: bytes, reason: NackReason, detail: str, seq: int) -> None:
         self._count_refused(reason)
@@ -248,6 +258,11 @@ class Server(Generic[In]):
         except zmq.ZMQError:
             return  # a stranger that went away, or that does not read: it is owed nothing
         self._pump.look_again()
+
+    def _trouble(self, source: str, role: str, problem: str) -> None:
+        """Said once, not every two seconds; a process is also shown for as long as it asks. A command just ends."""
+        if role in VISITORS or self._life.troubles.say(f"{source} at {self._door}", problem, self._life.loop.now_ns()):
+            log.warning("refused %s: %s", source, problem)
 
     def _count_refused(self, reason: str) -> None:
         self._life.telemetry.counter(

@@ -6,20 +6,17 @@ import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
 import msgspec
-import psutil
 
 from bus.catalogue import ModelMissing, locate
 from bus.config import Config, ModelConfig, parse_address, parse_size
 from bus.curve import BadKeyFile, read_keys
-from bus.names import REQUESTS_DOOR, TELEMETRY_DOOR, socket_path
+from bus.memfd import room_for_memory
+from bus.names import LONGEST_DOOR, socket_path
 from cli.control import running_names
 from cli.models import missing_models
 from cli.supervisor.plan import desired_units
-
-_LONGEST_DOOR: Final = max(REQUESTS_DOOR, TELEMETRY_DOOR, key=len)
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -61,9 +58,17 @@ def _problems(config: Config) -> list[str]:
         attempt("curve.secret", lambda: read_keys(Path(curve.secret), secret=True))
         if not any(Path(curve.clients).glob("*.public")):
             found.append(f"curve.clients: {curve.clients} holds no *.public file, so nobody could connect")
-    longest = max((unit.name for unit in desired_units(config)), key=len)
-    attempt("$HEADRACE_RUN", lambda: socket_path(longest, _LONGEST_DOOR))
+    attempt("$HEADRACE_RUN", lambda: check_run_directory(config))
     return found
+
+
+def check_run_directory(config: Config) -> None:
+    """Whether the sockets of every process have room in the run directory's path.
+
+    Raises:
+        PathTooLong: they have not.
+    """
+    socket_path(max((unit.name for unit in desired_units(config)), key=len), LONGEST_DOOR)
 
 
 def _warnings(config: Config) -> list[str]:
@@ -72,11 +77,11 @@ def _warnings(config: Config) -> list[str]:
     found = []
     if "kv@host" not in running:
         arena, weights = parse_size(config.kv.arena), sum(map(_weight_bytes, config.model))
-        available = psutil.virtual_memory().available
-        if arena + weights > available:
+        room = room_for_memory()
+        if arena + weights > room.bytes:
             found.append(
                 f"memory: the arena takes {arena >> 20} MiB and the models' files {weights >> 20} MiB, but "
-                f"{available >> 20} MiB are available; lower [kv] arena or serve less"
+                f"{room.limit} leaves {max(0, room.bytes) >> 20} MiB; lower [kv] arena or serve less"
             )
     if not any(name.startswith("ingress@") for name in running) and (trouble := _address_trouble(config.ingress.http)):
         found.append(f"ingress.http: {trouble}")

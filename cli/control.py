@@ -80,6 +80,11 @@ class Caller:
         self.close()
 
     @property
+    def visitor(self) -> Visitor:
+        """Who asks."""
+        return self._visitor
+
+    @property
     def run(self) -> Path:
         """The run directory of the stack."""
         return self._visitor.run
@@ -101,9 +106,13 @@ class Caller:
             raise Unreachable(f"{name} does not run here (run directory {self._visitor.run})")
         answer = self.ask_all({name: question}, timeout_s).get(name)
         if answer is None:
-            why = self._refusals.pop(name, f"no answer within {timeout_s:.0f} s")
-            raise Unreachable(f"{name}: {why}")
+            raise Unreachable(f"{name}: {self.refusal(name) or f'no answer within {timeout_s:.0f} s'}")
         return answer
+
+    def refusal(self, name: str) -> str:
+        """Why a process that was asked does not talk to us; empty where it did not say."""
+        link = self._links.get(name)
+        return self._refusals.pop(name, "") or (link.refusal if link is not None else "")
 
     def ask_all(self, questions: Mapping[str, Question], timeout_s: float = STATUS_TIMEOUT_S) -> dict[str, Answer]:
         """Answers of many processes, asked at once. Those that do not answer in time are left out."""
@@ -116,7 +125,7 @@ class Caller:
             if name not in self._links:
                 self._links[name] = self._connect(name)
         deadline = time.monotonic() + timeout_s
-        while not waiting.keys() <= self._answers.keys() and (left := deadline - time.monotonic()) > 0:
+        while self._hopeful(waiting) and (left := deadline - time.monotonic()) > 0:
             for name in [name for name in unsent if self._links[name].up]:
                 if self._links[name].send(unsent[name]):
                     del unsent[name]
@@ -135,6 +144,10 @@ class Caller:
         """What processes say of themselves."""
         answers = self.ask_all({name: GetStatus(0) for name in names}, timeout_s)
         return {name: answer for name, answer in answers.items() if isinstance(answer, Status)}
+
+    def _hopeful(self, waiting: Mapping[int, str]) -> bool:
+        """Whether there is anybody who may still answer."""
+        return any(rid not in self._answers and not self._links[name].refusal for rid, name in waiting.items())
 
     def _connect(self, name: str) -> Link[Any]:
         socket_path(name, CONTROL_DOOR, self._visitor.run)  # too long a path: say so now

@@ -8,7 +8,7 @@ import sys
 import time
 from typing import Final
 
-from bus.messages.control import Rejected, Stop
+from bus.messages.control import Ok, Rejected, Stop
 from bus.names import SUPERVISOR, run_directory
 from cli.control import Caller, Unreachable, running_names
 from cli.supervisor.logfiles import log_path
@@ -40,12 +40,15 @@ def stop_insisting(deadline_s: float) -> int:
 
 
 def _through_supervisor(deadline_s: float) -> int:
+    pid = running_names()[SUPERVISOR]
     try:
         with Caller() as caller:
             answer = caller.ask(SUPERVISOR, Stop(0, deadline_s))
     except Unreachable as error:
-        print(error, file=sys.stderr)
-        return 1
+        # Of another release, say, that has no protocol in common with this one: a signal is older than protocols.
+        print(f"{error}; sending it SIGTERM instead", file=sys.stderr)
+        os.kill(pid, signal.SIGTERM)
+        answer = Ok(0)
     if isinstance(answer, Rejected):
         print(answer.reason, file=sys.stderr)
         return 1

@@ -284,20 +284,36 @@ def undrain(name: str) -> int:
 
 
 @app.command(group=LOOKING, sort_key=5)
-def restart(name: str, *, deadline: float = 120.0) -> int:
-    """Drain a process, end it and start it again; return when it is ready.
+def restart(
+    name: str = "",
+    *,
+    everything: Annotated[bool, Parameter("--all", negative=())] = False,
+    deadline: float = 120.0,
+    json: Switch = False,
+) -> int:
+    """End a process and start it again, or everything, one after the other; return when it is ready.
 
-    No request is lost. Tensor-parallel ranks restart together. What was given up (exit code 78) is tried again.
+    For example:
 
         headrace restart scheduler@smollm2
+        headrace restart --all              # after an upgrade, or a change of the configuration
+
+    No request is lost: what is in hand goes on at another process, or when this one is back. Only an answer that is not
+    streamed ends with an error where its ingress has no time left. What was given up (exit code 78) is tried again.
 
     Args:
-        name: As `headrace status` shows it.
-        deadline: Seconds it has to drain; 0 kills it.
+        name: As `headrace status` shows it; tensor-parallel ranks restart together.
+        everything: Restart all, each ready before the next; stops at the first that does not come back.
+        deadline: Seconds that an ingress has to finish its answers, and a replica where others take new requests; 0
+            kills.
+        json: Print as JSON what was restarted and what was not.
     """
-    from cli.orders import start_again
+    from cli.restart import restart as roll
 
-    return start_again(name, deadline)
+    if bool(name) == everything:
+        print("give the name of a process, or --all; headrace status lists the names", file=sys.stderr)
+        return 2
+    return roll(name, deadline, as_json=json)
 
 
 @app.command(group=LOOKING, sort_key=6)

@@ -15,7 +15,6 @@ from bus.names import SUPERVISOR, parse_process, run_directory
 from cli.control import Caller, running_names
 from cli.supervisor.logfiles import printable
 
-START_S: Final = 120.0  # for loading weights, after a restart
 _GLYPHS: Final = {"ready": "● ready", "starting": "◐ starting", "draining": "◌ draining", "stopped": "○ stopped",
            "failed": "✖ failed"}  # fmt: skip
 
@@ -33,6 +32,8 @@ class Entry(msgspec.Struct, kw_only=True):
     restarts: int = 0
     detail: str = ""
     last_exit: str = ""
+    build: str = ""
+    troubles: list[str] = []
 
 
 class ModelEntry(msgspec.Struct, kw_only=True):
@@ -67,8 +68,13 @@ def gather(caller: Caller) -> Found:
     for name, pid in running.items():
         entries.setdefault(name, Entry(name=name, role=parse_process(name).role, pid=pid))
     models: list[ModelEntry] = []
-    for name, status in caller.statuses(name for name in entries if name in running).items():
+    statuses = caller.statuses(name for name in entries if name in running)
+    for name in entries.keys() - statuses.keys():
+        if refusal := caller.refusal(name):
+            entries[name].troubles = [f"{name} refuses this command: {refusal}"]
+    for name, status in statuses.items():
         entry = entries[name]
+        entry.build, entry.troubles = status.build, list(status.troubles)
         entry.pid, entry.epoch, entry.uptime_s = status.pid, status.epoch, round(status.uptime_s, 1)
         entry.load, entry.detail = status.load, status.detail
         if entry.state != "failed":  # what failed before may be up for a moment; it has not shown yet that it can stay
@@ -95,7 +101,8 @@ def _print(found: Found) -> None:
     if not console.is_terminal:
         console.width = 200  # a pipe has no width to fold to
     table = Table(box=None, pad_edge=False)
-    for heading in ("process", "state", "pid", "up", "restarts", "epoch", "load"):
+    mixed = len({entry.build for entry in found.processes if entry.build}) > 1  # in the middle of an upgrade
+    for heading in ("process", "state", "pid", "up", "restarts", "epoch", "load", *(["release"] if mixed else [])):
         right = heading not in ("process", "state")
         table.add_column(heading, justify="right" if right else "left", no_wrap=True)
     table.add_column("says", no_wrap=True, overflow="ellipsis")
@@ -103,9 +110,12 @@ def _print(found: Found) -> None:
         table.add_row(
             entry.name, _GLYPHS[entry.state], str(entry.pid or ""), _duration(entry.uptime_s), str(entry.restarts),
             str(entry.epoch or ""), f"{entry.load:.0%}" if entry.load >= 0 else "",
-            Text(printable(entry.detail or entry.last_exit)),
+            *([printable(entry.build)] if mixed else []), Text(printable(entry.detail or entry.last_exit)),
         )  # fmt: skip
     console.print(table)
+    for entry in found.processes:
+        for trouble in entry.troubles:
+            console.print(f"✖ {entry.name}: {printable(trouble)}", markup=False, soft_wrap=True)
     for model in found.models:
         console.print(
             f"model {model.name}: {model.state}, {model.replicas_ready} of {model.replicas} replicas ready, "

@@ -13,7 +13,8 @@ from typing import Final
 from rich.console import Console
 
 from bus.config import Config, ConfigError, load_config
-from bus.names import SUPERVISOR, parse_process, run_directory
+from bus.names import SUPERVISOR, PathTooLong, parse_process, run_directory
+from cli.check import check_run_directory
 from cli.control import Caller, running_names
 from cli.down import stop_insisting
 from cli.models import fetch, missing_models
@@ -30,10 +31,15 @@ _COLOURS: Final = {"ingress": "cyan", "scheduler": "magenta", "worker": "green",
 
 def start(config: Config, path: Path | None, *, detach: bool, fetch_missing: bool) -> int:
     """Start the supervisor, or find it running; wait until every model can answer."""
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
     if fetch_missing and (code := _fetch_missing(config)) != 0:
         return code
-    if problems := missing_models(config):
+    problems = missing_models(config)
+    try:
+        check_run_directory(config)
+    except PathTooLong as error:
+        problems.append(str(error))
+    if problems:
         for problem in problems:
             console.print(problem, markup=False)
         return 78
@@ -74,7 +80,6 @@ def _announce(console: Console, config: Config) -> int:
         f'    -d \'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello!"}}]}}\'\n'
         f"  headrace top      headrace status      headrace down\n",
         markup=False,
-        soft_wrap=True,
     )
     return 0
 
@@ -99,7 +104,7 @@ def _differences(config: Config) -> list[str]:
 def _launch(path: Path | None) -> subprocess.Popen[bytes]:
     """The supervisor gets a session of its own: a closed terminal does not end a stack."""
     log_fd = open_log(SUPERVISOR)
-    arguments = ["-c", str(path)] if path is not None else []
+    arguments = ["-c", str(path.resolve())] if path is not None else []
     try:
         return subprocess.Popen(
             [sys.executable, "-m", "cli.main", "run", SUPERVISOR, *arguments],
@@ -126,11 +131,11 @@ def _wait(console: Console, names: list[str], launched: subprocess.Popen[bytes] 
                 says = f"{entry.state:<10} {entry.detail if entry.state == 'starting' else ''}".rstrip()
                 if shown.get(name) != says:
                     shown[name] = says
-                    console.print(f"{passed:6.1f} s  {name:<28} {says}", markup=False, soft_wrap=True)
+                    console.print(f"{passed:6.1f} s  {name:<28} {says}", markup=False)
                 if entry.state == "failed":
                     console.print(f"{name} failed: {entry.last_exit}; its last words:", markup=False)
                     _print_end(console, name)
-                    console.print(f"all of it: {log_path(name)}", markup=False, soft_wrap=True)
+                    console.print(f"all of it: {log_path(name)}", markup=False)
                     console.print("the other processes go on; stop them with: headrace down")
                     return False
             # Processes may have been ready before: it is the supervisor that makes them a stack.
@@ -144,7 +149,7 @@ def _wait(console: Console, names: list[str], launched: subprocess.Popen[bytes] 
 
 def _print_end(console: Console, name: str) -> None:
     for line in last_lines(log_path(name), 12):
-        console.print("    " + line, markup=False, soft_wrap=True)
+        console.print("    " + line, markup=False)
 
 
 def _follow(console: Console, names: list[str]) -> None:
@@ -153,5 +158,5 @@ def _follow(console: Console, names: list[str]) -> None:
     while SUPERVISOR in running_names():
         for name, tail in tails.items():
             for line in tail.lines():
-                console.print(line, style=_COLOURS.get(parse_process(name).role, ""), markup=False, soft_wrap=True)
+                console.print(line, style=_COLOURS.get(parse_process(name).role, ""), markup=False)
         time.sleep(LOOK_S)

@@ -65,6 +65,7 @@ class AsyncClient:
         self._authorization = f"Bearer {api_key}" if api_key else ""
         self._timeout, self._patience = timeout, patience
         self._name = f"client@{os.getpid()}-{secrets.token_hex(6)}"
+        self._epoch = 0
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self._connection: Connection | None = None
         self._connecting = asyncio.Lock()
@@ -283,7 +284,8 @@ class AsyncClient:
         return sorted(found, key=lambda address: address == self._last_address)
 
     async def _connect(self, address: str) -> Connection:
-        session = Session(self._name, time.time_ns() // 1000, os.getpid(), asyncio.get_running_loop().time())
+        self._epoch = max(self._epoch + 1, time.time_ns() // 1000)  # goes up, even where the clock was set back
+        session = Session(self._name, self._epoch, os.getpid(), asyncio.get_running_loop().time())
         connection = Connection(
             self._context, address, session, self._curve,
             on_message=self._hear, on_down=self._lost, busy=lambda: bool(self._calls),

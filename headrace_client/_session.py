@@ -13,7 +13,7 @@ import msgspec
 from bus.build import BUILD
 from bus.messages.clients import ToClient
 from bus.messages.common import Bye, Heartbeat, Hello, Nack, Welcome
-from bus.wire import PROTOCOL, BadFrame, Codec
+from bus.wire import ANY_PROTOCOL, PROTOCOLS, BadFrame, Codec
 
 SILENT_S: Final = 10.0  # a server beats twice a second while its loop turns
 BEAT_S: Final = 1.0
@@ -53,6 +53,7 @@ class Session:
         self.up = False
         self._name, self._epoch, self._pid = name, epoch, pid
         self._codec: Codec[Any] = Codec("clients", ToClient)
+        self._protocol = ANY_PROTOCOL  # until the welcome says which
         self._seq_out = self._seq_in = 0
         self._server_epoch = 0
         self._server_busy = False
@@ -61,11 +62,11 @@ class Session:
     def say(self, body: msgspec.Struct) -> tuple[int, list[bytes]]:
         """The next message: its number, and its frames."""
         self._seq_out += 1
-        return self._seq_out, self._codec.encode(body, self._name, self._epoch, self._seq_out)
+        return self._seq_out, self._codec.encode(body, self._name, self._epoch, self._seq_out, self._protocol)
 
     def hello(self) -> list[bytes]:
         """To be said until the answer comes."""
-        return self.say(Hello(PROTOCOL, PROTOCOL, BUILD, "client", self._pid, "ready"))[1]
+        return self.say(Hello(*PROTOCOLS, BUILD, "client", self._pid, "ready"))[1]
 
     def heartbeat(self, busy: bool) -> list[bytes]:
         """To be said every `BEAT_S`. A busy client may be silent: it is not left for that."""
@@ -85,6 +86,7 @@ class Session:
             if self.up:
                 return None if header.epoch == self._server_epoch else Down("restarted")
             self.up, self._server_epoch, self._seq_in, self._heard = True, header.epoch, header.seq, now
+            self._protocol = body.protocol
             return Up(body.pid)
         if isinstance(body, Nack) and (not self.up or body.reason in ("hello_required", "stale")):
             # Before the welcome, "say hello first" answers what a session before this one had under way.
@@ -93,6 +95,8 @@ class Session:
             return Down(f"{body.reason}: {body.detail}", final=True)
         if not self.up or header.epoch != self._server_epoch or header.seq <= self._seq_in:
             return None
+        if header.protocol != self._protocol and not isinstance(body, Nack):
+            return Down(f"the server speaks protocol {header.protocol}, and agreed on {self._protocol}")
         self._seq_in, self._heard = header.seq, now
         if isinstance(body, Heartbeat):
             self._server_busy = body.busy

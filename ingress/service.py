@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import zmq
 
 from bus.catalogue import ModelMissing
 from bus.config import parse_size
 from bus.curve import BadKeyFile, CurveServer
+from bus.limits import too_few_open_files
 from bus.messages.control import Ok, Rejected, ToProcess
 from bus.process import EXIT_CONFIG, EXIT_MISSING, Description, Life
 from ingress.api.http import HttpFront, serve
@@ -22,6 +24,8 @@ from ingress.models import ModelUnusable, ServedModel, load
 from ingress.siblings import find
 
 log = logging.getLogger(__name__)
+
+OTHER_FILES: Final = 128  # open files beside clients' connections: doors, links, locks, and what libraries keep
 
 
 class IngressService:
@@ -35,6 +39,7 @@ class IngressService:
         self._http: HttpFront | None = None
         self._doors: list[Door] = []
         self._curve: CurveServer | None = None
+        self._handed_over = False
 
     def start(self) -> None:
         """Read the models' text side, connect to the schedulers, open the doors."""
@@ -42,6 +47,9 @@ class IngressService:
         if models is None:
             return
         settings = self._life.config.ingress
+        if problem := too_few_open_files(settings.max_streams + OTHER_FILES, f"max_streams = {settings.max_streams}"):
+            self._life.fail(f"[ingress] {problem}", EXIT_CONFIG)
+            return
         self._engine = Engine(self._life, models, max_streams=settings.max_streams)
         journals = Journals(self._life.run, self._life.name, self._life.epoch, self._life.telemetry)
         self._pipeline = Pipeline(
@@ -89,9 +97,15 @@ class IngressService:
             door.undrain()
 
     def drained(self) -> bool:
-        """Whether every answer is complete, and written."""
+        """Whether every answer is complete and written, or has been left to others."""
+        if self._handed_over:
+            return True
         answering = (self._http is not None and self._http.busy) or any(door.busy for door in self._doors)
         return not answering and (self._engine is None or self._engine.open_streams == 0)
+
+    def hand_over(self) -> None:
+        """Nothing but to end: `stop` leaves the streams, and their clients find them at another ingress."""
+        self._handed_over = True
 
     def stop(self) -> None:
         """Close the doors first, so that nothing new finds a closed engine."""

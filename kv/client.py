@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from bus.build import BUILD
 from bus.identity import Identity
 from bus.memfd import exclude_from_core_dumps
 from bus.messages.pages import (
@@ -45,13 +46,15 @@ from bus.messages.steps import KvShape
 from bus.names import KV, PAGES_DOOR, socket_path
 from bus.packed import pack_u32
 from bus.seqpacket import PacketClient, connect_when_there
-from kv.layout import HEADER, MAX_RANKS, Grid
+from bus.wire import PROTOCOLS
+from kv.layout import HEADER, MAX_RANKS, VERSION, Grid
 
 log = logging.getLogger(__name__)
 
 Reply = TypeVar("Reply", bound=msgspec.Struct)
 Role = Literal["scheduler", "worker", "supervisor", "observer"]
 
+LAYOUT_VERSION: Final = VERSION
 _SEALS_PER_MESSAGE: Final = 2048  # 40 bytes a page
 _REFUSED_S: Final = 1.0
 Handles = npt.NDArray[np.uint32]
@@ -124,12 +127,25 @@ def attach_blocking(life: Identity, role: Role, owner: str = "") -> tuple[Packet
         PagesDenied: it refuses.
     """
     client: PacketClient[FromKv] = PacketClient(socket_path(KV, PAGES_DOOR, life.run), FromKv)
-    attached = client.call(Attach(1, life.name, life.epoch, role, owner))
+    attached = client.call(_attach(1, life, role, owner))
     if isinstance(attached, Denied):
         client.close()
         raise PagesDenied(attached)
     assert isinstance(attached, Attached)
     return client, ArenaMap(client.fds[0], attached) if client.fds else None
+
+
+def layout_of_arena(life: Identity) -> int:
+    """Version of the running arena's layout; `LAYOUT_VERSION` is the one that this release can read.
+
+    Raises:
+        PagesDenied, OSError: see `attach_blocking`.
+    """
+    client: PacketClient[FromKv] = PacketClient(socket_path(KV, PAGES_DOOR, life.run), FromKv)
+    try:
+        return call(client, _attach(1, life, "observer", ""), Attached).layout
+    finally:
+        client.close()
 
 
 def call(client: PacketClient[FromKv], message: msgspec.Struct, expected: type[Reply]) -> Reply:
@@ -339,14 +355,17 @@ class PageClient:
             return
         self._client = client
         client.attach(self._life.loop, self._hung_up)
-        client.ask(Attach(self._next(), self._life.name, self._life.epoch, self._role, self._owner), self._attached)
+        client.ask(_attach(self._next(), self._life, self._role, self._owner), self._attached)
 
     def _attached(self, answer: FromKv) -> None:
         if isinstance(answer, Attached):
             self.up = True
+            self._life.troubles.over(KV)
             self._on_up()
             return
-        log.error("kv refuses us: %s", answer)
+        why = f"{answer.reason}: {answer.detail}" if isinstance(answer, Denied) else f"{answer}"
+        if self._life.troubles.say(KV, f"{KV} refuses us: {why}", self._life.loop.now_ns()):
+            log.error("%s refuses us: %s", KV, why)  # once, not each time
         if self._client is not None:
             self._client.close()
             self._client = None
@@ -365,6 +384,10 @@ class PageClient:
             self._cancel = self._connect()
             if was_up:
                 self._on_down()
+
+
+def _attach(rid: int, life: Identity, role: Role, owner: str) -> Attach:
+    return Attach(rid, life.name, life.epoch, role, owner, *PROTOCOLS, BUILD, LAYOUT_VERSION)
 
 
 def _cuts(count: int, at_most: int) -> list[tuple[int, int]]:

@@ -39,9 +39,10 @@ from bus.messages.pages import (
 )  # fmt: skip
 from bus.names import KV
 from bus.packed import pack_u32, unpack_u32
+from bus.wire import PROTOCOLS
 from kv.disk.index import DiskIndex
 from kv.fills import Fills
-from kv.layout import Layout, Tables, name_hash
+from kv.layout import VERSION, Layout, Tables, name_hash
 from kv.owners import Owners, Session, Writer, WriterKey, pin, unpin
 from kv.pool import Handle, Owner, Pool
 from kv.slabs import BadShape, PageKey, Slabs
@@ -240,10 +241,12 @@ class Core:
             session.remember(question, found)
         return [(session, found) for session, _, found in answers]
 
-    def attached(self, rid: int) -> Attached:
-        """The reply to `Attach`."""
+    def attached(self, rid: int, protocol: int = PROTOCOLS.newest) -> Attached:
+        """The reply to `Attach`. `protocol` was agreed on."""
         layout = self.layout
-        return Attached(rid, self.kv_epoch, layout.arena_bytes, layout.header_offset, layout.data_offset)
+        return Attached(
+            rid, self.kv_epoch, layout.arena_bytes, layout.header_offset, layout.data_offset, protocol, VERSION
+        )
 
     def stats(self, rid: int = 0) -> Stats:
         """Pages by state."""

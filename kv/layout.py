@@ -18,7 +18,8 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-MAGIC: Final = b"HRARENA\x03"
+VERSION: Final = 3  # of everything below: an arena of another one is not read, by nobody
+MAGIC: Final = b"HRARENA" + bytes([VERSION])
 FREE, LEASED, SEALED = 0, 1, 2
 NO_POOL, LOST = 0, 0xFFFFFFFF  # slab table: free for all; and out of use, because nobody can say whose it is
 

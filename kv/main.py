@@ -26,6 +26,7 @@ class _Nothing:
     def drained(self) -> bool:
         return True
 
+    def hand_over(self) -> None: ...
     def stop(self) -> None: ...
     def control(self, message: ToProcess) -> Ok | Rejected | None:
         del message

@@ -13,12 +13,15 @@ from bus.messages.control import Audit, Audited, Ok, Rejected, ToProcess
 from bus.messages.pages import Attach, Denied, Done, Fenced, PoolOpened, Prefetch, Stats, ToKv
 from bus.names import PAGES_DOOR, socket_path
 from bus.process import Description, Life
+from bus.releases import Speaker, disagreement, ourselves
 from bus.seqpacket import Connection, PacketServer
+from bus.wire import PROTOCOLS, Protocols
 from kv.arena import Arena
 from kv.audit import faults
 from kv.core import Core, Refusal
 from kv.disk.place import DiskPlace
 from kv.disk.tier import DiskTier
+from kv.layout import VERSION
 from kv.owners import Session, WriterKey
 from kv.witness import Holder, Witness, start_time
 
@@ -95,6 +98,9 @@ class PageService:
         served = any(session.role == "scheduler" for session in self.core.owners.sessions.values())
         return served or self._tier is None or self._tier.quiet
 
+    def hand_over(self) -> None:
+        """Nothing to do: the pages outlive this process."""
+
     def stop(self) -> None:
         if self._tier is not None:
             self._tier.close()
@@ -144,6 +150,18 @@ class PageService:
 
     def _attach(self, connection: Connection, message: Attach) -> None:
         assert self._server is not None
+        protocol = PROTOCOLS.agree(theirs := Protocols(message.protocol_min, message.protocol_max))
+        if protocol is None:
+            problem = disagreement(ourselves(self._life.name), Speaker(message.name, message.build, theirs))
+            self._refuse(connection, message, problem)
+            return
+        if message.role in _WITH_ARENA and message.layout != VERSION:
+            self._refuse(
+                connection, message,
+                f"{message.name} (headrace {message.build}) reads arenas of layout {message.layout}, this one has "
+                f"{VERSION}: run everything with one release: headrace down, then headrace up",
+            )  # fmt: skip
+            return
         try:
             session = self.core.attach(message, connection.pid)
         except Refusal as refusal:
@@ -162,7 +180,14 @@ class PageService:
             return
         log.info("%s attached", session.name, extra={"pid": session.pid, "epoch": session.epoch})
         fds = (self._arena.fd,) if message.role in _WITH_ARENA else ()
-        self._server.send(connection, self.core.attached(message.rid), fds)
+        self._life.troubles.over(session.name)
+        self._server.send(connection, self.core.attached(message.rid, protocol), fds)
+
+    def _refuse(self, connection: Connection, message: Attach, problem: str) -> None:
+        assert self._server is not None
+        if self._life.troubles.say(message.name, problem, self._life.loop.now_ns()):
+            log.warning("refused %s: %s", message.name, problem)  # once, not each time
+        self._server.send(connection, Denied(message.rid, "protocol", problem))
 
     # --- who may write ---------------------------------------------------------------------------------------------
 

@@ -87,6 +87,9 @@ class MetricsService:
         """Always: questions are answered at once."""
         return True
 
+    def hand_over(self) -> None:
+        """Nothing to do, see `drained`."""
+
     def stop(self) -> None:
         """Close the doors."""
         self._stop_ticking()

@@ -10,7 +10,7 @@ from bus.blocks import KV_LAYOUT, root_digest
 from bus.messages.common import Nack, ProcessState
 from bus.messages.control import CancelRequest, Drain, ModelStatus, Ok, Rejected, ToProcess, Undrain
 from bus.messages.requests import Abort, ModelFacts, Submit, ToScheduler
-from bus.messages.steps import Registered, Reset, StepFailed, StepResult, ToSchedulerFromWorker
+from bus.messages.steps import Leaving, Registered, Reset, StepFailed, StepResult, ToSchedulerFromWorker
 from bus.names import REQUESTS_DOOR, STEPS_DOOR, InvalidName, parse_process, parse_worker
 from bus.process import Description, Life
 from bus.server import Peer, Server
@@ -50,9 +50,12 @@ class SchedulerService:
         self._facts: ModelFacts | None = None
         self._measures = Measures(life.telemetry, model.name)
         self._tokens_per_s = 0.0
+        self._handed_over = False
         self._events: deque[e.Event] = deque()
 
     def start(self) -> None:
+        # Whoever ends it means its successor: nobody new is refused so that those in hand can end here.
+        self._life.patience_s = 0.0
         life = self._life
         self._ingresses: Server[ToScheduler] = Server(
             life, REQUESTS_DOOR, "requests", ToScheduler, roles={"ingress"}, on_message=self._on_ingress,
@@ -87,7 +90,11 @@ class SchedulerService:
         self.core.drain(False)
 
     def drained(self) -> bool:
-        return self.core.idle
+        return self.core.idle or self._handed_over
+
+    def hand_over(self) -> None:
+        """The ingresses have every request with its tokens, and give them to the next scheduler."""
+        self._handed_over = True
 
     def stop(self) -> None:
         for cancel in self._timers:
@@ -144,6 +151,10 @@ class SchedulerService:
         if isinstance(message, StepFailed):
             log.error("%s: step %d failed: %s", peer.name, message.step, message.error)
             self._feed(e.StepBroken(group.number, message))
+        elif isinstance(message, Leaving):
+            log.info("replica %d leaves: %s is about to end", group.number, peer.name)
+            self._feed(e.ReplicaLeaving(group.number))
+            self._tell_facts()
         elif isinstance(message, StepResult) and group.ranks[0].peer is peer:
             self._life.progressed()
             self._feed(e.StepDone(group.number, message))

@@ -10,7 +10,7 @@ import logging
 
 from bus.link import Link
 from bus.messages.common import Nack
-from bus.messages.steps import Registered, Reset, StepFailed, StepPlan, ToWorker
+from bus.messages.steps import Leaving, Registered, Reset, StepFailed, StepPlan, ToWorker
 from bus.names import STEPS_DOOR, scheduler_name
 from bus.packed import pack_u32
 from bus.process import Life
@@ -64,6 +64,10 @@ class Conversation:
         """Tell kv that pages of older scheduler incarnations are not written any more. Again, whenever kv is new."""
         if self._epoch:
             self._pages.fenced(self._link.server_name, self._epoch)
+
+    def leave(self) -> None:
+        """Give the requests that are here back to the scheduler; slots are closed when it has them."""
+        self._link.send(Leaving())
 
     def close(self) -> None:
         """Say bye."""

@@ -20,7 +20,7 @@ import torch
 from bus.liveness import DeathWatch
 from bus.messages.control import Ok, Rejected, ToProcess
 from bus.names import scheduler_name
-from bus.process import EXIT_CONFIG, Description, Life
+from bus.process import EXIT_CONFIG, EXIT_MISSING, Description, Life
 from kv.client import PageClient, PagesDenied
 from workers.arena import ArenaPages, map_pages
 from workers.background import Background
@@ -79,7 +79,7 @@ class WorkerService:
         return Description(used / slots, f"{does}{used} of {slots} slots, {self._computed_in}, {self._phase}")
 
     def drain(self) -> None:
-        """Nothing to do: the heartbeat says that this worker drains, and its scheduler sends its requests elsewhere."""
+        """Nothing to do: the heartbeat says that this worker drains, and its scheduler gives it no new requests."""
 
     def undrain(self) -> None:
         """Nothing to do, see `drain`."""
@@ -88,6 +88,11 @@ class WorkerService:
         return self._conversation is None or (
             self._conversation.idle and self._slots is not None and self._slots.in_use == 0
         )
+
+    def hand_over(self) -> None:
+        """Its requests go back to the scheduler between two steps."""
+        if self._conversation is not None:
+            self._conversation.leave()
 
     def stop(self) -> None:
         if self._background is not None:
@@ -152,7 +157,9 @@ class WorkerService:
             self._later(lambda: self._map(loaded))
             return
         except PagesDenied as denied:
-            self._life.fail(f"the page server refuses this worker: {denied}", EXIT_CONFIG)
+            # Another release passes: an upgrade is under way.
+            code = EXIT_MISSING if denied.reason == "protocol" else EXIT_CONFIG
+            self._life.fail(f"the page server refuses this worker: {denied}", code)
             return
         # The session that says that we live and may write; the mapping needs no connection any more.
         self._pages = PageClient(self._life, "worker", owner=owner, on_up=lambda: self._on_pages_up(loaded, pages))

@@ -50,6 +50,9 @@ class StandbyService:
     def drained(self) -> bool:
         return True
 
+    def hand_over(self) -> None:
+        """Nothing to do, see `drain`."""
+
     def stop(self) -> None:
         if self._background is not None:
             self._background.cancel()

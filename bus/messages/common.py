@@ -1,4 +1,7 @@
-"""What every ROUTER/DEALER conversation starts and lives with. Tags 0 to 9 of each channel."""
+"""What every ROUTER/DEALER conversation starts and lives with. Tags 0 to 9 of each channel.
+
+Hello, welcome and nack are read before a protocol is agreed on (`bus.wire`): they change by appended fields only, ever.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ ProcessState = Literal["starting", "ready", "draining", "stopped", "failed"]
 
 NackReason = Literal[
     "hello_required",  # this incarnation has not met you: say hello again
-    "protocol",  # protocol ranges do not overlap
+    "protocol",  # no protocol in common, or not the one that was agreed on
     "stale",  # a newer incarnation of you is connected
     "forbidden",  # credentials, role or name not allowed here
     "malformed",  # a frame did not decode
@@ -20,7 +23,7 @@ NackReason = Literal[
 
 
 class Hello(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=0):
-    """First message of an incarnation on a connection; may be repeated.
+    """First message of an incarnation on a connection; may be repeated. It knows all protocols from min to max.
 
     `pid` must be the kernel's credential of the connection on ipc; it is what liveness watches.
     """
@@ -34,11 +37,13 @@ class Hello(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=0):
 
 
 class Welcome(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=1):
-    """Answer to `Hello`: the connection is up. `pid` is the listener's, for the other side's liveness."""
+    """Answer to `Hello`: the connection is up, and `protocol` is spoken on it. `pid` is the listener's, for the other
+    side's liveness."""
 
     build: str
     pid: int
     state: ProcessState
+    protocol: int = 1
 
 
 class Heartbeat(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=2):

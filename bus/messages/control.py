@@ -42,11 +42,13 @@ class Stop(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=13):
 
 
 class Restart(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=14):
-    """Supervisor only: drain `name`, end it, start it again."""
+    """Supervisor only: drain `name`, end it, start it again. With its own name, it goes on as another program:
+    `executable` is that of a Python that has headrace, empty for the one it has."""
 
     rid: int
     name: str
     deadline_s: float = 120.0
+    executable: str = ""
 
 
 class SetLogLevel(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=15):
@@ -95,6 +97,9 @@ class Status(msgspec.Struct, array_like=True, frozen=True, tag=20):
         detail: one line for a person.
         models: schedulers only.
         counters: what it counted since it started, (name, value).
+        build: the release that it runs.
+        troubles: what keeps it from talking to others, a line each.
+        drained: it drains, and nothing is in hand any more.
     """
 
     rid: int
@@ -109,6 +114,9 @@ class Status(msgspec.Struct, array_like=True, frozen=True, tag=20):
     detail: str = ""
     models: tuple[ModelStatus, ...] = ()
     counters: tuple[tuple[str, float], ...] = ()
+    build: str = ""
+    troubles: tuple[str, ...] = ()
+    drained: bool = False
 
 
 class UnitStatus(msgspec.Struct, array_like=True, frozen=True, gc=False):

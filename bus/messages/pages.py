@@ -32,6 +32,8 @@ class Attach(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=1):
         role: "scheduler" leases pages; "worker" writes bytes on behalf of `owner`; "supervisor" may take the
             descriptor and nothing else; "observer" may ask for `Stats`.
         owner: for a worker, name of the scheduler whose leases it writes; else empty.
+        protocol_min, protocol_max, build: as in `bus.messages.common.Hello`.
+        layout: version of the arena's layout that it can read, see `kv.layout`.
     """
 
     rid: int
@@ -39,6 +41,10 @@ class Attach(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=1):
     epoch: int
     role: Literal["scheduler", "worker", "supervisor", "observer"]
     owner: str = ""
+    protocol_min: int = 1
+    protocol_max: int = 1
+    build: str = ""
+    layout: int = 3
 
 
 class Attached(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=51):
@@ -49,6 +55,8 @@ class Attached(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=51):
     arena_bytes: int
     header_offset: int
     data_offset: int
+    protocol: int = 1
+    layout: int = 3
 
 
 class OpenPool(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=2):
@@ -252,7 +260,7 @@ class Denied(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=62):
     """The request was refused; nothing changed."""
 
     rid: int
-    reason: Literal["attach_first", "stale", "forbidden", "no_pool", "too_large", "malformed", "shape"]
+    reason: Literal["attach_first", "stale", "forbidden", "no_pool", "too_large", "malformed", "shape", "protocol"]
     detail: str
 
 

@@ -146,6 +146,11 @@ class StepFailed(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=12)
     out_of_memory: bool = False
 
 
+class Leaving(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=13):
+    """worker -> scheduler: I am about to end. Plan nothing more for this replica, and take its requests back when the
+    plans under way are done; a `Reset` then tells me that I may go."""
+
+
 class Reset(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=21):
     """scheduler -> worker: close all slots, forget plans; the next plan is step `next_step`. A new scheduler
     incarnation sends it first."""
@@ -154,4 +159,4 @@ class Reset(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=21):
 
 
 ToWorker = Welcome | Heartbeat | Nack | Bye | StepPlan | Reset
-ToSchedulerFromWorker = Hello | Heartbeat | Nack | Bye | Registered | StepResult | StepFailed
+ToSchedulerFromWorker = Hello | Heartbeat | Nack | Bye | Registered | StepResult | StepFailed | Leaving

@@ -50,7 +50,7 @@ def find_survivors(run: Path, saved: SavedState) -> dict[str, Survivor]:
             continue
         uptime = statuses[name].uptime_s if answers else 0.0
         unit = known if same and known is not None else SavedUnit(pid, ticks, 1, "")
-        found[name] = Survivor(Adopted(pid, now - uptime, unit.starts), unit)
+        found[name] = Survivor(Adopted(pid, now - uptime, unit.starts, unit.held), unit)
     return found
 
 

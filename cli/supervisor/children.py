@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from bus.config import Config
 from bus.names import models_directory, parse_worker, state_directory, worker_of
 from cli.supervisor.logfiles import open_log
 from cli.supervisor.plan import Unit
+
+log = logging.getLogger(__name__)
 
 COMPUTING: Final = ("worker", "standby")
 ARENA_FD_VARIABLE: Final = "HEADRACE_ARENA_FD"
@@ -62,8 +65,7 @@ def spawn(unit: Unit, config: Config, config_copy: Path, run: Path, arena_fd: in
     if unit.role == "kv" and arena_fd is not None:
         variables[ARENA_FD_VARIABLE] = str(arena_fd)
         passed = (arena_fd,)
-    # A standby will be the worker, and then its lines belong into the worker's file.
-    log_fd = open_log(worker_of(unit.name) if unit.role == "standby" else unit.name)
+    log_fd = _log_of(unit)
     try:
         return subprocess.Popen(
             [sys.executable, "-m", "cli.main", "run", unit.name, "-c", str(config_copy)],
@@ -76,3 +78,13 @@ def spawn(unit: Unit, config: Config, config_copy: Path, run: Path, arena_fd: in
         )
     finally:
         os.close(log_fd)
+
+
+def _log_of(unit: Unit) -> int:
+    """A standby will be the worker, and then its lines belong into the worker's file. A process without a log is better
+    than none."""
+    try:
+        return open_log(worker_of(unit.name) if unit.role == "standby" else unit.name)
+    except OSError as error:
+        log.error("%s runs without a log: %s", unit.name, error)
+        return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)

@@ -1,4 +1,7 @@
-"""What a supervisor writes down so that the next one can take over: a small file in the run directory."""
+"""What a supervisor writes down so that the next one can take over: a small file in the run directory.
+
+The next one may be of another release: fields are only ever added, with defaults, and unknown ones are skipped.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,14 @@ CONFIG_COPY: Final = "headrace.toml"
 
 
 class SavedUnit(msgspec.Struct, frozen=True):
-    """A process that was started. `(pid, start_ticks)` names it for ever; `fingerprint` is of its configuration."""
+    """A process that was started. `(pid, start_ticks)` names it for ever; `fingerprint` is of its configuration;
+    `held`: an operator drained it."""
 
     pid: int
     start_ticks: int
     starts: int
     fingerprint: str
+    held: bool = False
 
 
 class SavedState(msgspec.Struct, frozen=True):

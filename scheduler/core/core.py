@@ -19,7 +19,7 @@ from bus.packed import unpack_u32
 from scheduler.core import events as e
 from scheduler.core.admission import admit, expire, found, unpark
 from scheduler.core.apply import BadResult
-from scheduler.core.failure import look_after, pages_lost, replica_fenced, replica_lost, step_broken
+from scheduler.core.failure import look_after, pages_lost, replica_fenced, replica_leaves, replica_lost, step_broken
 from scheduler.core.pages import unpack_handles
 from scheduler.core.plan import plan_barrier, plan_step
 from scheduler.core.prefix import EntryState
@@ -52,6 +52,7 @@ class SchedulerCore:
             e.ReplicaFenced: lambda event: replica_fenced(self.state, self.state.replicas[event.replica]),
             e.ReplicaDrain: self._replica_drain,
             e.ReplicaComputed: lambda event: self.state.replicas[event.replica].watch.cpu(event.cpu_ns),
+            e.ReplicaLeaving: self._replica_leaving,
             e.StepDone: self._step_done,
             e.StepBroken: lambda event: step_broken(self.state, self.state.replicas[event.replica], event.failed),
             e.KvUp: self._kv_up,
@@ -89,7 +90,7 @@ class SchedulerCore:
     def facts(self, root: bytes, vocabulary: int) -> ModelFacts:
         """What ingresses should know. `root` is the digest chain's."""
         state = self.state
-        ready = sum(1 for replica in state.replicas.values() if replica.ready and not replica.draining)
+        ready = sum(1 for replica in state.replicas.values() if replica.serving)
         known = state.geometry
         page_tokens, context_tokens = (known.page_tokens, state.context_tokens) if known else (0, 0)
         return ModelFacts(
@@ -113,6 +114,8 @@ class SchedulerCore:
     def _plan(self) -> None:
         state = self.state
         for replica in state.replicas.values():
+            if replica.leaving:
+                continue
             while replica.ready and replica.in_flight < replica.depth and replica.running:
                 plan, chunks, replica.starved = plan_step(replica, state.pool, state.limits.inter_token_target_ns)
                 if plan is None:
@@ -191,12 +194,20 @@ class SchedulerCore:
         if (replica := self.state.replicas.get(event.replica)) is not None:
             replica.draining = event.draining
 
+    def _replica_leaving(self, event: e.ReplicaLeaving) -> None:
+        replica = self.state.replicas.get(event.replica)
+        if replica is not None and replica.ready and not replica.leaving:
+            replica.leaving = True
+            replica_leaves(self.state, replica)
+
     def _step_done(self, event: e.StepDone) -> None:
         replica = self.state.replicas[event.replica]
         try:
             step_done(self.state, replica, event.result)
         except BadResult as bad:
             self._fail_step(replica, event.result.step, str(bad))
+        if replica.leaving:
+            replica_leaves(self.state, replica)
 
     def _fail_step(self, replica: Replica, step: int, why: str) -> None:
         step_broken(self.state, replica, StepFailed(step, why))

@@ -96,6 +96,12 @@ class ReplicaComputed(Event, frozen=True, gc=False):
     cpu_ns: int
 
 
+class ReplicaLeaving(Event, frozen=True, gc=False):
+    """Its processes are about to end: its requests are taken back when what is under way is done. Until it is lost."""
+
+    replica: int
+
+
 class StepDone(Event, frozen=True, gc=False):
     """Rank 0's result."""
 

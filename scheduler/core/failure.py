@@ -59,6 +59,16 @@ def replica_lost(state: State, replica: Replica, why: str) -> None:
         _take_out(state, replica, why)
 
 
+def replica_leaves(state: State, replica: Replica) -> None:
+    """Its processes are about to end, as they were told to. When nothing is under way any more its requests leave it;
+    nobody is to blame. The reset tells the workers that they may go."""
+    if replica.flights:
+        return
+    _vacate(state, replica, set(), "its worker is restarted")
+    replica_fenced(state, replica)
+    state.out.append(ResetReplica(replica.number, replica.next_step))
+
+
 def replica_fenced(state: State, replica: Replica) -> None:
     """Nobody writes on behalf of the lost replica any more."""
     replica.lost_ns = 0

@@ -81,6 +81,7 @@ class Replica:
         barred: it is up, and taken out for failing too often.
         lost_ns: when it was lost; 0 while it is up, and when its processes are known to be gone.
         step_limit: `step_tokens`, or less for a while after a step that ran out of memory.
+        leaving: its processes are about to end; no step is planned any more.
         retired: left by requests while steps that may write their pages are in flight.
         limbo: left by requests when the replica failed; reusable when it is fenced.
     """
@@ -92,6 +93,7 @@ class Replica:
         self.page_tokens = page_tokens
         self.ready = False
         self.draining = False
+        self.leaving = False
         self.killed = False
         self.barred = False
         self.lost_ns = 0
@@ -146,9 +148,14 @@ class Replica:
         return 1 if self.tried else STEPS_IN_FLIGHT
 
     @property
+    def serving(self) -> bool:
+        """Whether it takes what is new."""
+        return self.ready and not self.draining and not self.leaving
+
+    @property
     def placeable(self) -> bool:
         """Whether a request can enter now."""
-        return self.ready and not self.draining and bool(self.free_slots)
+        return self.serving and bool(self.free_slots)
 
     def open(
         self,

@@ -83,7 +83,7 @@ def _pronounce(state: State) -> None:
 def _dock(state: State, trial: Trial) -> Replica | None:
     """The replica of the trial, if it is there: that of before, or another where that does not come back."""
     dock = state.replicas.get(trial.dock)
-    if dock is not None and dock.ready and not dock.draining:
+    if dock is not None and dock.serving:
         trial.ready_ns = state.now
         return dock
     if dock is not None and not dock.draining and not dock.barred and state.now - trial.ready_ns < DOCK_PATIENCE_NS:
@@ -97,9 +97,5 @@ def _dock(state: State, trial: Trial) -> Replica | None:
 
 def _another(state: State, number: int) -> Replica | None:
     """The least busy replica that could be the dock instead of this one."""
-    others = [
-        replica
-        for replica in state.replicas.values()
-        if replica.number != number and replica.ready and not replica.draining
-    ]
+    others = [replica for replica in state.replicas.values() if replica.number != number and replica.serving]
     return min(others, key=lambda replica: replica.running, default=None)

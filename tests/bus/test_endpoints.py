@@ -22,14 +22,14 @@ from bus.messages.control import FromProcess as Answers
 from bus.messages.control import GetStatus, Ok, ToProcess
 from bus.server import OUTBOX_MESSAGES, Peer, Server
 from bus.socket import HIGH_WATER_MARK
-from bus.wire import PROTOCOL, Codec
+from bus.wire import ANY_PROTOCOL, PROTOCOLS, Codec, Protocols
 
 
 class Host(Visitor):
     """A visitor with a name of our choice: enough of a process for its endpoints."""
 
-    def __init__(self, name: str, loop: Loop, run: Path, epoch: int = 1) -> None:
-        super().__init__("cli", loop, run)
+    def __init__(self, name: str, loop: Loop, run: Path, epoch: int = 1, role: str = "cli") -> None:
+        super().__init__(role, loop, run)
         self.name, self.epoch = name, epoch
 
 
@@ -55,7 +55,7 @@ class Echo:
         self.asked: list[int] = []
         self.answers = answers
         self.server: Server[ToProcess] = Server(
-            self.host, "control", "control", ToProcess, roles={"cli"},
+            self.host, "control", "control", ToProcess, roles={"cli", "worker"},
             on_message=self._asked,
             on_join=lambda peer: self.events.append(f"join {peer.name}"),
             on_leave=lambda peer, reason: self.events.append(f"leave {peer.name} {reason}"),
@@ -69,8 +69,8 @@ class Echo:
 
 
 class Asker:
-    def __init__(self, loop: Loop, run: Path, name: str = "cli@1") -> None:
-        self.host = Host(name, loop, run)
+    def __init__(self, loop: Loop, run: Path, name: str = "cli@1", role: str = "cli") -> None:
+        self.host = Host(name, loop, run, role=role)
         self.events: list[str] = []
         self.answers: list[int] = []
         self.link: Link[Answers] = Link(
@@ -194,8 +194,10 @@ class Raw:
         self.socket.connect(f"ipc://{run}/supervisor@host.control.sock")
         self.codec: Codec[object] = Codec("control", Answers)
 
-    def say(self, body: object, source: str = "cli@raw", epoch: int = 5, seq: int = 1) -> None:
-        self.socket.send_multipart(self.codec.encode(body, source, epoch, seq))  # type: ignore[arg-type]
+    def say(
+        self, body: object, source: str = "cli@raw", epoch: int = 5, seq: int = 1, protocol: int = PROTOCOLS.newest
+    ) -> None:
+        self.socket.send_multipart(self.codec.encode(body, source, epoch, seq, protocol))  # type: ignore[arg-type]
 
     def hear(self, loop: PollLoop) -> object:
         """The next message that is no heartbeat."""
@@ -206,8 +208,8 @@ class Raw:
                 return body
 
 
-def hello(role: str = "cli", pid: int = 0, low: int = PROTOCOL, high: int = PROTOCOL) -> Hello:
-    return Hello(low, high, "test", role, pid or os.getpid())
+def hello(role: str = "cli", pid: int = 0, protocols: Protocols = PROTOCOLS) -> Hello:
+    return Hello(*protocols, "test", role, pid or os.getpid())
 
 
 def test_strangers_liars_and_garbage_are_refused_with_a_reason(run: Path) -> None:
@@ -222,9 +224,9 @@ def test_strangers_liars_and_garbage_are_refused_with_a_reason(run: Path) -> Non
     assert isinstance(answer, Nack)
     assert answer.reason == "hello_required"
     for body, reason in [
-        (hello(role="worker"), "forbidden"),
+        (hello(role="kv"), "forbidden"),
         (hello(pid=1), "forbidden"),
-        (hello(low=PROTOCOL + 1, high=PROTOCOL + 1), "protocol"),
+        (hello(protocols=Protocols(PROTOCOLS.newest + 1, PROTOCOLS.newest + 2)), "protocol"),
     ]:
         raw.say(body)
         answer = raw.hear(loop)
@@ -235,6 +237,50 @@ def test_strangers_liars_and_garbage_are_refused_with_a_reason(run: Path) -> Non
     assert isinstance(raw.hear(loop), Welcome)
     refused = {series.labels: series.value for series in echo.host.telemetry.series() if "refused" in series.name}
     assert refused[("door", "control"), ("reason", "forbidden")] == 2
+
+
+def test_a_welcome_says_the_protocol_that_was_agreed_on_and_no_other_is_taken(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("wire", "server"):
+        monkeypatch.setattr(f"bus.{module}.PROTOCOLS", Protocols(1, 3))
+    loop = PollLoop()
+    echo, raw = Echo(loop, run), Raw(run)
+    raw.say(hello(protocols=Protocols(2, 9)), seq=1, protocol=ANY_PROTOCOL)
+    welcome = raw.hear(loop)
+    assert isinstance(welcome, Welcome)
+    assert welcome.protocol == echo.server.peers["cli@raw"].protocol == 3
+    for number, protocol in enumerate((ANY_PROTOCOL, 2, 4, 3), start=2):
+        raw.say(GetStatus(number), seq=number, protocol=protocol)
+    turn(loop, lambda: bool(echo.asked))
+    assert echo.asked == [5]
+    refusals = [raw.hear(loop) for _ in range(3)]
+    assert all(isinstance(refusal, Nack) and refusal.reason == "protocol" for refusal in refusals)
+    assert raw.codec.decode(raw.codec.encode(Ok(1, ""), "x", 1, 1))[0].protocol == ANY_PROTOCOL
+
+
+def test_sides_without_a_common_protocol_say_so_on_both_sides_and_what_to_do(
+    run: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    loop = PollLoop()
+    echo = Echo(loop, run)
+    monkeypatch.setattr("bus.link.PROTOCOLS", Protocols(7, 8))
+    monkeypatch.setattr("bus.link.KNOCK_S", 0.1)
+    asker = Asker(loop, run, role="worker", name="worker@m.0.0")
+    turn(loop, lambda: bool(asker.link.refusal))
+    for words in ("knows 7 to 8", f"knows {PROTOCOLS}", "headrace restart supervisor@host"):
+        assert words in asker.link.refusal
+    assert asker.host.troubles.texts(loop.now_ns()) == (f"supervisor@host refuses us: {asker.link.refusal}",)
+    assert asker.link.refusal.endswith(echo.host.troubles.texts(loop.now_ns())[0])
+    refused_ns = loop.now_ns()
+    turn(loop, lambda: loop.now_ns() - refused_ns > 500_000_000)  # it goes on asking
+    assert sum("no protocol in common" in record.message for record in caplog.records) == 2, "once on each side"
+
+    monkeypatch.setattr("bus.link.PROTOCOLS", PROTOCOLS)
+    turn(loop, lambda: asker.link.up)
+    assert not asker.link.refusal
+    assert not asker.host.troubles.texts(loop.now_ns())
+    assert not echo.host.troubles.texts(loop.now_ns())
 
 
 def test_repeated_and_stale_messages_change_nothing(run: Path) -> None:

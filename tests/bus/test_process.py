@@ -32,9 +32,11 @@ class Service:
         else: self.life.ready()
     def describe(self): return Description(load=0.5, detail="fine", counters=(("drained", float(self.work)),))
     def drain(self): self.life.loop.every(0.05, self.less)
-    def less(self): self.work = max(0, self.work - 1) if "stuck" not in sys.argv else 3
+    def less(self): self.work = max(0, self.work - 1) if not {"stuck", "hands on"} & set(sys.argv) else self.work
     def undrain(self): pass
     def drained(self): return self.work == 0
+    def hand_over(self):
+        if "hands on" in sys.argv: self.work = 0
     def stop(self): print("stopped with", self.work, flush=True)
     def control(self, message): return None
 
@@ -96,12 +98,32 @@ def test_drain_and_undrain_and_stop_by_the_control_door(run: Path) -> None:
     assert process.wait(timeout=20) == 0
 
 
-def test_a_drain_that_does_not_end_ends_at_its_deadline(run: Path) -> None:
+def test_what_is_left_at_the_deadline_is_handed_on(run: Path) -> None:
+    process, operator = start(run, "uv", "hands on"), Operator(run)
+    operator.ask(Stop(1, deadline_s=0.3))
+    output, errors = process.communicate(timeout=20)
+    assert (process.returncode, output) == (0, "stopped with 0\n")
+    assert "work in hand" not in errors
+
+
+def test_a_drain_that_never_ends_is_ended_a_while_after_its_deadline(run: Path) -> None:
     process, operator = start(run, "uv", "stuck"), Operator(run)
     operator.ask(Stop(1, deadline_s=0.3))
     output, errors = process.communicate(timeout=20)
     assert (process.returncode, output) == (0, "stopped with 3\n")
-    assert "deadline reached" in errors
+    assert "ending with work in hand" in errors
+
+
+@pytest.mark.parametrize("loop", ["uv", "poll"])
+def test_a_second_signal_ends_at_once(run: Path, loop: str) -> None:
+    process, operator = start(run, loop, "stuck"), Operator(run)
+    operator.ask(GetStatus(1))
+    process.send_signal(signal.SIGTERM)
+    operator.ask(GetStatus(2))  # it drains, for half a minute
+    process.send_signal(signal.SIGTERM)
+    output, errors = process.communicate(timeout=20)
+    assert (process.returncode, output) == (0, "stopped with 3\n")
+    assert "ending with work in hand" not in errors
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -76,8 +77,24 @@ class Host:
 
     def survivors(self) -> list[int]:
         """Pids that hold a name here and live."""
-        pids = [int(lock.read_text().split()[1]) for lock in self.run.glob("*@*.lock")]
-        return [pid for pid in pids if alive(pid)]
+        pids = [holder(lock) for lock in self.run.glob("*@*.lock")]
+        return [pid for pid in pids if pid and alive(pid)]
+
+
+def holder(lock: Path) -> int:
+    """The pid that a lock file names; 0 where it is not there, or was never written."""
+    words = lock.read_text().split() if lock.exists() else []
+    return int(words[1]) if len(words) > 1 else 0
+
+
+def started_for(run: Path) -> list[int]:
+    """Every process with this run directory, those too that have no name yet."""
+    mark, found = f"HEADRACE_RUN={run}".encode(), []
+    for directory in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark in (directory / "environ").read_bytes().split(b"\0"):
+                found.append(int(directory.name))
+    return found
 
 
 def alive(pid: int) -> bool:
@@ -117,7 +134,9 @@ def host() -> Iterator[Host]:
     (home / "r").mkdir()
     host = Host(home, environment)
     yield host
-    for lock in [host.run / "supervisor@host.lock", *host.run.glob("*@*.lock")]:
-        if lock.exists() and alive(pid := int(lock.read_text().split()[1])):
+    if (pid := holder(host.run / "supervisor@host.lock")) and alive(pid):
+        os.kill(pid, signal.SIGKILL)  # first, or it would start the others again
+    for pid in started_for(host.run):
+        with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     shutil.rmtree(home, ignore_errors=True)

@@ -11,23 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from bus.config import Config, ModelConfig
-from cli.supervisor.core import (
-    Action,
-    Adopted,
-    AskDrain,
-    AskStop,
-    AskUndrain,
-    Finished,
-    Fleet,
-    Group,
-    Kill,
-    Policy,
-    Promote,
-    Refused,
-    Say,
-    Spawn,
-)
+from cli.supervisor.actions import Action, AskDrain, AskStop, AskUndrain, Finished, Kill, Promote, Say, Spawn
+from cli.supervisor.core import Adopted, Fleet
+from cli.supervisor.group import Group, Policy
 from cli.supervisor.plan import STOP_ORDER, desired_units, unit_named
+from cli.supervisor.roster import Refused
 
 CONFIG = Config(
     model=(
@@ -47,6 +35,7 @@ class World:
         self.now = 1000.0
         self.pids: dict[str, int] = {}
         self.asked_to_stop: set[str] = set()
+        self.stop_deadlines: dict[str, float] = {}
         self.drained: set[str] = set()
         self.spawns: list[tuple[float, str]] = []
         self.promoted: list[str] = []
@@ -80,9 +69,10 @@ class World:
                 case Kill(name, pid):
                     if self.pids.get(name) == pid:
                         queue += self._gone(name, -9)
-                case AskStop(name):
+                case AskStop(name, deadline_s):
                     assert name in self.pids, "only what runs is asked"
                     self.asked_to_stop.add(name)
+                    self.stop_deadlines[name] = deadline_s
                 case AskDrain(name) | AskUndrain(name):
                     (self.drained.add if isinstance(action, AskDrain) else self.drained.discard)(name)
                 case Say(_, name, text):
@@ -195,7 +185,7 @@ class Histories(RuleBasedStateMachine):
                     self.world.do(fleet.restart(name, deadline, now))
         except Refused:
             drains_a_standby = verb == "drain" and name.startswith("standby@")
-            not_up = name not in self.world.pids or fleet.groups[self.groups[name]].phase != "up"
+            not_up = name not in self.world.pids or fleet.roster.groups[self.groups[name]].phase != "up"
             assert not_up or self.stopping or drains_a_standby
 
     @rule(deadline=st.sampled_from([0.0, 20.0]))
@@ -211,7 +201,7 @@ class Histories(RuleBasedStateMachine):
     @invariant()
     def nothing_is_forgotten(self) -> None:
         """What does not run has a time at which it starts again, or a reason not to."""
-        for group in self.world.fleet.groups.values():
+        for group in self.world.fleet.roster.groups.values():
             if group.phase == "down":
                 assert not group.alive()
                 waits = group.role == "standby" and not self.worker_of(group.name).ready_since
@@ -221,12 +211,12 @@ class Histories(RuleBasedStateMachine):
                 assert group.until is not None, "nobody may leave for ever"
 
     def worker_of(self, standby: str) -> Group:
-        return self.world.fleet.groups[unit_named(standby.replace("standby@", "worker@")).group]
+        return self.world.fleet.roster.groups[unit_named(standby.replace("standby@", "worker@")).group]
 
     @invariant()
     def no_wait_is_longer_than_the_policy_allows(self) -> None:
         policy = self.world.fleet.policy
-        for group in self.world.fleet.groups.values():
+        for group in self.world.fleet.roster.groups.values():
             if group.phase == "down" and group.until is not None:
                 limit = policy.failed_retry_s if group.failed(policy) else policy.delay_cap_s
                 assert group.until - self.world.now <= limit
@@ -234,13 +224,13 @@ class Histories(RuleBasedStateMachine):
     @invariant()
     def ranks_live_together(self) -> None:
         """A group that is up has all its ranks, or none of them is left alone for long."""
-        for group in self.world.fleet.groups.values():
+        for group in self.world.fleet.roster.groups.values():
             if group.phase == "up":
                 assert len(group.alive()) == len(group.members)
 
     @invariant()
     def kv_outlives_everybody(self) -> None:
-        if self.stopping and self.world.fleet.groups["kv@host"].then == "stay":
+        if self.stopping and self.world.fleet.roster.groups["kv@host"].then == "stay":
             assert set(self.world.pids) <= {"kv@host"}
 
     def teardown(self) -> None:
@@ -248,12 +238,12 @@ class Histories(RuleBasedStateMachine):
         world = self.world
         world.cannot_spawn = set()
         if not self.stopping:
-            for group in world.fleet.groups.values():
+            for group in world.fleet.roster.groups.values():
                 if group.refused:
                     world.do(world.fleet.restart(group.name, 0.0, world.now))
             for _ in range(3):
                 world.pass_time(200.0)
-                for group in world.fleet.groups.values():
+                for group in world.fleet.roster.groups.values():
                     if group.held and group.phase == "up":  # a standby waits for a worker that is ready
                         world.do(world.fleet.undrain(group.name))
                 world.ready()
@@ -376,18 +366,39 @@ def test_a_drained_process_is_drained_again_after_a_crash_until_undrained(world:
     assert "ingress@0" not in world.drained
 
 
-def test_a_worker_is_drained_before_its_restart_and_goes_when_idle(world: World) -> None:
+def test_a_worker_is_drained_before_its_restart_where_another_replica_serves(world: World) -> None:
     world.ready()
-    name = "worker@small.0.0"
-    pid = world.pids[name]
+    names = ("worker@wide.1.0", "worker@wide.1.1")
+    before = {name: world.pids[name] for name in names}
+    world.do(world.fleet.restart(names[0], 60.0, world.now))
+    for name in names:
+        assert world.state(name) == "draining"
+        world.do(world.fleet.reported(name, before[name], "draining", False, world.now))
+    assert not world.asked_to_stop, "it has work in hand"
+    world.do(world.fleet.reported(names[0], before[names[0]], "draining", True, world.now))
+    assert world.asked_to_stop == set(names)
+    for name in names:
+        world.die(name, 0)
+    assert all(world.pids[name] != pid for name, pid in before.items())
+
+
+def test_a_drain_before_a_restart_ends_at_its_deadline_and_what_is_left_is_handed_on(world: World) -> None:
+    world.ready()
+    world.do(world.fleet.restart("worker@wide.1.0", 60.0, world.now))
+    world.pass_time(59.0)
+    assert not world.asked_to_stop
+    world.pass_time(2.0)
+    assert world.stop_deadlines["worker@wide.1.0"] == 0.0
+    assert "worker@wide.1.0" in world.pids, "it is asked, not killed"
+
+
+@pytest.mark.parametrize("name", ["worker@small.0.0", "worker@wide.0.0", "scheduler@small"])
+def test_whom_nobody_can_stand_in_for_goes_at_once_and_hands_on_what_it_has(world: World, name: str) -> None:
+    world.ready()
+    world.do(world.fleet.drain("worker@wide.1.0", 60.0))  # so the other replica of it takes nothing new
     world.do(world.fleet.restart(name, 60.0, world.now))
-    assert world.state(name) == "draining"
-    world.do(world.fleet.reported(name, pid, "draining", False, world.now))
-    assert name not in world.asked_to_stop, "it has work in hand"
-    world.do(world.fleet.reported(name, pid, "draining", True, world.now))
-    assert name in world.asked_to_stop
-    world.die(name, 0)
-    assert world.pids[name] != pid
+    assert world.stop_deadlines[name] == 0.0
+    assert name in world.pids
 
 
 def test_a_restart_with_no_deadline_kills(world: World) -> None:
@@ -539,3 +550,13 @@ def test_standbys_are_adopted_and_those_that_nobody_wants_are_ended() -> None:
     plain = World()
     plain.start(["worker@small.0.0", "standby@small.0.0"])
     assert plain.asked_to_stop == {"standby@small.0.0"}
+
+
+def test_one_whose_start_fails_after_its_turn_to_end_is_not_tried_again(world: World) -> None:
+    """It was being restarted when everything was to end, and its start was under way when its turn came."""
+    world.do(world.fleet.restart("scheduler@small", 30.0, world.now))
+    world.do(world.fleet.stop(20.0, world.now))
+    world.cannot_spawn = {"scheduler@small"}
+    world.do(world.fleet.stop(0.0, world.now))
+    assert world.finished
+    assert world.fleet.next_wake() is None

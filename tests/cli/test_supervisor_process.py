@@ -36,7 +36,10 @@ def test_up_starts_everything_and_down_leaves_nothing(host, waiting) -> None:
     assert len(host.survivors()) == 7
     told = msgspec.json.decode(host.headrace("status", "--json").stdout)
     assert {process["name"] for process in told["processes"]} == NAMES | {"supervisor@host"}
-    fields = {"name", "role", "pid", "state", "epoch", "uptime_s", "load", "restarts", "detail", "last_exit"}
+    fields = {
+        "name", "role", "pid", "state", "epoch", "uptime_s", "load", "restarts", "detail", "last_exit", "build",
+        "troubles",
+    }  # fmt: skip
     assert all(set(process) == fields for process in told["processes"])
     assert told["models"] == []
 
@@ -150,23 +153,33 @@ def test_drain_waits_for_work_in_hand_and_undrain_takes_it_back(host) -> None:
     assert "there are kv@host" in unknown.stderr
 
 
-def test_restart_of_a_worker_waits_until_it_is_idle(host, waiting) -> None:
+def test_a_worker_that_is_alone_hands_on_what_it_has_and_is_restarted_at_once(host) -> None:
     assert host.up().returncode == 0
     before = host.pid("worker@toy.0.0")
-    busy = host.tell("worker@toy.0.0", "busy")
-    host.tell("worker@toy.0.1", "busy")
+    busy = [host.tell(f"worker@toy.0.{rank}", "busy") for rank in (0, 1)]
+    restarted = host.headrace("restart", "worker@toy.0.0")
+    assert restarted.returncode == 0, restarted.stderr
+    assert not any(file.exists() for file in busy), "handed on"
+    assert host.pid("worker@toy.0.0") != before
+
+
+def test_restart_of_a_worker_waits_until_it_is_idle_where_another_replica_serves(host, waiting) -> None:
+    path = host.home / "headrace.toml"
+    path.write_text(path.read_text() + "replicas = 2\n")
+    assert host.up().returncode == 0
+    before = host.pid("worker@toy.1.0")
+    busy = [host.tell(f"worker@toy.1.{rank}", "busy") for rank in (0, 1)]
     asked = subprocess.Popen(
-        [sys.executable, "-m", "cli.main", "restart", "worker@toy.0.0"],
+        [sys.executable, "-m", "cli.main", "restart", "worker@toy.1.0"],
         env=host.environment, cwd=host.home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    waiting(lambda: states(host)["worker@toy.0.0"] == "draining", "it drains")
-    assert host.pid("worker@toy.0.0") == before
-    busy.unlink()
-    (host.run / "worker@toy.0.1.busy").unlink()
-    out, err = asked.communicate(timeout=60)
+    waiting(lambda: states(host)["worker@toy.1.0"] == "draining", "it drains")
+    assert host.pid("worker@toy.1.0") == before
+    for file in busy:
+        file.unlink()
+    _, err = asked.communicate(timeout=60)
     assert asked.returncode == 0, err
-    assert "ready again" in out
-    assert host.pid("worker@toy.0.0") != before
+    assert host.pid("worker@toy.1.0") != before
 
 
 def test_down_ends_what_a_dead_supervisor_left(host, waiting) -> None:
@@ -230,4 +243,98 @@ def test_an_arena_that_cannot_fit_is_said(host) -> None:
     (host.home / "headrace.toml").write_text(text.replace("64MiB", "900TiB"))
     up = host.up()
     assert up.returncode == 1
-    assert "does not fit" in up.stderr
+    assert "[kv] arena: 943718400 MiB do not fit: " in up.stderr
+
+
+def test_the_supervisor_goes_on_as_another_program_with_its_children_and_its_arena(host, waiting) -> None:
+    assert host.up().returncode == 0
+    pid, arena = host.pid("supervisor@host"), arena_of(host.pid("supervisor@host"))
+    host.headrace("drain", "ingress@0")
+    before = {name: host.pid(name) for name in NAMES}
+    restarted = host.headrace("restart", "supervisor@host")
+    assert restarted.returncode == 0, restarted.stderr
+    assert host.pid("supervisor@host") == pid, "it is the same process"
+    assert arena_of(pid) == arena
+    assert {name: host.pid(name) for name in NAMES} == before
+    host.kill("ingress@0")
+    waiting(lambda: host.status()["ingress@0"].restarts == 1, "it watches them")
+    assert "ended unexpectedly: killed by SIGKILL" in host.log("supervisor@host"), "exit codes are known"
+    waiting(lambda: states(host)["ingress@0"] == "draining", "what was drained by hand stays drained")
+    host.kill("kv@host")
+    waiting(lambda: states(host)["kv@host"] == "ready" and host.status()["kv@host"].restarts == 1, "kv is back")
+    assert arena_of(host.pid("kv@host")) == arena
+    assert host.headrace("down").returncode == 0
+    assert not host.survivors()
+
+
+def test_everything_is_restarted_one_after_the_other(host) -> None:
+    assert host.up().returncode == 0
+    before = {name: host.pid(name) for name in NAMES}
+    arena = arena_of(host.pid("supervisor@host"))
+    rolled = host.headrace("restart", "--all", "--json")
+    assert rolled.returncode == 0, rolled.stderr
+    told = msgspec.json.decode(rolled.stdout)
+    assert [done["name"] for done in told["restarted"]] == [
+        "supervisor@host", "kv@host", "metrics@host", "scheduler@toy", "worker@toy.0.0", "worker@toy.0.1", "ingress@0",
+    ]  # fmt: skip
+    assert (told["failed"], told["left"]) == ("", [])
+    assert "6 of 6" in rolled.stderr
+    after = {name: host.pid(name) for name in NAMES}
+    assert all(after[name] != pid for name, pid in before.items())
+    assert arena_of(after["kv@host"]) == arena
+
+
+def test_a_rolling_restart_stops_at_the_first_that_does_not_come_back(host) -> None:
+    assert host.up().returncode == 0
+    before = {name: host.pid(name) for name in NAMES}
+    host.tell("scheduler@toy", "exit", "70")
+    rolled = host.headrace("restart", "--all", "--json")
+    assert rolled.returncode == 1
+    told = msgspec.json.decode(rolled.stdout)
+    assert told["failed"] == "scheduler@toy"
+    assert "exit code 70" in told["reason"]
+    assert told["left"] == ["worker@toy.0.0", "worker@toy.0.1", "ingress@0"]
+    assert all(host.pid(name) == before[name] for name in told["left"])
+    assert "told to by a file" in rolled.stderr, "its last words"
+    assert "headrace restart --all" in rolled.stderr
+
+    (host.run / "scheduler@toy.exit").unlink()
+    again = host.headrace("restart", "--all")
+    assert again.returncode == 0, again.stderr
+
+
+def test_a_rolling_restart_applies_a_changed_configuration(host) -> None:
+    assert host.up().returncode == 0
+    path = host.home / "headrace.toml"
+    text = path.read_text()
+    path.write_text(text.replace("[kv]", "processes = 2\n[kv]"))
+    rolled = host.headrace("restart", "--all")
+    assert rolled.returncode == 0, rolled.stderr + host.log("supervisor@host")[-4000:]
+    assert "has changed; this applies it to: ingress@0, ingress@1" in rolled.stderr
+    assert states(host) == dict.fromkeys(NAMES | {"ingress@1", "supervisor@host"}, "ready")
+
+    before = {name: host.pid(name) for name in NAMES}
+    for broken, code, words in [
+        (text + "\n[nothing]\n", 78, "nothing: unknown"),
+        (text.replace("64MiB", "96MiB"), 1, "[kv] has changed"),
+    ]:
+        path.write_text(broken)
+        refused = host.headrace("restart", "--all")
+        assert refused.returncode == code, refused.stderr
+        assert words in refused.stderr
+    assert {name: host.pid(name) for name in NAMES} == before
+
+
+def test_a_program_that_is_no_headrace_does_not_take_the_processes_with_it(host, waiting) -> None:
+    from bus.messages.control import Ok, Rejected, Restart
+    from cli.control import Caller
+
+    assert host.up().returncode == 0
+    before = {name: host.pid(name) for name in NAMES}
+    with Caller(host.run) as caller:
+        assert isinstance(caller.ask("supervisor@host", Restart(0, "supervisor@host", 1.0, "/nowhere")), Rejected)
+        assert isinstance(caller.ask("supervisor@host", Restart(0, "supervisor@host", 1.0, "/bin/false")), Ok)
+    waiting(lambda: "supervisor@host" not in host.status(), "it is gone")
+    assert {name: host.pid(name) for name in NAMES} == before
+    assert host.up().returncode == 0
+    assert {name: host.pid(name) for name in NAMES} == before

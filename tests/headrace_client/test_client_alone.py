@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import headrace_client
 from bus.messages.clients import CallFailed, Chunk, ToClient, ToIngressFromClient
 from bus.messages.common import Bye, Heartbeat, Hello, Nack, Welcome
-from bus.wire import Codec
+from bus.wire import ANY_PROTOCOL, PROTOCOLS, Codec
 from headrace_client import AsyncClient, Client, ConnectionFailed, HeadraceError, Piece, StreamBroken
 from headrace_client._answers import Progress
 from headrace_client._errors import from_failure
@@ -81,7 +81,8 @@ class Server:
 
     def says(self, body: msgspec.Struct, seq: int | None = None) -> list[bytes]:
         self.seq = self.seq + 1 if seq is None else seq
-        return self.codec.encode(body, "ingress@0", self.epoch, self.seq)
+        protocol = ANY_PROTOCOL if isinstance(body, Welcome | Nack) else PROTOCOLS.newest
+        return self.codec.encode(body, "ingress@0", self.epoch, self.seq, protocol)
 
 
 def session() -> Session:

@@ -225,3 +225,15 @@ def test_a_reader_that_does_not_read_is_dropped_and_its_work_aborted(hasty: Stag
             hasty.logs,
         )
         assert hasty.player.aborts, "the answers were complete before the reader was found out"
+
+
+def test_too_few_open_files_for_the_streams_are_said_at_start() -> None:
+    few = "import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (300, 300))\n"
+    stage = Stage(prelude=few)
+    try:
+        assert stage.processes[0].wait(30) == 78
+        log = (stage.run / "ingress0.log").read_text()
+        assert "[ingress] max_streams = 1024 needs 1152 open files, and the limit is 300" in log
+        assert "LimitNOFILE" in log
+    finally:
+        stage.close()

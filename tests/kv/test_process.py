@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from pagehost import ROOT, SHAPE, Client, Host, Named, eventually
 
+from bus.identity import Visitor
 from bus.loop import PollLoop
 from bus.messages.pages import (
     Attach,
@@ -34,7 +35,8 @@ from bus.messages.pages import (
 from bus.messages.steps import KvShape
 from bus.packed import unpack_u32
 from bus.seqpacket import HungUp, PacketClient
-from kv.client import PageClient, attach_blocking, call, held
+from bus.wire import PROTOCOLS, Protocols
+from kv.client import LAYOUT_VERSION, PageClient, PagesDenied, attach_blocking, call, held, layout_of_arena
 
 pytestmark = pytest.mark.system
 
@@ -263,3 +265,29 @@ def test_a_refusal_is_answered_as_nothing(host: Host) -> None:
     assert len(told.lost) == 12
     assert refused[0].reason == "shape"
     pages.close()
+
+
+def test_clients_of_a_release_that_cannot_work_with_this_one_are_told_why_and_what_to_do(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kv.client.BUILD", "10.0.0")
+    with monkeypatch.context() as patch:
+        patch.setattr("kv.client.PROTOCOLS", Protocols(7, 8))
+        with pytest.raises(PagesDenied, match=r"worker@m\.0\.0 \(headrace 10\.0\.0\) knows 7 to 8") as refused:
+            attach_blocking(Named("worker@m.0.0", host.run), "worker", "scheduler@m")
+        assert refused.value.reason == "protocol"
+        assert "restart kv@host with headrace 10.0.0: headrace restart kv@host" in str(refused.value)
+    monkeypatch.setattr("kv.client.LAYOUT_VERSION", LAYOUT_VERSION + 1)
+    with pytest.raises(PagesDenied, match=f"reads arenas of layout {LAYOUT_VERSION + 1}") as refused:
+        attach_blocking(Named("worker@m.0.0", host.run), "worker", "scheduler@m")
+    assert "headrace down, then headrace up" in str(refused.value)
+    assert layout_of_arena(Visitor("cli", PollLoop(), host.run)) == LAYOUT_VERSION, "whoever only asks may ask"
+    monkeypatch.undo()
+    Client(host).client.close()
+
+
+def test_protocols_that_overlap_attach_and_are_told_the_newest_common_one(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kv.client.PROTOCOLS", Protocols(PROTOCOLS.oldest, PROTOCOLS.newest + 5))
+    Client(host).client.close()

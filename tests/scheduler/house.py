@@ -23,6 +23,7 @@ from bus.messages.steps import KvShape, Registered, Reset, StepPlan, StepResult,
 from bus.names import REQUESTS_DOOR, STEPS_DOOR, scheduler_name
 from bus.packed import pack_u32, unpack_u32, unpack_u64
 from bus.process import Life
+from bus.releases import Troubles
 from bus.telemetry import Telemetry
 from kv.arena import open_arena
 from kv.service import PageService
@@ -42,6 +43,7 @@ class Self:
         self.role = name.partition("@")[0]
         self.run, self.loop, self.context = house.run, house.loop, house.context
         self.telemetry = Telemetry()
+        self.troubles = Troubles()
         self.state: ProcessState = "ready"
 
     def heartbeat(self) -> Heartbeat:

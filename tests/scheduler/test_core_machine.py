@@ -125,6 +125,11 @@ class Scheduling(RuleBasedStateMachine):
         if number in self.world.workers:
             self.world.do(e.ReplicaDrain(number, draining))
 
+    @rule(number=st.integers(0, 1))
+    def replica_leaves(self, number: int) -> None:
+        if number in self.world.workers:
+            self.world.do(e.ReplicaLeaving(number))
+
     @rule()
     def kv_dies(self) -> None:
         if self.world.kv.up:
@@ -184,6 +189,9 @@ class Scheduling(RuleBasedStateMachine):
         world.kv.hidden = 0
         for number, worker in world.workers.items():
             world.do(e.ReplicaDrain(number, False))
+            leaving = number in world.core.state.replicas and world.core.state.replicas[number].leaving
+            if worker.alive and leaving:  # it said that it would end
+                world.kill(number)
             if not worker.alive:
                 world.revive(number)
         if not world.kv.up:

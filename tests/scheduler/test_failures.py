@@ -50,6 +50,45 @@ def test_they_go_on_at_another_replica_where_there_is_one() -> None:
     assert client.tokens == client.expected
 
 
+def test_a_replica_that_leaves_finishes_its_steps_and_its_requests_go_on_without_blame() -> None:
+    world = ready(replicas=2)
+    client = world.submit(STEM, 12, stops=())
+    some_tokens(world, client)
+    replica = world.core.state.replicas[0]
+    under_way = len(replica.flights)
+    assert under_way
+    world.do(e.ReplicaLeaving(0))
+    assert world.core.state.requests[client.submit.request].replica == 0, "until its steps are done"
+    known = len(client.tokens)
+    while replica.flights:
+        world.worker_turn(0)
+    assert len(client.tokens) == known + under_way, "what was under way is not lost"
+    request = world.core.state.requests[client.submit.request]
+    assert request.replica != 0
+    assert request.strikes == 0
+    world.worker_turn(0)
+    assert not world.workers[0].inbox
+    assert not world.workers[0].state, "its slots are closed, so it may end"
+    world.kill(0)
+    world.settle()
+    assert client.tokens == client.expected
+
+
+def test_requests_of_a_replica_that_leaves_wait_for_its_successor_where_it_is_alone() -> None:
+    world = ready()
+    clients = [world.submit(STEM, 12, stops=()), world.submit([7, 8, 9], 12, stops=())]
+    some_tokens(world, clients[0])
+    world.do(e.ReplicaLeaving(0))
+    clients.append(world.submit([4, 5], 3, stops=()))
+    world.turn(20)
+    assert world.core.state.running == 0
+    assert not world.core.state.replicas[0].placeable
+    world.kill(0)
+    world.revive(0)
+    world.settle()
+    assert all(client.tokens == client.expected for client in clients)
+
+
 def test_pages_that_a_lost_replica_may_write_wait_until_it_is_fenced() -> None:
     world = ready()
     client = world.submit([1, 2, 3], 12, stops=(), reuse=False)

@@ -14,7 +14,7 @@ from house import House, message
 from simulated import truth
 
 from bus.messages.control import CancelRequest, Drain, GetFleet, Ok, Rejected, Undrain
-from bus.messages.steps import StepFailed, StepResult
+from bus.messages.steps import Leaving, StepFailed, StepResult
 from bus.packed import pack_u32
 from kv.service import PageService
 
@@ -302,6 +302,40 @@ def test_a_worker_that_drains_by_itself_gets_nothing_new_and_is_left_with_no_slo
     house.until(lambda: ingress.facts[-1].replicas_ready == 0)
     worker.me.state = "ready"
     house.until(lambda: ingress.facts[-1].replicas_ready == 1)
+
+
+def test_a_worker_that_leaves_gives_its_requests_back_between_two_steps(house: House) -> None:
+    worker = house.worker()
+    ingress = house.ingress()
+    house.until(lambda: ingress.facts[-1].replicas_ready == 1)
+    worker.held = True
+    ingress.submit(message(1, PROMPT, ingress.facts[-1]))
+    house.until(lambda: worker.plans > 0)
+    resets = len(worker.resets)
+    worker.link.send(Leaving())
+    house.until(lambda: ingress.facts[-1].replicas_ready == 0)
+    assert len(worker.resets) == resets, "plans are under way"
+    worker.held = False
+    worker.turn()
+    house.until(lambda: len(worker.resets) > resets)
+    worker.link.close()
+    successor = house.worker(epoch=2)
+    house.until(lambda: 1 in ingress.finished)
+    assert ingress.finished[1].reason == "length"
+    assert successor.plans
+
+
+def test_a_scheduler_that_ends_at_once_refuses_nobody(house: House) -> None:
+    worker = house.worker()
+    ingress = house.ingress()
+    house.until(lambda: ingress.facts[-1].replicas_ready == 1)
+    worker.held = True
+    ingress.submit(message(1, PROMPT, ingress.facts[-1]))
+    house.until(lambda: 1 in ingress.accepted)
+    scheduler = house.services["scheduler"]
+    assert not scheduler.drained()
+    scheduler.hand_over()
+    assert scheduler.drained(), "the ingresses have everything"
 
 
 def test_a_draining_scheduler_refuses_what_is_new_and_finishes_the_rest(house: House) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from stack import SMOLLM2, Stack, running, until
 pytestmark = [pytest.mark.system, pytest.mark.model]
 
 SEEDED: dict[str, Any] = {"temperature": 0.9, "top_p": 0.9, "seed": 77, "repetition_penalty": 1.1}
+RELEASES = str(Path(__file__).parents[1] / "releases")
 PROMPTS = ["Once upon a time", "The three laws of robotics are", "def fibonacci(n):", "In the year 2050,"]
 
 
@@ -48,7 +50,8 @@ def kill_while_answering(stack: Stack, expected: list[list[int]], victim: int) -
     until(lambda: pids(stack, "worker") == heirs, 60, "the supervisor knows who serves")
 
 
-def test_standbys_take_over_again_and_again_and_without_a_supervisor() -> None:
+def test_standbys_take_over_again_and_again_and_without_a_supervisor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", RELEASES)
     with running(SMOLLM2 + "standby = 1\n") as stack:
         with ThreadPoolExecutor(len(PROMPTS)) as pool:
             expected = list(pool.map(lambda prompt: answer(stack, prompt), PROMPTS))
@@ -72,6 +75,17 @@ def test_standbys_take_over_again_and_again_and_without_a_supervisor() -> None:
         stack.headrace("up", "--detach", "-c", str(stack.config), timeout=120)
         assert stack.pid("worker@smollm2.0.0") == heir, "adopted under its new name"
         until(lambda: all_ready(stack), 120, "and a standby beside it")
+
+        # An upgrade: the one that takes over must be of the new release by then, in spite of having waited.
+        for name in (each["name"] for each in stack.status()["processes"]):
+            (stack.run / f"{name}.release").write_text('{"build": "9.9.9", "protocols": [1, 2]}')
+        with ThreadPoolExecutor(len(PROMPTS)) as pool:
+            answers = [pool.submit(answer, stack, prompt) for prompt in PROMPTS]
+            rolled = json.loads(stack.headrace("restart", "--all", "--json", timeout=240).stdout)
+            assert [each.result() for each in answers] == expected
+        steps = [done["name"] for done in rolled["restarted"]]
+        assert steps.index("standby@smollm2.0.0") + 1 == steps.index("worker@smollm2.0.0")
+        assert {each["build"] for each in stack.status()["processes"] if each["role"] != "standby"} == {"9.9.9"}
 
 
 def test_the_standbys_of_a_group_take_over_together() -> None:

@@ -38,6 +38,9 @@ class Idle:
     def drained(self) -> bool:
         return not self._file("busy").exists()
 
+    def hand_over(self) -> None:
+        self._file("busy").unlink(missing_ok=True)
+
     def stop(self) -> None: ...
 
     def control(self, message: ToProcess) -> Ok | Rejected | None:  # noqa: ARG002

@@ -1,0 +1,47 @@
+"""A clock that jumps: epochs go up all the same, and nothing else asks the wall clock but for a date to show."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from bus.identity import claim
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("bus", "ingress", "scheduler", "workers", "kv", "metrics", "admin_tui", "cli", "headrace_client")
+
+# Every use of the wall clock, and why it may be one.
+ALLOWED = {
+    "bus/identity.py": "a floor for epochs, which count up from the file; and a visitor's name",
+    "headrace_client/_async.py": "a floor for the client's epochs, which count up",
+    "ingress/api/pipeline.py": "`created` of an answer",
+    "ingress/journal.py": "ages of directories that dead ingresses left, by which they are cleaned up",
+    "ingress/text/template.py": "the date that a chat template asks for",
+    "metrics/exposition.py": "Prometheus wants the start of a process as a date",
+    "workers/weights/store.py": "ages of files, by which they are cleaned up",
+}  # fmt: skip
+
+
+def test_epochs_go_up_when_the_clock_is_set_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    epochs, now = [], time.time()
+    for shift_s in (0, -7 * 3600, -30 * 86400, 0, -5):
+        monkeypatch.setattr(time, "time", lambda shift_s=shift_s: now + shift_s)
+        mine = claim("kv@host", tmp_path)
+        mine.release()
+        epochs.append(mine.epoch)
+    assert epochs == sorted(set(epochs))
+
+
+def test_nothing_else_uses_the_wall_clock() -> None:
+    """Time that passes is CLOCK_MONOTONIC's: `time.monotonic`, `Loop.now_ns`."""
+    asks = re.compile(r"\btime\.time(_ns)?\(|\bdatetime\.(now|today|utcnow)\(|\bCLOCK_REALTIME\b")
+    users = {
+        str(path.relative_to(ROOT))
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+        if asks.search(path.read_text())
+    }
+    assert users == set(ALLOWED)
