@@ -37,7 +37,7 @@ def is_prefill(state: State, replica: Replica) -> bool:
 
 def candidates(state: State, request: Request) -> list[Replica]:
     """Where a request may go now; with pools, its side of them. None while there is no slot to decode in."""
-    up = [replica for replica in state.replicas.values() if replica.ready and not replica.draining]
+    up = [replica for replica in state.replicas.values() if replica.serving]
     if not has_pools(state):
         return up
     decoders = _decoders(state)
@@ -88,11 +88,7 @@ def hand_over(state: State, replica: Replica, flight: Flight) -> None:
 
 
 def _decoders(state: State) -> list[Replica]:
-    return [
-        replica
-        for replica in state.replicas.values()
-        if replica.ready and not replica.draining and not is_prefill(state, replica)
-    ]
+    return [replica for replica in state.replicas.values() if replica.serving and not is_prefill(state, replica)]
 
 
 def _is_long(state: State, request: Request) -> bool:

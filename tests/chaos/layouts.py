@@ -39,6 +39,7 @@ LAYOUTS: Final = (
     Layout("one", SMOLLM2 + _SOON, share=2.0),  # the only worker dies: everybody waits for it
     Layout("standby", SMOLLM2 + _SOON + "standby = 1\n"),  # a process that waits takes over
     Layout("kernels", _KERNELS + _SOON + "standby = 1\n", numerics="kernels", exact=True),
+    Layout("pools", _KERNELS + _SOON + "[model.pools]\n", numerics="kernels", exact=True),  # prefill apart from decode
     Layout("two", SMOLLM2 + _SOON + "replicas = 2\n"),  # the other one takes over
     Layout("ranks", SMOLLM2 + _SOON + "tensor_parallel = 2\n", numerics="ranks"),  # a rank dies: the group starts again
     Layout("tight", SMOLLM2 + _SOON, arena="192MiB", share=0.5),  # pages run out: eviction and preemption
