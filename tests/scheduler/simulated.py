@@ -423,6 +423,7 @@ class World:
         self.killed: list[int] = []
         self.ending: set[int] = set()  # of these, those that have not ended yet
         self.failures = 0
+        self.talk = 0  # what kv did since a worker did anything
         # What steps in flight can write, by (replica, step); and block tables as of the last plan sent.
         self.writes: dict[tuple[int, int], set[int]] = {}
         self.tables: dict[tuple[int, int], list[int]] = {}
@@ -617,6 +618,8 @@ class World:
 
     def kv_turn(self) -> bool:
         """kv handles one message, or one of its answers arrives."""
+        self.talk += 1
+        assert self.talk < 2000, "scheduler and kv talk to each other and nobody computes"
         if self.kv.outbox:
             event = self.kv.outbox.popleft()
             if isinstance(event, e.Found) and event.lookup in self.lookups:
@@ -630,6 +633,7 @@ class World:
 
     def worker_turn(self, number: int, *, fail: bool = False) -> bool:
         """A worker runs one step, or one of its results arrives."""
+        self.talk = 0
         worker = self.workers[number]
         if number in self.ending:
             self.failures += worker.hung
