@@ -193,7 +193,9 @@ def found(
     if asked is None:
         return  # asked of a kv that has died since; its pins died with it
     request = asked.request
-    request.on_disk_until, request.on_disk_us = asked.first_block + len(pages) + ahead if ahead else 0, ahead_us
+    # What the disk did not bring when it was asked, it is not asked for again: kv may have no page to read it into.
+    more = bool(ahead) and not asked.from_disk
+    request.on_disk_until, request.on_disk_us = asked.first_block + len(pages) + ahead if more else 0, ahead_us
     if asked.from_disk:
         state.tally.disk_tokens += len(pages) * request.page_tokens
     entries: list[Entry] = []
