@@ -10,6 +10,7 @@
 | `gate`      | how fast the queue drains: Retry-After                                    |
 | `queue`     | those that wait, in order of priority with ageing                         |
 | `admission` | who leaves the queue, for which replica; prefixes looked up and waited for|
+| `handover`  | prefill in one replica, decode in another                                 |
 | `pages`     | pages leased from kv and not yet given to anyone                          |
 | `prefix`    | sealed pages by digest; who computes and who asks for which block         |
 | `ledger`    | which pages a request holds: referencing, sealing, giving back            |

@@ -37,6 +37,7 @@ class _Try(Enum):
     ENDED = "ended"
     PARKED = "parked"
     NO_ROOM = "no room"
+    BUSY = "its pool is busy"
 
 
 def admit(state: State) -> None:
@@ -56,7 +57,7 @@ def admit(state: State) -> None:
             if replica is None:
                 return
             tried = _try(state, request, replica)
-            moved |= tried is not _Try.NO_ROOM
+            moved |= tried not in (_Try.NO_ROOM, _Try.BUSY)
             if tried is _Try.NO_ROOM:
                 head = head or request
                 state.note_held(request, "pages")
@@ -110,7 +111,7 @@ def _try(state: State, request: Request, replica: Replica) -> _Try:
     if has_pools(state):  # how much is left to compute, and so where it belongs, is known only now
         chosen = _choose(state, request)
         if chosen is None:
-            return _Try.NO_ROOM
+            return _Try.BUSY
         replica = chosen
     _place(state, request, replica)
     return _Try.ADMITTED

@@ -423,7 +423,7 @@ class World:
         self.killed: list[int] = []
         self.ending: set[int] = set()  # of these, those that have not ended yet
         self.failures = 0
-        self.talk = 0  # what kv did since a worker did anything
+        self.talk = 0  # what kv did since a worker did anything, or time passed
         # What steps in flight can write, by (replica, step); and block tables as of the last plan sent.
         self.writes: dict[tuple[int, int], set[int]] = {}
         self.tables: dict[tuple[int, int], list[int]] = {}
@@ -668,6 +668,7 @@ class World:
 
     def tick(self, seconds: float = 0.05) -> None:
         self.now += int(seconds * 1e9)
+        self.talk = 0
         self.do(e.Tick())
 
     def settle(self, turns: int = 3000) -> None:
