@@ -51,6 +51,7 @@ class Request:
         strikes: failures of its replica in a row, without getting further in between than `struck_at` tokens computed.
         struck_ns: when that row began.
         found: tokens whose KV was there when it got its slot.
+        alone: of these, those in which nobody else was in the step.
         alone_on: replica on which it failed alone; -1 for none.
         logprobs, prompt_logprobs: kept for resubmission; only where asked for.
     """
@@ -84,6 +85,7 @@ class Request:
     struck_at: int = -1
     struck_ns: int = 0
     found: int = 0
+    alone: int = 0
     alone_on: int = -1
     standing: Standing = Standing.CLEAR
     logprobs: list[TokenLogprobs] = field(default_factory=list)

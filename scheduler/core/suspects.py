@@ -6,7 +6,7 @@ in between is *detained* and tried, by bisection:
     struck twice ──split──► groups ──one at a time──► trial ──draws a token──► cleared
                               ▲                         │ its step fails
                               └────── split ◄───────────┤ several were in it
-                                                        └ alone, the third time: the cause
+                                                        └ alone, and once more: the cause
 
 The replica of a trial goes on with everybody else, but never in one step with those on trial, and with one step in
 flight: a failure belongs to one side. Groups are tried breadth first, so the innocent half of a batch is free after
@@ -14,7 +14,7 @@ one trial, and shows that the replica works. Without that, alone is not proof: a
 must not condemn one request after another. Such verdicts wait until a step has been completed there, until there is
 nobody else, or until the replica is taken out and they are tried elsewhere.
 
-One of n in a batch is found after log2(n) + 2 failures or so, and 3 where n is 1.
+One of n in a batch is found after log2(n) + 3 failures or so, and 4 where n is 1.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from scheduler.core.request import Request, Standing
 
 TRIED_AFTER: Final = 2  # strikes
 GUILTY_AFTER: Final = 3
+ALONE: Final = 2  # times in a row: once may be somebody who kills workers at random
 
 
 class Unproven(NamedTuple):
@@ -93,13 +94,15 @@ class Suspects:
             return Accused(twice, None)
         self._leave_trial(batch)
         if len(batch) == 1 and batch[0].strikes >= GUILTY_AFTER:
-            return Accused([], batch[0])
+            batch[0].alone += 1
+            if batch[0].alone >= ALONE:
+                return Accused([], batch[0])
         self.groups.extend(_halves(batch))
         return Accused(batch, None)
 
     def clear(self, request: Request) -> None:
         """It drew a token, or it is gone."""
-        request.strikes = 0
+        request.strikes = request.alone = 0
         request.standing = Standing.CLEAR
         self.unproven.pop(request, None)
         self._leave_trial([request])
@@ -133,7 +136,7 @@ def strike(request: Request, reached: int, now: int) -> None:
     """
     got_on = reached > max(request.struck_at, request.found)
     if got_on or not request.strikes:
-        request.strikes, request.struck_ns = 1, now
+        request.strikes, request.alone, request.struck_ns = 1, 0, now
     else:
         request.strikes += 1
     request.struck_at = max(request.struck_at, reached)

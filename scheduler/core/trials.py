@@ -45,7 +45,7 @@ def detain(state: State, request: Request) -> None:
 
 
 def failed_alone(state: State, replica: Replica, request: Request, why: str) -> None:
-    """It was the only one in a step that failed, for the third time or more: it, or the replica, is the cause."""
+    """It was the only one in a step that failed, and not for the first time: it, or the replica, is the cause."""
     if request.alone_on not in (-1, replica.number):
         condemn(state, request, why)  # two replicas agree
         return

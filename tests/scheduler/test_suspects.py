@@ -30,7 +30,7 @@ def poison(world: World, client: Client, kind: str = "crash", position: int | No
 
 def bound(batch: int) -> int:
     """Failures until one of a batch is found."""
-    return 2 + max(1, ceil(log2(batch)))
+    return 3 + max(1, ceil(log2(batch)))
 
 
 def condemned(client: Client) -> bool:
