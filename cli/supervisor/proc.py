@@ -21,6 +21,15 @@ def start_ticks(pid: int) -> int:
     return 0 if state == "Z" else int(fields[18])
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether it stands still by a signal (SIGSTOP); one that is being traced does not."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat[stat.rindex(")") + 2] == "T"
+
+
 def runs_as(pid: int, name: str) -> bool:
     """Whether the command line of a process names `name` as one of its arguments."""
     try:

@@ -16,7 +16,7 @@ from bus.messages.control import Drain, FromProcess, GetStatus, Rejected, Status
 from bus.names import CONTROL_DOOR
 from bus.process import Life
 from cli.supervisor.plan import unit_named
-from cli.supervisor.proc import start_ticks
+from cli.supervisor.proc import is_stopped, start_ticks
 
 log = logging.getLogger(__name__)
 
@@ -152,14 +152,19 @@ class Children:
         for child in self:
             if child.pid and (not child.ready or self._probes % READY_PROBES == 0):
                 self._question(child)
-                # Workers are not judged here: a step may take long, and their scheduler knows how long.
-                if child.ready and child.unanswered > HUNG_PROBES and unit_named(child.name).role != "worker":
+                if child.ready and child.unanswered > HUNG_PROBES and may_judge(child.name, child.pid):
                     child.unanswered = 0
                     self._seen.hung(child.name, child.pid)
 
     def _next_rid(self) -> int:
         self._rid += 1
         return self._rid
+
+
+def may_judge(name: str, pid: int) -> bool:
+    """Whether silence means that it hangs. A worker's step may take long, and its scheduler knows how long; but one
+    that stands still by a signal computes nothing, and a scheduler that came after that has never met it."""
+    return unit_named(name).role != "worker" or is_stopped(pid)
 
 
 def _exit_code(pid: int) -> int | None:
