@@ -1,0 +1,126 @@
+"""What the fast path costs in quality: perplexity of a fixed text, by the kernels and by the float32 reference.
+
+    python -m benchmarks.quality MODEL [--quantize auto] [--tokens 1024] [--threads 2] [--json]
+
+The text is the beginnings of three books that are in the public domain (`data/prose.txt`), in windows of so many
+tokens, each without a context before it. Both read the same weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import os
+from pathlib import Path
+
+import torch
+
+from bus.catalogue import locate
+from bus.config import ModelConfig
+from bus.messages.requests import Sampling
+from bus.messages.steps import SlotOpen, StepPlan
+from bus.packed import pack_u32
+from workers.engine import choose
+from workers.execute import Executor
+from workers.group import Alone
+from workers.models.config import kv_shape
+from workers.models.load import load_model
+from workers.rows import Written
+from workers.slots import Slots
+
+PAGE_TOKENS = 16
+CPU = torch.device("cpu")
+TEXT = Path(__file__).parent / "data" / "prose.txt"
+
+
+class Memory:
+    """Pages that no other process sees."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+
+    def commit(self, written: Written) -> None:
+        """Nobody reads it."""
+
+
+class Scorer:
+    """A model that says how likely each token of a window is after those before it."""
+
+    def __init__(self, model: str, quantize: str, dtype: str, threads: int, tokens: int) -> None:
+        path = locate(model)
+        self.engine = choose(
+            ModelConfig(name="q", source=model, dtype=dtype, quantize=quantize), CPU, threads, path  # type: ignore[arg-type]
+        )  # fmt: skip
+        self.model = load_model(
+            path, dtype=self.engine.dtype, device=CPU, keep=lambda make: make(), kernels=self.engine.kernels
+        )
+        self.vocabulary = self.model.architecture.vocabulary
+        shape = kv_shape(self.model.architecture, PAGE_TOKENS, self.engine.dtype)
+        self.pages = -(-tokens // PAGE_TOKENS)
+        size = (self.pages, shape.layers, 2, shape.kv_heads, PAGE_TOKENS, shape.head_dim)
+        slots = Slots(1, self.model.architecture.context, PAGE_TOKENS, self.vocabulary, self.pages, CPU)
+        self.executor = Executor(self.model, slots, Memory(torch.zeros(size, dtype=self.engine.dtype)), Alone())
+        self.steps = itertools.count(1)
+
+    def logprobs(self, ids: list[int]) -> list[float]:
+        """Natural logarithms, one for each token but the first."""
+        pages = range(self.pages)
+        opened = SlotOpen(
+            0, 1, pack_u32(ids), len(ids), 0, pack_u32(pages), pack_u32([1] * len(pages)), Sampling(), prompt_logprobs=0
+        )
+        found: list[float] = []
+        opens: tuple[SlotOpen, ...] = (opened,)
+        for start in range(0, len(ids), 256):
+            count = min(256, len(ids) - start)
+            done = self.executor.run(
+                StepPlan(
+                    next(self.steps), b"", opens, pack_u32([0]), pack_u32([start]), pack_u32([count]), b"\0",
+                    b"", b"", b"",
+                )
+            )  # fmt: skip
+            opens = ()
+            for _, _, values in done.prompt_logprobs:
+                found += [value.chosen for value in values]
+        self.executor.run(StepPlan(next(self.steps), pack_u32([0]), (), b"", b"", b"", b"", b"", b"", b""))
+        return found
+
+
+def ids_of(model: str) -> list[int]:
+    """The text in the model's tokens."""
+    from ingress.models import load
+
+    served = load(ModelConfig(name="q", source=model))
+    return [int(token) for token in served.tokenizer.encode(TEXT.read_text())]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="a .gguf file, a directory of safetensors, or catalog:NAME")
+    parser.add_argument("--quantize", default="auto", choices=["auto", "int8", "int4"])
+    parser.add_argument("--tokens", type=int, default=1024, help="of a window")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    ids = ids_of(options.model)
+    windows = [ids[at : at + options.tokens] for at in range(0, len(ids), options.tokens)]
+    figures: dict[str, float] = {"tokens": len(ids)}
+    for name, quantize, dtype in (("float32", "none", "float32"), ("fast", options.quantize, "auto")):
+        scorer = Scorer(options.model, quantize, dtype, options.threads, options.tokens)
+        values = [value for window in windows for value in scorer.logprobs(window)]
+        figures[name] = math.exp(-sum(values) / len(values))
+        figures[f"{name} engine"] = scorer.engine.name  # type: ignore[assignment]
+    figures["ratio"] = figures["fast"] / figures["float32"]
+    if options.json:
+        print(json.dumps(figures))
+        return
+    print(f"{options.model}, {len(ids)} tokens in windows of {options.tokens}")
+    print(f"  float32 ({figures['float32 engine']}): perplexity {figures['float32']:.4f}")
+    print(f"  fast ({figures['fast engine']}): perplexity {figures['fast']:.4f}, {figures['ratio'] - 1:+.2%}")
+
+
+if __name__ == "__main__":
+    main()
