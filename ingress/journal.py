@@ -277,7 +277,10 @@ def _own(directory: Path) -> int:
     directory.parent.mkdir(mode=0o700, exist_ok=True)
     while True:
         directory.mkdir(mode=0o700, exist_ok=True)
-        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
         fcntl.flock(fd, fcntl.LOCK_EX)
         with contextlib.suppress(OSError):
             if os.path.samestat(os.stat(directory), os.fstat(fd)):
