@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 STARTING_PROBE_S: Final = 0.2
 READY_PROBES: Final = 10  # a process that is ready is asked each tenth time
 HUNG_PROBES: Final = 15  # questions without an answer, two seconds apart
+STOPPED_PROBES: Final = 3  # ... of a worker that SIGSTOP holds; no longer than a new request waits for a replica
 
 
 class Child:
@@ -152,7 +153,7 @@ class Children:
         for child in self:
             if child.pid and (not child.ready or self._probes % READY_PROBES == 0):
                 self._question(child)
-                if child.ready and child.unanswered > HUNG_PROBES and may_judge(child.name, child.pid):
+                if child.ready and hangs(child.name, child.pid, child.unanswered):
                     child.unanswered = 0
                     self._seen.hung(child.name, child.pid)
 
@@ -161,10 +162,12 @@ class Children:
         return self._rid
 
 
-def may_judge(name: str, pid: int) -> bool:
-    """Whether silence means that it hangs. A worker's step may take long, and its scheduler knows how long; but one
+def hangs(name: str, pid: int, unanswered: int) -> bool:
+    """Whether so much silence means that it hangs. A worker's step may take long, and its scheduler knows how long; but one
     that stands still by a signal computes nothing, and a scheduler that came after that has never met it."""
-    return unit_named(name).role != "worker" or is_stopped(pid)
+    if unit_named(name).role == "worker":
+        return unanswered > STOPPED_PROBES and is_stopped(pid)
+    return unanswered > HUNG_PROBES
 
 
 def _exit_code(pid: int) -> int | None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from cli.supervisor.proc import is_stopped
-from cli.supervisor.watching import may_judge
+from cli.supervisor.watching import HUNG_PROBES, STOPPED_PROBES, hangs
 
 
 @pytest.fixture
@@ -30,15 +30,16 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def test_a_silent_worker_computes_unless_a_signal_holds_it(process: subprocess.Popen[bytes]) -> None:
-    assert not may_judge("worker@m.0.0", process.pid)
+    assert not hangs("worker@m.0.0", process.pid, 1000)
     stop(process)
-    assert may_judge("worker@m.0.0", process.pid)
+    assert hangs("worker@m.0.0", process.pid, STOPPED_PROBES + 1)
+    assert not hangs("worker@m.0.0", process.pid, STOPPED_PROBES)
     process.send_signal(signal.SIGCONT)
     process.kill()
     process.wait()
-    assert not may_judge("worker@m.0.0", process.pid)
+    assert not hangs("worker@m.0.0", process.pid, 1000)
 
 
 def test_anybody_else_who_is_silent_hangs() -> None:
-    assert may_judge("scheduler@m", os.getpid())
-    assert may_judge("standby@m.0.0", os.getpid())
+    assert hangs("scheduler@m", os.getpid(), HUNG_PROBES + 1)
+    assert not hangs("standby@m.0.0", os.getpid(), HUNG_PROBES)
