@@ -163,7 +163,7 @@ class Children:
 
 
 def hangs(name: str, pid: int, unanswered: int) -> bool:
-    """Whether so much silence means that it hangs. A worker's step may take long, and its scheduler knows how long; but one
+    """Whether so much silence means that it hangs. A worker's step may take long, and its scheduler knows; but one
     that stands still by a signal computes nothing, and a scheduler that came after that has never met it."""
     if unit_named(name).role == "worker":
         return unanswered > STOPPED_PROBES and is_stopped(pid)
