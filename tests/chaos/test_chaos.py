@@ -14,8 +14,8 @@ from chaos.slices import Task, perform
 pytestmark = [pytest.mark.system, pytest.mark.model]
 
 TASKS = [
-    Task("kernels", 101, kills=22, mean_s=1.5, spared=frozenset({"kv"})),  # so that its pages are many rounds old
-    Task("one", 102, kills=10, mean_s=1.5),
+    Task("kernels", 101, kills=20, mean_s=1.5, spared=frozenset({"kv"})),  # so that its pages are many rounds old
+    Task("pools", 102, kills=12, mean_s=1.5),
     Task("ranks", 103, kills=8, mean_s=1.5),
 ]
 
