@@ -17,32 +17,21 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.worker import CPU, PAGE_TOKENS, Memory
 from bus.catalogue import locate
 from bus.config import ModelConfig
 from bus.messages.requests import Sampling
 from bus.messages.steps import SlotOpen, StepPlan
 from bus.packed import pack_u32
+from ingress.models import load
 from workers.engine import choose
 from workers.execute import Executor
 from workers.group import Alone
 from workers.models.config import kv_shape
 from workers.models.load import load_model
-from workers.rows import Written
 from workers.slots import Slots
 
-PAGE_TOKENS = 16
-CPU = torch.device("cpu")
 TEXT = Path(__file__).parent / "data" / "prose.txt"
-
-
-class Memory:
-    """Pages that no other process sees."""
-
-    def __init__(self, tensor: torch.Tensor) -> None:
-        self.tensor = tensor
-
-    def commit(self, written: Written) -> None:
-        """Nobody reads it."""
 
 
 class Scorer:
@@ -89,8 +78,6 @@ class Scorer:
 
 def ids_of(model: str) -> list[int]:
     """The text in the model's tokens."""
-    from ingress.models import load
-
     served = load(ModelConfig(name="q", source=model))
     return [int(token) for token in served.tokenizer.encode(TEXT.read_text())]
 
@@ -108,18 +95,19 @@ def main() -> None:
     ids = ids_of(options.model)
     windows = [ids[at : at + options.tokens] for at in range(0, len(ids), options.tokens)]
     figures: dict[str, float] = {"tokens": len(ids)}
+    engines: dict[str, str] = {}
     for name, quantize, dtype in (("float32", "none", "float32"), ("fast", options.quantize, "auto")):
         scorer = Scorer(options.model, quantize, dtype, options.threads, options.tokens)
         values = [value for window in windows for value in scorer.logprobs(window)]
         figures[name] = math.exp(-sum(values) / len(values))
-        figures[f"{name} engine"] = scorer.engine.name  # type: ignore[assignment]
+        engines[name] = scorer.engine.name
     figures["ratio"] = figures["fast"] / figures["float32"]
     if options.json:
-        print(json.dumps(figures))
+        print(json.dumps(figures | {"computed in": engines}))
         return
     print(f"{options.model}, {len(ids)} tokens in windows of {options.tokens}")
-    print(f"  float32 ({figures['float32 engine']}): perplexity {figures['float32']:.4f}")
-    print(f"  fast ({figures['fast engine']}): perplexity {figures['fast']:.4f}, {figures['ratio'] - 1:+.2%}")
+    print(f"  float32 ({engines['float32']}): perplexity {figures['float32']:.4f}")
+    print(f"  fast ({engines['fast']}): perplexity {figures['fast']:.4f}, {figures['ratio'] - 1:+.2%}")
 
 
 if __name__ == "__main__":
