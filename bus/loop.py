@@ -189,9 +189,11 @@ class PollLoop:
 
     def turn(self, longest_s: float = 3600.0) -> None:
         """One turn: due timers, what `soon` holds, then readable descriptors; waits for the first of them."""
-        for fd, _ in self._epoll.poll(self._wait_s(longest_s)):
-            # A callback before this one may have removed the descriptor.
-            if (callback := self._readers.get(fd)) is not None:
+        readable = self._epoll.poll(self._wait_s(longest_s))
+        for fd, callback in [(fd, self._readers.get(fd)) for fd, _ in readable]:
+            # A callback before this one may have removed the descriptor, and another may have got its number since:
+            # a pidfd of a process that was just started, which would seem to have died already.
+            if callback is not None and self._readers.get(fd) is callback:
                 callback()
         now = self.now_ns()
         while self._timers and self._timers[0][0] <= now:
