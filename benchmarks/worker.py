@@ -76,7 +76,10 @@ class Bench:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         path = locate(options.model)
-        config = ModelConfig(name="bench", source=options.model, dtype=options.dtype, quantize=options.quantize)
+        config = ModelConfig(
+            name="bench", source=options.model, dtype=options.dtype, quantize=options.quantize,
+            deterministic=options.deterministic,
+        )  # fmt: skip
         self.engine = choose(config, CPU, options.threads, path)
         dtype = self.engine.dtype
         key = store_key(weights_digest(path), self.engine, 0, 1)
@@ -160,6 +163,7 @@ def main() -> None:
     parser.add_argument("model", help="a .gguf file, a directory of safetensors, or catalog:NAME")
     parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
     parser.add_argument("--quantize", default="auto", choices=["auto", "none", "int8", "int4"])
+    parser.add_argument("--deterministic", action="store_true", help="what that costs; see docs/how-it-works.md")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 8, 16], help="batch sizes of decode")
     parser.add_argument("--context", type=int, default=256, help="tokens before decode begins")

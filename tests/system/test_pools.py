@@ -60,17 +60,44 @@ def in_use(stack: Stack, worker: str) -> int:
     return int(found[1]) if found else 0
 
 
+def kill_while_answering(stack: Stack, victim: str, expected: list[list[list[int]]]) -> None:
+    """A worker dies with requests in it; every answer is what it would have been."""
+    with ThreadPoolExecutor(len(REQUESTS)) as clients:
+        answers: list[Future[list[list[int]]]] = [
+            clients.submit(answer, stack, request, victim) for request in REQUESTS
+        ]
+        until(lambda: in_use(stack, victim) > 0 or any(a.done() for a in answers), 30, "work")
+        assert not all(a.done() for a in answers)
+        assert stack.kill(victim) != 0
+        assert [done.result() for done in answers] == expected
+
+
 @pytest.mark.parametrize("victim", [PREFILL, DECODE])
 def test_either_may_die(pools: Stack, undisturbed: list[list[list[int]]], victim: str) -> None:
     until(lambda: pools.replicas_ready() == 2, 60, "both workers")
     before = pools.pid(victim)
-    with ThreadPoolExecutor(len(REQUESTS)) as clients:
-        answers: list[Future[list[list[int]]]] = [
-            clients.submit(answer, pools, request, victim) for request in REQUESTS
-        ]
-        until(lambda: in_use(pools, victim) > 0 or any(a.done() for a in answers), 30, "work")
-        assert not all(a.done() for a in answers)
-        assert pools.kill(victim) == before
-        assert [done.result() for done in answers] == undisturbed
+    kill_while_answering(pools, victim, undisturbed)
     until(lambda: pools.pid(victim) not in (0, before), 60, "the process is back")
     until(pools.nothing_is_held, 20, "no page is pinned or in quarantine")
+
+
+def test_a_standby_takes_over_in_either_pool(undisturbed: list[list[list[int]]]) -> None:
+    with running(KERNELS + "standby = 1\n[model.pools]\nprefill = 1\ndecode = 1\n") as stack:
+        for victim in (PREFILL, DECODE):
+            until(lambda: stack.replicas_ready() == 2 and standing_by(stack) == 2, 120, "both pools and their standbys")
+            heirs = {stack.pid(standby(PREFILL)), stack.pid(standby(DECODE))}
+            kill_while_answering(stack, victim, undisturbed)
+            assert stack.pid(victim) in heirs
+            details = {process["name"]: process["detail"] for process in stack.status()["processes"]}
+            assert details[DECODE].startswith("decodes")
+            assert details[PREFILL].startswith("prefills")
+
+
+def standby(worker: str) -> str:
+    """The process that waits to take the place of a worker."""
+    return worker.replace("worker@", "standby@")
+
+
+def standing_by(stack: Stack) -> int:
+    """How many standbys could take over."""
+    return sum(p["role"] == "standby" and p["state"] == "ready" for p in stack.status()["processes"])
