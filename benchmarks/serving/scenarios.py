@@ -56,12 +56,10 @@ def run(url: str, model: str, load: Load, seed: int) -> list[Figure]:
     Raises:
         Failed: it did not answer.
     """
-    draw = random.Random(seed)
     return [
-        *decode(url, model, load, draw),
-        *prefill(url, model, load, draw),
-        *cached(url, model, load, draw),
-        *arrivals(url, model, load, draw),
+        figure
+        for scenario in (decode, prefill, cached, arrivals)  # what one of them draws is not up to those before it
+        for figure in scenario(url, model, load, random.Random(f"{seed} {scenario.__name__}"))
     ]
 
 
