@@ -23,7 +23,6 @@ from benchmarks.serving.report import OURS, keep, table
 from benchmarks.serving.scenarios import Figure, Load, run
 from benchmarks.serving.servers import NotServing, Server, pss_mib, serving
 from bus.catalogue import ModelMissing, locate
-from bus.names import models_directory
 
 
 def main() -> None:
@@ -36,10 +35,9 @@ def main() -> None:
         tuple(options.streams), options.tokens, tuple(options.prompts), options.repeats, tuple(options.rates),
         options.seconds,
     )  # fmt: skip
+    file: Path = options.file
     rounds: dict[str, list[list[Figure]]] = {name: [] for name in servers}
     with tempfile.TemporaryDirectory(prefix="hrs", dir="/tmp") as state:
-        os.environ.setdefault("HEADRACE_MODELS", str(models_directory()))
-        file = locate(options.model)
         try:
             if OURS in servers:  # its weights are laid out once and for all
                 with serving(servers[OURS], options.model, file, options.threads, Path(state)):
@@ -94,7 +92,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--keep", type=Path, help="a file for everything measured, as benchmarks/results/NAME.json")
     options = parser.parse_args()
     try:
-        locate(options.model)
+        options.file = locate(options.model)
     except ModelMissing as missing:
         parser.error(str(missing))
     for each in options.peer:
