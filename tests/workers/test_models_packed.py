@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from pathlib import Path
 
 import gguf
@@ -47,6 +48,40 @@ def test_neighbours_in_a_batch_change_no_bit(tmp_path: Path) -> None:
     for at, token in enumerate(IDS[40:50]):
         _, mine, _ = runner.step([("c", IDS[at : at + 3]), ("b", [token]), ("d", IDS[at : at + 1])])
         assert torch.equal(mine, ours[at])
+
+
+@pytest.mark.parametrize("head_dim", [16, 64, 80])
+def test_a_long_sequence_equals_transformers_and_cuts_change_no_bit(head_dim: int, tmp_path: Path) -> None:
+    """Over several splits of attention: whole, in chunks that end anywhere, and token by token at their edges."""
+    model = tiny("qwen2", max_position_embeddings=1024, head_dim=head_dim, num_attention_heads=6, num_key_value_heads=2)
+    path = saved(model, tmp_path)
+    ids = (IDS * 7)[:590]
+
+    def hidden(*chunks: int, threads: int = 2) -> torch.Tensor:
+        runner, found, begin = Runner(path, kernels=kernels(threads=threads)), [], 0
+        for size in chunks:
+            found += runner.step([("a", ids[begin : begin + size])])
+            begin += size
+        return torch.cat(found)
+
+    whole = hidden(590)
+    assert torch.equal(whole, hidden(200, 55, *[1] * 5, 250, *[1] * 4, 76, threads=1))
+    with torch.no_grad():
+        expected = model.model(torch.tensor([ids])).last_hidden_state[0].float()
+    torch.testing.assert_close(whole, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_time_of_steps_is_accounted_for(tmp_path: Path) -> None:
+    runner = Runner(saved(tiny("llama"), tmp_path), kernels=kernels())
+    (model,) = runner.models
+    assert not any(model.spent_ns().values())
+    began = time.monotonic_ns()
+    (hidden,) = runner.step([("a", IDS)])
+    runner.logits(hidden)
+    spent, passed = model.spent_ns(), time.monotonic_ns() - began
+    assert all(spent.values())
+    assert sum(spent.values()) <= passed
+    assert sum(model.spent_ns().values()) == sum(spent.values()), "nothing is counted between steps"
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2"])

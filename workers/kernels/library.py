@@ -6,6 +6,7 @@ import ctypes
 from collections.abc import Callable
 from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,11 @@ from torch import Tensor
 
 from workers.kernels.pack import Packed
 
+# Of a step, as `native/decoder.cpp` counts them. A norm includes rounding its output for the products that read it.
+PARTS: Final = (
+    "embedding", "norms", "qkv", "rope and kv write", "attention", "attention out", "gate and up", "activation", "down",
+    "output head",
+)  # fmt: skip
 REDUCE = ctypes.CFUNCTYPE(None, POINTER(c_float), c_int64)
 
 
@@ -91,6 +97,8 @@ class Native:
         self._decoder = c_void_p(self._library.headrace_create(ctypes.byref(model), threads, self._reduce))
         if not self._decoder:
             raise MemoryError("no memory for the CPU kernels' buffers")
+        self._library.headrace_spent.restype = POINTER(c_int64)
+        self._spent = self._library.headrace_spent(self._decoder)
 
     def forward(self, batch: Batch, hidden: Tensor) -> None:
         """One step; `hidden` is float32 [tokens, hidden] and is filled."""
@@ -103,9 +111,13 @@ class Native:
             self._library.headrace_logits(self._decoder, c_void_p(hidden.data_ptr()), rows, c_void_p(out.data_ptr()))
         )
 
-    def linear(self, packed: Packed, x: Tensor) -> Tensor:
-        """float32 [tokens, inputs] to float32 [tokens, rows]."""
-        out = torch.empty(len(x), packed.rows)
+    def spent_ns(self) -> dict[str, int]:
+        """Time in each part of all steps so far."""
+        return dict(zip(PARTS, self._spent[: len(PARTS)], strict=True))
+
+    def linear(self, packed: Packed, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """float32 [tokens, inputs] to float32 [tokens, rows], into `out` where it is given."""
+        out = torch.empty(len(x), packed.rows) if out is None else out
         self._check(
             self._library.headrace_linear(
                 self._decoder, ctypes.byref(matrix(packed)), c_void_p(x.data_ptr()), c_int32(len(x)),

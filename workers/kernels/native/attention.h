@@ -1,13 +1,17 @@
 // Attention over paged KV, straight on the arena's pages. Here only: one KV head, some query vectors, one range of keys.
 //
-// Online softmax (Milakov and Gimelshein, arXiv:1805.02867) over 16 keys at a time, in splits of 256 keys that begin at
-// multiples of 256 (flash-decoding's split, of fixed length): what a query gets depends on its own position and on
-// nothing else in the batch, on no chunk size and no thread.
+// Keys are taken in splits of 256 that begin at multiples of 256 (flash-decoding's split, of fixed length), and splits are
+// merged by online softmax (Milakov and Gimelshein, arXiv:1805.02867): what a query gets depends on its own position and
+// on nothing else in the batch, on no chunk size and no thread.
 #pragma once
 #include "simd.h"
 
 constexpr int SPLIT = 256;    // keys
+constexpr int STRETCH = 32;   // keys that are read at once, for all queries
+constexpr int VECTORS = 64;   // queries at most
 constexpr int MAX_DIM = 256;  // of a head
+// Of a tile, so that its sums fill the registers: queries, and vectors of their values.
+constexpr int QUERIES = WIDE ? 6 : 2, VALUES = WIDE ? 4 : 2;
 
 // One layer's pages, as one KV head sees them.
 struct Keys {
@@ -46,97 +50,131 @@ static inline void merge(Seen& into, const Seen& next, int dim) {
         store(into.values + d, fma(load(next.values + d), set1(add), load(into.values + d) * set1(keep)));
 }
 
-INLINE void transpose16(vf* row) {
-    // Four rounds of interleaving halves: after them, lane i of row j is what lane j of row i was.
-    const vi low = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23};
-    const vi high = {8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-    vf next[LANES];
-#pragma GCC unroll 4
-    for (int round = 0; round < 4; round++) {
-#pragma GCC unroll 8
-        for (int i = 0; i < 8; i++) {
-            next[2 * i] = __builtin_shuffle(row[i], row[i + 8], low);
-            next[2 * i + 1] = __builtin_shuffle(row[i], row[i + 8], high);
+// Keys [begin, begin + 32) as floats, [dim][32]. What is behind the end is used with weight zero, so it must be finite:
+// the last key stands in.
+static void read_keys(const Keys& keys, int64_t begin, int64_t last, float* out) {
+    for (int half = 0; half < STRETCH; half += LANES)
+        for (int d = 0; d < keys.dim; d += LANES) {
+            vf rows[LANES];
+            for (int i = 0; i < LANES; i++) {
+                const int64_t key = begin + half + i;
+                rows[i] = keys.load16(keys.at(key < last ? key : last - 1), d);
+            }
+            transpose(rows);
+            for (int i = 0; i < LANES; i++) store(out + (d + i) * STRETCH + half, rows[i]);
         }
-#pragma GCC unroll 16
-        for (int i = 0; i < LANES; i++) row[i] = next[i];
+}
+
+// Values of the same, [32][dim].
+static void read_values(const Keys& keys, int64_t begin, int64_t last, float* out) {
+    for (int i = 0; i < STRETCH; i++) {
+        const uint8_t* from = keys.at(begin + i < last ? begin + i : last - 1) + keys.value;
+        for (int d = 0; d < keys.dim; d += LANES) store(out + i * keys.dim + d, keys.load16(from, d));
     }
 }
 
-// Scores of N queries against 16 keys: keys is [dim][16].
+// Scores of N queries against 32 keys.
 template <int N>
-INLINE void scores(const float* const* queries, const float* keys, int dim, vf* out) {
-    vf even[N], odd[N];
-    for (int i = 0; i < N; i++) even[i] = odd[i] = vf{};
-    for (int d = 0; d < dim; d += 2) {
-        const vf k = load(keys + d * LANES), l = load(keys + (d + 1) * LANES);
-#pragma GCC unroll 4
+INLINE void score_tile(const float* const* queries, const float* keys, int dim, float (*out)[SPLIT], int at) {
+    vf low[N], high[N];
+#pragma GCC unroll 8
+    for (int i = 0; i < N; i++) low[i] = high[i] = vf{};
+    for (int d = 0; d < dim; d++) {
+        const vf k = load(keys + d * STRETCH), l = load(keys + d * STRETCH + LANES);
+#pragma GCC unroll 8
         for (int i = 0; i < N; i++) {
-            even[i] = fma(set1(queries[i][d]), k, even[i]);
-            odd[i] = fma(set1(queries[i][d + 1]), l, odd[i]);
+            const vf q = set1(queries[i][d]);
+            low[i] = fma(q, k, low[i]);
+            high[i] = fma(q, l, high[i]);
         }
     }
-    for (int i = 0; i < N; i++) out[i] = even[i] + odd[i];
-}
-
-template <int DIM>
-INLINE void add_values(Seen& seen, float keep, const float* weights, const float* values, int dim) {
-    constexpr int AT_ONCE = DIM ? DIM / LANES : 4;
-    for (int from = 0; from < (DIM ? 1 : dim); from += DIM ? DIM : AT_ONCE * LANES) {
-        const int parts = DIM ? AT_ONCE : (dim - from < AT_ONCE * LANES ? (dim - from) / LANES : AT_ONCE);
-        vf sums[AT_ONCE];
 #pragma GCC unroll 8
-        for (int p = 0; p < parts; p++) sums[p] = load(seen.values + from + p * LANES) * set1(keep);
-        for (int key = 0; key < LANES; key++)
-#pragma GCC unroll 8
-            for (int p = 0; p < parts; p++)
-                sums[p] = fma(set1(weights[key]), load(values + key * dim + from + p * LANES), sums[p]);
-#pragma GCC unroll 8
-        for (int p = 0; p < parts; p++) store(seen.values + from + p * LANES, sums[p]);
+    for (int i = 0; i < N; i++) {
+        store(out[i] + at, low[i]);
+        store(out[i] + at + LANES, high[i]);
     }
 }
 
-// Query i, of position positions[i], against keys [first, last) and at most its own position; first is a multiple of 16.
-// Queries are scaled. `seen` is added to.
+// Adds 32 values, weighted, to what N queries have seen: P vectors of them.
+template <int N, int P>
+INLINE void value_tile(Seen* seen, const float* values, int dim, int from, const float (*weights)[SPLIT], int at) {
+    vf sums[N][P];
+#pragma GCC unroll 8
+    for (int i = 0; i < N; i++)
+#pragma GCC unroll 4
+        for (int p = 0; p < P; p++) sums[i][p] = load(seen[i].values + from + p * LANES);
+    for (int key = 0; key < STRETCH; key++) {
+        vf v[P];
+#pragma GCC unroll 4
+        for (int p = 0; p < P; p++) v[p] = load(values + key * dim + from + p * LANES);
+#pragma GCC unroll 8
+        for (int i = 0; i < N; i++) {
+            const vf w = set1(weights[i][at + key]);
+#pragma GCC unroll 4
+            for (int p = 0; p < P; p++) sums[i][p] = fma(w, v[p], sums[i][p]);
+        }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < N; i++)
+#pragma GCC unroll 4
+        for (int p = 0; p < P; p++) store(seen[i].values + from + p * LANES, sums[i][p]);
+}
+
+// Scores of `ahead` keys become weights, up to the end of their stretch.
+static void weigh(float* scores, int64_t ahead, Seen& seen) {
+    const vi lane = lane_numbers();
+    const vf nothing = set1(-INFINITY);
+    const int keys = (int)ahead, end = (keys + STRETCH - 1) / STRETCH * STRETCH;
+    vf most = nothing, total{};
+    for (int i = 0; i < end; i += LANES) {
+        const vf score = where_less(lane, set1_int(keys - i), load(scores + i), nothing);
+        store(scores + i, score);
+        most = max(score, most);
+    }
+    seen.most = largest(most);
+    for (int i = 0; i < end; i += LANES) {
+        const vf weight = exp(load(scores + i) - set1(seen.most));
+        store(scores + i, weight);
+        total += weight;
+    }
+    seen.total = sum(total);
+}
+
+// Query i, of position positions[i], against keys [first, last) of one split and at most its own position. Queries are
+// scaled, and in the order of their positions; `seen` is overwritten.
 static void attend(
     const Keys& keys, const float* const* queries, const int64_t* positions, int count, int64_t first, int64_t last,
     Seen* seen) {
     const int dim = keys.dim;
-    alignas(64) float k[MAX_DIM * LANES], v[LANES * MAX_DIM];
-    for (int64_t begin = first; begin < last; begin += LANES) {
-        // What is behind the end is read with weight zero, so it must be finite: the last key stands in.
-        const uint8_t* where[LANES];
-        for (int i = 0; i < LANES; i++) where[i] = keys.at(begin + i < last ? begin + i : last - 1);
-        for (int d = 0; d < dim; d += LANES) {
-            vf rows[LANES];
-            for (int i = 0; i < LANES; i++) rows[i] = keys.load16(where[i], d);
-            transpose16(rows);
-            for (int i = 0; i < LANES; i++) store(k + (d + i) * LANES, rows[i]);
+    alignas(64) float read[MAX_DIM * STRETCH], scores[VECTORS][SPLIT];
+    const auto reaches = [&](int i, int64_t begin) { return positions[i] >= begin; };
+    const auto each_tile = [&](int64_t begin, const auto& f) {
+        int from = 0;
+        while (from < count && !reaches(from, begin)) from++;
+        for (int n; from < count; from += n) {
+            const int left = count - from, tiles = (left + QUERIES - 1) / QUERIES;
+            n = (left + tiles - 1) / tiles;
+            with_constant<QUERIES>(n, [&](auto N) { f(N, from); });
         }
-        for (int i = 0; i < LANES; i++)
-            for (int d = 0; d < dim; d += LANES) store(v + i * dim + d, keys.load16(where[i] + keys.value, d));
-        const vi lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-        for (int at = 0; at < count;) {
-            vf found[4];
-            const int n = count - at >= 4 ? 4 : 1;
-            if (n == 4) scores<4>(queries + at, k, dim, found);
-            else scores<1>(queries + at, k, dim, found);
-            for (int i = 0; i < n; i++, at++) {
-                const int64_t ahead = (positions[at] + 1 < last ? positions[at] + 1 : last) - begin;
-                if (ahead <= 0) continue;
-                const vf masked = lane < (int32_t)(ahead < LANES ? ahead : LANES) ? found[i] : set1(-INFINITY);
-                Seen& s = seen[at];
-                const float best = largest(masked), most = best > s.most ? best : s.most;
-                const float keep = exp(set1(s.most - most))[0];
-                const vf weights = exp(masked - set1(most));
-                alignas(64) float w[LANES];
-                store(w, weights);
-                s.most = most;
-                s.total = s.total * keep + sum(weights);
-                if (dim == 64) add_values<64>(s, keep, w, v, dim);
-                else if (dim == 128) add_values<128>(s, keep, w, v, dim);
-                else add_values<0>(s, keep, w, v, dim);
-            }
-        }
+    };
+    for (int64_t begin = first; begin < last; begin += STRETCH) {
+        read_keys(keys, begin, last, read);
+        each_tile(begin, [&](auto N, int i) {
+            score_tile<N>(queries + i, read, dim, scores + i, (int)(begin - first));
+        });
+    }
+    for (int i = 0; i < count; i++) {
+        seen[i].clear(dim);
+        if (reaches(i, first)) weigh(scores[i], (positions[i] < last ? positions[i] + 1 : last) - first, seen[i]);
+    }
+    for (int64_t begin = first; begin < last; begin += STRETCH) {
+        read_values(keys, begin, last, read);
+        each_tile(begin, [&](auto N, int i) {
+            int d = 0;
+            for (; d + VALUES * LANES <= dim; d += VALUES * LANES)
+                value_tile<N, VALUES>(seen + i, read, dim, d, scores + i, (int)(begin - first));
+            for (; d < dim; d += LANES)
+                value_tile<N, 1>(seen + i, read, dim, d, scores + i, (int)(begin - first));
+        });
     }
 }

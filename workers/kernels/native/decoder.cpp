@@ -4,6 +4,7 @@
 // A step is some seven parallel loops a layer. A task writes what no other task of its loop touches, and each number is
 // computed by one task in a fixed order, so neither the number of threads nor the batch changes a bit of the result.
 #include <cstdlib>
+#include <ctime>
 #include <memory>
 #include <new>
 
@@ -64,13 +65,31 @@ class Buffer {
     size_t capacity_ = 0;
 };
 
-// Query vectors that share their keys' way through the caches: tokens of a prefill chunk, times the heads of a group.
-constexpr int QUERY_TOKENS = 8;
-
 struct Piece {  // a task of attention, for each KV head
     int32_t row, first, tokens;  // tokens of the step; a decode row has one
     int64_t begin, end;          // keys
     int32_t partial;             // of a decode row: where its result is left; else -1
+};
+
+// Where the time of steps goes, by what the calling thread does or waits for. In the order of `library.PARTS`.
+enum Part { EMBED, NORM, QKV, ROTATE, ATTENTION, OUT, GATE_UP, ACTIVATION, DOWN, HEAD, PARTS };
+
+class Stopwatch {
+  public:
+    // What comes from now on is `part`; PARTS for nothing.
+    void to(Part part) {
+        timespec now;
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        const int64_t ns = now.tv_sec * 1000000000ll + now.tv_nsec;
+        if (part_ != PARTS) spent_[part_] += ns - since_;
+        part_ = part;
+        since_ = ns;
+    }
+    const int64_t* spent() const { return spent_; }
+
+  private:
+    Part part_ = PARTS;
+    int64_t since_ = 0, spent_[PARTS] = {};
 };
 
 class Decoder {
@@ -79,7 +98,7 @@ class Decoder {
         : m_(model), threads_(threads), reduce_(reduce), scratch_(threads) {
         wide_ = m_.hidden > m_.intermediate ? m_.hidden : m_.intermediate;
         if (m_.heads * m_.head_dim > wide_) wide_ = m_.heads * m_.head_dim;
-        for (auto& each : scratch_) each.get((size_t)wide_ * LANES);
+        for (auto& each : scratch_) each.get((size_t)wide_ * LANES * ABREAST);
         note(m_.head);
         for (int i = 0; i < m_.layers; i++)
             for (const Matrix* each : {&m_.layer[i].q, &m_.layer[i].k, &m_.layer[i].v, &m_.layer[i].out,
@@ -94,40 +113,56 @@ class Decoder {
         float* x = x_.get((size_t)tokens * width);
         float* qkv = qkv_.get((size_t)tokens * all * dim);
         float* mlp = mlp_.get((size_t)tokens * 2 * m_.intermediate);
+        watch_.to(EMBED);
         embed(x);
         rotations();
         pieces();
         for (int l = 0; l < m_.layers; l++) {
             const Layer& layer = m_.layer[l];
+            watch_.to(NORM);
             const Activations normed = room(width, tokens);
             each_token([&](int t) { norm(normed, t, x + (size_t)t * width, layer.attention_norm); });
+            watch_.to(QKV);
             product({&layer.q, &layer.k, &layer.v}, normed, qkv, all * dim, false);
+            watch_.to(ROTATE);
             each_token([&](int t) { rotate_and_write(qkv + (size_t)t * all * dim, t, l); });
+            watch_.to(ATTENTION);
             attention(qkv, all * dim, l);
             const Activations found = room(heads * dim, tokens);
             each_token([&](int t) { gather(found, t, qkv + (size_t)t * all * dim); });
+            watch_.to(OUT);
             residual(layer.out, found, x);
+            watch_.to(NORM);
             const Activations again = room(width, tokens);
             each_token([&](int t) { norm(again, t, x + (size_t)t * width, layer.mlp_norm); });
+            watch_.to(GATE_UP);
             product({&layer.gate, &layer.up}, again, mlp, 2 * m_.intermediate, false);
+            watch_.to(ACTIVATION);
             const Activations gated = room(m_.intermediate, tokens);
             gate(gated, mlp);
+            watch_.to(DOWN);
             residual(layer.down, gated, x);
         }
+        watch_.to(NORM);
         each_token([&](int t) { normalise(x + (size_t)t * width, m_.final_norm, hidden + (size_t)t * width); });
+        watch_.to(PARTS);
     }
 
     void logits(const float* hidden, int rows, float* out) {
+        watch_.to(HEAD);
         const Activations a = room(m_.hidden, rows);
         threads_.run(rows, [&](int t, int) { place(a, t, hidden + (size_t)t * m_.hidden, 0, m_.hidden); });
         product({&m_.head}, a, out, m_.head.rows, false);
+        watch_.to(PARTS);
     }
+
+    const int64_t* spent() const { return watch_.spent(); }
 
     void linear(const Matrix& matrix, const float* x, int tokens, float* out) {
         note(matrix);
         if (matrix.inputs > wide_) {
             wide_ = matrix.inputs;
-            for (auto& each : scratch_) each.get((size_t)wide_ * LANES);
+            for (auto& each : scratch_) each.get((size_t)wide_ * LANES * ABREAST);
         }
         const Activations a = room(matrix.inputs, tokens);
         threads_.run(tokens, [&](int t, int) { place(a, t, x + (size_t)t * matrix.inputs, 0, matrix.inputs); });
@@ -144,10 +179,11 @@ class Decoder {
 
     Activations room(int inputs, int tokens) {
         const size_t n = (size_t)inputs * tokens;
-        Activations a{nullptr, nullptr, nullptr, nullptr, inputs, tokens};
+        Activations a{nullptr, nullptr, nullptr, nullptr, nullptr, inputs, tokens};
         if (integers_) {
             a.codes = codes_.get(n);
             a.scales = scales_.get(n / GROUP + GROUP);
+            a.shares = shares_.get(n / GROUP + GROUP);
             a.sums = sums_.get(n / 16 + GROUP);
         }
         if (floats_used_) a.floats = floats_.get(n);
@@ -199,21 +235,21 @@ class Decoder {
     // out[token][...] = (or +=) the matrices' outputs, one after the other.
     void product(std::initializer_list<const Matrix*> matrices, const Activations& a, float* out, int stride, bool add) {
         int total = 0;
-        for (const Matrix* each : matrices) total += each->blocks();
+        for (const Matrix* each : matrices) total += pairs(*each);
         // Few enough tasks that taking one costs nothing beside it, enough that a slow thread leaves some to others.
         const int at_once = a.tokens > TILE ? 1 : total / (threads_.count() * 8) + 1;
         threads_.run((total + at_once - 1) / at_once, [&](int task, int thread) {
             uint8_t* scratch = scratch_[thread].get(0);
             for (int i = task * at_once; i < total && i < (task + 1) * at_once; i++) {
-                int block = i, column = 0;
+                int pair = i, column = 0;
                 const Matrix* const* matrix = matrices.begin();
-                for (; block >= (*matrix)->blocks(); matrix++) {
-                    block -= (*matrix)->blocks();
+                for (; pair >= pairs(**matrix); matrix++) {
+                    pair -= pairs(**matrix);
                     column += (*matrix)->rows;
                 }
                 const Matrix& w = **matrix;
-                const int row = block * LANES, rows = w.rows - row < LANES ? w.rows - row : LANES;
-                block_product(w, block, a, scratch, [&](int token, vf value) {
+                block_product(w, pair * ABREAST, a, scratch, [&](int block, int token, vf value) {
+                    const int row = block * LANES, rows = w.rows - row < LANES ? w.rows - row : LANES;
                     float* to = out + (size_t)token * stride + column + row;
                     if (rows == LANES) {
                         if (w.bias) value += load(w.bias + row);
@@ -228,6 +264,8 @@ class Decoder {
             }
         });
     }
+
+    static int pairs(const Matrix& matrix) { return (matrix.blocks() + ABREAST - 1) / ABREAST; }
 
     // x += matrix * a, over all ranks.
     void residual(const Matrix& matrix, const Activations& a, float* x) {
@@ -270,20 +308,24 @@ class Decoder {
         }
     }
 
-    // Cuts the step's attention into tasks. A decode row is cut by splits of its keys, a chunk by its queries.
+    // Cuts the step's attention into tasks. A decode row is cut by splits of its keys, a chunk by its queries: tokens
+    // times the heads of a group share their keys' way through the caches.
     void pieces() {
+        const int group = m_.heads / m_.kv_heads, at_once = group < VECTORS ? VECTORS / group : 1;
         pieces_.clear();
         partials_ = 0;
+        int64_t* partial_of = partial_of_.get(b_->tokens);
         for (int row = 0; row < b_->rows; row++) {
             const int first = (int)b_->row_starts[row], count = (int)b_->row_starts[row + 1] - first;
             const int64_t context = b_->row_context[row];
+            for (int t = 0; t < count; t++) partial_of[first + t] = count == 1 ? partials_ : -1;
             if (count == 1)
                 for (int64_t begin = 0; begin < context; begin += SPLIT)
                     pieces_.push_back({row, first, 1, begin, begin + SPLIT < context ? begin + SPLIT : context,
                                        partials_++});
             else
-                for (int from = 0; from < count; from += QUERY_TOKENS) {
-                    const int n = count - from < QUERY_TOKENS ? count - from : QUERY_TOKENS;
+                for (int from = 0; from < count; from += at_once) {
+                    const int n = count - from < at_once ? count - from : at_once;
                     pieces_.push_back({row, first + from, n, 0, context - count + from + n, -1});
                 }
         }
@@ -298,10 +340,10 @@ class Decoder {
             const int head = task % kv_heads;
             const Keys keys{b_->pages + l * b_->layer + head * b_->kv_head, b_->cell, b_->value,
                             b_->tables + b_->table_starts[piece.row], b_->page_tokens, dim, b_->wide != 0};
-            for (int from = 0; from < piece.tokens * group; from += MAX_VECTORS) {
-                const float* queries[MAX_VECTORS];
-                int64_t positions[MAX_VECTORS];
-                const int all = piece.tokens * group - from, count = all < MAX_VECTORS ? all : MAX_VECTORS;
+            for (int from = 0; from < piece.tokens * group; from += VECTORS) {
+                const float* queries[VECTORS];
+                int64_t positions[VECTORS];
+                const int all = piece.tokens * group - from, count = all < VECTORS ? all : VECTORS;
                 for (int i = 0; i < count; i++) {
                     const int token = piece.first + (from + i) / group;
                     queries[i] = qkv + (size_t)token * stride + (size_t)(head * group + (from + i) % group) * dim;
@@ -309,15 +351,13 @@ class Decoder {
                 }
                 if (piece.partial >= 0) {
                     Seen* seen = partials + (size_t)piece.partial * m_.heads + head * group + from;
-                    for (int i = 0; i < count; i++) seen[i].clear(dim);
                     attend(keys, queries, positions, count, piece.begin, piece.end, seen);
                     continue;
                 }
-                Seen total[MAX_VECTORS], split[MAX_VECTORS];
+                Seen total[VECTORS], split[VECTORS];
                 for (int i = 0; i < count; i++) total[i].clear(dim);
                 for (int64_t begin = 0; begin < piece.end; begin += SPLIT) {
                     const int64_t end = begin + SPLIT < piece.end ? begin + SPLIT : piece.end;
-                    for (int i = 0; i < count; i++) split[i].clear(dim);
                     attend(keys, queries, positions, count, begin, end, split);
                     for (int i = 0; i < count; i++)
                         if (positions[i] >= begin) merge(total[i], split[i], dim);
@@ -325,17 +365,6 @@ class Decoder {
                 for (int i = 0; i < count; i++) finish(total[i], (float*)queries[i]);
             }
         });
-        for (const Piece& piece : pieces_)
-            if (piece.partial >= 0 && piece.begin == 0) {
-                const int splits = (int)((b_->row_context[piece.row] + SPLIT - 1) / SPLIT);
-                for (int h = 0; h < m_.heads; h++) {
-                    Seen total;
-                    total.clear(dim);
-                    for (int s = 0; s < splits; s++)
-                        merge(total, partials[(size_t)(piece.partial + s) * m_.heads + h], dim);
-                    finish(total, qkv + (size_t)piece.first * stride + (size_t)h * dim);
-                }
-            }
     }
 
     void finish(const Seen& seen, float* out) const {
@@ -343,7 +372,20 @@ class Decoder {
         for (int d = 0; d < m_.head_dim; d += LANES) store(out + d, load(seen.values + d) * by);
     }
 
-    void gather(const Activations& a, int t, const float* found) { place(a, t, found, 0, m_.heads * m_.head_dim); }
+    // What attention found for a token becomes what the product reads; of a decode row, its splits are merged first.
+    void gather(const Activations& a, int t, float* found) {
+        const int dim = m_.head_dim;
+        if (const int64_t first = partial_of_.get(0)[t]; first >= 0) {
+            const int64_t splits = b_->positions[t] / SPLIT + 1;
+            for (int h = 0; h < m_.heads; h++) {
+                Seen total;
+                total.clear(dim);
+                for (int64_t s = 0; s < splits; s++) merge(total, seen_.get(0)[(first + s) * m_.heads + h], dim);
+                finish(total, found + (size_t)h * dim);
+            }
+        }
+        place(a, t, found, 0, m_.heads * dim);
+    }
 
     // silu(gate) * up, in stretches of 512 so that one token occupies all threads.
     void gate(const Activations& a, float* mlp) {
@@ -360,20 +402,22 @@ class Decoder {
         });
     }
 
-    static constexpr int MAX_HIDDEN = 16384, MAX_VECTORS = 64;
+    static constexpr int MAX_HIDDEN = 16384;
 
     Model m_;
     Threads threads_;
     Reduce reduce_;
+    Stopwatch watch_;
     const Batch* b_ = nullptr;
     int wide_ = 0, partials_ = 0;
     bool integers_ = false, floats_used_ = false;
     std::vector<Buffer<uint8_t>> scratch_;
     std::vector<Piece> pieces_;
-    Buffer<float> x_, qkv_, mlp_, share_, cosines_, sines_, scales_, floats_;
+    Buffer<float> x_, qkv_, mlp_, share_, cosines_, sines_, scales_, shares_, floats_;
     Buffer<int8_t> codes_;
     Buffer<int32_t> sums_;
     Buffer<Seen> seen_;
+    Buffer<int64_t> partial_of_;
 };
 
 }  // namespace
@@ -401,6 +445,8 @@ int headrace_logits(void* decoder, const float* hidden, int rows, float* out) {
         return -1;
     }
 }
+// Nanoseconds by part, since it was created; they go on counting where they are.
+const int64_t* headrace_spent(void* decoder) { return ((Decoder*)decoder)->spent(); }
 int headrace_linear(void* decoder, const Matrix* matrix, const float* x, int tokens, float* out) {
     try {
         ((Decoder*)decoder)->linear(*matrix, x, tokens, out);

@@ -13,8 +13,9 @@
 #pragma once
 #include "simd.h"
 
-constexpr int GROUP = 32;  // inputs that share an activation's scale
-constexpr int TILE = 8;    // tokens of a full tile
+constexpr int GROUP = 32;   // inputs that share an activation's scale
+constexpr int ABREAST = 2;  // blocks of a tile: an input that is broadcast serves both
+constexpr int TILE = WIDE ? 8 : 2;  // tokens of a tile at most: its sums fill half of the registers
 
 struct Matrix {  // as `workers.kernels.library.Matrix`
     int32_t bits, group, rows, inputs, offset, reserved;
@@ -29,57 +30,58 @@ struct Matrix {  // as `workers.kernels.library.Matrix`
 constexpr int code_bytes(int bits) { return bits == 8 ? 512 : 256 + 64 * (bits - 4); }
 
 // The activations of a step, tile by tile: a tile of n tokens that begins at token t lies at t * inputs, and within it
-// four inputs (a float) of all its tokens lie together. Sums are over 16 inputs.
+// four inputs (a float) of all its tokens lie together. Sums are over 16 inputs, shares are scale * sum over 32.
 struct Activations {
-    int8_t* codes;     // [inputs / 4][n][4]
-    float* scales;     // [inputs / 32][n]
-    int32_t* sums;     // [inputs / 16][n]
-    float* floats;     // [inputs][n]
+    int8_t* codes;   // [inputs / 4][n][4]
+    float* scales;   // [inputs / 32][n]
+    float* shares;   // [inputs / 32][n]
+    int32_t* sums;   // [inputs / 16][n]
+    float* floats;   // [inputs][n]
     int inputs, tokens;
 };
 
-// How many tokens the tile has that begins at token `at`: 8, then what is left as 4, 2 and 1.
-INLINE int tile_size(int at, int tokens) {
-    const int left = tokens - at;
-    return left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
-}
-
-// Where a token's tile begins, and how many tokens it has.
-INLINE void tile_of(int token, int tokens, int& begin, int& size) {
-    begin = token / TILE * TILE;
-    for (size = tile_size(begin, tokens); begin + size <= token; size = tile_size(begin, tokens)) begin += size;
-}
+// Tokens are cut into as few tiles as can be, which are as even as can be: the larger ones come first.
+struct Tiles {
+    int count, size, larger;  // `larger` tiles have a token more than `size`
+    explicit Tiles(int tokens) : count((tokens + TILE - 1) / TILE), size(tokens / count), larger(tokens % count) {}
+    int begin(int tile) const { return tile * size + (tile < larger ? tile : larger); }
+    int tokens(int tile) const { return size + (tile < larger); }
+    int of(int token) const {
+        const int inside = larger * (size + 1);
+        return token < inside ? token / (size + 1) : larger + (token - inside) / size;
+    }
+};
 
 // Rounds inputs [from, to) of one token (multiples of 32) to 8 bits, into its place.
 static inline void quantise(const Activations& a, int token, const float* x, int from, int to) {
-    int begin, n;
-    tile_of(token, a.tokens, begin, n);
-    const int lane = token - begin;
+    const Tiles tiles(a.tokens);
+    const int tile = tiles.of(token), begin = tiles.begin(tile), n = tiles.tokens(tile), lane = token - begin;
     int8_t* codes = a.codes + (size_t)begin * a.inputs;
     float* scales = a.scales + (size_t)begin * (a.inputs / GROUP);
+    float* shares = a.shares + (size_t)begin * (a.inputs / GROUP);
     int32_t* sums = a.sums + (size_t)begin * (a.inputs / 16);
     for (int k = from; k < to; k += GROUP) {
         const vf low = load(x + k), high = load(x + k + 16);
         const float most = largest(max(max(low, -low), max(high, -high)));
-        const float inverse = most > 0 ? 127.0f / most : 0.0f;
-        scales[k / GROUP * n + lane] = most / 127.0f;
+        const float inverse = most > 0 ? 127.0f / most : 0.0f, scale = most / 127.0f;
         const vi q[2] = {round_to_int(low * set1(inverse)), round_to_int(high * set1(inverse))};
+        int32_t totals[2];
         for (int half = 0; half < 2; half++) {
-            typedef int8_t bytes16 __attribute__((vector_size(16), aligned(1)));
-            const bytes16 packed = __builtin_convertvector(q[half], bytes16);
-            int32_t words[4];
-            std::memcpy(words, &packed, 16);
-            for (int i = 0; i < 4; i++) std::memcpy(codes + ((size_t)(k / 4 + 4 * half + i) * n + lane) * 4, words + i, 4);
-            int32_t total = 0;
-            for (int i = 0; i < LANES; i++) total += q[half][i];
-            sums[(k / 16 + half) * n + lane] = total;
+            int8_t bytes[LANES];
+            store_int8(bytes, q[half]);
+            for (int i = 0; i < 4; i++)
+                std::memcpy(codes + ((size_t)(k / 4 + 4 * half + i) * n + lane) * 4, bytes + 4 * i, 4);
+            totals[half] = total(q[half]);
+            sums[(k / 16 + half) * n + lane] = totals[half];
         }
+        scales[k / GROUP * n + lane] = scale;
+        shares[k / GROUP * n + lane] = scale * (float)(totals[0] + totals[1]);
     }
 }
 
 static inline void place_floats(const Activations& a, int token, const float* x, int from, int to) {
-    int begin, n;
-    tile_of(token, a.tokens, begin, n);
+    const Tiles tiles(a.tokens);
+    const int tile = tiles.of(token), begin = tiles.begin(tile), n = tiles.tokens(tile);
     float* floats = a.floats + (size_t)begin * a.inputs + (token - begin);
     for (int k = from; k < to; k++) floats[(size_t)k * n] = x[k];
 }
@@ -95,135 +97,174 @@ INLINE vb operand(const uint8_t* codes, int index) {
     return value;
 }
 
-// One block of rows by N tokens, integers. `CODED` is how the codes lie, which may be unpacked to 8 bits already.
+// What a tile reads of its blocks. The last block of an odd number stands for both.
+template <class T>
+struct Pair {
+    const T* of[ABREAST];
+    Pair(const T* base, const int* blocks, size_t per_block) {
+        for (int b = 0; b < ABREAST; b++) of[b] = base ? base + blocks[b] * per_block : nullptr;
+    }
+};
+
+// Two blocks of rows by N tokens, integers. `CODED` is how the codes lie, which may be unpacked to 8 bits already.
 template <int CODED, int BITS, int PER, int N>
-INLINE void integer_tile(const Matrix& m, const uint8_t* codes, int block, const Activations& a, int begin, vf* out) {
-    constexpr int CHAINS = N == 1 ? 4 : N == 2 ? 2 : 1;  // integer sums may be taken in any order
-    constexpr int PARTS = GROUP / PER;                   // scales in 32 inputs
+INLINE void integer_tile(
+    const Matrix& m, Pair<uint8_t> codes, const int* blocks, const Activations& a, int begin, vf (*out)[TILE]) {
+    constexpr int CHAINS = N == 1 ? 2 : 1;  // integer sums may be taken in any order
+    constexpr int PARTS = GROUP / PER;      // scales in 32 inputs
+    constexpr int OPERANDS = 8 / PARTS;
     const int groups = m.inputs / GROUP;
-    const uint16_t* scales = m.scales + (size_t)block * groups * PARTS * LANES;
-    const uint16_t* mins = m.mins ? m.mins + (size_t)block * groups * PARTS * LANES : nullptr;
+    const Pair<uint16_t> scales(m.scales, blocks, (size_t)groups * PARTS * LANES);
+    const Pair<uint16_t> mins(m.mins, blocks, (size_t)groups * PARTS * LANES);
     const int8_t* x = a.codes + (size_t)begin * a.inputs;
     const float* x_scales = a.scales + (size_t)begin * groups;
+    const float* x_shares = a.shares + (size_t)begin * groups;
     const int32_t* x_sums = a.sums + (size_t)begin * groups * 2;
-    vf total[N];
-    for (int t = 0; t < N; t++) total[t] = vf{};
-    for (int g = 0; g < groups; g++, codes += code_bytes(CODED)) {
+    vf totals[ABREAST][N];
+#pragma GCC unroll 16
+    for (int t = 0; t < N; t++) totals[0][t] = totals[1][t] = vf{};
+    for (int g = 0; g < groups; g++) {
+        vf weighted[ABREAST][N];
+#pragma GCC unroll 2
         for (int part = 0; part < PARTS; part++) {
-            const int at = g * PARTS + part;
-            const vf scale = half_to_float(scales + (size_t)at * LANES);
-            vi sums[N][CHAINS];
-            float input_sum[N];
+            vi sums[ABREAST][N][CHAINS];
+#pragma GCC unroll 16
             for (int t = 0; t < N; t++) {
                 int32_t s = x_sums[(2 * g + part) * N + t];
                 if constexpr (PARTS == 1) s += x_sums[(2 * g + 1) * N + t];
-                input_sum[t] = (float)s;
-                sums[t][0] = vi{} - m.offset * s;
-                for (int c = 1; c < CHAINS; c++) sums[t][c] = vi{};
+                sums[0][t][0] = sums[1][t][0] = set1_int(-m.offset * s);
+                for (int c = 1; c < CHAINS; c++) sums[0][t][c] = sums[1][t][c] = vi{};
             }
-#pragma GCC unroll 8
-            for (int i = 0; i < 8 / PARTS; i++) {
-                const int index = part * (8 / PARTS) + i;
-                const vb w = operand<CODED>(codes, index);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
+            for (int i = 0; i < OPERANDS; i++) {
+                const int index = part * OPERANDS + i;
+                const vb w = operand<CODED>(codes.of[0], index), v = operand<CODED>(codes.of[1], index);
+#pragma GCC unroll 16
                 for (int t = 0; t < N; t++) {
-                    int32_t word;
-                    std::memcpy(&word, x + ((size_t)(8 * g + index) * N + t) * 4, 4);
-                    sums[t][i % CHAINS] = dot4<BITS>(sums[t][i % CHAINS], w, word);
+                    const vb word = broadcast4(x + ((size_t)(8 * g + index) * N + t) * 4);
+                    sums[0][t][i % CHAINS] = dot4<BITS>(sums[0][t][i % CHAINS], w, word);
+                    sums[1][t][i % CHAINS] = dot4<BITS>(sums[1][t][i % CHAINS], v, word);
                 }
             }
-#pragma GCC unroll 8
-            for (int t = 0; t < N; t++) {
-                for (int c = 1; c < CHAINS; c++) sums[t][0] += sums[t][c];
-                total[t] = fma(to_float(sums[t][0]), scale * set1(x_scales[g * N + t]), total[t]);
-            }
-            if (mins) {
-                const vf least = half_to_float(mins + (size_t)at * LANES);
-                for (int t = 0; t < N; t++)
-                    total[t] = fma(least, set1(x_scales[g * N + t] * input_sum[t]), total[t]);
+#pragma GCC unroll 2
+            for (int b = 0; b < ABREAST; b++) {
+                const vf scale = half_to_float(scales.of[b] + (size_t)(g * PARTS + part) * LANES);
+#pragma GCC unroll 16
+                for (int t = 0; t < N; t++) {
+                    for (int c = 1; c < CHAINS; c++) sums[b][t][0] += sums[b][t][c];
+                    const vf found = to_float(sums[b][t][0]);
+                    weighted[b][t] = part ? fma(found, scale, weighted[b][t]) : found * scale;
+                }
             }
         }
+#pragma GCC unroll 16
+        for (int t = 0; t < N; t++) {
+            const vf scale = set1(x_scales[g * N + t]);
+            totals[0][t] = fma(weighted[0][t], scale, totals[0][t]);
+            totals[1][t] = fma(weighted[1][t], scale, totals[1][t]);
+        }
+        if (m.mins) {
+            const vf low = half_to_float(mins.of[0] + (size_t)g * LANES);
+            const vf high = half_to_float(mins.of[1] + (size_t)g * LANES);
+#pragma GCC unroll 16
+            for (int t = 0; t < N; t++) {
+                const vf share = set1(x_shares[g * N + t]);
+                totals[0][t] = fma(low, share, totals[0][t]);
+                totals[1][t] = fma(high, share, totals[1][t]);
+            }
+        }
+        for (int b = 0; b < ABREAST; b++) codes.of[b] += code_bytes(CODED);
     }
-    for (int t = 0; t < N; t++) out[t] = total[t];
+#pragma GCC unroll 16
+    for (int t = 0; t < N; t++) out[0][t] = totals[0][t], out[1][t] = totals[1][t];
 }
 
 template <int BITS, int N>
-INLINE void float_tile(const Matrix& m, int block, const Activations& a, int begin, vf* out) {
+INLINE void float_tile(const Matrix& m, const int* blocks, const Activations& a, int begin, vf (*out)[TILE]) {
     const float* x = a.floats + (size_t)begin * a.inputs;
-    const auto weights = [&](int k) {
-        const size_t at = ((size_t)block * m.inputs + k) * LANES;
+    const auto weights = [&](int b, int k) {
+        const size_t at = ((size_t)blocks[b] * m.inputs + k) * LANES;
         if constexpr (BITS == 16) return bf16_to_float((const uint16_t*)m.codes + at);
         return load((const float*)m.codes + at);
     };
-    vf even[N], odd[N];  // two chains: fused multiply-adds take their time
-    for (int t = 0; t < N; t++) even[t] = odd[t] = vf{};
+    vf even[ABREAST][N], odd[ABREAST][N];  // two chains: fused multiply-adds take their time
+#pragma GCC unroll 16
+    for (int t = 0; t < N; t++) even[0][t] = odd[0][t] = even[1][t] = odd[1][t] = vf{};
     for (int k = 0; k < m.inputs; k += 2) {
-        const vf w = weights(k), v = weights(k + 1);
-#pragma GCC unroll 8
+        const vf w[2] = {weights(0, k), weights(1, k)}, v[2] = {weights(0, k + 1), weights(1, k + 1)};
+#pragma GCC unroll 16
         for (int t = 0; t < N; t++) {
-            even[t] = fma(w, set1(x[(size_t)k * N + t]), even[t]);
-            odd[t] = fma(v, set1(x[(size_t)(k + 1) * N + t]), odd[t]);
+            const vf first = set1(x[(size_t)k * N + t]), second = set1(x[(size_t)(k + 1) * N + t]);
+            even[0][t] = fma(w[0], first, even[0][t]);
+            even[1][t] = fma(w[1], first, even[1][t]);
+            odd[0][t] = fma(v[0], second, odd[0][t]);
+            odd[1][t] = fma(v[1], second, odd[1][t]);
         }
     }
-    for (int t = 0; t < N; t++) out[t] = even[t] + odd[t];
+#pragma GCC unroll 16
+    for (int t = 0; t < N; t++) out[0][t] = even[0][t] + odd[0][t], out[1][t] = even[1][t] + odd[1][t];
 }
 
-// Codes of a block, unpacked to 8 bits: for many tokens it pays to do it once.
+// All tokens by two blocks, tile by tile; `compute` is given how many tokens the tile has as a constant.
+template <class C, class F>
+INLINE void each_tile(const Activations& a, const int* blocks, const C& compute, const F& finish) {
+    const Tiles tiles(a.tokens);
+    vf out[ABREAST][TILE];
+    for (int tile = 0; tile < tiles.count; tile++) {
+        const int begin = tiles.begin(tile), n = tiles.tokens(tile);
+        with_constant<TILE>(n, [&](auto N) { compute(N, begin, out); });
+        for (int b = 0; b < (blocks[1] == blocks[0] ? 1 : ABREAST); b++)
+            for (int t = 0; t < n; t++) finish(blocks[b], begin + t, out[b][t]);
+    }
+}
+
+// Codes of a block, unpacked to 8 bits: for many tokens it pays to do it once, but for those of 4 bits.
 template <int BITS>
 static void unpack(const uint8_t* codes, int groups, uint8_t* out) {
     for (int g = 0; g < groups; g++, codes += code_bytes(BITS))
-        for (int i = 0; i < 8; i++, out += 64) *(vb_u*)out = operand<BITS>(codes, i);
+        for (int i = 0; i < 8; i++, out += 64) store_bytes(out, operand<BITS>(codes, i));
 }
 
-// All tokens by one block: `finish(token, values)` gets each token's 16 outputs.
 template <int CODED, int BITS, int PER, class F>
-static void integer_block(const Matrix& m, const uint8_t* codes, int block, const Activations& a, const F& finish) {
-    vf out[TILE];
-    for (int begin = 0, n; begin < a.tokens; begin += n) {
-        n = tile_size(begin, a.tokens);
-        if (n == 8) integer_tile<CODED, BITS, PER, 8>(m, codes, block, a, begin, out);
-        else if (n == 4) integer_tile<CODED, BITS, PER, 4>(m, codes, block, a, begin, out);
-        else if (n == 2) integer_tile<CODED, BITS, PER, 2>(m, codes, block, a, begin, out);
-        else integer_tile<CODED, BITS, PER, 1>(m, codes, block, a, begin, out);
-        for (int t = 0; t < n; t++) finish(begin + t, out[t]);
-    }
+static void integer_blocks(
+    const Matrix& m, const Pair<uint8_t>& codes, const int* blocks, const Activations& a, const F& finish) {
+    each_tile(
+        a, blocks,
+        [&](auto N, int begin, vf (*out)[TILE]) {
+            integer_tile<CODED, BITS, PER, N>(m, codes, blocks, a, begin, out);
+        },
+        finish);
 }
 
 template <int BITS, int PER, class F>
-static void coded_block(const Matrix& m, int block, const Activations& a, uint8_t* scratch, const F& finish) {
+static void coded_blocks(const Matrix& m, const int* blocks, const Activations& a, uint8_t* scratch, const F& finish) {
     const int groups = m.inputs / GROUP;
-    const uint8_t* codes = (const uint8_t*)m.codes + (size_t)block * groups * code_bytes(BITS);
-    if (BITS < 8 && a.tokens > TILE) {
-        unpack<BITS>(codes, groups, scratch);
-        integer_block<8, BITS, PER>(m, scratch, block, a, finish);
-    } else {
-        integer_block<BITS, BITS, PER>(m, codes, block, a, finish);
-    }
+    const Pair<uint8_t> codes((const uint8_t*)m.codes, blocks, (size_t)groups * code_bytes(BITS));
+    if (BITS == 4 || BITS == 8 || a.tokens <= TILE) return integer_blocks<BITS, BITS, PER>(m, codes, blocks, a, finish);
+    const int both[ABREAST] = {0, 1};
+    const size_t unpacked = (size_t)groups * code_bytes(8);
+    for (int b = 0; b < ABREAST; b++) unpack<BITS>(codes.of[b], groups, scratch + b * unpacked);
+    integer_blocks<8, BITS, PER>(m, Pair<uint8_t>(scratch, both, unpacked), blocks, a, finish);
 }
 
 template <int BITS, class F>
-static void float_block(const Matrix& m, int block, const Activations& a, const F& finish) {
-    vf out[TILE];
-    for (int begin = 0, n; begin < a.tokens; begin += n) {
-        n = tile_size(begin, a.tokens);
-        if (n == 8) float_tile<BITS, 8>(m, block, a, begin, out);
-        else if (n == 4) float_tile<BITS, 4>(m, block, a, begin, out);
-        else if (n == 2) float_tile<BITS, 2>(m, block, a, begin, out);
-        else float_tile<BITS, 1>(m, block, a, begin, out);
-        for (int t = 0; t < n; t++) finish(begin + t, out[t]);
-    }
+static void float_blocks(const Matrix& m, const int* blocks, const Activations& a, const F& finish) {
+    each_tile(
+        a, blocks, [&](auto N, int begin, vf (*out)[TILE]) { float_tile<BITS, N>(m, blocks, a, begin, out); }, finish);
 }
 
-// `scratch`: inputs * 16 bytes of the calling thread.
+// All tokens by blocks `first` and, where there is one, `first + 1`: `finish(block, token, values)` gets 16 outputs.
+// `scratch`: ABREAST * inputs * 16 bytes of the calling thread.
 template <class F>
-static void block_product(const Matrix& m, int block, const Activations& a, uint8_t* scratch, const F& finish) {
+static void block_product(const Matrix& m, int first, const Activations& a, uint8_t* scratch, const F& finish) {
+    const int blocks[ABREAST] = {first, first + 1 < m.blocks() ? first + 1 : first};
     switch (m.bits) {
-        case 4: return coded_block<4, 32>(m, block, a, scratch, finish);
-        case 5: return coded_block<5, 32>(m, block, a, scratch, finish);
-        case 6: return coded_block<6, 16>(m, block, a, scratch, finish);
-        case 8: return coded_block<8, 32>(m, block, a, scratch, finish);
-        case 16: return float_block<16>(m, block, a, finish);
-        default: return float_block<32>(m, block, a, finish);
+        case 4: return coded_blocks<4, 32>(m, blocks, a, scratch, finish);
+        case 5: return coded_blocks<5, 32>(m, blocks, a, scratch, finish);
+        case 6: return coded_blocks<6, 16>(m, blocks, a, scratch, finish);
+        case 8: return coded_blocks<8, 32>(m, blocks, a, scratch, finish);
+        case 16: return float_blocks<16>(m, blocks, a, finish);
+        default: return float_blocks<32>(m, blocks, a, finish);
     }
 }
 
