@@ -166,6 +166,7 @@ def bench(
     slo_ttft: float = 2.0,
     slo_tpot: float = 0.1,
     seed: int = 1,
+    profile: Switch = False,
     json: Switch = False,
 ) -> int:
     """Load a running endpoint with real lengths; measure TTFT, TPOT, tokens a second, goodput.
@@ -175,6 +176,7 @@ def bench(
         headrace bench                            # 64 requests, 8 at a time
         headrace bench --rate 2 --requests 120    # Poisson arrivals, 2 a second
         headrace bench --compare http://127.0.0.1:9000/v1
+        headrace bench --profile --concurrency 1 --max-prompt 16    # where the time of decode steps goes
 
     With --compare the same load goes to both, in turns, and the ratios are printed.
 
@@ -194,6 +196,7 @@ def bench(
         slo_ttft: Seconds to the first token that count as good.
         slo_tpot: Seconds per further token that count as good.
         seed: The same seed makes the same load.
+        profile: Print where the time of the workers' steps went, too. The endpoint must be headrace's.
         json: Print every number as JSON.
     """
     from bus.config import find_config, load_config
@@ -205,6 +208,7 @@ def bench(
             urls=[base, *([compare] if compare else [])], model=model, trace=trace, lognormal=lognormal,
             requests=requests, concurrency=concurrency, rate=rate, max_prompt=max_prompt, max_output=max_output,
             slo_ttft_s=slo_ttft, slo_tpot_s=slo_tpot, seed=seed,
+            profile=profile,
         ),
         as_json=json,
     )  # fmt: skip

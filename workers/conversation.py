@@ -140,7 +140,7 @@ class Conversation:
             self._broken(plan.step, broken)
         else:
             self._life.progressed()
-            self._measures.step(plan, result)
+            self._measures.step(plan, result, self._executor.spent_ns())
             self._link.send(result)
 
     def _broken(self, step: int, broken: StepBroken) -> None:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, Protocol
 
 import numpy as np
@@ -79,6 +79,10 @@ class Executor:
     def reset(self) -> None:
         """Close all slots."""
         self._slots.close_all()
+
+    def spent_ns(self) -> Mapping[str, int]:
+        """Of the model; see `Model.spent_ns`."""
+        return self._model.spent_ns()
 
     def run(self, plan: StepPlan, waited_ns: int = 0) -> StepResult:
         """Execute one plan.

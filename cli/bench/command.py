@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import sys
@@ -17,9 +18,11 @@ from rich.table import Table
 from cli.bench.drive import models_of, run
 from cli.bench.http import HttpFailed
 from cli.bench.load import BadTrace, Job, lognormal_lengths, make_jobs, trace_lengths
+from cli.bench.profile import NoProfile, Profile, counters, profile_of
 from cli.bench.report import Ratio, Spread, Summary, compare, summarise
 
 _ROUNDS: Final = 3  # of a comparison
+_SETTLING_S: Final = 1.5  # processes publish their counters twice a second
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -37,14 +40,20 @@ class Asked(msgspec.Struct, frozen=True):
     slo_ttft_s: float
     slo_tpot_s: float
     seed: int
+    profile: bool
 
 
 class Result(msgspec.Struct, frozen=True):
-    """What was measured, in `headrace bench --json`: the rounds of each endpoint, and the ratios of two."""
+    """What was measured, in `headrace bench --json`: the rounds of each endpoint, and the ratios of two.
+
+    Attributes:
+        profile: of the first endpoint, over all of its rounds; None where it was not asked for.
+    """
 
     asked: Asked
     runs: dict[str, list[Summary]]
     ratios: list[Ratio]
+    profile: Profile | None
 
 
 def measure(asked: Asked, *, as_json: bool) -> int:
@@ -55,7 +64,7 @@ def measure(asked: Asked, *, as_json: bool) -> int:
         return 2
     try:
         result = uvloop.run(_measure(asked))
-    except (HttpFailed, BadTrace) as error:
+    except (HttpFailed, BadTrace, NoProfile) as error:
         print(f"{error}; is it up? headrace status" if isinstance(error, HttpFailed) else error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -71,6 +80,7 @@ async def _measure(asked: Asked) -> Result:
     token = os.environ.get("OPENAI_API_KEY", "")
     names = {url: asked.model or (await models_of(url, token))[0] for url in asked.urls}
     runs: dict[str, list[Summary]] = {url: [] for url in asked.urls}
+    before = await counters(asked.urls[0], token) if asked.profile else {}
     for number in range(_ROUNDS if len(asked.urls) > 1 else 1):
         # In turns, and turned round each time: heat and caches of the machine favour neither.
         for url in asked.urls if number % 2 == 0 else asked.urls[::-1]:
@@ -82,7 +92,11 @@ async def _measure(asked: Asked) -> Result:
             runs[url].append(
                 summarise(url, names[url], outcomes, seconds, slo_ttft_s=asked.slo_ttft_s, slo_tpot_s=asked.slo_tpot_s)
             )
-    return Result(asked, runs, compare(*runs.values()) if len(runs) == 2 else [])
+    profile = None
+    if asked.profile:
+        await asyncio.sleep(_SETTLING_S)
+        profile = profile_of(before, await counters(asked.urls[0], token), names[asked.urls[0]])
+    return Result(asked, runs, compare(*runs.values()) if len(runs) == 2 else [], profile)
 
 
 def _jobs(asked: Asked, number: int) -> list[Job]:
@@ -99,6 +113,8 @@ def _print(result: Result) -> None:
     for url, runs in result.runs.items():
         for number, summary in enumerate(runs, start=1):
             _print_summary(console, url, f", round {number}" if len(runs) > 1 else "", summary, result.asked)
+    if result.profile is not None:
+        _print_profile(console, result.profile)
     if not result.ratios:
         return
     first, second = result.asked.urls
@@ -107,6 +123,20 @@ def _print(result: Result) -> None:
         table.add_column(heading, justify="left" if heading == "" else "right")
     for ratio in result.ratios:
         table.add_row(ratio.measure, f"{ratio.median:.2f}", f"{ratio.low:.2f} to {ratio.high:.2f}", ratio.verdict())
+    console.print(table)
+
+
+def _print_profile(console: Console, profile: Profile) -> None:
+    console.print(
+        f"\n{profile.steps} steps of {profile.step_s * 1e3:.2f} ms, {profile.tokens} tokens computed;"
+        f" the workers were idle {profile.idle:.1%} of the time",
+        soft_wrap=True,
+    )
+    table = Table(box=None, pad_edge=False)
+    for heading in ("a step's time", "ms", "share"):
+        table.add_column(heading, justify="left" if heading == "a step's time" else "right")
+    for part in profile.parts:
+        table.add_row(part.name, f"{part.seconds / profile.steps * 1e3:.3f}", f"{part.share:.1%}")
     console.print(table)
 
 

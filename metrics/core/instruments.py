@@ -21,6 +21,7 @@ HELP: Final[dict[str, str]] = {
     "headrace_inter_token_seconds": "Time between output tokens after the first.",
     "headrace_e2e_seconds": "Time from acceptance to the last output token.",
     "headrace_step_seconds": "Duration of one engine step.",
+    "headrace_step_part_seconds_total": "Time of steps by what it went into.",
     "headrace_preemptions_total": "Running requests that gave up their pages to others.",
     "headrace_refused_total": "Requests refused at the door, by code.",
     "headrace_replicas_ready": "Replicas that can take work.",

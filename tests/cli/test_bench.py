@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from cli.bench.drive import Outcome, run
 from cli.bench.http import HttpFailed, event_data, request
 from cli.bench.load import BadTrace, lognormal_lengths, make_jobs, trace_lengths
+from cli.bench.profile import NoProfile, profile_of
 from cli.bench.report import Summary, compare, percentile, summarise, tpot_of
 
 
@@ -121,6 +122,24 @@ def test_events() -> None:
     assert event_data(b": keep-alive") == b""
 
 
+def exposition(steps: int) -> str:
+    """Counters of two replicas after so many steps; of rank 1 too, which works at the same time and does not count."""
+    series = {
+        "step_seconds_count": steps, "step_seconds_sum": 0.010 * steps, "step_wait_seconds_total": 0.030 * steps,
+        "step_tokens_total": 7 * steps,
+    }  # fmt: skip
+    parts = {"attention": 0.002 * steps, "gate and up": 0.006 * steps, "everything else": 0.002 * steps}
+    lines = []
+    for replica, rank, times in ((0, 0, 1), (0, 1, 1), (1, 0, 0)):
+        labels = f'model="toy",replica="{replica}",rank="{rank}"'
+        lines += [f"headrace_{name}{{{labels}}} {value * times}" for name, value in series.items()]
+        lines += [
+            f'headrace_step_part_seconds_total{{{labels},part="{part}"}} {100 + value * times}'
+            for part, value in parts.items()
+        ]
+    return "\n".join(lines) + "\n"
+
+
 class Endpoint(http.server.BaseHTTPRequestHandler):
     """Answers like an engine that is slow by the clock. Prompts longer than 100 tokens are refused, longer than 50
     break off."""
@@ -131,6 +150,9 @@ class Endpoint(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         body = b'{"data": [{"id": "toy"}]}'
+        if self.path == "/metrics":
+            # Each request made a step of 10 ms; another replica has been idle all the time.
+            body = exposition(len(self.seen)).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -227,6 +249,27 @@ def test_the_command_prints_a_table_and_json(endpoint: tuple[str, type[Endpoint]
     down = bench("--url", "http://127.0.0.1:1/v1")
     assert down.returncode == 1
     assert "headrace status" in down.stderr
+
+
+def test_a_profile_is_of_the_run_and_of_first_ranks(endpoint: tuple[str, type[Endpoint]]) -> None:
+    url, _ = endpoint
+    profile = json.loads(bench("--url", url, "--json", "--profile").stdout)["profile"]
+    assert (profile["steps"], profile["tokens"]) == (7, 49), "six requests and one to warm up"
+    assert profile["step_s"] == pytest.approx(0.010)
+    assert profile["idle"] == pytest.approx(0.75)
+    assert profile["parts"][0]["name"] == "gate and up"
+    assert {part["name"]: round(part["share"], 6) for part in profile["parts"]} == {
+        "gate and up": 0.6, "attention": 0.2, "everything else": 0.2,
+    }  # fmt: skip
+    told = bench("--url", url, "--profile")
+    assert "7 steps of 10.00 ms" in told.stdout
+    assert "gate and up" in told.stdout
+
+
+def test_a_profile_of_what_has_no_counters_is_refused() -> None:
+    reading = {("headrace_step_seconds_count", (("model", "other"), ("rank", "0"))): 5.0}
+    with pytest.raises(NoProfile, match="no worker of 'toy'"):
+        profile_of({}, reading, "toy")
 
 
 def test_two_endpoints_get_the_same_load_in_turns(endpoint: tuple[str, type[Endpoint]]) -> None:

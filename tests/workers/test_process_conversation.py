@@ -224,7 +224,12 @@ def test_steps_are_measured(world: World) -> None:
     world.hear(1)
     world.scheduler.say(first_plan(1), make_plan(2, [(0, 3, 1, True)]), make_plan(3, closes=[0]))
     world.hear(4)
-    series = {one.name: one for one in world.life.telemetry.series()}
+    told = world.life.telemetry.series()
+    series = {one.name: one for one in told}
+    parts = {dict(one.labels)["part"]: one.value for one in told if one.name == "headrace_step_part_seconds_total"}
+    assert parts.keys() == {"forward", "everything else"}
+    assert parts["forward"] == pytest.approx(2e-6), "a microsecond a batch, says the toy"
+    assert sum(parts.values()) == pytest.approx(series["headrace_step_seconds"].value)
     assert series["headrace_step_tokens_total"].value == 4
     assert series["headrace_drawn_tokens_total"].value == 2
     assert series["headrace_step_seconds"].buckets[-1] == 2

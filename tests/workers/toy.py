@@ -70,6 +70,9 @@ class Toy:
         logits[hidden[:, 1] == self.poison, 3] = torch.nan
         return logits
 
+    def spent_ns(self) -> dict[str, int]:
+        return {"forward": 1000 * len(self.batches)}
+
 
 def toy_pages(cells: int) -> Tensor:
     """Memory for the toy's pages, full of rubbish."""

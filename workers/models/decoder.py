@@ -58,3 +58,6 @@ class Decoder:
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
         return self.head(hidden)
+
+    def spent_ns(self) -> dict[str, int]:
+        return {}

@@ -5,7 +5,7 @@ Here live only the shapes of that conversation; building a model is `workers.mod
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -88,4 +88,8 @@ class Model(Protocol):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[rows, hidden] to float32 [rows, vocabulary]; the same on every rank."""
+        ...
+
+    def spent_ns(self) -> Mapping[str, int]:
+        """Time in each part of all steps so far, by name; empty where nobody measures it."""
         ...

@@ -100,6 +100,9 @@ class PackedDecoder:
         self._native.logits(hidden.contiguous(), out)
         return self._collectives.all_gather_last(out, self._shard.vocabulary_sizes)
 
+    def spent_ns(self) -> dict[str, int]:
+        return self._native.spent_ns()
+
     def _all_reduce(self, data: np.ndarray[tuple[int], np.dtype[np.float32]]) -> None:
         mine = torch.from_numpy(data)
         total = self._collectives.all_reduce(mine)
