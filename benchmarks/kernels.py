@@ -16,7 +16,7 @@ import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -54,13 +54,6 @@ def matrix(bits: int, rows: int, inputs: int, random: np.random.Generator) -> Pa
     return pack_codes(Codes(bits, group, offset, codes, scales, mins))
 
 
-def size(packed: Packed) -> int:
-    """Bytes that one product reads of it."""
-    return sum(
-        part.numel() * part.element_size() for part in (packed.codes, packed.scales, packed.mins) if part is not None
-    )
-
-
 def best(run: Callable[[], object], repeats: int) -> float:
     """Seconds of the fastest of so many runs, after one to warm up."""
     run()
@@ -74,13 +67,8 @@ def best(run: Callable[[], object], repeats: int) -> float:
 
 def measure(native: Native, packed: Packed, tokens: int, repeats: int) -> Measured:
     """One product of `tokens` activations, each time by another copy of the matrix."""
-    held = size(packed)
-    copies = [packed] + [
-        Packed(packed.bits, packed.group, packed.rows, packed.inputs, packed.offset,
-               packed.codes.clone(), None if packed.scales is None else packed.scales.clone(),
-               None if packed.mins is None else packed.mins.clone())
-        for _ in range(COPIES_BYTES // held)
-    ]  # fmt: skip
+    held = packed.data.numel()
+    copies = [packed, *(replace(packed, data=packed.data.clone()) for _ in range(COPIES_BYTES // held))]
     turn = itertools.cycle(copies)
     x, out = torch.randn(tokens, packed.inputs), torch.empty(tokens, packed.rows)
     at_once = len(copies) if tokens <= 32 else 1

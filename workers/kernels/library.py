@@ -28,7 +28,7 @@ class Matrix(Structure):
 
     _fields_ = (
         ("bits", c_int32), ("group", c_int32), ("rows", c_int32), ("inputs", c_int32), ("offset", c_int32),
-        ("reserved", c_int32), ("codes", c_void_p), ("scales", c_void_p), ("mins", c_void_p), ("bias", c_void_p),
+        ("mins", c_int32), ("data", c_void_p), ("bias", c_void_p),
     )  # fmt: skip
 
 
@@ -66,8 +66,8 @@ class Batch(Structure):
 def matrix(packed: Packed) -> Matrix:
     """A packed matrix for the kernels; its tensors must outlive it."""
     return Matrix(
-        packed.bits, packed.group, packed.rows, packed.inputs, packed.offset, 0, packed.codes.data_ptr(),
-        pointer(packed.scales), pointer(packed.mins), pointer(packed.bias),
+        packed.bits, packed.group, packed.rows, packed.inputs, packed.offset, packed.mins, packed.data.data_ptr(),
+        pointer(packed.bias),
     )  # fmt: skip
 
 

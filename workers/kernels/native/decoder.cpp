@@ -98,7 +98,7 @@ class Decoder {
         : m_(model), threads_(threads), reduce_(reduce), scratch_(threads) {
         wide_ = m_.hidden > m_.intermediate ? m_.hidden : m_.intermediate;
         if (m_.heads * m_.head_dim > wide_) wide_ = m_.heads * m_.head_dim;
-        for (auto& each : scratch_) each.get((size_t)wide_ * LANES * ABREAST);
+        for (auto& each : scratch_) each.get((size_t)wide_ * BLOCK);
         note(m_.head);
         for (int i = 0; i < m_.layers; i++)
             for (const Matrix* each : {&m_.layer[i].q, &m_.layer[i].k, &m_.layer[i].v, &m_.layer[i].out,
@@ -162,7 +162,7 @@ class Decoder {
         note(matrix);
         if (matrix.inputs > wide_) {
             wide_ = matrix.inputs;
-            for (auto& each : scratch_) each.get((size_t)wide_ * LANES * ABREAST);
+            for (auto& each : scratch_) each.get((size_t)wide_ * BLOCK);
         }
         const Activations a = room(matrix.inputs, tokens);
         threads_.run(tokens, [&](int t, int) { place(a, t, x + (size_t)t * matrix.inputs, 0, matrix.inputs); });
@@ -235,21 +235,21 @@ class Decoder {
     // out[token][...] = (or +=) the matrices' outputs, one after the other.
     void product(std::initializer_list<const Matrix*> matrices, const Activations& a, float* out, int stride, bool add) {
         int total = 0;
-        for (const Matrix* each : matrices) total += pairs(*each);
+        for (const Matrix* each : matrices) total += each->blocks();
         // Few enough tasks that taking one costs nothing beside it, enough that a slow thread leaves some to others.
         const int at_once = a.tokens > TILE ? 1 : total / (threads_.count() * 8) + 1;
         threads_.run((total + at_once - 1) / at_once, [&](int task, int thread) {
             uint8_t* scratch = scratch_[thread].get(0);
             for (int i = task * at_once; i < total && i < (task + 1) * at_once; i++) {
-                int pair = i, column = 0;
+                int block = i, column = 0;
                 const Matrix* const* matrix = matrices.begin();
-                for (; pair >= pairs(**matrix); matrix++) {
-                    pair -= pairs(**matrix);
+                for (; block >= (*matrix)->blocks(); matrix++) {
+                    block -= (*matrix)->blocks();
                     column += (*matrix)->rows;
                 }
                 const Matrix& w = **matrix;
-                block_product(w, pair * ABREAST, a, scratch, [&](int block, int token, vf value) {
-                    const int row = block * LANES, rows = w.rows - row < LANES ? w.rows - row : LANES;
+                block_product(w, block, a, scratch, [&](int row, int token, vf value) {
+                    const int rows = w.rows - row < LANES ? w.rows - row : LANES;
                     float* to = out + (size_t)token * stride + column + row;
                     if (rows == LANES) {
                         if (w.bias) value += load(w.bias + row);
@@ -264,8 +264,6 @@ class Decoder {
             }
         });
     }
-
-    static int pairs(const Matrix& matrix) { return (matrix.blocks() + ABREAST - 1) / ABREAST; }
 
     // x += matrix * a, over all ranks.
     void residual(const Matrix& matrix, const Activations& a, float* x) {
