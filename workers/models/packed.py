@@ -73,6 +73,7 @@ class PackedDecoder:
             c.pointer(tensors["final_norm"]), c.matrix(packed(tensors, "embedding")), c.matrix(packed(tensors, head)),
             layers,
         )  # fmt: skip
+        self._logits = torch.empty(0, len(shard.vocabulary))
         self._native = c.Native(
             kernels.library, self._model, kernels.threads, self._all_reduce if shard.ranks > 1 else None
         )
@@ -96,7 +97,10 @@ class PackedDecoder:
         return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
-        out = torch.empty(len(hidden), len(self._shard.vocabulary))
+        # Kept from step to step: the kernel would clear megabytes for each.
+        if len(self._logits) < len(hidden):
+            self._logits = torch.empty(len(hidden), len(self._shard.vocabulary))
+        out = self._logits[: len(hidden)]
         self._native.logits(hidden.contiguous(), out)
         return self._collectives.all_gather_last(out, self._shard.vocabulary_sizes)
 

@@ -21,8 +21,9 @@ struct Keys {
     int page_tokens, dim;
     bool wide;              // float32, else bfloat16
 
+    int size() const { return dim * (wide ? 4 : 2); }  // bytes of a key
     const uint8_t* at(int64_t key) const {
-        return base + table[key / page_tokens] * cell + (key % page_tokens) * dim * (wide ? 4 : 2);
+        return base + table[key / page_tokens] * cell + (key % page_tokens) * size();
     }
     vf load16(const uint8_t* p, int from) const {
         return wide ? load((const float*)p + from) : bf16_to_float((const uint16_t*)p + from);
@@ -50,27 +51,38 @@ static inline void merge(Seen& into, const Seen& next, int dim) {
         store(into.values + d, fma(load(next.values + d), set1(add), load(into.values + d) * set1(keep)));
 }
 
-// Keys [begin, begin + 32) as floats, [dim][32]. What is behind the end is used with weight zero, so it must be finite:
-// the last key stands in.
-static void read_keys(const Keys& keys, int64_t begin, int64_t last, float* out) {
+// Where 32 keys or values lie. What is behind the end is used with weight zero, so it must be finite: the last one
+// stands in.
+struct Stretch {
+    const uint8_t* of[STRETCH];
+    Stretch(const Keys& keys, int64_t begin, int64_t last, int64_t offset) {
+        for (int i = 0; i < STRETCH; i++) {
+            const int64_t key = begin + i < last ? begin + i : last - 1;
+            of[i] = i && key % keys.page_tokens ? of[i - 1] + (key == begin + i ? keys.size() : 0) : keys.at(key) + offset;
+        }
+    }
+    // The pages of a sequence lie anywhere, so the processor cannot guess the next.
+    void fetch(const Keys& keys) const {
+        for (int i = 0; i < STRETCH; i++)
+            for (int byte = 0; byte < keys.size(); byte += 64) __builtin_prefetch(of[i] + byte);
+    }
+};
+
+// Keys as floats, [dim][32].
+static void read_keys(const Keys& keys, const Stretch& stretch, float* out) {
     for (int half = 0; half < STRETCH; half += LANES)
         for (int d = 0; d < keys.dim; d += LANES) {
             vf rows[LANES];
-            for (int i = 0; i < LANES; i++) {
-                const int64_t key = begin + half + i;
-                rows[i] = keys.load16(keys.at(key < last ? key : last - 1), d);
-            }
+            for (int i = 0; i < LANES; i++) rows[i] = keys.load16(stretch.of[half + i], d);
             transpose(rows);
             for (int i = 0; i < LANES; i++) store(out + (d + i) * STRETCH + half, rows[i]);
         }
 }
 
-// Values of the same, [32][dim].
-static void read_values(const Keys& keys, int64_t begin, int64_t last, float* out) {
-    for (int i = 0; i < STRETCH; i++) {
-        const uint8_t* from = keys.at(begin + i < last ? begin + i : last - 1) + keys.value;
-        for (int d = 0; d < keys.dim; d += LANES) store(out + i * keys.dim + d, keys.load16(from, d));
-    }
+// Values as floats, [32][dim].
+static void read_values(const Keys& keys, const Stretch& stretch, float* out) {
+    for (int i = 0; i < STRETCH; i++)
+        for (int d = 0; d < keys.dim; d += LANES) store(out + i * keys.dim + d, keys.load16(stretch.of[i], d));
 }
 
 // Scores of N queries against 32 keys.
@@ -157,18 +169,30 @@ static void attend(
             with_constant<QUERIES>(n, [&](auto N) { f(N, from); });
         }
     };
-    for (int64_t begin = first; begin < last; begin += STRETCH) {
-        read_keys(keys, begin, last, read);
+    // What is read while `begin` is computed with: the next stretch.
+    const auto each_stretch = [&](int64_t offset, const auto& f) {
+        Stretch now(keys, first, last, offset);
+        now.fetch(keys);
+        for (int64_t begin = first; begin < last; begin += STRETCH) {
+            const bool more = begin + STRETCH < last;
+            const Stretch next = more ? Stretch(keys, begin + STRETCH, last, offset) : now;
+            if (more) next.fetch(keys);
+            f(now, begin);
+            now = next;
+        }
+    };
+    each_stretch(0, [&](const Stretch& stretch, int64_t begin) {
+        read_keys(keys, stretch, read);
         each_tile(begin, [&](auto N, int i) {
             score_tile<N>(queries + i, read, dim, scores + i, (int)(begin - first));
         });
-    }
+    });
     for (int i = 0; i < count; i++) {
         seen[i].clear(dim);
         if (reaches(i, first)) weigh(scores[i], (positions[i] < last ? positions[i] + 1 : last) - first, seen[i]);
     }
-    for (int64_t begin = first; begin < last; begin += STRETCH) {
-        read_values(keys, begin, last, read);
+    each_stretch(keys.value, [&](const Stretch& stretch, int64_t begin) {
+        read_values(keys, stretch, read);
         each_tile(begin, [&](auto N, int i) {
             int d = 0;
             for (; d + VALUES * LANES <= dim; d += VALUES * LANES)
@@ -176,5 +200,5 @@ static void attend(
             for (; d < dim; d += LANES)
                 value_tile<N, 1>(seen + i, read, dim, d, scores + i, (int)(begin - first));
         });
-    }
+    });
 }

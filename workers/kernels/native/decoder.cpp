@@ -178,21 +178,16 @@ class Decoder {
     }
 
     Activations room(int inputs, int tokens) {
-        const size_t n = (size_t)inputs * tokens;
-        Activations a{nullptr, nullptr, nullptr, nullptr, nullptr, inputs, tokens};
-        if (integers_) {
-            a.codes = codes_.get(n);
-            a.scales = scales_.get(n / GROUP + GROUP);
-            a.shares = shares_.get(n / GROUP + GROUP);
-            a.sums = sums_.get(n / 16 + GROUP);
-        }
-        if (floats_used_) a.floats = floats_.get(n);
+        Activations a{nullptr, nullptr, nullptr, inputs, tokens};
+        const size_t cells = (size_t)a.cells() * tokens;
+        if (integers_) a.codes = codes_.get(cells * CELL), a.notes = notes_.get(cells);
+        if (floats_used_) a.floats = floats_.get(cells * CELL);
         return a;
     }
 
     // Inputs [from, to) of a token become what products read.
     void place(const Activations& a, int token, const float* x, int from, int to) {
-        if (integers_) quantise(a, token, x + 0, from, to);
+        if (integers_) quantise(a, token, x, from, to);
         if (floats_used_) place_floats(a, token, x, from, to);
     }
 
@@ -236,11 +231,10 @@ class Decoder {
     void product(std::initializer_list<const Matrix*> matrices, const Activations& a, float* out, int stride, bool add) {
         int total = 0;
         for (const Matrix* each : matrices) total += each->blocks();
-        // Few enough tasks that taking one costs nothing beside it, enough that a slow thread leaves some to others.
-        const int at_once = a.tokens > TILE ? 1 : total / (threads_.count() * 8) + 1;
-        threads_.run((total + at_once - 1) / at_once, [&](int task, int thread) {
+        cut(total, a.tokens > TILE ? 1 : total / (threads_.count() * 16) + 1);
+        threads_.run((int)cuts_.size() - 1, [&](int task, int thread) {
             uint8_t* scratch = scratch_[thread].get(0);
-            for (int i = task * at_once; i < total && i < (task + 1) * at_once; i++) {
+            for (int i = cuts_[task]; i < cuts_[task + 1]; i++) {
                 int block = i, column = 0;
                 const Matrix* const* matrix = matrices.begin();
                 for (; block >= (*matrix)->blocks(); matrix++) {
@@ -263,6 +257,17 @@ class Decoder {
                 });
             }
         });
+    }
+
+    // Cuts so many blocks into tasks that get smaller: few, yet a thread whose core is taken away leaves the others
+    // something to do until the end.
+    void cut(int blocks, int least) {
+        cuts_.assign(1, 0);
+        for (int left = blocks; left > 0;) {
+            const int fair = left / (2 * threads_.count()), count = fair > least ? fair : left < least ? left : least;
+            left -= count;
+            cuts_.push_back(blocks - left);
+        }
     }
 
     // x += matrix * a, over all ranks.
@@ -376,10 +381,9 @@ class Decoder {
         if (const int64_t first = partial_of_.get(0)[t]; first >= 0) {
             const int64_t splits = b_->positions[t] / SPLIT + 1;
             for (int h = 0; h < m_.heads; h++) {
-                Seen total;
-                total.clear(dim);
-                for (int64_t s = 0; s < splits; s++) merge(total, seen_.get(0)[(first + s) * m_.heads + h], dim);
-                finish(total, found + (size_t)h * dim);
+                Seen* seen = seen_.get(0) + first * m_.heads + h;
+                for (int64_t s = 1; s < splits; s++) merge(*seen, seen[s * m_.heads], dim);
+                finish(*seen, found + (size_t)h * dim);
             }
         }
         place(a, t, found, 0, m_.heads * dim);
@@ -411,9 +415,10 @@ class Decoder {
     bool integers_ = false, floats_used_ = false;
     std::vector<Buffer<uint8_t>> scratch_;
     std::vector<Piece> pieces_;
-    Buffer<float> x_, qkv_, mlp_, share_, cosines_, sines_, scales_, shares_, floats_;
+    Buffer<float> x_, qkv_, mlp_, share_, cosines_, sines_, floats_;
     Buffer<int8_t> codes_;
-    Buffer<int32_t> sums_;
+    Buffer<Notes> notes_;
+    std::vector<int> cuts_;
     Buffer<Seen> seen_;
     Buffer<int64_t> partial_of_;
 };

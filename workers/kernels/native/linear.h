@@ -36,15 +36,21 @@ constexpr int record_bytes(int bits, int group, bool mins) {
     return code_bytes(bits) + scale_bytes(group) + (mins ? BLOCK * 2 : 0);
 }
 
-// The activations of a step, tile by tile: a tile of n tokens that begins at token t lies at t * inputs, and within it
-// four inputs (a float) of all its tokens lie together. Sums are over 16 inputs, shares are scale * sum over 32.
+// 64 inputs of a token: a line of the cache, so that threads do not write into each other's.
+constexpr int CELL = 64;
+struct Notes {  // of a cell: of each 32 inputs the scale of their codes, and scale * sum of codes; of each 16 the sum
+    float scales[2], shares[2];
+    int32_t sums[4];
+};
+
+// The activations of a step, tile by tile: a tile of n tokens that begins at token t lies at t * cells() cells. Inputs
+// are a multiple of 32.
 struct Activations {
-    int8_t* codes;   // [inputs / 4][n][4]
-    float* scales;   // [inputs / 32][n]
-    float* shares;   // [inputs / 32][n]
-    int32_t* sums;   // [inputs / 16][n]
-    float* floats;   // [inputs][n]
+    int8_t* codes;  // [cells][n][64]
+    Notes* notes;   // [cells][n]
+    float* floats;  // [cells * 4][n][16]
     int inputs, tokens;
+    int cells() const { return (inputs + CELL - 1) / CELL; }
 };
 
 // Tokens are cut into as few tiles as can be, which are as even as can be: the larger ones come first.
@@ -59,38 +65,41 @@ struct Tiles {
     }
 };
 
-// Rounds inputs [from, to) of one token (multiples of 32) to 8 bits, into its place.
+// Where a token lies: in which tile, of how many tokens, and as which of them.
+struct Place {
+    int begin, tokens, lane;
+    Place(const Activations& a, int token) {
+        const Tiles tiles(a.tokens);
+        const int tile = tiles.of(token);
+        begin = tiles.begin(tile), tokens = tiles.tokens(tile), lane = token - begin;
+    }
+};
+
+// Rounds inputs [from, to) of one token (multiples of 32) to 8 bits, into their cells.
 static inline void quantise(const Activations& a, int token, const float* x, int from, int to) {
-    const Tiles tiles(a.tokens);
-    const int tile = tiles.of(token), begin = tiles.begin(tile), n = tiles.tokens(tile), lane = token - begin;
-    int8_t* codes = a.codes + (size_t)begin * a.inputs;
-    float* scales = a.scales + (size_t)begin * (a.inputs / GROUP);
-    float* shares = a.shares + (size_t)begin * (a.inputs / GROUP);
-    int32_t* sums = a.sums + (size_t)begin * (a.inputs / 16);
+    const Place place(a, token);
     for (int k = from; k < to; k += GROUP) {
-        const vf low = load(x + k), high = load(x + k + 16);
+        const size_t cell = (size_t)place.begin * a.cells() + (size_t)(k / CELL) * place.tokens + place.lane;
+        const int half = k / GROUP % 2;
+        const vf low = load(x + k), high = load(x + k + LANES);
         const float most = largest(max(max(low, -low), max(high, -high)));
         const float inverse = most > 0 ? 127.0f / most : 0.0f, scale = most / 127.0f;
-        const vi q[2] = {round_to_int(low * set1(inverse)), round_to_int(high * set1(inverse))};
-        int32_t totals[2];
-        for (int half = 0; half < 2; half++) {
-            int8_t bytes[LANES];
-            store_int8(bytes, q[half]);
-            for (int i = 0; i < 4; i++)
-                std::memcpy(codes + ((size_t)(k / 4 + 4 * half + i) * n + lane) * 4, bytes + 4 * i, 4);
-            totals[half] = total(q[half]);
-            sums[(k / 16 + half) * n + lane] = totals[half];
-        }
-        scales[k / GROUP * n + lane] = scale;
-        shares[k / GROUP * n + lane] = scale * (float)(totals[0] + totals[1]);
+        const vi first = round_to_int(low * set1(inverse)), second = round_to_int(high * set1(inverse));
+        store_int8(a.codes + cell * CELL + half * GROUP, first);
+        store_int8(a.codes + cell * CELL + half * GROUP + LANES, second);
+        Notes& notes = a.notes[cell];
+        notes.sums[2 * half] = total(first);
+        notes.sums[2 * half + 1] = total(second);
+        notes.scales[half] = scale;
+        notes.shares[half] = scale * (float)(notes.sums[2 * half] + notes.sums[2 * half + 1]);
     }
 }
 
 static inline void place_floats(const Activations& a, int token, const float* x, int from, int to) {
-    const Tiles tiles(a.tokens);
-    const int tile = tiles.of(token), begin = tiles.begin(tile), n = tiles.tokens(tile);
-    float* floats = a.floats + (size_t)begin * a.inputs + (token - begin);
-    for (int k = from; k < to; k++) floats[(size_t)k * n] = x[k];
+    const Place place(a, token);
+    float* tile = a.floats + (size_t)place.begin * a.cells() * CELL;
+    for (int k = from; k < to; k += LANES)
+        store(tile + ((size_t)(k / LANES) * place.tokens + place.lane) * LANES, load(x + k));
 }
 
 template <int BITS>
@@ -116,10 +125,8 @@ INLINE void integer_tile(
     constexpr bool FETCH = CODED == BITS && (BITS >= 6 || (BITS == 5 && N > 1));
     constexpr int AHEAD = 4096;
     const int groups = m.inputs / GROUP;
-    const int8_t* x = a.codes + (size_t)begin * a.inputs;
-    const float* x_scales = a.scales + (size_t)begin * groups;
-    const float* x_shares = a.shares + (size_t)begin * groups;
-    const int32_t* x_sums = a.sums + (size_t)begin * groups * 2;
+    const int8_t* x = a.codes + (size_t)begin * a.cells() * CELL;
+    const Notes* notes = a.notes + (size_t)begin * a.cells();
     vf totals[HALVES][N];
 #pragma GCC unroll 16
     for (int t = 0; t < N; t++) totals[0][t] = totals[1][t] = vf{};
@@ -127,15 +134,19 @@ INLINE void integer_tile(
         if (FETCH && begin == 0)
             for (int i = 0; i < RECORD; i += 64) __builtin_prefetch(record + AHEAD + i, 0, 2);
         const uint16_t* scales = (const uint16_t*)(record + code_bytes(BITS));
+        const int which = g % 2;  // of the cell
         vf weighted[HALVES][N];
 #pragma GCC unroll 2
         for (int part = 0; part < PARTS; part++) {
             vi sums[HALVES][N][CHAINS];
 #pragma GCC unroll 16
             for (int t = 0; t < N; t++) {
-                int32_t s = x_sums[(2 * g + part) * N + t];
-                if constexpr (PARTS == 1) s += x_sums[(2 * g + 1) * N + t];
-                sums[0][t][0] = sums[1][t][0] = set1_int(-m.offset * s);
+                sums[0][t][0] = sums[1][t][0] = vi{};
+                if constexpr (!MINS) {  // what the codes are larger by, of all inputs
+                    int32_t sum = notes[t].sums[2 * which + part];
+                    if constexpr (PARTS == 1) sum += notes[t].sums[2 * which + 1];
+                    sums[0][t][0] = sums[1][t][0] = set1_int(-m.offset * sum);
+                }
                 for (int c = 1; c < CHAINS; c++) sums[0][t][c] = sums[1][t][c] = vi{};
             }
 #pragma GCC unroll 16
@@ -144,7 +155,7 @@ INLINE void integer_tile(
                 const vb w = operand<CODED>(codes, index, 0), v = operand<CODED>(codes, index, 1);
 #pragma GCC unroll 16
                 for (int t = 0; t < N; t++) {
-                    const vb word = broadcast4(x + ((size_t)(8 * g + index) * N + t) * 4);
+                    const vb word = broadcast4(x + t * CELL + which * GROUP + index * 4);
                     sums[0][t][i % CHAINS] = dot4<BITS>(sums[0][t][i % CHAINS], w, word);
                     sums[1][t][i % CHAINS] = dot4<BITS>(sums[1][t][i % CHAINS], v, word);
                 }
@@ -162,7 +173,7 @@ INLINE void integer_tile(
         }
 #pragma GCC unroll 16
         for (int t = 0; t < N; t++) {
-            const vf scale = set1(x_scales[g * N + t]);
+            const vf scale = set1(notes[t].scales[which]);
             totals[0][t] = fma(weighted[0][t], scale, totals[0][t]);
             totals[1][t] = fma(weighted[1][t], scale, totals[1][t]);
         }
@@ -171,11 +182,12 @@ INLINE void integer_tile(
             const vf low = half_to_float(mins), high = half_to_float(mins + LANES);
 #pragma GCC unroll 16
             for (int t = 0; t < N; t++) {
-                const vf share = set1(x_shares[g * N + t]);
+                const vf share = set1(notes[t].shares[which]);
                 totals[0][t] = fma(low, share, totals[0][t]);
                 totals[1][t] = fma(high, share, totals[1][t]);
             }
         }
+        if (which) x += N * CELL, notes += N;
     }
 #pragma GCC unroll 16
     for (int t = 0; t < N; t++) out[0][t] = totals[0][t], out[1][t] = totals[1][t];
@@ -183,7 +195,7 @@ INLINE void integer_tile(
 
 template <int BITS, int N>
 INLINE void float_tile(const Matrix& m, int block, const Activations& a, int begin, vf (*out)[TILE]) {
-    const float* x = a.floats + (size_t)begin * a.inputs;
+    const float* x = a.floats + (size_t)begin * a.cells() * CELL;
     const uint8_t* data = m.data + (size_t)block * m.inputs * BLOCK * (BITS / 8);
     const auto weights = [&](int k, int half) {
         const size_t at = (size_t)k * BLOCK + half * LANES;
@@ -194,10 +206,11 @@ INLINE void float_tile(const Matrix& m, int block, const Activations& a, int beg
 #pragma GCC unroll 16
     for (int t = 0; t < N; t++) even[0][t] = odd[0][t] = even[1][t] = odd[1][t] = vf{};
     for (int k = 0; k < m.inputs; k += 2) {
+        const float* at = x + (size_t)(k / LANES) * N * LANES + k % LANES;
         const vf w[2] = {weights(k, 0), weights(k, 1)}, v[2] = {weights(k + 1, 0), weights(k + 1, 1)};
 #pragma GCC unroll 16
         for (int t = 0; t < N; t++) {
-            const vf first = set1(x[(size_t)k * N + t]), second = set1(x[(size_t)(k + 1) * N + t]);
+            const vf first = set1(at[t * LANES]), second = set1(at[t * LANES + 1]);
             even[0][t] = fma(w[0], first, even[0][t]);
             even[1][t] = fma(w[1], first, even[1][t]);
             odd[0][t] = fma(v[0], second, odd[0][t]);
