@@ -87,7 +87,7 @@ class Model(Protocol):
         ...
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """[rows, hidden] to float32 [rows, vocabulary]; the same on every rank. It may be overwritten by the next call."""
+        """[rows, hidden] to float32 [rows, vocabulary], the same on every rank. The next call may overwrite it."""
         ...
 
     def spent_ns(self) -> Mapping[str, int]:
