@@ -55,34 +55,45 @@ static inline void merge(Seen& into, const Seen& next, int dim) {
 // stands in.
 struct Stretch {
     const uint8_t* of[STRETCH];
-    Stretch(const Keys& keys, int64_t begin, int64_t last, int64_t offset) {
+    void find(const Keys& keys, int64_t begin, int64_t last) {
+        int left = 0;  // keys of the page
         for (int i = 0; i < STRETCH; i++) {
-            const int64_t key = begin + i < last ? begin + i : last - 1;
-            of[i] = i && key % keys.page_tokens ? of[i - 1] + (key == begin + i ? keys.size() : 0) : keys.at(key) + offset;
+            const int64_t key = begin + i;
+            if (key >= last) of[i] = of[i - 1];
+            else if (left) of[i] = of[i - 1] + keys.size(), left--;
+            else of[i] = keys.at(key), left = keys.page_tokens - 1 - (int)(key % keys.page_tokens);
         }
     }
     // The pages of a sequence lie anywhere, so the processor cannot guess the next.
-    void fetch(const Keys& keys) const {
+    void fetch(const Keys& keys, int64_t offset = 0) const {
         for (int i = 0; i < STRETCH; i++)
-            for (int byte = 0; byte < keys.size(); byte += 64) __builtin_prefetch(of[i] + byte);
+            for (int byte = 0; byte < keys.size(); byte += 64) __builtin_prefetch(of[i] + offset + byte);
     }
 };
 
-// Keys as floats, [dim][32].
+// Keys as floats, [dim][32]. Those of bfloat16 are turned as pairs, which takes half as many shuffles.
 static void read_keys(const Keys& keys, const Stretch& stretch, float* out) {
-    for (int half = 0; half < STRETCH; half += LANES)
-        for (int d = 0; d < keys.dim; d += LANES) {
-            vf rows[LANES];
+    for (int half = 0; half < STRETCH; half += LANES) {
+        vf rows[LANES];
+        const auto put = [&](int d, vf value) { store(out + d * STRETCH + half, value); };
+        int d = 0;
+        for (; !keys.wide && d + 2 * LANES <= keys.dim; d += 2 * LANES) {
+            for (int i = 0; i < LANES; i++) rows[i] = load((const float*)(stretch.of[half + i] + 2 * d));
+            transpose(rows);
+            for (int i = 0; i < LANES; i++) put(d + 2 * i, even_bf16(rows[i])), put(d + 2 * i + 1, odd_bf16(rows[i]));
+        }
+        for (; d < keys.dim; d += LANES) {
             for (int i = 0; i < LANES; i++) rows[i] = keys.load16(stretch.of[half + i], d);
             transpose(rows);
-            for (int i = 0; i < LANES; i++) store(out + (d + i) * STRETCH + half, rows[i]);
+            for (int i = 0; i < LANES; i++) put(d + i, rows[i]);
         }
+    }
 }
 
 // Values as floats, [32][dim].
 static void read_values(const Keys& keys, const Stretch& stretch, float* out) {
     for (int i = 0; i < STRETCH; i++)
-        for (int d = 0; d < keys.dim; d += LANES) store(out + i * keys.dim + d, keys.load16(stretch.of[i], d));
+        for (int d = 0; d < keys.dim; d += LANES) store(out + i * keys.dim + d, keys.load16(stretch.of[i] + keys.value, d));
 }
 
 // Scores of N queries against 32 keys.
@@ -169,19 +180,17 @@ static void attend(
             with_constant<QUERIES>(n, [&](auto N) { f(N, from); });
         }
     };
-    // What is read while `begin` is computed with: the next stretch.
-    const auto each_stretch = [&](int64_t offset, const auto& f) {
-        Stretch now(keys, first, last, offset);
-        now.fetch(keys);
-        for (int64_t begin = first; begin < last; begin += STRETCH) {
-            const bool more = begin + STRETCH < last;
-            const Stretch next = more ? Stretch(keys, begin + STRETCH, last, offset) : now;
-            if (more) next.fetch(keys);
-            f(now, begin);
-            now = next;
-        }
+    Stretch keys_of[SPLIT / STRETCH];
+    const auto each_stretch = [&](const auto& f) {
+        for (int64_t begin = first; begin < last; begin += STRETCH) f(keys_of[(begin - first) / STRETCH], begin);
     };
-    each_stretch(0, [&](const Stretch& stretch, int64_t begin) {
+    // While keys are computed with, the next ones and their values are on their way.
+    each_stretch([&](Stretch& stretch, int64_t begin) {
+        stretch.find(keys, begin, last);
+        stretch.fetch(keys);
+    });
+    each_stretch([&](const Stretch& stretch, int64_t begin) {
+        stretch.fetch(keys, keys.value);
         read_keys(keys, stretch, read);
         each_tile(begin, [&](auto N, int i) {
             score_tile<N>(queries + i, read, dim, scores + i, (int)(begin - first));
@@ -191,7 +200,7 @@ static void attend(
         seen[i].clear(dim);
         if (reaches(i, first)) weigh(scores[i], (positions[i] < last ? positions[i] + 1 : last) - first, seen[i]);
     }
-    each_stretch(keys.value, [&](const Stretch& stretch, int64_t begin) {
+    each_stretch([&](const Stretch& stretch, int64_t begin) {
         read_values(keys, stretch, read);
         each_tile(begin, [&](auto N, int i) {
             int d = 0;

@@ -83,6 +83,17 @@ INLINE vf half_to_float(const uint16_t* p) {
         _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)), _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(p + 8))));
 }
 
+INLINE vf even_bf16(vf pairs) {
+    const auto half = [](decltype(vf::low) v) { return (__m256)_mm256_slli_epi32((__m256i)v, 16); };
+    return both(half(pairs.low), half(pairs.high));
+}
+INLINE vf odd_bf16(vf pairs) {
+    const auto half = [](decltype(vf::low) v) {
+        return (__m256)_mm256_and_si256((__m256i)v, _mm256_set1_epi32((int32_t)0xffff0000));
+    };
+    return both(half(pairs.low), half(pairs.high));
+}
+
 INLINE vf bf16_to_float(const uint16_t* p) {
     const auto half = [](const uint16_t* q) {
         return (__m256)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)q)), 16);

@@ -41,6 +41,10 @@ INLINE vf half_to_float(const uint16_t* p) {
     return (vf)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
 }
 
+// Of sixteen pairs of bfloat16, those at even and at odd places.
+INLINE vf even_bf16(vf pairs) { return (vf)((vi)pairs << 16); }
+INLINE vf odd_bf16(vf pairs) { return (vf)((vi)pairs & (int32_t)0xffff0000); }
+
 INLINE vf bf16_to_float(const uint16_t* p) {
     return (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16);
 }
