@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -29,6 +30,10 @@ MORE_DESCRIPTORS: Final = 24
 MORE_BYTES: Final = 96 << 20
 
 _LOOK_S: Final = 0.2
+_STATES: Final = (  # of TCP, as Linux counts them
+    "", "established", "SYN sent", "SYN received", "FIN wait 1", "FIN wait 2", "time wait", "closed",
+    "closed by the peer", "last ACK", "listening", "closing",
+)  # fmt: skip
 
 
 class Vitals(msgspec.Struct, frozen=True):
@@ -125,7 +130,8 @@ class Auditor:
         for now in taken:
             first = self._first.setdefault((now.name, now.pid), now)
             if now.descriptors > first.descriptors + MORE_DESCRIPTORS:
-                yield f"{now.name}: {first.descriptors} descriptors have become {now.descriptors}"
+                kinds = ", ".join(f"{count} {kind}" for kind, count in descriptors(now.pid).most_common())
+                yield f"{now.name}: {first.descriptors} descriptors have become {now.descriptors}: {kinds}"
             if now.anonymous > first.anonymous + MORE_BYTES:
                 yield f"{now.name}: {first.anonymous >> 20} MiB have become {now.anonymous >> 20}"
 
@@ -139,6 +145,23 @@ def vitals(run: Path) -> Iterator[Vitals]:
             yield Vitals(
                 name, pid, process.num_fds(), process.num_threads(), memory.get("Anonymous", 0), memory.get("Pss", 0)
             )
+
+
+def descriptors(pid: int) -> Counter[str]:
+    """A process's descriptors by what they are, sockets of TCP by their state."""
+    states = _tcp_states(pid)
+    kinds: Counter[str] = Counter()
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            target = str(entry.readlink())
+            kinds[states.get(target) or target.partition(":[")[0]] += 1
+    return kinds
+
+
+def _tcp_states(pid: int) -> dict[str, str]:
+    """Of the TCP sockets of a process's network, by the name that a descriptor has."""
+    fields = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+    return {f"socket:[{each[9]}]": f"TCP {_STATES[int(each[3], 16)]}" for each in fields}
 
 
 def _rollup(pid: int) -> dict[str, int]:
