@@ -40,18 +40,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="hrs", dir="/tmp") as state:
         try:
             if OURS in servers:  # its weights are laid out once and for all
-                with serving(servers[OURS], options.model, file, options.threads, Path(state)):
+                with serving(servers[OURS], options.model, file, options.threads, Path(state), options.ours):
                     pass
             for turn in range(options.rounds):
                 for name, command in servers.items():
                     print(f"round {turn + 1} of {options.rounds}: {name}", file=sys.stderr)
-                    with serving(command, options.model, file, options.threads, Path(state)) as server:
+                    with serving(command, options.model, file, options.threads, Path(state), options.ours) as server:
                         rounds[name].append(_measure(server, options.model_name, load, turn))
         except (NotServing, Failed) as problem:
             sys.exit(str(problem))
     machine = {
         "date": time.strftime("%Y-%m-%d"), "cpu": _cpu(), "threads": options.threads, "load": os.getloadavg()[0],
-        "model": file.name, "python": platform.python_version(), "servers": servers, "rounds": options.rounds,
+        "model": file.name, "python": platform.python_version(), "servers": servers, "ours": options.ours,
+        "rounds": options.rounds,
     }  # fmt: skip
     print("  ".join(f"{key} {value}" for key, value in machine.items() if key != "servers"))
     print("\n".join(table(rounds)))
@@ -80,6 +81,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("model", help="a .gguf file, a directory of safetensors, or catalog:NAME")
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=COMMAND", help="a server to compare with")
     parser.add_argument("--without", action="append", default=[], metavar="NAME", help="leave a server out")
+    parser.add_argument(
+        "--ours", action="append", default=[], metavar="KEY=VALUE", help='for headrace\'s [[model]], as quantize="int4"'
+    )
     parser.add_argument("--model-name", default="bench", help="what servers call the model")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 8, 16, 32])

@@ -14,7 +14,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -42,13 +42,16 @@ class NotServing(Exception):
 
 
 @contextmanager
-def serving(command: str, model: str, file: Path, threads: int, state: Path) -> Iterator[Server]:
+def serving(
+    command: str, model: str, file: Path, threads: int, state: Path, ours: Sequence[str] = ()
+) -> Iterator[Server]:
     """Run a server.
 
     Args:
         command: `headrace`; or a URL; or a command line, in which {port}, {file} and {threads} are replaced.
         model: that headrace serves, as its configuration has it.
         file: of the same weights.
+        ours: more lines of headrace's [[model]].
         state: where headrace keeps what it lays out once; the next start finds it there.
 
     Raises:
@@ -57,7 +60,7 @@ def serving(command: str, model: str, file: Path, threads: int, state: Path) -> 
     if command.startswith("http"):
         yield Server(command, "", 0.0)
     elif command == "headrace":
-        with _headrace(model, threads, state) as server:
+        with _headrace(model, threads, state, ours) as server:
             yield server
     else:
         with _started(command, file, threads) as server:
@@ -76,13 +79,14 @@ def pss_mib(server: Server) -> float:
 
 
 @contextmanager
-def _headrace(model: str, threads: int, state: Path) -> Iterator[Server]:
+def _headrace(model: str, threads: int, state: Path, ours: Sequence[str]) -> Iterator[Server]:
     with tempfile.TemporaryDirectory(prefix="hrb", dir="/tmp") as home:
         port, mark = _free_port(), uuid.uuid4().hex
         config = Path(home) / "headrace.toml"
         config.write_text(
             f'[ingress]\nhttp = "127.0.0.1:{port}"\n[kv]\narena = "1GiB"\n'
             f'[[model]]\nname = "bench"\nsource = "{model}"\nthreads = {threads}\nslots = 32\n'
+            + "".join(f"{line}\n" for line in ours)
         )
         environment = {
             **os.environ, "HEADRACE_MODELS": str(models_directory()), "HEADRACE_RUN": f"{home}/r",
