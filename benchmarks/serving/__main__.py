@@ -2,8 +2,9 @@
 
     python -m benchmarks.serving MODEL.gguf --peer 'llama.cpp=llama-server -m {file} --port {port} -t {threads} -np 32'
 
-Peers are commands, each with a name; {file}, {port} and {threads} are replaced in them. A URL instead of a command is a
-server that runs already; its model is asked for by `--model-name`. benchmarks/README.md has commands for known peers.
+Peers are commands, each with a name; {file}, {port} and {threads} are replaced in them. `headrace KEY=VALUE` is
+headrace with another setting of its [[model]], for comparing it with itself. A URL is a server that runs already; its
+model is asked for by `--model-name`. benchmarks/README.md has commands for known peers.
 Each round starts every server anew, runs all scenarios, and ends it; medians over the rounds are printed, with half
 their range, and how much better headrace is than the best peer: 2 is twice as good, also where less is better.
 """
@@ -28,7 +29,7 @@ from bus.catalogue import ModelMissing, locate
 def main() -> None:
     """Measure and print."""
     options = _options()
-    servers = {OURS: "headrace", **dict(each.split("=", 1) for each in options.peer)}
+    servers = {OURS: f"headrace {options.ours}".strip(), **dict(each.split("=", 1) for each in options.peer)}
     for name in options.without:
         servers.pop(name, None)
     load = Load(
@@ -40,7 +41,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="hrs", dir="/tmp") as state:
         try:
             if OURS in servers:  # its weights are laid out once and for all
-                with serving(servers[OURS], options.model, file, options.threads, Path(state), options.ours):
+                with serving(servers[OURS], options.model, file, options.threads, Path(state)):
                     pass
             for turn in range(options.rounds):
                 for name, command in servers.items():
@@ -51,8 +52,7 @@ def main() -> None:
             sys.exit(str(problem))
     machine = {
         "date": time.strftime("%Y-%m-%d"), "cpu": _cpu(), "threads": options.threads, "load": os.getloadavg()[0],
-        "model": file.name, "python": platform.python_version(), "servers": servers, "ours": options.ours,
-        "rounds": options.rounds,
+        "model": file.name, "python": platform.python_version(), "servers": servers, "rounds": options.rounds,
     }  # fmt: skip
     print("  ".join(f"{key} {value}" for key, value in machine.items() if key != "servers"))
     print("\n".join(table(rounds)))
@@ -81,9 +81,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("model", help="a .gguf file, a directory of safetensors, or catalog:NAME")
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=COMMAND", help="a server to compare with")
     parser.add_argument("--without", action="append", default=[], metavar="NAME", help="leave a server out")
-    parser.add_argument(
-        "--ours", action="append", default=[], metavar="KEY=VALUE", help='for headrace\'s [[model]], as quantize="int4"'
-    )
+    parser.add_argument("--ours", default="", metavar="KEY=VALUE", help='for headrace\'s [[model]], as quantize="int4"')
     parser.add_argument("--model-name", default="bench", help="what servers call the model")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 8, 16, 32])

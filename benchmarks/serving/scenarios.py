@@ -7,6 +7,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 from benchmarks.serving.client import Answer, ask, together
@@ -15,6 +16,9 @@ TTFT_S: Final = 2.0  # what a request must keep to count as good
 TPOT_S: Final = 0.1
 IDS: Final = range(1000, 40_000)  # ordinary tokens in every vocabulary that is served here
 CACHED: Final = 1024
+DISTURBED: Final = 4  # streams, of so many tokens, beside prompts that arrive at these times
+DISTURBED_TOKENS: Final = 256
+PROMPTS_AT_S: Final = (1.0, 4.0, 7.0)
 
 
 class Figure(NamedTuple):
@@ -58,7 +62,13 @@ def run(url: str, model: str, load: Load, seed: int) -> list[Figure]:
     """
     return [
         figure
-        for scenario in (decode, prefill, cached, arrivals)  # what one of them draws is not up to those before it
+        for scenario in (
+            decode,
+            prefill,
+            cached,
+            disturbed,
+            arrivals,
+        )  # what one of them draws is not up to those before it
         for figure in scenario(url, model, load, random.Random(f"{seed} {scenario.__name__}"))
     ]
 
@@ -106,6 +116,23 @@ def cached(url: str, model: str, load: Load, draw: random.Random) -> list[Figure
     return [
         Figure(f"TTFT of a cached {CACHED:,}", statistics.median(warm) * 1e3, "ms", False),
         Figure("... over its cold TTFT", statistics.median(ratios), "", False),
+    ]
+
+
+def disturbed(url: str, model: str, load: Load, draw: random.Random) -> list[Figure]:
+    """What long prompts do to those who are being answered: the times between two tokens of theirs."""
+    length, began = max(load.prompts), time.monotonic()
+    streams = [_asking(url, model, ids(draw, 64), DISTURBED_TOKENS) for _ in range(DISTURBED)]
+    prompts = [_asking(url, model, ids(draw, length), 1, began + at) for at in PROMPTS_AT_S]
+    answers = together([*streams, *prompts])
+    running = [[at for at in a.events if at > began + PROMPTS_AT_S[0]] for a in answers[:DISTURBED]]
+    gaps = sorted(later - earlier for events in running for earlier, later in pairwise(events))
+    name = f"{DISTURBED} streams beside {length:,}"
+    return [
+        Figure(f"{name}, TPOT", 1e3 * max(a.tpot_s for a in answers[:DISTURBED]), "ms", False),
+        Figure(f"{name}, p95", 1e3 * gaps[len(gaps) * 95 // 100], "ms", False),
+        Figure(f"{name}, longest", 1e3 * gaps[-1], "ms", False),
+        Figure("... TTFT of those prompts", statistics.median(a.ttft_s for a in answers[DISTURBED:]), "s", False),
     ]
 
 

@@ -42,16 +42,14 @@ class NotServing(Exception):
 
 
 @contextmanager
-def serving(
-    command: str, model: str, file: Path, threads: int, state: Path, ours: Sequence[str] = ()
-) -> Iterator[Server]:
+def serving(command: str, model: str, file: Path, threads: int, state: Path) -> Iterator[Server]:
     """Run a server.
 
     Args:
-        command: `headrace`; or a URL; or a command line, in which {port}, {file} and {threads} are replaced.
+        command: `headrace`, and what its [[model]] shall have, as in `headrace slots=8`; or a URL; or a command line,
+            in which {port}, {file} and {threads} are replaced.
         model: that headrace serves, as its configuration has it.
         file: of the same weights.
-        ours: more lines of headrace's [[model]].
         state: where headrace keeps what it lays out once; the next start finds it there.
 
     Raises:
@@ -59,8 +57,8 @@ def serving(
     """
     if command.startswith("http"):
         yield Server(command, "", 0.0)
-    elif command == "headrace":
-        with _headrace(model, threads, state, ours) as server:
+    elif command.split()[0] == "headrace":
+        with _headrace(model, threads, state, command.split()[1:]) as server:
             yield server
     else:
         with _started(command, file, threads) as server:
@@ -79,14 +77,14 @@ def pss_mib(server: Server) -> float:
 
 
 @contextmanager
-def _headrace(model: str, threads: int, state: Path, ours: Sequence[str]) -> Iterator[Server]:
+def _headrace(model: str, threads: int, state: Path, settings: Sequence[str]) -> Iterator[Server]:
     with tempfile.TemporaryDirectory(prefix="hrb", dir="/tmp") as home:
         port, mark = _free_port(), uuid.uuid4().hex
         config = Path(home) / "headrace.toml"
         config.write_text(
             f'[ingress]\nhttp = "127.0.0.1:{port}"\n[kv]\narena = "1GiB"\n'
             f'[[model]]\nname = "bench"\nsource = "{model}"\nthreads = {threads}\nslots = 32\n'
-            + "".join(f"{line}\n" for line in ours)
+            + "".join(f"{line}\n" for line in settings)
         )
         environment = {
             **os.environ, "HEADRACE_MODELS": str(models_directory()), "HEADRACE_RUN": f"{home}/r",
