@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tiny import saved, tiny, written
 
+from bus.memfd import Room
 from workers.models.config import kv_shape, read_architecture
 from workers.models.load import load_model, load_weights
-from workers.weights import digest
+from workers.weights import digest, room
 from workers.weights.digest import weights_digest
 from workers.weights.sharding import TooManyRanks, shard_of, split
 from workers.weights.source import WeightsError
@@ -231,3 +232,15 @@ def test_a_directory_counts_weights_and_configuration(directory: Path) -> None:
     assert len({first, second, weights_digest(directory)}) == 3
     with pytest.raises(WeightsError, match="none"):
         weights_digest(directory / "none")
+
+
+def test_a_model_without_room_is_refused_before_it_is_read(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = sum(tensor.numel() for tensor in load_file(directory / "model.safetensors").values())
+    for left, fits in ((4 * weights, True), (4 * weights - 1, False)):
+        monkeypatch.setattr(room, "room_for_memory", lambda left=left: Room(left, "control group /small (memory.max)"))
+        if fits:
+            load(directory)
+            continue
+        with pytest.raises(WeightsError, match=r"in float32 do not fit: control group /small \(memory.max\) leaves"):
+            load(directory)
+        load_weights(directory, dtype=torch.float32, ranks=2)  # half of them each

@@ -21,6 +21,7 @@ from workers.models.rope import Rope
 from workers.weights.loader import Weights
 from workers.weights.parts import Parts
 from workers.weights.prepared import Prepared, prepare
+from workers.weights.room import require_room
 from workers.weights.safetensors_dir import SafetensorsDirectory
 from workers.weights.sharding import shard_of
 from workers.weights.source import TensorSource
@@ -59,7 +60,7 @@ def load_weights(
 
     Raises:
         Misfit: the kernels cannot compute this model.
-        WeightsError: files that are missing, broken, or of a model that is not supported.
+        WeightsError: files that are missing, broken, or of a model that is not supported; or there is no room.
         TooManyRanks: more ranks than KV heads.
     """
 
@@ -68,7 +69,9 @@ def load_weights(
         shard = shard_of(architecture, rank, ranks)
         if kernels is not None and (problem := misfit(architecture, shard)):
             raise Misfit(problem)
-        parts = Parts(_source(path), architecture, shard, progress)
+        source = _source(path)
+        require_room(source, ranks, dtype, kernels)
+        parts = Parts(source, architecture, shard, progress)
         made = _packed(parts, kernels) if kernels is not None else prepare(Weights(parts, dtype), pack)
         return {_ARCHITECTURE: _as_tensor(architecture), **made}
 
