@@ -143,6 +143,7 @@ class Streaming:
         for event in events:
             replay.append(event)
         if records is None:
+            journal.rest()
             replay.close(now_ns)
             return replay
         pump = asyncio.ensure_future(self._fill(replay, journal, records, requests))

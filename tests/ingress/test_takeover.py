@@ -260,6 +260,25 @@ def test_one_that_was_complete_is_still_readable(stage: Stage) -> None:
     reader.read()
     assert reader.bodies == told
     assert len([submit for submit in stage.player.submits if submit.request == reader.request]) == 1
+    assert not kept_open(stage, reader)
+
+
+def test_one_that_was_taken_over_is_closed_when_it_is_complete(stage: Stage) -> None:
+    reader = Reader(stage, max_tokens=40)
+    reader.read(5)
+    kill(stage, reader.home)
+    reader.lose()
+    assert reader.come_back() == 200
+    reader.read(1)
+    assert kept_open(stage, reader)
+    reader.read()
+    until(lambda: not kept_open(stage, reader), stage.logs)
+
+
+def kept_open(stage: Stage, reader: Reader) -> list[str]:
+    """Descriptors of its journal, at all who live."""
+    living = [psutil.Process(process.pid) for process in stage.processes if process.poll() is None]
+    return [each.path for process in living for each in process.open_files() if each.path.endswith(reader.response)]
 
 
 def test_it_stays_its_owner_s(stage: Stage) -> None:
