@@ -3,7 +3,8 @@
     python -m benchmarks.quality MODEL [--quantize auto] [--tokens 1024] [--threads 2] [--json]
 
 The text is the beginnings of three books that are in the public domain (`data/prose.txt`), in windows of so many
-tokens, each without a context before it. Both read the same weights.
+tokens, each without a context before it. Both read the same weights. The standard error is that of the mean change of a
+token's log probability: what chance makes of so short a text.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import itertools
 import json
 import math
 import os
+import statistics
 from pathlib import Path
 
 import torch
@@ -96,18 +98,22 @@ def main() -> None:
     windows = [ids[at : at + options.tokens] for at in range(0, len(ids), options.tokens)]
     figures: dict[str, float] = {"tokens": len(ids)}
     engines: dict[str, str] = {}
+    logprobs: dict[str, list[float]] = {}
     for name, quantize, dtype in (("float32", "none", "float32"), ("fast", options.quantize, "auto")):
         scorer = Scorer(options.model, quantize, dtype, options.threads, options.tokens)
-        values = [value for window in windows for value in scorer.logprobs(window)]
+        logprobs[name] = values = [value for window in windows for value in scorer.logprobs(window)]
         figures[name] = math.exp(-sum(values) / len(values))
         engines[name] = scorer.engine.name
     figures["ratio"] = figures["fast"] / figures["float32"]
+    changes = [fast - exact for fast, exact in zip(logprobs["fast"], logprobs["float32"], strict=True)]
+    figures["error"] = statistics.stdev(changes) / math.sqrt(len(changes))
     if options.json:
         print(json.dumps(figures | {"computed in": engines}))
         return
     print(f"{options.model}, {len(ids)} tokens in windows of {options.tokens}")
     print(f"  float32 ({engines['float32']}): perplexity {figures['float32']:.4f}")
-    print(f"  fast ({engines['fast']}): perplexity {figures['fast']:.4f}, {figures['ratio'] - 1:+.2%}")
+    change = f"{figures['ratio'] - 1:+.2%} ± {figures['error']:.2%}"
+    print(f"  fast ({engines['fast']}): perplexity {figures['fast']:.4f}, {change}")
 
 
 if __name__ == "__main__":
