@@ -271,7 +271,8 @@ class Conversation:
             following = first + count
             if live := self._live.get(request):
                 values = [logprobs.get(at) for at in range(first, following)] if logprobs else []
-                self._delta(live, start, tokens[first:following], values, finished.pop(request, None), now_ns)
+                end = finished.pop(request, None) if finished else None
+                self._delta(live, start, tokens[first:following], values, end, now_ns)
             first = following
         for end in finished.values():  # those that end without a token, and those that are over here already
             if live := self._live.get(end.request):
@@ -286,21 +287,22 @@ class Conversation:
         finished: Finished | None,
         now_ns: int,
     ) -> None:
-        request = live.order.request
-        self._taken(live)
-        before = len(live.generation.emitted)
+        if live.opened is not None or live.refusals:
+            self._taken(live)
+        known = len(live.generation.emitted)
         piece, verdict = live.generation.take(start, tokens, logprobs, finished)
-        if len(live.generation.emitted) > before:
+        if live.asked and len(live.generation.emitted) > known:
             live.asked = 0
         if piece is not None:
             live.stream.push(piece)
+        if verdict == "going":
+            return
         if verdict == "gap":
             self._ask_again(live, now_ns)
-        elif verdict == "stopped":
-            del self._live[request]
+            return
+        del self._live[live.order.request]
+        if verdict == "stopped":
             self._abort(live, "stop")
-        elif verdict == "finished":
-            del self._live[request]
 
     def _ask_again(self, live: _Live, now_ns: int) -> None:
         if live.asked and now_ns - live.asked_ns < ASK_AGAIN_S * 1e9:
