@@ -166,6 +166,7 @@ class ReplayStore:
     def __init__(self, grace_s: float, *, max_replays: int = MAX_REPLAYS, max_bytes: int = MAX_BYTES) -> None:
         self._grace_ns = int(grace_s * 1e9)
         self._max_replays, self._max_bytes = max_replays, max_bytes
+        self._crowded = max_replays  # beyond so many, room is made
         self._replays: dict[str, Replay] = {}
 
     def __len__(self) -> int:
@@ -182,8 +183,10 @@ class ReplayStore:
         """A new, empty one. `on_abandoned` is called when nobody came back for the grace time while it grew,
         `on_dropped` when it is kept no longer, complete or not."""
         replay = self._replays[response] = Replay(response, owner, on_abandoned, now_ns, on_dropped)
-        if len(self._replays) > self._max_replays:
+        if len(self._replays) > self._crowded:
             self._shrink()
+            # Those that grow stay, and looking at all of them for each new one would cost the more the more they are.
+            self._crowded = max(self._max_replays, len(self._replays)) + self._max_replays // 8
         return replay
 
     def get(self, response: str, owner: str) -> Replay | None:

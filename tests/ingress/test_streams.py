@@ -155,6 +155,20 @@ async def test_trouble_of_one_listener_is_its_own() -> None:
     assert heard == [1, 2]
 
 
+def test_those_that_grow_are_not_looked_at_for_each_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = ReplayStore(60, max_replays=16)
+    looked: list[int] = []
+    shrink = store._shrink
+    monkeypatch.setattr(store, "_shrink", lambda: looked.append(len(store)) or shrink())
+    for number in range(100):
+        store.create(f"live {number}", "", lambda: None, 1)
+    assert len(looked) <= 100 // 2
+    for number in range(100):
+        store.create(f"{number}", "", lambda: None, 1).close(1)
+    store.sweep(2)
+    assert len(store) == 100, "complete ones go"
+
+
 def test_generation_goes_on_for_the_grace_time_and_then_is_abandoned() -> None:
     store, abandoned = ReplayStore(60), []
     replay = store.create("r", "me", lambda: abandoned.append("r"), 1)
