@@ -89,6 +89,11 @@ class _Live:
         self.asked_ns = 0  # when missing tokens were asked for
         self.asked = 0
 
+    @property
+    def settled(self) -> bool:
+        """Whether it only waits for its tokens, however long: most do."""
+        return self.sent and self.opened is None and not self.order.deadline_ns
+
 
 class Conversation:
     """All requests of one model.
@@ -107,6 +112,7 @@ class Conversation:
     ) -> None:
         self._model, self._send, self._tell = model, send, tell
         self._live: dict[int, _Live] = {}
+        self._restless: dict[int, _Live] = {}  # those that time may do something to
 
     def __len__(self) -> int:
         return len(self._live)
@@ -123,6 +129,7 @@ class Conversation:
         if order.prompt_logprobs >= 0:
             stream.prompt_logprobs = [None] * generation.prompt_tokens
         live = self._live[order.request] = _Live(order, generation, stream, opened, now_ns)
+        self._restless[order.request] = live
         if self._model.up:
             self._submit(live, now_ns)
         return stream
@@ -145,6 +152,7 @@ class Conversation:
     def link_down(self, now_ns: int) -> None:
         """What the scheduler had may be lost. Nothing is sent before it has introduced itself again."""
         self._model.up = False
+        self._restless.update(self._live)
         for live in self._live.values():
             live.sent, live.retry_ns, live.waits_ns = False, 0, now_ns
 
@@ -171,8 +179,10 @@ class Conversation:
 
     def tick(self, now_ns: int) -> None:
         """Time passes: retries, and the ends of patience. Some ten times a second."""
-        for live in tuple(self._live.values()):
-            if live.order.deadline_ns and now_ns > live.order.deadline_ns:
+        for request, live in tuple(self._restless.items()):
+            if request not in self._live or live.settled:
+                del self._restless[request]
+            elif live.order.deadline_ns and now_ns > live.order.deadline_ns:
                 self._too_late(live)
             elif not live.sent and live.retry_ns and now_ns >= live.retry_ns and self._model.up:
                 self._submit(live, now_ns)
@@ -240,6 +250,7 @@ class Conversation:
             self._answer(live, error)
         elif refused.code in _PASSING:
             live.sent = False
+            self._restless[refused.request] = live
             if not live.refusals:
                 live.waits_ns = now_ns
             wait_s = RETRY_S[min(live.refusals, len(RETRY_S) - 1)]
@@ -271,7 +282,8 @@ class Conversation:
             following = first + count
             if live := self._live.get(request):
                 values = [logprobs.get(at) for at in range(first, following)] if logprobs else []
-                self._delta(live, start, tokens[first:following], values, finished.pop(request, None), now_ns)
+                end = finished.pop(request, None) if finished else None
+                self._delta(live, start, tokens[first:following], values, end, now_ns)
             first = following
         for end in finished.values():  # those that end without a token, and those that are over here already
             if live := self._live.get(end.request):
@@ -286,21 +298,22 @@ class Conversation:
         finished: Finished | None,
         now_ns: int,
     ) -> None:
-        request = live.order.request
-        self._taken(live)
-        before = len(live.generation.emitted)
+        if live.opened is not None or live.refusals:
+            self._taken(live)
+        known = len(live.generation.emitted)
         piece, verdict = live.generation.take(start, tokens, logprobs, finished)
-        if len(live.generation.emitted) > before:
+        if live.asked and len(live.generation.emitted) > known:
             live.asked = 0
         if piece is not None:
             live.stream.push(piece)
+        if verdict == "going":
+            return
         if verdict == "gap":
             self._ask_again(live, now_ns)
-        elif verdict == "stopped":
-            del self._live[request]
+            return
+        del self._live[live.order.request]
+        if verdict == "stopped":
             self._abort(live, "stop")
-        elif verdict == "finished":
-            del self._live[request]
 
     def _ask_again(self, live: _Live, now_ns: int) -> None:
         if live.asked and now_ns - live.asked_ns < ASK_AGAIN_S * 1e9:

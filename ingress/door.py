@@ -181,14 +181,21 @@ class Door:
         return await self._follow(peer, resume.call, events, resume.last_event)
 
     async def _follow(self, peer: Peer, call: int, events: Events, after: int) -> Last:
+        last: Last = StreamEnd(call)
+
+        def hear(number: int, body: bytes) -> bool:
+            nonlocal last
+            if is_failure(body):
+                last = CallFailed(call, told_failure(body).status, body)
+                return False
+            self._server.send(peer, Chunk(call, number, body))
+            return True
+
         events.attach()
         wanted = True
         try:
-            async for number, body in events.follow(after):
-                if is_failure(body):
-                    return CallFailed(call, told_failure(body).status, body)
-                self._server.send(peer, Chunk(call, number, body))
-            return StreamEnd(call)
+            await events.follow(after, hear)
+            return last
         except EventsGone as gone:
             raise ApiError(410, "invalid_request_error", f"{gone}", code="events_gone") from None
         except asyncio.CancelledError as cancelled:

@@ -8,8 +8,10 @@ The store knows no sockets; bodies are opaque. Times are CLOCK_MONOTONIC nanosec
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
+
+from ingress.api.events import Hear
 
 MAX_REPLAYS: Final = 4096
 MAX_BYTES: Final = 256 << 20
@@ -22,6 +24,13 @@ def _nothing() -> None:
 
 class EventsGone(LookupError):
     """Events that were asked for are no longer kept, or were never there."""
+
+
+class _Listener(NamedTuple):
+    """Somebody who has heard all there is; `over` says whether that is all there will be."""
+
+    hear: Hear
+    over: asyncio.Future[bool]
 
 
 class Replay:
@@ -50,7 +59,7 @@ class Replay:
         self._on_abandoned, self._on_dropped = on_abandoned, on_dropped
         self._events: list[bytes] = []
         self._first = 1  # number of the first one that is kept
-        self._waiters: set[asyncio.Future[None]] = set()
+        self._listeners: list[_Listener] = []
 
     @property
     def last(self) -> int:
@@ -63,13 +72,14 @@ class Replay:
         self.bytes += len(body)
         if self.bytes > MAX_EVENTS_BYTES:
             self._forget_half()
-        self._wake()
+        for listener in self._listeners:
+            _tell(listener, self.last, body)
         return self.last
 
     def close(self, now_ns: int) -> None:
         """No event will follow."""
         self.complete, self.idle_ns = True, now_ns
-        self._wake()
+        self._end()
 
     def attach(self) -> None:
         """Somebody listens."""
@@ -88,7 +98,7 @@ class Replay:
         if not self.complete:
             self.complete = True
             self._on_abandoned()
-            self._wake()
+            self._end()
 
     def drop(self) -> None:
         """It is kept no longer."""
@@ -105,37 +115,45 @@ class Replay:
             raise EventsGone(f"events {self._first} to {self.last} of {self.response} can be read, not after {event}")
         return self._events[event - self._first + 1 :]
 
-    async def follow(self, event: int = 0) -> AsyncIterator[tuple[int, bytes]]:
-        """All events after number `event` as (number, body), waiting for new ones until the stream is complete.
+    async def follow(self, event: int, hear: Hear) -> bool:
+        """Have all events after number `event` heard, each as it is appended; whether that was all, or there was no
+        more room.
 
         Raises:
             EventsGone: see `after`.
         """
-        while True:
-            for body in self.after(event):
-                event += 1
-                yield event, body
-            if event < self.last:
-                continue  # more came while the caller was busy with one
-            if self.complete:
-                return
-            waiter = asyncio.get_running_loop().create_future()
-            self._waiters.add(waiter)
-            try:
-                await waiter
-            finally:
-                self._waiters.discard(waiter)
+        for number, body in enumerate(self.after(event), start=event + 1):
+            if not hear(number, body):
+                return False
+        if self.complete:
+            return True
+        listener = _Listener(hear, asyncio.get_running_loop().create_future())
+        self._listeners.append(listener)
+        try:
+            return await listener.over
+        finally:
+            self._listeners.remove(listener)
 
-    def _wake(self) -> None:
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+    def _end(self) -> None:
+        for listener in self._listeners:
+            if not listener.over.done():
+                listener.over.set_result(True)
 
     def _forget_half(self) -> None:
         half = max(1, len(self._events) // 2)
         self.bytes -= sum(map(len, self._events[:half]))
         del self._events[:half]
         self._first += half
+
+
+def _tell(listener: _Listener, number: int, body: bytes) -> None:
+    """What goes wrong with one who listens is nobody else's trouble."""
+    if not listener.over.done():
+        try:
+            if not listener.hear(number, body):
+                listener.over.set_result(False)
+        except Exception as error:
+            listener.over.set_exception(error)
 
 
 class ReplayStore:
@@ -148,6 +166,7 @@ class ReplayStore:
     def __init__(self, grace_s: float, *, max_replays: int = MAX_REPLAYS, max_bytes: int = MAX_BYTES) -> None:
         self._grace_ns = int(grace_s * 1e9)
         self._max_replays, self._max_bytes = max_replays, max_bytes
+        self._crowded = max_replays  # beyond so many, room is made
         self._replays: dict[str, Replay] = {}
 
     def __len__(self) -> int:
@@ -164,8 +183,10 @@ class ReplayStore:
         """A new, empty one. `on_abandoned` is called when nobody came back for the grace time while it grew,
         `on_dropped` when it is kept no longer, complete or not."""
         replay = self._replays[response] = Replay(response, owner, on_abandoned, now_ns, on_dropped)
-        if len(self._replays) > self._max_replays:
+        if len(self._replays) > self._crowded:
             self._shrink()
+            # Those that grow stay, and looking at all of them for each new one would cost the more the more they are.
+            self._crowded = max(self._max_replays, len(self._replays)) + self._max_replays // 8
         return replay
 
     def get(self, response: str, owner: str) -> Replay | None:

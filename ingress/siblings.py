@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +19,7 @@ from bus.messages.common import Nack
 from bus.names import CLIENTS_DOOR
 from bus.process import Life
 from ingress.api.elsewhere import Lost
+from ingress.api.events import Hear
 from ingress.errors import ApiError
 
 PATIENCE_S: Final = 1.0
@@ -64,17 +64,18 @@ class RemoteStream:
         """Not wanted any more."""
         self._link.send(Cancel(_CALL))
 
-    async def follow(self, event: int) -> AsyncGenerator[tuple[int, bytes], None]:
-        """All events after number `event`.
+    async def follow(self, event: int, hear: Hear) -> bool:
+        """All events after number `event`; see `Events`.
 
         Raises:
             Lost: the sibling is gone before the stream was complete.
         """
         while (found := await self._events.get()) is not None:
-            if found[0] > event:
-                yield found
+            if found[0] > event and not hear(*found):
+                return False
         if self._lost:
             raise Lost(self._lost)
+        return True
 
     def close(self) -> None:
         """Leave the sibling."""

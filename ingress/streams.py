@@ -88,7 +88,7 @@ def merge(pieces: list[Piece]) -> Piece:
 
 
 class Stream:
-    """One answer: iterate it once. Pieces that arrive while the consumer is away come out as one.
+    """One answer: iterate it once, or `listen`. Pieces that arrive while the consumer is away come out as one.
 
     Attributes:
         request: 63-bit id, the same in timelines and in the scheduler.
@@ -104,6 +104,8 @@ class Stream:
         self._on_abort = on_abort
         self._waiting: list[Piece] = []
         self._waiter: asyncio.Future[None] | None = None
+        self._listener: Callable[[Piece], None] | None = None
+        self._due = False  # the listener will be called
         self._finished = False  # the last piece has been pushed
         self._exhausted = False  # ... and taken
 
@@ -113,8 +115,17 @@ class Stream:
             return
         self._waiting.append(piece)
         self._finished = piece.finish is not None
-        if self._waiter is not None and not self._waiter.done():
+        if self._listener is not None:
+            self._hand_over_soon()
+        elif self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+    def listen(self, listener: Callable[[Piece], None]) -> None:
+        """Have `listener` called with what came, a turn of the loop later: a task that wakes up for each piece costs
+        several times as much."""
+        self._listener, self._loop = listener, asyncio.get_running_loop()
+        if self._waiting:
+            self._hand_over_soon()
 
     def abort(self, reason: AbortReason = "client") -> None:
         """The answer is not wanted any more; its work ends within a step. Idempotent. Iteration then ends with a
@@ -139,7 +150,20 @@ class Stream:
                 await self._waiter
             finally:
                 self._waiter = None
+        return self._take()
+
+    def _take(self) -> Piece:
         pieces, self._waiting = self._waiting, []
         piece = merge(pieces)
         self._exhausted = piece.finish is not None
         return piece
+
+    def _hand_over_soon(self) -> None:
+        if not self._due:
+            self._due = True
+            self._loop.call_soon(self._hand_over)
+
+    def _hand_over(self) -> None:
+        self._due = False
+        if self._listener is not None and self._waiting:
+            self._listener(self._take())

@@ -64,6 +64,24 @@ class Renderer(Protocol):
         ...
 
 
+class Mould:
+    """A chunk in which only one text changes: what is around it is written once.
+
+    Args:
+        chunk: with an empty text.
+        key: of the text.
+    """
+
+    def __init__(self, chunk: bytes, key: str) -> None:
+        # Inside of a text quotes are escaped, so this is found nowhere else.
+        before, found, self._after = chunk.partition(b'"%b":""' % key.encode())
+        self._before = before + found[:-2]
+
+    def fill(self, text: str) -> bytes:
+        """The chunk with that text."""
+        return b"%b%b%b" % (self._before, encode(text), self._after)
+
+
 def fingerprint(model: ServedModel) -> str | None:
     """Known once a replica has registered."""
     root = model.facts.root if model.facts is not None else b""

@@ -53,7 +53,7 @@ class App:
         self.open = 0  # requests being answered
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        sink = AsgiSink(send)
+        sink = AsgiSink(send, scope["state"]["write_now"])
         self.open += 1
         try:
             await self._answer(Request(scope, receive, self._max_body), sink)

@@ -1,9 +1,9 @@
-"""The choices of one call, each a stream of the engine: opened together, read together, and aborted together."""
+"""The choices of one call, each a stream of the engine: opened together, collected together, and aborted together."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import Sequence
 
 from ingress.api.answer import failure
 from ingress.engine import Engine, Finish, Job, Piece, Stream
@@ -26,28 +26,6 @@ async def open_all(engine: Engine, jobs: Sequence[Job]) -> list[Stream]:
             task.add_done_callback(_abort_opened)
             task.cancel()
         raise
-
-
-async def interleave(streams: Mapping[int, Stream]) -> AsyncGenerator[tuple[int, Piece], None]:
-    """Pieces of all streams as they come, with the number of their stream."""
-    if len(streams) == 1:
-        for index, stream in streams.items():
-            async for piece in stream:
-                yield index, piece
-        return
-    waiting = {asyncio.ensure_future(anext(stream)): index for index, stream in streams.items()}
-    try:
-        while waiting:
-            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                index = waiting.pop(task)
-                piece = task.result()
-                if piece.finish is None:
-                    waiting[asyncio.ensure_future(anext(streams[index]))] = index
-                yield index, piece
-    finally:
-        for task in waiting:
-            task.cancel()
 
 
 async def collect(streams: Sequence[Stream]) -> list[Piece]:

@@ -3,11 +3,11 @@ listener notices nothing."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from ingress.api.answer import envelope
-from ingress.api.events import Events
+from ingress.api.events import Events, Hear
 from ingress.errors import ApiError
 
 
@@ -17,8 +17,6 @@ class Lost(Exception):
 
 class Remote(Events, Protocol):
     """A stream at one sibling. `follow` raises `Lost` where that is gone before the stream was complete."""
-
-    def follow(self, event: int) -> AsyncGenerator[tuple[int, bytes], None]: ...
 
 
 class Elsewhere:
@@ -53,22 +51,24 @@ class Elsewhere:
         """Not wanted any more."""
         self._at.abandon()
 
-    async def follow(self, event: int) -> AsyncGenerator[tuple[int, bytes], None]:
-        """All events after number `event`."""
+    async def follow(self, event: int, hear: Hear) -> bool:
+        """All events after number `event`; see `Events`."""
         last = event
+
+        def count(number: int, body: bytes) -> bool:
+            nonlocal last
+            last = number
+            return hear(number, body)
+
         while True:
             try:
-                async for number, body in self._at.follow(last):
-                    last = number
-                    yield number, body
-                return
+                return await self._at.follow(last, count)
             except Lost as lost:
                 why = f"The process that answered is gone: {lost}."
             try:
                 found = await self._again(last)
             except ApiError:
-                yield last + 1, envelope(ApiError(502, "server_error", why, code="stream_lost"))
-                return
+                return hear(last + 1, envelope(ApiError(502, "server_error", why, code="stream_lost")))
             found.attach()
             self._at, lost_at = found, self._at
             lost_at.detach(0)

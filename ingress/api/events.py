@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import Callable
 from typing import Protocol
+
+Hear = Callable[[int, bytes], bool]
+"""Takes an event, number and body; False where there is no room for another."""
 
 
 class Events(Protocol):
@@ -31,8 +34,8 @@ class Events(Protocol):
         """Nobody will come back: end the work behind it."""
         ...
 
-    def follow(self, event: int) -> AsyncIterator[tuple[int, bytes]]:
-        """All events after number `event`.
+    async def follow(self, event: int, hear: Hear) -> bool:
+        """Have all events after number `event` heard, as they come; whether that was all, or there was no more room.
 
         Raises:
             EventsGone: some of them are no longer kept.

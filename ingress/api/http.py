@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from email.utils import formatdate
+from functools import partial
 from typing import Any, Final
 
 from uvicorn.config import Config as UvicornConfig
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from bus.config import parse_address, parse_size
@@ -97,6 +98,8 @@ class Connection(HttpToolsProtocol):
         # Who has just connected was sent here by the kernel, and is served; who was answered here can go elsewhere.
         self.scope["state"]["turned_away"] = self.server_state.draining and self.cycle is not None
         super().on_headers_complete()
+        # The next request may be here before this one is answered: each writes for its own.
+        self.scope["state"]["write_now"] = partial(_write_now, self.cycle)
         if self.server_state.draining:
             self.cycle.keep_alive = False
 
@@ -142,6 +145,16 @@ class Connection(HttpToolsProtocol):
             )
             self.transport.write(head.encode() + body)
         self.transport.close()
+
+
+def _write_now(cycle: RequestResponseCycle, data: bytes) -> bool:
+    """A part of a body whose length is not known, as `cycle.send` writes it, but for a task that has to wake up for it.
+    Whether there is room for more; who is gone has all there is."""
+    if cycle.disconnected:
+        return True
+    if cycle.scope["method"] != "HEAD":
+        cycle.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+    return not cycle.flow.write_paused
 
 
 class HttpFront:

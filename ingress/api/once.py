@@ -53,11 +53,18 @@ async def only(events: Events) -> bytes:
     Raises:
         ApiError: it failed, or is not kept any more.
     """
-    async for _, body in events.follow(0):
-        if is_failure(body):
-            raise told_failure(body)
-        return body
-    raise internal("The answer was not kept.")
+    answer = b""
+
+    def hear(_: int, body: bytes) -> bool:
+        nonlocal answer
+        answer = body
+        return False
+
+    if await events.follow(0, hear):
+        raise internal("The answer was not kept.")
+    if is_failure(answer):
+        raise told_failure(answer)
+    return answer
 
 
 class Kept(NamedTuple):

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from msgspec import UNSET, UnsetType
 
 from ingress.api import schema_chat as schema
-from ingress.api.answer import Head, encode, finish_reason, finite, prompt_logprobs, readable, total_usage
+from ingress.api.answer import Head, Mould, encode, finish_reason, finite, prompt_logprobs, readable, total_usage
 from ingress.api.jobs import Plan
 from ingress.api.schema_common import Usage
 from ingress.engine import Finish, Piece, TokenText
@@ -32,6 +32,8 @@ class ChatRenderer:
         self._token_ids = bool(request.return_token_ids)
         self._include_usage = request.include_usage
         self._prompt_logprobs = request.prompt_logprobs is not None
+        self._only_text = not self._token_ids and not self._logprobs
+        self._moulds: dict[int, Mould] = {}  # by choice
 
     @property
     def id(self) -> str:
@@ -48,6 +50,8 @@ class ChatRenderer:
 
     def piece(self, index: int, piece: Piece, prompt: Sequence[TokenText | None]) -> list[bytes]:  # noqa: ARG002
         """The chunks of a piece of choice `index`: what is new, then the end. Chats do not echo their prompt."""
+        if self._only_text and piece.finish is None:
+            return [self._mould(index).fill(piece.text)] if piece.text else []
         chunks = []
         token_ids = list(piece.tokens) if self._token_ids else UNSET
         if piece.text or piece.logprobs or token_ids:
@@ -98,6 +102,12 @@ class ChatRenderer:
             stop_reason=answer.finish.stop_reason,
             token_ids=list(answer.tokens) if self._token_ids else UNSET,
         )
+
+    def _mould(self, index: int) -> Mould:
+        if (mould := self._moulds.get(index)) is None:
+            empty = schema.ChunkChoice(index=index, delta=schema.Delta(content=""))
+            mould = self._moulds[index] = Mould(self._chunk(empty), "content")
+        return mould
 
     def _chunk(
         self,

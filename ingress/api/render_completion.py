@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from msgspec import UNSET
 
 from ingress.api import schema_completion as schema
-from ingress.api.answer import Head, encode, finish_reason, finite, prompt_logprobs, total_usage
+from ingress.api.answer import Head, Mould, encode, finish_reason, finite, prompt_logprobs, total_usage
 from ingress.api.jobs import Plan, Prompt
 from ingress.api.schema_common import Usage
 from ingress.engine import Finish, Piece, TokenText
@@ -36,6 +36,8 @@ class CompletionRenderer:
         self._prompt_logprobs = request.prompt_logprobs is not None
         self._offsets = [_Offsets() for _ in plan.jobs]
         self._begun = [False] * len(plan.jobs)
+        self._only_text = not self._token_ids and self._alternatives is None
+        self._moulds: dict[int, Mould] = {}  # by choice
 
     @property
     def id(self) -> str:
@@ -50,6 +52,8 @@ class CompletionRenderer:
         """The chunk of a piece of choice `index`, if there is anything new in it. `prompt`: log probabilities of the
         prompt's tokens, for `echo`."""
         begins, self._begun[index] = not self._begun[index], True
+        if self._only_text and piece.finish is None and not begins:
+            return [self._mould(index).fill(piece.text)] if piece.text else []
         choice = self._choice(index, piece, prompt, begins)
         if not (begins or choice.text or piece.logprobs or piece.finish or (self._token_ids and piece.tokens)):
             return []
@@ -123,6 +127,11 @@ class CompletionRenderer:
 
     def _text_of(self, prompt: Prompt) -> str:
         return prompt.text if prompt.text is not None else self._tokenizer.decode(prompt.ids, skip_special=False)
+
+    def _mould(self, index: int) -> Mould:
+        if (mould := self._moulds.get(index)) is None:
+            mould = self._moulds[index] = Mould(self._chunk([schema.CompletionChoice(index=index, text="")]), "text")
+        return mould
 
     def _chunk(self, choices: list[schema.CompletionChoice], usage: Usage | None = None) -> bytes:
         return encode(

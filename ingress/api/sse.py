@@ -1,6 +1,6 @@
 """Server-sent events, and the sink that answers are written to.
 
-A `Sink` is what the rest of the HTTP front knows of the server library: three calls. Another server is another sink.
+A `Sink` is what the rest of the HTTP front knows of the server library: five calls. Another server is another sink.
 Format: https://html.spec.whatwg.org/multipage/server-sent-events.html
 """
 
@@ -24,7 +24,7 @@ STREAM_HEADERS: Final[Headers] = (
 
 
 class Sink(Protocol):
-    """Where one answer goes. Each call returns when there is room for more, so a slow reader slows its writer."""
+    """Where one answer goes. Those that wait return when there is room for more, so a slow reader slows its writer."""
 
     @property
     def started(self) -> bool:
@@ -39,16 +39,24 @@ class Sink(Protocol):
         """More of the body."""
         ...
 
+    def write_now(self, data: bytes) -> bool:
+        """The same without waiting; whether there is room for more. None of it is lost where there is not."""
+        ...
+
+    async def drain(self) -> None:
+        """Return when there is room."""
+        ...
+
     async def end(self) -> None:
         """The body is complete."""
         ...
 
 
 class AsgiSink:
-    """A sink on an ASGI server's `send`."""
+    """A sink on an ASGI server's `send`, and on what its connection adds to that: see `http.Connection`."""
 
-    def __init__(self, send: Send) -> None:
-        self._send = send
+    def __init__(self, send: Send, write_now: Callable[[bytes], bool]) -> None:
+        self._send, self._write_now = send, write_now
         self.started = False
 
     async def start(self, status: int, headers: Headers) -> None:
@@ -57,6 +65,12 @@ class AsgiSink:
 
     async def write(self, data: bytes) -> None:
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    def write_now(self, data: bytes) -> bool:
+        return self._write_now(data)
+
+    async def drain(self) -> None:
+        await self.write(b"")
 
     async def end(self) -> None:
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -88,10 +102,15 @@ async def write_events(sink: Sink, replay: Events, after: int, is_failure: Calla
         EventsGone: the reader fell so far behind that events it needs were dropped.
     """
     await sink.start(200, (*STREAM_HEADERS, (b"x-request-id", replay.response.encode())))
-    failed = False
-    async for number, body in replay.follow(after):
-        failed = is_failure(body)
-        await sink.write(data(body) if failed else event(replay.response, number, body))
+    last, failed = after, False
+
+    def hear(number: int, body: bytes) -> bool:
+        nonlocal last, failed
+        last, failed = number, is_failure(body)
+        return sink.write_now(data(body) if failed else event(replay.response, number, body))
+
+    while not await replay.follow(last, hear):
+        await sink.drain()
     if not failed:
         await sink.write(DONE)
     await sink.end()

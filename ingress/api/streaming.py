@@ -8,10 +8,10 @@ do, it leaves them as if it had died.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
@@ -23,7 +23,7 @@ from ingress.api.elsewhere import Elsewhere, Remote
 from ingress.api.events import Events
 from ingress.api.jobs import Caller, Settled, owner_of
 from ingress.api.operations import KINDS
-from ingress.api.telling import Telling, Whole, retell
+from ingress.api.telling import Say, Telling, Whole, retell
 from ingress.conversation import LOST_PATIENCE_S
 from ingress.engine import Engine
 from ingress.errors import ApiError, internal, invalid_request, not_found, not_ready
@@ -39,7 +39,7 @@ LOOK_AGAIN_S: Final = 0.02
 MAX_STRIKES: Final = 8  # ingresses that a stream may outlive in a row without an event: more is its own fault
 
 Find = Callable[[str, str, int], Awaitable[Remote | None]]
-Records = AsyncGenerator[Drawn | Said, None]
+Tell = Callable[[Say], Awaitable[None]]
 
 
 class Host(Protocol):
@@ -80,7 +80,7 @@ class Streaming:
         if (told := self._replays.get(opening.response, opening.owner)) is not None:
             self._engine.abort(opening.requests)
             return told
-        return self._tell(opening, self._journals.begin(opening), telling.records(), ())
+        return self._tell(opening, self._journals.begin(opening), telling.tell, ())
 
     async def resume(self, response: str, authorization: str, after: int, *, ask_siblings: bool) -> Events:
         """A stream that was opened before, to be followed after event `after`.
@@ -126,8 +126,8 @@ class Streaming:
 
     # --- telling ---------------------------------------------------------------------------------------------------
 
-    def _tell(self, opening: Opening, journal: Journal, records: Records | None, events: Sequence[bytes]) -> Replay:
-        """A stream that has come as far as `events`; `records` brings the rest, None where there is none."""
+    def _tell(self, opening: Opening, journal: Journal, tell: Tell | None, events: Sequence[bytes]) -> Replay:
+        """A stream that has come as far as `events`; `tell` brings the rest, None where there is none."""
         requests = opening.requests
 
         def abandoned() -> None:
@@ -142,30 +142,28 @@ class Streaming:
         replay = self._replays.create(opening.response, opening.owner, abandoned, now_ns, on_dropped=journal.drop)
         for event in events:
             replay.append(event)
-        if records is None:
+        if tell is None:
             journal.rest()
             replay.close(now_ns)
             return replay
-        pump = asyncio.ensure_future(self._fill(replay, journal, records, requests))
+        pump = asyncio.ensure_future(self._fill(replay, journal, tell, requests))
         self._live[opening.response] = _Live(journal, requests, pump)
         pump.add_done_callback(lambda _: self._live.pop(opening.response, None))
         return replay
 
-    async def _fill(self, replay: Replay, journal: Journal, records: Records, requests: Sequence[int]) -> None:
+    async def _fill(self, replay: Replay, journal: Journal, tell: Tell, requests: Sequence[int]) -> None:
         def say(record: Drawn | Said) -> None:
             journal.write(record)
             for event in record.events:
                 replay.append(event)
 
-        async with contextlib.aclosing(records):
-            try:
-                async for record in records:
-                    say(record)
-            except ApiError as error:
-                say(Said((envelope(error),), last=True))
-            except Exception:
-                log.exception("while telling %s", replay.response)
-                say(Said((envelope(internal("The answer could not be completed.")),), last=True))
+        try:
+            await tell(say)
+        except ApiError as error:
+            say(Said((envelope(error),), last=True))
+        except Exception:
+            log.exception("while telling %s", replay.response)
+            say(Said((envelope(internal("The answer could not be completed.")),), last=True))
         self._engine.abort(requests)  # nothing happens to those that have ended
         journal.rest()
         replay.close(self._host.loop.now_ns())
@@ -205,11 +203,11 @@ class Streaming:
 
     def _take_up(self, taken: Taken) -> None:
         told = taken.told
-        records = None if told.complete else self._rest(told.opening, told.records, told.strikes)
-        self._tell(told.opening, taken.journal, records, told.events)
+        rest = None if told.complete else partial(self._rest, told.opening, told.records, told.strikes)
+        self._tell(told.opening, taken.journal, rest, told.events)
 
-    async def _rest(self, opening: Opening, records: Sequence[Record], strikes: int) -> Records:
-        """What follows the records of another ingress.
+    async def _rest(self, opening: Opening, records: Sequence[Record], strikes: int, say: Say) -> None:
+        """Say what follows the records of another ingress.
 
         Raises:
             ApiError: it cannot go on.
@@ -227,9 +225,7 @@ class Streaming:
         plan = await kind.plan(request, model, Caller(opening.tenant, opening.owner, received_ns), settled)
         head = Head(opening.response, opening.created, model.name, opening.fingerprint)
         telling = retell(opening, records, plan, kind.render(head, request, plan, model), self._engine.go_on)
-        async with contextlib.aclosing(telling.records()) as rest:
-            async for record in rest:
-                yield record
+        await telling.tell(say)
 
 
 _ABANDONED = "The client went away and the answer was not kept. X-Resumable: true keeps it for a while."

@@ -8,16 +8,18 @@ or draws the same.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from ingress.api.answer import Renderer, envelope, failure
-from ingress.api.choices import broken, collect, interleave
+from ingress.api.choices import broken, collect
 from ingress.api.jobs import Plan
 from ingress.engine import Finish, Job, Piece, Stream
 from ingress.records import Adopted, Drawn, Opening, Record, Said
 
 GoOn = Callable[[Job, int, int, Sequence[Drawn]], tuple[Stream, list[Piece]]]
+Say = Callable[[Drawn | Said], None]
 
 
 class Telling:
@@ -40,20 +42,48 @@ class Telling:
         self._renderer, self._streams, self._begun = renderer, streams, begun
         self._finishes = dict(finishes or {})
 
-    async def records(self) -> AsyncGenerator[Drawn | Said, None]:
-        """What to tell, as it comes; the last one says that it is. An error stands in place of the rest."""
+    async def tell(self, say: Say) -> None:
+        """Say what there is to tell, as it comes; the last record says so. An error stands in place of the rest.
+
+        Raises:
+            Exception: what `say` or the renderer raises.
+        """
         if not self._begun and (events := self._renderer.first()):
-            yield Said(tuple(events))
-        async with contextlib.aclosing(interleave(self._streams)) as pieces:
-            async for index, piece in pieces:
-                if piece.finish is not None:
-                    if broken(piece.finish):
-                        yield Said((envelope(failure(piece.finish)),), last=True)
-                        return
-                    self._finishes[index] = piece.finish
-                events = self._renderer.piece(index, piece, self._streams[index].prompt_logprobs)
-                yield Drawn(index, piece.tokens, tuple(events), piece.cached_tokens, piece.raw, piece.finish)
-        yield Said(tuple(self._renderer.last([finish for _, finish in sorted(self._finishes.items())])), last=True)
+            say(Said(tuple(events)))
+        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def hear(index: int, piece: Piece) -> None:
+            if over.done():
+                return
+            try:
+                if self._piece(index, piece, say):
+                    over.set_result(None)
+            except Exception as error:
+                over.set_exception(error)
+
+        for index, stream in self._streams.items():
+            stream.listen(partial(hear, index))
+        if self._streams:
+            await over
+        else:
+            self._last(say)
+
+    def _piece(self, index: int, piece: Piece, say: Say) -> bool:
+        """Say one piece; whether that was all."""
+        if piece.finish is not None:
+            if broken(piece.finish):
+                say(Said((envelope(failure(piece.finish)),), last=True))
+                return True
+            self._finishes[index] = piece.finish
+        events = self._renderer.piece(index, piece, self._streams[index].prompt_logprobs)
+        say(Drawn(index, piece.tokens, tuple(events), piece.cached_tokens, piece.raw, piece.finish))
+        if piece.finish is None or not self._finishes.keys() >= self._streams.keys():
+            return False
+        self._last(say)
+        return True
+
+    def _last(self, say: Say) -> None:
+        say(Said(tuple(self._renderer.last([finish for _, finish in sorted(self._finishes.items())])), last=True))
 
 
 class Whole:
@@ -66,15 +96,15 @@ class Whole:
     def __init__(self, renderer: Renderer, streams: Sequence[Stream], n: int) -> None:
         self._renderer, self._streams, self._n = renderer, streams, n
 
-    async def records(self) -> AsyncGenerator[Drawn | Said, None]:
-        """One.
+    async def tell(self, say: Say) -> None:
+        """Say one record.
 
         Raises:
             ApiError: it failed.
         """
         answers = await collect(self._streams)
         prompts = [stream.prompt_logprobs for stream in self._streams[:: self._n]]
-        yield Said((self._renderer.whole(answers, prompts),), last=True)
+        say(Said((self._renderer.whole(answers, prompts),), last=True))
 
 
 def retell(opening: Opening, records: Sequence[Record], plan: Plan, renderer: Renderer, go_on: GoOn) -> Telling | Whole:

@@ -16,16 +16,13 @@ class Detokenizer:
     """
 
     def __init__(self, tokenizer: Tokenizer, *, skip_special: bool = True) -> None:
-        self._bytes_of = tokenizer.token_bytes
-        self._is_special = tokenizer.is_special
+        self._bytes_of = tokenizer.bytes_of
         self._skip_special = skip_special
         self._rest = b""  # the beginning of a character; at most three bytes
 
     def feed(self, tokens: Sequence[int]) -> str:
         """The characters that these tokens complete. Bytes that can no longer become UTF-8 are U+FFFD."""
-        if self._skip_special:
-            tokens = [token for token in tokens if not self._is_special(token)]
-        data = self._rest + b"".join(map(self._bytes_of, tokens))
+        data = self._rest + self._bytes_of(tokens, skip_special=self._skip_special)
         text, used = codecs.utf_8_decode(data, "replace", False)
         self._rest = data[used:]
         return text

@@ -57,7 +57,8 @@ class Tokenizer:
     ) -> None:
         self._backend = backend
         self._bytes = tuple(token_bytes)
-        self._special = frozenset(special)
+        hidden = frozenset(special)
+        self._visible = tuple(b"" if index in hidden else data for index, data in enumerate(self._bytes))
         # SentencePiece families put a space before the first word and take it off when a whole text is decoded.
         self._strips_space = strips_space
         self.vocabulary = len(self._bytes)
@@ -86,14 +87,14 @@ class Tokenizer:
         """What a token stands for; may be a part of a character. Ids beyond the vocabulary (padding) have no bytes."""
         return self._bytes[token] if 0 <= token < self.vocabulary else b""
 
-    def is_special(self, token: int) -> bool:
-        """Whether it is a control token: not text, left out unless asked for."""
-        return token in self._special
+    def bytes_of(self, tokens: Iterable[int], *, skip_special: bool = True) -> bytes:
+        """What tokens stand for together. Control tokens are no text, and are left out unless asked for."""
+        table, end = self._visible if skip_special else self._bytes, self.vocabulary
+        return b"".join([table[token] for token in tokens if token < end])
 
     def decode(self, tokens: Iterable[int], *, skip_special: bool = True) -> str:
         """The text of a whole sequence; bytes that are no UTF-8 become U+FFFD."""
-        kept = (token for token in tokens if not (skip_special and token in self._special))
-        text = b"".join(map(self.token_bytes, kept)).decode("utf-8", "replace")
+        text = self.bytes_of(tokens, skip_special=skip_special).decode("utf-8", "replace")
         return text.removeprefix(" ") if self._strips_space else text
 
 

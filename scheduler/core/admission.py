@@ -46,6 +46,8 @@ def admit(state: State) -> None:
         return
     if state.blocked_version == state.pool.version:
         return  # the head did not fit, and nothing has changed since
+    if not any(replica.free_slots for replica in state.replicas.values()):
+        return  # the usual case with a queue: nobody in it need be looked at
     while True:
         window = state.queue.first(LOOK_PAST)
         head: Request | None = None

@@ -12,7 +12,7 @@ from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from tiny_tokenizer import tiny_metadata
 
-from ingress.api import validate
+from ingress.api import schema_chat, schema_completion, validate
 from ingress.api.answer import LOWEST_LOGPROB, Head, Renderer, failure, is_failure
 from ingress.api.jobs import Plan, Prompt
 from ingress.api.render_chat import ChatRenderer
@@ -157,3 +157,26 @@ def test_an_error_in_a_stream_is_told_from_a_chunk() -> None:
     assert failure(Finish("abort", Usage(1, 0))).status == 503
     renderer = chat(stream=True)
     assert not any(is_failure(body) for body in renderer.first() + renderer.piece(0, pieces_of("x", [])[0], ()))
+
+
+# What JSON has to escape, and what could be taken for the place where a text goes.
+hostile = st.text() | st.sampled_from(
+    ['"text":""', '"content":""', '\\"', "\x00\x1f\x7f", "\u2028\u2029", "%b%s{}", "</script>"]
+)
+
+
+@given(hostile.filter(bool), hostile.filter(bool), st.integers(0, 2), st.booleans())
+def test_a_chunk_from_a_mould_is_what_the_encoder_writes(text: str, name: str, index: int, usage: bool) -> None:
+    options: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": usage}}
+    talk, complete = chat(3, **options), completion(3, **options)
+    talk._head = complete._head = Head("id", 7, name, "fp")
+    expected = {
+        talk: talk._chunk(schema_chat.ChunkChoice(index=index, delta=schema_chat.Delta(content=text))),
+        complete: complete._chunk([schema_completion.CompletionChoice(index=index, text=text)]),
+    }
+    for renderer, chunk in expected.items():
+        for _ in range(3):  # the first of a choice, the one for which the mould is made, another
+            assert renderer.piece(index, Piece(text), ()) == [chunk]
+        said = json.loads(chunk)["choices"][0]
+        assert (said["delta"]["content"] if renderer is talk else said["text"]) == text
+        assert json.loads(chunk)["model"] == name

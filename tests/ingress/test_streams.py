@@ -61,6 +61,23 @@ async def test_a_cancelled_reader_loses_nothing() -> None:
     assert aborted == ["client"]
 
 
+async def test_a_listener_hears_what_came_in_a_turn_as_one() -> None:
+    subject, _ = stream()
+    subject.push(Piece("a", (1,)))
+    heard: list[Piece] = []
+    subject.listen(heard.append)
+    subject.push(Piece("b", (2,)))
+    assert not heard, "never in the middle of what the producer does"
+    await asyncio.sleep(0)
+    assert heard == [Piece("ab", (1, 2))]
+    subject.push(Piece("c", (3,)))
+    await asyncio.sleep(0)
+    subject.push(Piece(finish=END))
+    subject.push(Piece("late"))
+    await asyncio.sleep(0)
+    assert heard[1:] == [Piece("c", (3,)), Piece(finish=END)]
+
+
 # --- replays -------------------------------------------------------------------------------------------------------
 
 
@@ -80,7 +97,9 @@ async def test_listeners_follow_live_from_where_they_are() -> None:
     replay.append(b"1")
 
     async def listen(after: int) -> list[tuple[int, bytes]]:
-        return [event async for event in replay.follow(after)]
+        heard: list[tuple[int, bytes]] = []
+        assert await replay.follow(after, lambda *event: heard.append(event) is None)
+        return heard
 
     early, late = asyncio.create_task(listen(0)), asyncio.create_task(listen(1))
     await asyncio.sleep(0)
@@ -90,6 +109,64 @@ async def test_listeners_follow_live_from_where_they_are() -> None:
     replay.close(2)
     assert await early == [(1, b"1"), (2, b"2"), (3, b"3")]
     assert await late == [(2, b"2"), (3, b"3")]
+
+
+async def test_a_listener_without_room_goes_on_where_it_stopped() -> None:
+    replay = ReplayStore(60).create("r", "me", lambda: None, 1)
+    heard: list[tuple[int, bytes]] = []
+
+    async def listen() -> None:
+        def hear(number: int, body: bytes) -> bool:
+            heard.append((number, body))
+            return number % 2 == 1
+
+        while not await replay.follow(len(heard), hear):
+            await asyncio.sleep(0)
+
+    listener = asyncio.create_task(listen())
+    for number in range(1, 8):
+        replay.append(b"%d" % number)
+        if number > 4:
+            await asyncio.sleep(0)
+    replay.close(2)
+    await listener
+    assert heard == [(number, b"%d" % number) for number in range(1, 8)]
+
+
+async def test_trouble_of_one_listener_is_its_own() -> None:
+    replay = ReplayStore(60).create("r", "me", lambda: None, 1)
+    heard: list[int] = []
+
+    def broken(number: int, body: bytes) -> bool:
+        raise RuntimeError(f"{number} {body!r}")
+
+    def hear(number: int, body: bytes) -> bool:
+        heard.append(number)
+        return bool(body)
+
+    listeners = [asyncio.create_task(replay.follow(0, each)) for each in (broken, hear)]
+    await asyncio.sleep(0)
+    replay.append(b"1")
+    replay.append(b"2")
+    replay.close(2)
+    with pytest.raises(RuntimeError, match="1"):
+        await listeners[0]
+    assert await listeners[1]
+    assert heard == [1, 2]
+
+
+def test_those_that_grow_are_not_looked_at_for_each_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = ReplayStore(60, max_replays=16)
+    looked: list[int] = []
+    shrink = store._shrink
+    monkeypatch.setattr(store, "_shrink", lambda: looked.append(len(store)) or shrink())
+    for number in range(100):
+        store.create(f"live {number}", "", lambda: None, 1)
+    assert len(looked) <= 100 // 2
+    for number in range(100):
+        store.create(f"{number}", "", lambda: None, 1).close(1)
+    store.sweep(2)
+    assert len(store) == 100, "complete ones go"
 
 
 def test_generation_goes_on_for_the_grace_time_and_then_is_abandoned() -> None:

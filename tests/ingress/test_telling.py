@@ -4,7 +4,6 @@ text, tokens, log probabilities and usage as undisturbed, in events without a ga
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -105,9 +104,7 @@ class Life:
         await task
 
     async def listen(self, telling: Telling) -> None:
-        async with contextlib.aclosing(telling.records()) as records:
-            async for record in records:
-                self.said.append(record)
+        await telling.tell(self.said.append)
 
     async def settle(self) -> None:
         for _ in range(8):

@@ -112,7 +112,7 @@ def test_control_tokens_are_found_in_text_and_left_out_of_it(tiny: Tokenizer) ->
     assert TOOL in ids
     assert VOCABULARY - 1 not in ids  # the padding's name is text
     assert tiny.decode(ids) == "hello<tool_call>[PAD0]"
-    assert [tiny.is_special(index) for index in (START, END, TOOL, 104)] == [True, True, False, False]
+    assert [tiny.bytes_of([index]) == b"" for index in (START, END, TOOL, 104)] == [True, True, False, False]
 
 
 def test_ids_beyond_the_vocabulary_have_no_text(tiny: Tokenizer) -> None:
@@ -168,8 +168,8 @@ def test_a_directory_gives_the_same_tokeniser(directory: Path) -> None:
         TINY.token_bytes(index) for index in range(PRESENT)
     ]
     assert loaded.eos_ids == (START, END)
-    assert loaded.is_special(START)
-    assert not loaded.is_special(TOOL)
+    assert loaded.bytes_of([START, TOOL]) == loaded.token_bytes(TOOL)
+    assert loaded.bytes_of([START, TOOL], skip_special=False) == loaded.token_bytes(START) + loaded.token_bytes(TOOL)
 
 
 PRESENT = TOOL + 1  # the padding is not in tokenizer.json
