@@ -149,13 +149,14 @@ def test_a_replica_is_ready_when_all_its_ranks_agree(run: Path) -> None:
     try:
         ingress = house.ingress()
         first = house.worker(0, 0, ranks=2, group=5)
+        house.until(lambda: ingress.facts)
         house.turn(0.2)
         assert ingress.facts[-1].replicas_ready == 0
         second = house.worker(0, 1, ranks=2, group=5)
         house.until(lambda: ingress.facts[-1].replicas_ready == 1)
         ingress.submit(message(1, PROMPT, ingress.facts[-1]))
         house.until(lambda: 1 in ingress.finished)
-        assert first.plans == second.plans > 0
+        house.until(lambda: first.plans == second.plans > 0)
         second.link.close()
         house.until(lambda: ingress.facts[-1].replicas_ready == 0)
     finally:
