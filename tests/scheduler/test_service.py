@@ -149,7 +149,7 @@ def test_a_replica_is_ready_when_all_its_ranks_agree(run: Path) -> None:
     try:
         ingress = house.ingress()
         first = house.worker(0, 0, ranks=2, group=5)
-        house.until(lambda: ingress.facts)
+        house.until(lambda: bool(ingress.facts))
         house.turn(0.2)
         assert ingress.facts[-1].replicas_ready == 0
         second = house.worker(0, 1, ranks=2, group=5)
