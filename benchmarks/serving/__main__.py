@@ -46,7 +46,7 @@ def main() -> None:
             for turn in range(options.rounds):
                 for name, command in servers.items():
                     print(f"round {turn + 1} of {options.rounds}: {name}", file=sys.stderr)
-                    with serving(command, options.model, file, options.threads, Path(state), options.ours) as server:
+                    with serving(command, options.model, file, options.threads, Path(state)) as server:
                         rounds[name].append(_measure(server, options.model_name, load, turn))
         except (NotServing, Failed) as problem:
             sys.exit(str(problem))
