@@ -8,7 +8,9 @@
 
 Who is to blame, the replica or a request, is not decided here (`suspects`); a step that draws tokens is what shows
 that a replica can work, and it forgives. So neither a request that kills its worker nor somebody who kills it from
-outside, again and again, adds up to *fatal* as long as anybody gets on in between.
+outside, again and again, adds up to *fatal* as long as anybody gets on in between. Where several such requests come
+first, each is set aside with its failures until somebody else was tried, but not more than five in a row: so many are
+not all to blame.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from typing import Final, NamedTuple
 
 BAR_NS: Final = 30_000_000_000  # how long a replica is taken out; doubled each time that it has not worked in between
 BAR_MOST_NS: Final = 600_000_000_000
+MOST_ASIDE: Final = 5  # requests
 
 
 class Severity(IntEnum):
@@ -65,18 +68,19 @@ class Budget:
         barred_until_ns: it is taken out until then; 0 where it is not.
     """
 
-    __slots__ = ("_bars", "_row", "_spent", "barred_until_ns", "worked_ns")
+    __slots__ = ("_aside", "_bars", "_row", "_spent", "barred_until_ns", "worked_ns")
 
     def __init__(self) -> None:
         self.worked_ns = 0
         self.barred_until_ns = 0
         self._spent: list[_Spent] = []
         self._row = 0
+        self._aside = 0
         self._bars = 0
 
     @property
     def row(self) -> int:
-        """Failures since a token was drawn."""
+        """Failures since a token was drawn, or a request was set aside."""
         return sum(1 for spent in self._spent if spent.row == self._row)
 
     def spend(self, severity: Severity, now: int) -> Severity:
@@ -91,9 +95,15 @@ class Budget:
     def worked(self, now: int) -> None:
         """A step drew tokens."""
         self.worked_ns = now
+        self._aside = self._bars = 0
         if self._spent and self._spent[-1].row == self._row:
             self._row += 1
-            self._bars = 0
+
+    def set_aside(self) -> None:
+        """The failures of this row are put down to a request that failed alone, unless that was said too often."""
+        if self._aside < MOST_ASIDE:
+            self._aside += 1
+            self._row += 1
 
     def bar(self, now: int) -> int:
         """Take it out. Returns for how long. What was spent stays: until it works, one more failure is fatal again."""

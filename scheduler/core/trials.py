@@ -52,6 +52,8 @@ def failed_alone(state: State, replica: Replica, request: Request, why: str) -> 
     request.alone_on = replica.number
     detain(state, request)
     state.suspects.unproven[request] = Unproven(replica.number, why)
+    if _another(state, replica.number) is None:
+        state.budget(replica.number).set_aside()
     _pronounce(state)
 
 
