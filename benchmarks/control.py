@@ -50,7 +50,7 @@ http = "127.0.0.1:{port}"
 processes = {ingresses}
 max_streams = 16384
 [kv]
-arena = "256MiB"
+arena = "2GiB"
 [log]
 level = "warning"
 [[model]]
@@ -65,7 +65,8 @@ PROMPT: Final = 32  # tokens
 LONG: Final = 8000  # tokens of an answer that does not end while it is measured; the context is 8,192
 LAST: Final = 1000  # the lowest priority
 WAITING_AT_ONCE: Final = 16  # prompts of one call that waits: a connection for each would be more than are taken
-SLOW_S: Final = 0.05  # a step, where slots must not become free faster than clients ask for them
+SLOW_S: Final = 0.05  # a step, while others are got ready
+SLOWER_S: Final = 0.25  # ... where slots must not become free faster than clients ask for them
 WARM_S: Final = 0.5
 WINDOW_S: Final = 4.0
 PATIENCE_S: Final = 90.0
@@ -156,7 +157,7 @@ class Clients:
             for number, _ in self._poll.poll(0.05):
                 self._read(number)
             if time.monotonic() > patience:
-                sys.exit(f"no end after {PATIENCE_S:.0f} s")
+                sys.exit(f"no end after {PATIENCE_S:.0f} s: {len(self)} connections, {self.requests} requests")
 
     def _read(self, number: int) -> None:
         data = self._sockets[number].recv(1 << 18)
@@ -301,9 +302,14 @@ def measure(stack: Stack, options: argparse.Namespace, situation: str, waiting: 
     clients.run(_for(WARM_S))
     clients.open(3 * streams, 1)
     clients.run(_now_and_then(lambda: stack.queue().waiting == waiting + 3 * streams))
+    stack.board.step_s = SLOWER_S
     clients.close(long)
-    clients.run(_for(WARM_S))
+    clients.run(_for(4 * SLOWER_S))
     request = stack.watch(_for(WINDOW_S))
+    if stack.queue().waiting < waiting:
+        print(
+            f"{situation}: some of them got slots: an answer to them is counted as cost of a request", file=sys.stderr
+        )
     clients.close()
     clients.run(_now_and_then(lambda: stack.queue() == Queue(0, 0)))
     return Cost(
