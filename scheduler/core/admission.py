@@ -137,9 +137,9 @@ def _wait_for_prefix(state: State, request: Request, replica: Replica) -> bool:
         return True
     if not state.pool.up:
         return False
-    if not request.looked_up:
-        request.looked_up = True
-        _look_up(state, request, first, request.reusable_blocks)
+    # What was known here behind the blocks that kv was asked about may have been given back to it since.
+    if first >= request.looked_up:
+        request.looked_up = _look_up(state, request, first, request.reusable_blocks)
         return True
     until, request.on_disk_until = min(request.on_disk_until, request.reusable_blocks), 0
     wait_ms = _worth_waiting_ms(request, replica, first, until) if until > first else 0
@@ -171,7 +171,8 @@ def _park(state: State, request: Request, digest: bytes, why: str) -> None:
     state.note_held(request, why)
 
 
-def _look_up(state: State, request: Request, first: int, until: int, wait_ms: int = 0) -> None:
+def _look_up(state: State, request: Request, first: int, until: int, wait_ms: int = 0) -> int:
+    """Ask kv about blocks from `first` on; returns up to which one."""
     index = state.index
     most = min(until - first, MAX_LOOKUP_BLOCKS)
     blocks = 1
@@ -186,6 +187,7 @@ def _look_up(state: State, request: Request, first: int, until: int, wait_ms: in
         index.asked[request.digest(block)] = number
     digests = bytes(request.chain[first * DIGEST_BYTES : (first + blocks) * DIGEST_BYTES])
     state.questions.append(LookUp(number, digests, wait_ms))
+    return first + blocks
 
 
 def found(

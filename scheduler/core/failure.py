@@ -138,7 +138,7 @@ def _vacate(state: State, replica: Replica, involved: set[int], why: str, *, nam
 
 def _requeue(state: State, request: Request, why: str) -> None:
     request.front = True
-    request.looked_up = False
+    request.looked_up = 0
     request.phase = Phase.WAITING
     state.queue.push(request)
     if request.entries:

@@ -37,7 +37,7 @@ class Ledger:
     def forsake(self, request: Request) -> None:
         """Drop a waiting request's references. It may be looked up again."""
         self.forsake_beyond(request, 0)
-        request.looked_up = False
+        request.looked_up = 0
 
     def forsake_beyond(self, request: Request, blocks: int) -> None:
         """Drop its references on all but the first `blocks` blocks."""

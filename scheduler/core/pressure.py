@@ -54,7 +54,7 @@ def preempt(state: State, request: Request, why: str) -> None:
     """Back to the queue, to be computed again later; its place there is that of its arrival."""
     state.ledger.retire(state.replicas[request.replica], request.slot)
     request.preemptions += 1
-    request.looked_up = False
+    request.looked_up = 0
     state.tally.preemptions += 1
     state.queue.push(request)
     state.note(request.id, "preempted", request.generated, detail=why)

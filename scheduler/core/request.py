@@ -46,7 +46,7 @@ class Request:
         entries: index entries of its leading blocks, each held by one reference. Where the entry's page is not the
             table's, the table's page is the request's own (its content was sealed by somebody else first).
         claimed: digests of blocks that others may wait for it to compute.
-        looked_up: kv was asked since it last began to wait.
+        looked_up: kv was asked about its blocks up to this one since it last began to wait.
         on_disk_until, on_disk_us: kv could bring its blocks up to this one from disk, in about so long.
         strikes: failures of its replica in a row, without getting further in between than `struck_at` tokens computed.
         struck_ns: when that row began.
@@ -69,7 +69,7 @@ class Request:
     table: list[int] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)
     claimed: list[bytes] = field(default_factory=list)
-    looked_up: bool = False
+    looked_up: int = 0
     on_disk_until: int = 0
     on_disk_us: int = 0
     passed_over: int = 0

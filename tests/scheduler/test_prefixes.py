@@ -57,6 +57,22 @@ def test_pages_that_nobody_holds_any_more_are_found_in_kv() -> None:
     assert client.finished.cached_tokens == 12
 
 
+def test_blocks_that_are_let_go_while_kv_is_asked_about_those_before_them_are_asked_for_too() -> None:
+    """The next turn of a chat comes right after the last: kv has not answered yet that its last blocks are sealed."""
+    world = ready(step_tokens=8)
+    first = world.submit(STEM, 1, stops=())
+    while first.finished is None:
+        while world.kv_turn():
+            pass
+        world.worker_turn(0)
+    client = world.submit(STEM, 3)
+    assert 0 < len(world.core.state.index) < 3
+    assert world.lookups
+    world.settle()
+    assert client.finished is not None
+    assert client.finished.cached_tokens == 12
+
+
 def test_generated_blocks_are_found_too() -> None:
     world = ready()
     first = world.submit(STEM, 12, stops=())
