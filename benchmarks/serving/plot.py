@@ -1,6 +1,6 @@
 """A picture of kept figures: tokens a second of each server, scenario by scenario.
 
-    python -m benchmarks.serving.plot benchmarks/results/NAME.json docs/images/serving.svg
+    python -m benchmarks.serving.plot benchmarks/results/NAME.json docs/pictures/serving.svg
 
 Bars are medians over the rounds, their whiskers the extremes. Needs matplotlib: `pip install matplotlib`.
 """

@@ -389,9 +389,10 @@ class Decoder {
         place(a, t, found, 0, m_.heads * dim);
     }
 
-    // silu(gate) * up, in stretches of 512 so that one token occupies all threads.
+    // silu(gate) * up: a token at a time, which the processor reads ahead, or in stretches where that is too few tasks.
     void gate(const Activations& a, float* mlp) {
-        const int width = m_.intermediate, stretch = 512, per_token = (width + stretch - 1) / stretch;
+        const int width = m_.intermediate, stretch = b_->tokens < 4 * threads_.count() ? 512 : width;
+        const int per_token = (width + stretch - 1) / stretch;
         threads_.run(b_->tokens * per_token, [&](int task, int) {
             const int t = task / per_token, from = task % per_token * stretch;
             const int to = from + stretch < width ? from + stretch : width;
