@@ -16,6 +16,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -175,6 +176,8 @@ def main() -> None:
     parser.add_argument("--mapped", action="store_true", help="weights mapped from the store instead of own memory")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    if "GOMP_SPINCOUNT" not in os.environ:  # as workers are started: torch's threads do not spin on the kernels' cores
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, "GOMP_SPINCOUNT": "1000"})
     torch.set_num_threads(options.threads)
     try:
         bench = Bench(options)
