@@ -185,7 +185,7 @@ def test_what_is_told_is_what_an_undisturbed_stream_tells(
     changes["stream_options"] = {"include_usage": True}
     undisturbed = Reader(stage, path, **{**changes, "priority": 0})
     undisturbed.read()
-    reader = Reader(stage, path, **changes)
+    reader = Reader(stage, path, **{**changes, "priority": 40})  # not at its end before it is killed
     reader.read(before)
     time.sleep(0.1)
     kill(stage, reader.home)
