@@ -95,7 +95,8 @@ async def _measure(asked: Asked) -> Result:
     profile = None
     if asked.profile:
         await asyncio.sleep(_SETTLING_S)
-        profile = profile_of(before, await counters(asked.urls[0], token), names[asked.urls[0]])
+        elapsed_s = sum(summary.duration_s for summary in runs[asked.urls[0]])
+        profile = profile_of(before, await counters(asked.urls[0], token), names[asked.urls[0]], elapsed_s)
     return Result(asked, runs, compare(*runs.values()) if len(runs) == 2 else [], profile)
 
 
@@ -129,7 +130,7 @@ def _print(result: Result) -> None:
 def _print_profile(console: Console, profile: Profile) -> None:
     console.print(
         f"\n{profile.steps} steps of {profile.step_s * 1e3:.2f} ms, {profile.tokens} tokens computed;"
-        f" the workers were idle {profile.idle:.1%} of the time",
+        f" steps ran {profile.busy:.1%} of the time",
         soft_wrap=True,
     )
     table = Table(box=None, pad_edge=False)

@@ -34,14 +34,14 @@ class Profile(msgspec.Struct, frozen=True):
     Attributes:
         step_s: mean.
         tokens: computed, of prompts and of answers.
-        idle: share of time in which a worker had no plan.
+        busy: share of the time in which steps ran, of those replicas that made any.
         parts: the longest first.
     """
 
     steps: int
     step_s: float
     tokens: int
-    idle: float
+    busy: float
     parts: list[Part]
 
 
@@ -66,8 +66,8 @@ async def counters(base: str, token: str) -> dict[Series, float]:
     }
 
 
-def profile_of(before: Counters, after: Counters, model: str) -> Profile:
-    """Of what happened between two readings.
+def profile_of(before: Counters, after: Counters, model: str, elapsed_s: float) -> Profile:
+    """Of what happened between two readings, while the endpoint was loaded for `elapsed_s`.
 
     Raises:
         NoProfile: no worker of the model made a step.
@@ -86,11 +86,15 @@ def profile_of(before: Counters, after: Counters, model: str) -> Profile:
     steps, seconds = (sum(grown(f"headrace_step_seconds_{what}").values()) for what in ("count", "sum"))
     if not steps:
         raise NoProfile(f"no worker of {model!r} counted a step: a profile can be had of headrace only")
-    waited = sum(grown("headrace_step_wait_seconds_total").values())
+    stepping = sum(
+        series == "headrace_step_seconds_count" and value > before.get((series, labels), 0)
+        for (series, labels), value in after.items()
+        if dict(labels).get("model") == model and dict(labels).get("rank") == "0"
+    )
     parts = grown(_PART)
     total = sum(parts.values())
     return Profile(
         int(steps), seconds / steps, int(sum(grown("headrace_step_tokens_total").values())),
-        waited / (waited + seconds),
+        min(1.0, seconds / (elapsed_s * stepping)),
         [Part(name, spent, spent / total) for name, spent in sorted(parts.items(), key=lambda part: -part[1])],
     )  # fmt: skip

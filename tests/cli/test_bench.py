@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from cli.bench.drive import Outcome, run
 from cli.bench.http import HttpFailed, event_data, request
 from cli.bench.load import BadTrace, lognormal_lengths, make_jobs, trace_lengths
-from cli.bench.profile import NoProfile, profile_of
+from cli.bench.profile import NoProfile, Series, profile_of
 from cli.bench.report import Summary, compare, percentile, summarise, tpot_of
 
 
@@ -256,7 +256,6 @@ def test_a_profile_is_of_the_run_and_of_first_ranks(endpoint: tuple[str, type[En
     profile = json.loads(bench("--url", url, "--json", "--profile").stdout)["profile"]
     assert (profile["steps"], profile["tokens"]) == (7, 49), "six requests and one to warm up"
     assert profile["step_s"] == pytest.approx(0.010)
-    assert profile["idle"] == pytest.approx(0.75)
     assert profile["parts"][0]["name"] == "gate and up"
     assert {part["name"]: round(part["share"], 6) for part in profile["parts"]} == {
         "gate and up": 0.6, "attention": 0.2, "everything else": 0.2,
@@ -269,7 +268,23 @@ def test_a_profile_is_of_the_run_and_of_first_ranks(endpoint: tuple[str, type[En
 def test_a_profile_of_what_has_no_counters_is_refused() -> None:
     reading = {("headrace_step_seconds_count", (("model", "other"), ("rank", "0"))): 5.0}
     with pytest.raises(NoProfile, match="no worker of 'toy'"):
-        profile_of({}, reading, "toy")
+        profile_of({}, reading, "toy", 1.0)
+
+
+def test_a_profile_says_how_long_steps_ran() -> None:
+    def reading(steps: int) -> dict[Series, float]:
+        return {
+            (f"headrace_step_seconds_{what}", (("model", "toy"), ("rank", rank), ("replica", replica))): value
+            for replica, rank in (("0", "0"), ("0", "1"), ("1", "0"), ("2", "0"))
+            for what, value in (
+                ("count", 5.0 + steps * (replica != "2")),
+                ("sum", 0.5 + 0.1 * steps * (replica != "2")),
+            )
+        } | {("headrace_step_part_seconds_total", (("model", "toy"), ("part", "all"), ("rank", "0"))): float(steps)}
+
+    profile = profile_of(reading(0), reading(20), "toy", 8.0)
+    assert profile.steps == 40, "of two replicas; the third made none"
+    assert profile.busy == pytest.approx(2 * 20 * 0.1 / (8.0 * 2))
 
 
 def test_two_endpoints_get_the_same_load_in_turns(endpoint: tuple[str, type[Endpoint]]) -> None:
