@@ -223,9 +223,22 @@ INLINE void float_tile(const Matrix& m, int block, const Activations& a, int beg
     for (int t = 0; t < N; t++) out[0][t] = even[0][t] + odd[0][t], out[1][t] = even[1][t] + odd[1][t];
 }
 
+// What is done with a token's outputs of a block: the products are compiled once, whoever wants them.
+class Finish {
+  public:
+    template <class F>
+    Finish(const F& f)
+        : context_(&f), call_([](const void* f, const Place& at, vf low, vf high) { (*(const F*)f)(at, low, high); }) {}
+    void operator()(const Place& at, vf low, vf high) const { call_(context_, at, low, high); }
+
+  private:
+    const void* context_;
+    void (*call_)(const void*, const Place&, vf, vf);
+};
+
 // All tokens by a block, tile by tile; `compute` is given how many tokens the tile has as a constant.
-template <class C, class F>
-INLINE void each_tile(const Activations& a, const C& compute, const F& finish) {
+template <class C>
+INLINE void each_tile(const Activations& a, const C& compute, const Finish& finish) {
     const Tiles tiles(a.tokens);
     vf out[HALVES][TILE];
     for (int tile = 0; tile < tiles.count; tile++) {
@@ -243,8 +256,9 @@ static void unpack(const uint8_t* record, int bytes, int groups, uint8_t* out) {
             for (int half = 0; half < HALVES; half++, out += 64) store_bytes(out, operand<BITS>(record, i, half));
 }
 
-template <int BITS, int PER, bool MINS, class F>
-static void integer_block(const Matrix& m, int block, const Activations& a, uint8_t* scratch, const F& finish) {
+template <int BITS, int PER, bool MINS>
+static void integer_block(
+    const Matrix& m, int block, const Activations& a, uint8_t* scratch, const Finish& finish) {
     constexpr int RECORD = record_bytes(BITS, PER, MINS);
     const int groups = m.inputs / GROUP;
     const uint8_t* record = m.data + (size_t)block * groups * RECORD;
@@ -265,16 +279,16 @@ static void integer_block(const Matrix& m, int block, const Activations& a, uint
         finish);
 }
 
-template <int BITS, class F>
-static void float_block(const Matrix& m, int block, const Activations& a, const F& finish) {
+template <int BITS>
+static void float_block(const Matrix& m, int block, const Activations& a, const Finish& finish) {
     each_tile(
         a, [&](auto N, int begin, vf (*out)[TILE]) { float_tile<BITS, N>(m, block, a, begin, out); }, finish);
 }
 
 // All tokens by a block: `finish(place, low, high)` gets a token's outputs of its 32 rows, some of which may be behind the
 // last one. `scratch`: inputs * 32 bytes of the calling thread.
-template <class F>
-static void block_product(const Matrix& m, int block, const Activations& a, uint8_t* scratch, const F& finish) {
+static void block_product(
+    const Matrix& m, int block, const Activations& a, uint8_t* scratch, const Finish& finish) {
     switch (m.bits) {
         case 4:
             return m.mins ? integer_block<4, 32, true>(m, block, a, scratch, finish)
