@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 import cyclopts
 from cyclopts import Group, Parameter
 
+from cli.systemd.command import systemd
+
 if TYPE_CHECKING:
     from bus.config import Config
 
@@ -40,6 +42,9 @@ app = cyclopts.App(
     group_commands=Group("Other", sort_key=9),
     version=_version,
 )
+
+systemd.group, systemd.sort_key = (RUNNING,), 4
+app.command(systemd)
 
 ConfigFile = Annotated[Path | None, Parameter(["--config", "-c"])]
 Switch = Annotated[bool, Parameter(negative=())]
