@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 import cyclopts
 from cyclopts import Group, Parameter
 
+from cli.systemd.command import systemd
+
 if TYPE_CHECKING:
     from bus.config import Config
 
@@ -40,6 +42,9 @@ app = cyclopts.App(
     group_commands=Group("Other", sort_key=9),
     version=_version,
 )
+
+systemd.group, systemd.sort_key = (RUNNING,), 4
+app.command(systemd)
 
 ConfigFile = Annotated[Path | None, Parameter(["--config", "-c"])]
 Switch = Annotated[bool, Parameter(negative=())]
@@ -93,7 +98,7 @@ def down(*, deadline: float = 30.0) -> int:
 
 
 @app.command(group=RUNNING, sort_key=3)
-def run(name: str, *, config: ConfigFile = None) -> int:
+def run(name: str, *, config: ConfigFile = None, or_standby: Switch = False) -> int:
     """Run one process in the foreground: what systemd units and `headrace up` call.
 
     For example:
@@ -104,9 +109,10 @@ def run(name: str, *, config: ConfigFile = None) -> int:
     Args:
         name: kv@host, metrics@host, scheduler@MODEL, worker@MODEL.REPLICA.RANK, ingress@NUMBER or supervisor@host.
         config: Configuration file.
+        or_standby: Of a worker: where another process has the name, wait as its standby, and take over when it ends.
     """
     from bus.config import ConfigError
-    from bus.names import InvalidName, parse_process
+    from bus.names import InvalidName, parse_process, standby_name
     from cli.roles import check_name, load_main
 
     loaded, path = _load(config)
@@ -115,6 +121,10 @@ def run(name: str, *, config: ConfigFile = None) -> int:
     except (InvalidName, ConfigError) as error:
         print(error, file=sys.stderr)
         return 78
+    if or_standby and parse_process(name).role == "worker":
+        from cli.control import running_names
+
+        name = standby_name(name) if name in running_names() else name
     gc.disable()  # importing makes hundreds of thousands of objects and no garbage; `run_process` goes back on it
     return load_main(parse_process(name).role)(name, loaded, path)
 
