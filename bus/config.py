@@ -98,6 +98,17 @@ class CurveConfig(Section, frozen=True):
     clients: str
 
 
+class SystemdConfig(Section, frozen=True):
+    """`[systemd]`: what `headrace systemd install` writes into the units.
+
+    Attributes:
+        pin: "auto" gives every rank cores of its own, on one NUMA node, where there are enough for all; "off" leaves
+            them to the kernel.
+    """
+
+    pin: Literal["auto", "off"] = "auto"
+
+
 class PoolsConfig(Section, frozen=True):
     """`[model.pools]`: some replicas only prefill, and the others decode what those have prefilled.
 
@@ -177,6 +188,7 @@ class Config(Section, frozen=True):
     metrics: MetricsConfig = MetricsConfig()
     log: LogConfig = LogConfig()
     curve: CurveConfig | None = None
+    systemd: SystemdConfig = SystemdConfig()
     model: tuple[ModelConfig, ...] = (DEMO_MODEL,)
 
     def model_named(self, name: str) -> ModelConfig:

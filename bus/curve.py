@@ -103,6 +103,14 @@ class CurveServer:
         self._authenticator.stop()
 
 
+def credential(name: str, otherwise: Path) -> Path:
+    """A secret's file: the service manager's copy (LoadCredential=), which only this process can read, where there is
+    one; else where the configuration says."""
+    directory = os.environ.get("CREDENTIALS_DIRECTORY")
+    given = Path(directory) / name if directory else None
+    return given if given is not None and given.is_file() else otherwise
+
+
 class _AllowList:
     def __init__(self, allowed: list[bytes]) -> None:
         self._allowed = frozenset(zmq.utils.z85.decode(key) for key in allowed)

@@ -1,7 +1,9 @@
-"""Logging to standard error: structured where a machine reads, readable where a person does.
+"""Logging: records of the journal where standard error goes there, structured where a machine reads, readable where a
+person does.
 
-Under journald (`$JOURNAL_STREAM`) lines carry the `<priority>` prefix of sd-daemon(3). Fields given as `extra={…}`
-are appended as key=value, or as members of the JSON object.
+Under journald (`$JOURNAL_STREAM`) `format = "auto"` sends `bus.journal`'s records; what is written as text carries the
+`<priority>` prefix of sd-daemon(3). Fields given as `extra={…}` are appended as key=value, or as members of the JSON
+object.
 """
 
 from __future__ import annotations
@@ -11,16 +13,11 @@ import logging
 import os
 import sys
 import time
-from typing import Any, Final
+from typing import Any
 
+from bus import journal
 from bus.config import LogConfig
-
-_STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
-_PRIORITY: Final = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}
-
-
-def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    return {key: value for key, value in record.__dict__.items() if key not in _STANDARD}
+from bus.journal import PRIORITY, fields_of
 
 
 class _Text(logging.Formatter):
@@ -29,13 +26,13 @@ class _Text(logging.Formatter):
         self._unit, self._journal = unit, journal
 
     def format(self, record: logging.LogRecord) -> str:
-        fields = "".join(f" {key}={value}" for key, value in _fields(record).items())
+        fields = "".join(f" {key}={value}" for key, value in fields_of(record).items())
         text = f"{record.getMessage()}{fields}"
         if record.exc_info:
             text += "\n" + self.formatException(record.exc_info)
         if self._journal:
             # One prefix per line, or journald gives the rest of a traceback another priority.
-            prefix = f"<{_PRIORITY.get(record.levelname, 6)}>"
+            prefix = f"<{PRIORITY.get(record.levelname, 6)}>"
             return "\n".join(prefix + line for line in text.splitlines())
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
         return f"{clock}.{int(record.msecs):03d} {record.levelname[0]} {self._unit} {text}"
@@ -53,7 +50,7 @@ class _Json(logging.Formatter):
             "unit": self._unit,
             "logger": record.name,
             "message": record.getMessage(),
-            **_fields(record),
+            **fields_of(record),
         }
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
@@ -61,12 +58,11 @@ class _Json(logging.Formatter):
 
 
 def set_up(unit: str, config: LogConfig) -> None:
-    """Send everything of this process to standard error."""
-    journal = "JOURNAL_STREAM" in os.environ
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Json(unit) if config.format == "json" else _Text(unit, journal=journal))
+    """Send everything of this process to the journal or to standard error."""
+    lines = logging.StreamHandler(sys.stderr)
+    lines.setFormatter(_Json(unit) if config.format == "json" else _Text(unit, journal="JOURNAL_STREAM" in os.environ))
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    root.handlers[:] = [journal.handler(unit, lines) if config.format == "auto" else lines]
     set_level(config.level)
     logging.captureWarnings(True)
 

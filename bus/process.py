@@ -16,7 +16,6 @@ import gc
 import logging
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +24,7 @@ from typing import Final, Literal, NamedTuple, Protocol
 import psutil
 import zmq
 
-from bus import logs
+from bus import logs, manager
 from bus.config import Config
 from bus.control import ControlDoor
 from bus.identity import Claim, NameTaken, claim
@@ -128,6 +127,7 @@ class Life:
         self._shutting = False
         self._process = psutil.Process()
         self._watchdog_progress = -1
+        self.reporter = manager.Reporter()
 
     # --- for the service -------------------------------------------------------------------------------------------
 
@@ -138,7 +138,7 @@ class Life:
             # Everything made so far lives as long as the process: the collector need never look at it again.
             gc.collect()
             gc.freeze()
-            notify("READY=1")
+            manager.notify("READY=1")
             log.info("ready after %.2f s", (time.monotonic_ns() - self.started_ns) / 1e9)
 
     def progressed(self, units: int = 1) -> None:
@@ -150,7 +150,7 @@ class Life:
         if self.state in ("failed", "stopped"):
             return
         log.critical(message)
-        notify(f"STATUS={message}")
+        manager.notify(f"STATUS={message}")
         self.state, self.exit_code = "failed", code
         self._finish()
 
@@ -198,9 +198,11 @@ class Life:
             return
         self._shutting = True
         deadline_s = self.patience_s if deadline_s is None else deadline_s
-        notify(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={int((deadline_s + HAND_OVER_S) * 1e6)}")
+        manager.notify("STOPPING=1")
         log.info("draining for at most %.0f s", deadline_s)
         self.drain()
+        manager.more_time(manager.AHEAD_S)
+        self.loop.every(manager.LOOK_S, lambda: manager.more_time(manager.AHEAD_S))  # a deadline bounds it: `_look`
         self._look(self._service, time.monotonic() + deadline_s, handed_over=False)
 
     def _look(self, service: Service, until: float, *, handed_over: bool) -> None:
@@ -234,7 +236,12 @@ class Life:
         """Tell systemd that we live: only while idle or progressing, so that a stuck process is found."""
         if not self.busy or self.progress != self._watchdog_progress:
             self._watchdog_progress = self.progress
-            notify("WATCHDOG=1")
+            manager.notify("WATCHDOG=1")
+
+    def report(self) -> None:
+        """Tell systemd what this process does, and that its start goes on."""
+        said = self.describe().detail
+        self.reporter.look(f"{self.state}: {said}" if said else self.state, starting=self.state == "starting")
 
     def end(self, *, keep_name: bool = False) -> None:
         """End now, with exit code 0.
@@ -254,19 +261,6 @@ class Life:
             except Exception:
                 log.exception("while stopping")
         self.loop.stop()
-
-
-def notify(message: str) -> None:
-    """sd_notify(3): tell the service manager, where there is one."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
-        try:
-            sender.connect("\0" + address[1:] if address.startswith("@") else address)
-            sender.sendall(message.encode())
-        except OSError as error:
-            log.warning("service manager does not listen: %s", error)
 
 
 def run_process(
@@ -338,8 +332,10 @@ def _live(life: Life, make: Callable[[Life], Service]) -> None:
         else:  # make() said life.fail()
             service.stop()
 
-    if usec := os.environ.get("WATCHDOG_USEC"):
-        loop.every(int(usec) / 1e6 / 3, life.feed_watchdog)
+    if (watchdog_s := manager.watchdog_s()) is not None:
+        loop.every(watchdog_s / 3, life.feed_watchdog)
+    if life.reporter.wanted:
+        loop.every(manager.LOOK_S, life.report)
     try:
         loop.run(start)
     finally:

@@ -21,6 +21,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
 
+from bus import listen_fds
 from bus.messages.pages import MAX_PACKET_BYTES, Denied
 
 log = logging.getLogger(__name__)
@@ -96,14 +97,7 @@ class PacketServer(Generic[In]):
         self._decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(union, strict=True)
         self._encoder = msgspec.msgpack.Encoder()
         self._connections: set[Connection] = set()
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
-        path.unlink(missing_ok=True)  # of a dead incarnation: the name's lock is ours
-        previous = os.umask(0o177)
-        try:
-            self._listener.bind(str(path))
-        finally:
-            os.umask(previous)
-        self._listener.listen(128)
+        self._listener = _listen(path)
         loop.add_reader(self._listener.fileno(), self._accept)
 
     def send(self, connection: Connection, body: msgspec.Struct, fds: Sequence[int] = ()) -> None:
@@ -135,7 +129,7 @@ class PacketServer(Generic[In]):
         """Stop listening and hang up on everyone; `on_close` is not called."""
         self._loop.remove_reader(self._listener.fileno())
         self._listener.close()
-        self._path.unlink(missing_ok=True)
+        listen_fds.remove(self._path)
         for connection in self._connections:
             self._loop.remove_reader(connection.sock.fileno())
             connection.sock.close()
@@ -377,6 +371,21 @@ def connect_when_there(
 
     loop.after(0.0, attempt)
     return cancel
+
+
+def _listen(path: Path) -> socket.socket:
+    """The service manager's socket, where it made one; else our own, which only this user can reach."""
+    if (fd := listen_fds.take_path(path)) is not None:
+        return socket.socket(fileno=fd)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+    path.unlink(missing_ok=True)  # of a dead incarnation: the name's lock is ours
+    previous = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+    finally:
+        os.umask(previous)
+    listener.listen(128)
+    return listener
 
 
 def _answers(answer: Any, rid: int) -> bool:

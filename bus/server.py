@@ -22,6 +22,7 @@ from typing import Any, Final, Generic, TypeVar
 import msgspec
 import zmq
 
+from bus import listen_fds
 from bus.build import BUILD
 from bus.curve import CurveServer
 from bus.identity import Identity
@@ -29,7 +30,7 @@ from bus.liveness import DeathWatch
 from bus.messages.common import Bye, Heartbeat, Hello, Nack, NackReason, ProcessState, Welcome
 from bus.names import VISITORS, socket_path
 from bus.releases import Speaker, disagreement, ourselves
-from bus.socket import Pump, bind_ipc, configure
+from bus.socket import Pump, bind_ipc, bind_tcp, configure
 from bus.wire import PROTOCOLS, BadFrame, Channel, Codec, Header, Protocols
 
 log = logging.getLogger(__name__)
@@ -117,7 +118,7 @@ class Server(Generic[In]):
             if curve is None:
                 raise ValueError(f"{address}: tcp is served with CURVE only")
             curve.protect(self._socket)
-            self._socket.bind(address)
+            bind_tcp(self._socket, address)
         else:
             self._path = socket_path(life.name, door, life.run)
             bind_ipc(self._socket, self._path)
@@ -167,7 +168,7 @@ class Server(Generic[In]):
         self._stop_beating()
         self._pump.close(linger_ms=500)  # the byes
         if self._path is not None:
-            self._path.unlink(missing_ok=True)
+            listen_fds.remove(self._path)
 
     # --- receiving -------------------------------------------------------------------------------------------------
 

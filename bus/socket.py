@@ -14,6 +14,7 @@ from typing import Final
 
 import zmq
 
+from bus import listen_fds
 from bus.loop import Loop
 from bus.wire import MAX_MESSAGE_BYTES
 
@@ -37,12 +38,25 @@ def configure(socket: zmq.Socket[bytes]) -> None:
 
 
 def bind_ipc(socket: zmq.Socket[bytes], path: Path) -> None:
-    """Bind to a socket file that only this user can reach. libzmq replaces a stale file of a dead process."""
+    """Listen at a socket file that only this user can reach: the service manager's, where it made one, else our own.
+    libzmq replaces a stale file of a dead process."""
+    if (fd := listen_fds.take_path(path)) is not None:
+        socket.setsockopt(zmq.USE_FD, fd)  # which closes it with the socket
+        socket.bind(f"ipc://{path}")
+        return
     previous = os.umask(0o177)
     try:
         socket.bind(f"ipc://{path}")
     finally:
         os.umask(previous)
+
+
+def bind_tcp(socket: zmq.Socket[bytes], address: str) -> None:
+    """Listen at `tcp://HOST:PORT`: the service manager's socket on that port, where it made one, else our own."""
+    port = address.rpartition(":")[2]
+    if port.isdigit() and (fd := listen_fds.take_port(int(port))) is not None:
+        socket.setsockopt(zmq.USE_FD, fd)
+    socket.bind(address)
 
 
 class Pump:

@@ -12,6 +12,7 @@ import cyclopts
 from cyclopts import Group, Parameter
 
 from cli.release import app as release
+from cli.systemd.command import systemd
 
 if TYPE_CHECKING:
     from bus.config import Config
@@ -42,6 +43,9 @@ app = cyclopts.App(
     group_commands=Group("Other", sort_key=9),
     version=_version,
 )
+
+systemd.group, systemd.sort_key = (RUNNING,), 4
+app.command(systemd)
 
 ConfigFile = Annotated[Path | None, Parameter(["--config", "-c"])]
 Switch = Annotated[bool, Parameter(negative=())]
@@ -95,7 +99,7 @@ def down(*, deadline: float = 30.0) -> int:
 
 
 @app.command(group=RUNNING, sort_key=3)
-def run(name: str, *, config: ConfigFile = None) -> int:
+def run(name: str, *, config: ConfigFile = None, or_standby: Switch = False) -> int:
     """Run one process in the foreground: what systemd units and `headrace up` call.
 
     For example:
@@ -106,9 +110,10 @@ def run(name: str, *, config: ConfigFile = None) -> int:
     Args:
         name: kv@host, metrics@host, scheduler@MODEL, worker@MODEL.REPLICA.RANK, ingress@NUMBER or supervisor@host.
         config: Configuration file.
+        or_standby: Of a worker: where another process has the name, wait as its standby, and take over when it ends.
     """
     from bus.config import ConfigError
-    from bus.names import InvalidName, parse_process
+    from bus.names import InvalidName, parse_process, standby_name
     from cli.roles import check_name, load_main
 
     loaded, path = _load(config)
@@ -117,6 +122,10 @@ def run(name: str, *, config: ConfigFile = None) -> int:
     except (InvalidName, ConfigError) as error:
         print(error, file=sys.stderr)
         return 78
+    if or_standby and parse_process(name).role == "worker":
+        from cli.control import running_names
+
+        name = standby_name(name) if name in running_names() else name
     gc.disable()  # importing makes hundreds of thousands of objects and no garbage; `run_process` goes back on it
     return load_main(parse_process(name).role)(name, loaded, path)
 

@@ -11,7 +11,7 @@ import zmq
 
 from bus.catalogue import ModelMissing
 from bus.config import parse_size
-from bus.curve import BadKeyFile, CurveServer
+from bus.curve import BadKeyFile, CurveServer, credential
 from bus.limits import too_few_open_files
 from bus.messages.control import Ok, Rejected, ToProcess
 from bus.process import EXIT_CONFIG, EXIT_MISSING, Description, Life
@@ -123,7 +123,8 @@ class IngressService:
         max_body = parse_size(settings.max_body)
         self._doors.append(Door(self._life, pipeline, max_body=max_body))
         if settings.zmq != "ipc" and curve is not None:
-            self._curve = CurveServer(self._life.context, Path(curve.secret), Path(curve.clients))
+            secret = credential("curve.secret", Path(curve.secret))
+            self._curve = CurveServer(self._life.context, secret, Path(curve.clients))
             host, _, port = settings.zmq.rpartition(":")
             index = int(self._life.instance) if self._life.instance.isdigit() else 0
             address = f"{host}:{int(port) + index}"

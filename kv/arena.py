@@ -6,10 +6,11 @@ import logging
 import mmap
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
+from bus import listen_fds, manager
 from bus.config import KvConfig, parse_size
 from bus.memfd import create_memfd, exclude_from_core_dumps
 from kv.layout import (
@@ -27,6 +28,9 @@ from kv.layout import (
 from kv.witness import Witness
 
 log = logging.getLogger(__name__)
+
+STORED_AS: Final = "arena"  # in the service manager's store
+LARGEST_ROUNDING: Final = 2 << 20  # of `create_memfd`
 
 
 class ArenaInUse(RuntimeError):
@@ -57,7 +61,13 @@ def open_arena(config: KvConfig) -> Arena:
     fd = inherited_descriptor()
     if fd is None:
         fd = create_memfd("headrace-arena", parse_size(config.arena), config.hugepages)
+        manager.keep_fd(STORED_AS, fd)
     size = os.fstat(fd).st_size
+    if size < parse_size(config.arena) or size >= parse_size(config.arena) + LARGEST_ROUNDING:
+        log.warning(
+            "[kv] arena is %s, the arena in use has %d MiB: it keeps its size until everything is stopped and started",
+            config.arena, size >> 20,
+        )  # fmt: skip
     memory = mmap.mmap(fd, size)
     exclude_from_core_dumps(np.frombuffer(memory, dtype=np.uint8).ctypes.data, size)
     layout = _layout_within(memory)
@@ -71,13 +81,10 @@ def open_arena(config: KvConfig) -> Arena:
 
 
 def inherited_descriptor() -> int | None:
-    """From `headrace up` (`$HEADRACE_ARENA_FD`), or from systemd's descriptor store under the name `arena`."""
+    """From `headrace up` (`$HEADRACE_ARENA_FD`), or from systemd's descriptor store."""
     if given := os.environ.get("HEADRACE_ARENA_FD"):
         return int(given)
-    names = os.environ.get("LISTEN_FDNAMES", "").split(":")
-    if os.environ.get("LISTEN_PID") == str(os.getpid()) and "arena" in names:
-        return 3 + names.index("arena")  # SD_LISTEN_FDS_START
-    return None
+    return listen_fds.named(STORED_AS)
 
 
 def _boot_id() -> bytes:

@@ -7,6 +7,7 @@ from typing import Final
 
 import zmq
 
+from bus import listen_fds
 from bus.messages.control import Ok, Rejected, ToProcess
 from bus.messages.observe import (
     Exposition,
@@ -97,7 +98,7 @@ class MetricsService:
         self._pump.close()
         self._feed.close(linger=0)
         for door in (TELEMETRY_DOOR, FEED_DOOR):
-            socket_path(self._life.name, door, self._life.run).unlink(missing_ok=True)
+            listen_fds.remove(socket_path(self._life.name, door, self._life.run))
 
     def control(self, message: ToProcess) -> Ok | Rejected | None:  # noqa: ARG002
         """No commands of its own."""

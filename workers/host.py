@@ -92,7 +92,10 @@ def page_tokens_of(model: ModelConfig, device: torch.device) -> int:
 
 
 def threads_of(model: ModelConfig, config: Config) -> int:
-    """CPU threads of one rank: as configured, else an equal share of the cores for every rank on this host."""
+    """CPU threads of one rank: as configured, or as whoever started it worked out; else an equal share of the cores for
+    every rank on this host."""
+    if (given := os.environ.get("OMP_NUM_THREADS", "")).isdigit() and int(given):
+        return model.threads or int(given)
     ranks = sum(each.all_replicas * each.tensor_parallel for each in config.model)
     return model.threads or max(1, len(os.sched_getaffinity(0)) // ranks)
 

@@ -30,8 +30,8 @@ def threads_of(unit: Unit, config: Config, cores: int) -> int:
     return model.threads or max(1, cores // ranks)
 
 
-def environment(unit: Unit, config: Config, base: Mapping[str, str], cores: int) -> dict[str, str]:
-    """What a process finds around it. What the operator set stays, but for where things are.
+def tuning(unit: Unit, config: Config, cores: int) -> dict[str, str]:
+    """Variables that libraries read as they are loaded.
 
     GOMP_SPINCOUNT: by default an idle OpenMP thread spins for milliseconds between the small matrices of a decode
     step, on cores that the scheduler and the ingress need. MALLOC_ARENA_MAX: glibc's arena per thread makes small
@@ -48,8 +48,13 @@ def environment(unit: Unit, config: Config, base: Mapping[str, str], cores: int)
     }
     if unit.role not in COMPUTING:
         tuned["MALLOC_ARENA_MAX"] = "2"
+    return tuned
+
+
+def environment(unit: Unit, config: Config, base: Mapping[str, str], cores: int) -> dict[str, str]:
+    """What a process finds around it. What the operator set stays, but for where things are."""
     places = {"HEADRACE_STATE": str(state_directory()), "HEADRACE_MODELS": str(models_directory())}
-    return {**tuned, **base, **places}
+    return {**tuning(unit, config, cores), **base, **places}
 
 
 def spawn(unit: Unit, config: Config, config_copy: Path, run: Path, arena_fd: int | None) -> subprocess.Popen[bytes]:

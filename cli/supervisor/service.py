@@ -15,6 +15,7 @@ import time
 from collections import deque
 from typing import Final
 
+from bus import manager
 from bus.loop import Cancel
 from bus.memfd import MemoryTooSmall
 from bus.messages.control import (
@@ -32,7 +33,7 @@ from bus.messages.control import (
 from bus.messages.control import (
     Fleet as FleetAnswer,
 )
-from bus.process import DEFAULT_DRAIN_S, EXIT_CONFIG, EXIT_MISSING, Description, Life, notify
+from bus.process import DEFAULT_DRAIN_S, EXIT_CONFIG, EXIT_MISSING, Description, Life
 from cli.supervisor import logfiles
 from cli.supervisor.actions import (
     Action,
@@ -165,7 +166,9 @@ class SupervisorService:
             self._life.end()
             return
         self._starting_over = False
-        notify(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={int(2 * DEFAULT_DRAIN_S * 1e6)}")
+        manager.notify("STOPPING=1")
+        manager.more_time(manager.AHEAD_S)
+        self._life.loop.every(manager.LOOK_S, lambda: manager.more_time(manager.AHEAD_S))
         self._do(self._fleet.stop(DEFAULT_DRAIN_S, time.monotonic()))
 
     def control(self, message: ToProcess) -> Ok | Rejected | FleetAnswer | None:

@@ -11,13 +11,10 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable
-from typing import Final
 
 from ingress.api.port import Port
 
 log = logging.getLogger(__name__)
-
-HANDSHAKE_S: Final = 0.5  # for handshakes to end; less than the second after which a peer that was ignored asks again
 
 
 class Listener:
@@ -75,7 +72,7 @@ class Listener:
 
     async def _leave(self, serving: asyncio.Task[None]) -> None:
         await asyncio.shield(serving)
-        await asyncio.sleep(HANDSHAKE_S)
+        await asyncio.sleep(self._port.handshake_s)
         # This loop may have been held up for as long: what the server has not seen yet is taken here. From the first
         # look into the queue until the socket is closed there is no await, so nothing comes in between.
         queued = list(iter(self._port.next, None))

@@ -16,11 +16,14 @@ import socket
 import struct
 import time
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import psutil
 
+from bus import listen_fds
+
 BACKLOG: Final = 1024
+HANDSHAKE_S: Final = 0.5  # for handshakes to end; less than the second after which a peer that was ignored asks again
 _SO_ATTACH_FILTER: Final = 26  # asm-generic/socket.h
 _SO_DETACH_FILTER: Final = 27
 # Classic BPF on a TCP segment: of the flags, in byte 13, SYN without ACK. Drop it, else pass it on.
@@ -34,11 +37,85 @@ _IGNORE_SYN: Final = (
 _TURN_S: Final = 10.0  # a sibling holds the turn only while it binds
 
 
+Listening = socket.socket
+
+
 class PortTaken(OSError):
     """Somebody else listens there; `strerror` says who, where that can be seen."""
 
 
-class Port:
+class Port(Protocol):
+    """A listening socket that others may have as well, and how it is left to them.
+
+    Attributes:
+        number: of the port.
+        socket: listens, or after `hold` only keeps the port.
+        handshake_s: how long connections that are on the way are still this process's, once it has left.
+    """
+
+    number: int
+    socket: Listening
+    handshake_s: float
+
+    def next(self) -> Listening | None:
+        """A connection that waits and that nobody else can have; None where there is none."""
+        ...
+
+    def ignore(self) -> None:
+        """Take no new connections."""
+        ...
+
+    def heed(self) -> None:
+        """The opposite of `ignore`."""
+        ...
+
+    def hold(self) -> Listening:
+        """Go on without listening; what listened is the caller's to close."""
+        ...
+
+    def listen(self) -> None:
+        """Take connections, at first or after `hold`."""
+        ...
+
+    def close(self) -> None:
+        """Give it back."""
+        ...
+
+
+class HandedPort:
+    """The service manager's socket, which every ingress has: one queue, and it outlives all of them. A connection that
+    waits when one of them leaves is taken by another, or by the next."""
+
+    handshake_s = 0.0
+
+    def __init__(self, listener: socket.socket) -> None:
+        self.socket = listener
+        self.number: int = listener.getsockname()[1]
+
+    def next(self) -> socket.socket | None:
+        """None: what waits is not this process's own."""
+        return None
+
+    def ignore(self) -> None:
+        """Nothing: it is the siblings' socket too."""
+
+    def heed(self) -> None:
+        """Nothing, see `ignore`."""
+
+    def hold(self) -> socket.socket:
+        """Another descriptor of the same socket stays here, unused."""
+        listening, self.socket = self.socket, self.socket.dup()
+        return listening
+
+    def listen(self) -> None:
+        """Nothing: it listens all the time."""
+
+    def close(self) -> None:
+        """Close this process's descriptor of it."""
+        self.socket.close()
+
+
+class SharedPort:
     """A process's share of the port: its listening socket, and a descriptor whose lock says that this run directory
     has the port.
 
@@ -46,6 +123,8 @@ class Port:
         number: of the port.
         socket: listens, or after `hold` only keeps the port from others.
     """
+
+    handshake_s = HANDSHAKE_S
 
     def __init__(self, listener: socket.socket, lock: int) -> None:
         self.socket = listener
@@ -96,11 +175,14 @@ class Port:
 
 def listen(host: str, port: int, run: Path) -> Port:
     """Listen on `host:port`, together with other processes of the run directory `run`; `port` 0 takes a free one.
+    Where the service manager has made the socket, it is that one.
 
     Raises:
         PortTaken: somebody else listens there.
         OSError: the address cannot be used.
     """
+    if port and (fd := listen_fds.take_port(port)) is not None:
+        return HandedPort(socket.socket(fileno=fd))
     turn = os.open(run / f"http-{port}.turn.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     lock = os.open(run / f"http-{port}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -114,7 +196,7 @@ def listen(host: str, port: int, run: Path) -> Port:
         raise
     finally:
         os.close(turn)
-    shared = Port(listener, lock)
+    shared = SharedPort(listener, lock)
     shared.listen()
     return shared
 

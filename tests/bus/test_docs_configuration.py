@@ -21,6 +21,7 @@ from bus.config import (
     ModelConfig,
     PoolsConfig,
     Section,
+    SystemdConfig,
 )
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
@@ -29,6 +30,7 @@ SECTIONS: dict[str, type[Section]] = {
     "[kv]": KvConfig,
     "[metrics]": MetricsConfig,
     "[log]": LogConfig,
+    "[systemd]": SystemdConfig,
     "[curve]": CurveConfig,
     "[[model]]": ModelConfig,
     "[model.pools]": PoolsConfig,
