@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from cli.release.decisions import Refused, Release, may_switch, superfluous, way_back
 from cli.release.making import PYTHON, gather, make
-from cli.release.rolling import Commands
+from cli.release.rolling import Commands, Units, installed_units
 from cli.release.shelf import ROOT, Shelf
 from cli.release.wheel import open_wheel
 
@@ -119,7 +119,8 @@ def _go_over(shelf: Shelf, to: Release, config: Path | None, *, restart: bool) -
     Raises:
         Refused: the release can do less with the configuration than the current one.
     """
-    config = config or (CONFIG if CONFIG.exists() else None)
+    units = installed_units(shelf.root)
+    config = config or (Path(units.config) if units is not None else CONFIG if CONFIG.exists() else None)
     before, new = shelf.current(), Commands(shelf.place(to.id), config)
     if fault := new.fault():
         old = Commands(shelf.place(before), config) if before is not None and before != to.id else None
@@ -128,11 +129,13 @@ def _go_over(shelf: Shelf, to: Release, config: Path | None, *, restart: bool) -
         _tell(f"{to.id} finds fault with the configuration, to be put right before it can serve:\n{fault}")
     shelf.switch(to.id)
     _tell(f"{to.id} is current" + (f"; before: {before}" if before not in (None, to.id) else ""))
+    if units is not None and (fault := new.make_units(units)):
+        _tell(f"the units stay as they were:\n{fault}")
     if not restart or not new.runs() or set(shelf.in_use()) <= {to.id}:
         return 0
     if failure := new.restart_all():
         shelf.blame(to.id, failure)
-        return _go_back(shelf, to, before, config)
+        return _go_back(shelf, to, before, config, units)
     shelf.blame(to.id, "")
     left = [pid for release_id, pids in shelf.in_use().items() if release_id != to.id for pid in pids]
     _tell(
@@ -141,7 +144,7 @@ def _go_over(shelf: Shelf, to: Release, config: Path | None, *, restart: bool) -
     return 0
 
 
-def _go_back(shelf: Shelf, failed: Release, before: str | None, config: Path | None) -> int:
+def _go_back(shelf: Shelf, failed: Release, before: str | None, config: Path | None, units: Units | None) -> int:
     """A release did not become ready: what was before it comes back; after a death in the middle, its way back."""
     if before is None or before == failed.id:
         try:
@@ -150,7 +153,9 @@ def _go_back(shelf: Shelf, failed: Release, before: str | None, config: Path | N
             return _refuse(f"{failed.id} does not become ready; {refusal}")
     shelf.switch(before)
     _tell(f"{failed.id} does not become ready; back to {before}")
-    if failure := Commands(shelf.place(before), config).restart_all():
+    old = Commands(shelf.place(before), config)
+    failure = (old.make_units(units) if units is not None else "") or old.restart_all()
+    if failure:
         return _refuse(f"{before} is current again and does not become ready either:\n{failure}\nheadrace status")
     return _refuse(f"everything runs as {before}, as before; headrace release list says why")
 

@@ -1,19 +1,45 @@
 """What runs on this host goes over to a release: `restart --all` of that release's own command, and what it found.
 
-The commands of a release are the only thing that is asked of it: `status --json`, `check-config`, `restart --all`.
+A release is only asked by its commands: `status --json`, `check-config`, `systemd install`, `restart --all`.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from cli.release.making import clean_environment
 
+UNIT: Final = Path("/etc/systemd/system/headrace-kv.service")
 _LAST_LINES: Final = 12
+
+
+class Units(NamedTuple):
+    """What the installed units of systemd were made with."""
+
+    executable: str
+    config: str
+    models: str
+
+
+def units_made_with(unit: str) -> Units | None:
+    """Read from the text of one of them; None where it is not as `headrace systemd install` writes it."""
+    start = re.search(r"^ExecStart=(\S+) run \S+ -c (\S+)$", unit, re.MULTILINE)
+    models = re.search(r"^Environment=.*HEADRACE_MODELS=(\S+)", unit, re.MULTILINE)
+    return Units(start[1], start[2], models[1]) if start is not None and models is not None else None
+
+
+def installed_units(root: Path) -> Units | None:
+    """Of this host's units, if they run what is current on this shelf."""
+    try:
+        found = units_made_with(UNIT.read_text(encoding="utf-8"))
+    except OSError:
+        return None
+    return found if found is not None and found.executable == str(root / "current" / "bin" / "headrace") else None
 
 
 class Commands:
@@ -35,6 +61,12 @@ class Commands:
         """What it has against the installed configuration; empty for nothing."""
         given = ["-c", str(self._config)] if self._config is not None else []
         done = self._call(["check-config", *given])
+        return "" if done.returncode == 0 else _words(done)
+
+    def make_units(self, units: Units) -> str:
+        """Units as this release wants them, with what they were made with. Why that failed, empty where it did not."""
+        words = ["--config", units.config, "--executable", units.executable, "--models", units.models]
+        done = self._call(["systemd", "install", "--no-enable", *words])
         return "" if done.returncode == 0 else _words(done)
 
     def restart_all(self) -> str:
