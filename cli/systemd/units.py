@@ -133,7 +133,7 @@ def _of_unit(unit: Unit, config: Config, host: Host, places: dict[str, Place]) -
                 head += ["Wants=headrace-gpu-setup.service", "After=headrace-gpu-setup.service"]
             if model.tensor_parallel > 1:
                 head += [f"JoinsNamespaceOf={unit_of(other)}" for other in _same_replica(unit, config)]
-                service += ["RestrictAddressFamilies=AF_INET", "IPAddressAllow=localhost"]
+                service += ["RestrictAddressFamilies=AF_INET AF_NETLINK", "IPAddressAllow=localhost"]
             if (group := _group(unit, config)) is not None:
                 head += [f"PartOf=headrace-tp@{group}.target", f"OnFailure=headrace-tp-restart@{group}.service"]
                 service.append("Restart=no")
