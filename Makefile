@@ -16,12 +16,15 @@ TESTS ?= tests
 KILLS ?= 40
 MINUTES ?= 30
 OUTPUT ?=
+# Of a package other than pyproject.toml says; the build of torch whose wheels are fetched: cpu or cuda.
+VERSION ?=
+TORCH_BUILD ?= cpu
 TORTURES ?= 500
 CHAOS = PYTHONPATH=tests:tests/system $(BIN)/python
 PACKAGES := bus ingress scheduler workers kv metrics admin_tui cli headrace_client
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-slow test-chaos test-soak test-torture lint imports types bench lock hashes clean
+.PHONY: help serve test test-slow test-chaos test-soak test-torture lint imports types bench lock hashes wheel wheels deb test-packaging clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -66,6 +69,10 @@ test-soak: $(VENV)/.dev ## load for MINUTES=30 with a kill now and then; nothing
 test-torture: $(VENV)/.dev ## kill the page server, its clients and all of them, hundreds of times
 	$(BIN)/pytest -q -s tests/kv/test_torture.py --torture-loops $(TORTURES)
 
+test-packaging: $(VENV)/.dev ## install, upgrade, roll back and remove a real package in a machine of its own
+	$(BIN)/headrace pull smollm2-135m-instruct
+	$(BIN)/pytest -q tests/packaging
+
 bench: $(VENV)/.dev ## what the parts can do on this machine; nothing else should run
 	$(BIN)/python -m benchmarks.kv
 	$(BIN)/python -m benchmarks.kv_disk
@@ -103,5 +110,15 @@ hashes: ## renew only the locks with hashes, from requirements.lock
 	@echo torch==$(TORCH)+cpu | $(LOCKED) --generate-hashes --no-deps --index-url $(CPU_INDEX) - -o $(LOCKS)/torch-cpu.lock
 	@rm -rf $(VENV)-lock
 
+wheel: $(VENV)/.runtime ## the wheel of headrace into dist/, with kernels and locks
+	PYTHON=$(BIN)/python deploy/wheel.sh dist $(VERSION)
+
+wheels: $(VENV)/.runtime ## everything the wheel needs into dist/wheels, for hosts without a network
+	$(PIP) download --no-deps --require-hashes --dest dist/wheels -r $(LOCKS)/runtime.lock -r $(LOCKS)/torch-$(TORCH_BUILD).lock \
+	  $(if $(filter cpu,$(TORCH_BUILD)),--extra-index-url $(CPU_INDEX))
+
+deb: $(VENV)/.runtime ## a Debian package into dist/
+	PYTHON=$(BIN)/python deploy/debian/build.sh dist $(VERSION)
+
 clean: ## remove the environment and caches
-	rm -rf $(VENV) $(VENV)-lock *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-lock build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
