@@ -11,8 +11,10 @@ from typing import Final
 from bus.messages.control import Ok, Rejected, Stop
 from bus.names import SUPERVISOR, run_directory
 from cli.control import Caller, Unreachable, running_names
+from cli.keeper import kept_by_systemd
 from cli.supervisor.logfiles import log_path
 from cli.supervisor.plan import STOP_ORDER
+from cli.systemd.running import stop_everything
 
 # What the supervisor needs beyond the deadline, which is for requests: processes that do not end are given a little
 # time, one kind after the other, and are then killed.
@@ -24,6 +26,9 @@ def stop(deadline_s: float) -> int:
     """Drain and end everything; return when it is gone."""
     if SUPERVISOR in running_names():
         return _through_supervisor(deadline_s)
+    if kept_by_systemd(run_directory()):
+        print("systemd keeps these processes: systemctl stop headrace.target", file=sys.stderr)
+        return stop_everything()
     if not _running("all"):
         print(f"nothing to stop: nothing runs in {run_directory()}", file=sys.stderr)
         return 0

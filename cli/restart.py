@@ -13,19 +13,18 @@ from rich.console import Console
 
 from bus.build import BUILD
 from bus.config import ConfigError, load_config
-from bus.messages.control import Fleet, GetFleet, Rejected, Restart, UnitStatus
+from bus.messages.control import Fleet, Rejected, Restart, UnitStatus
 from bus.names import SUPERVISOR
-from cli.control import Answer, Caller, Unreachable, running_names
+from cli.control import Caller, Unreachable, running_names
+from cli.keeper import Keeper, ask_supervisor, keeper_of
 from cli.models import missing_models
 from cli.rolling import Step, judge, steps_for
-from cli.supervisor.logfiles import last_lines, log_path
 from cli.supervisor.plan import desired_units, fingerprint
 from cli.supervisor.state import CONFIG_COPY
 
 START_S: Final = 600.0  # for loading weights
 SUCCEED_S: Final = 30.0  # for a supervisor to go on as another program
 LOOK_S: Final = 0.1
-PATIENCE_S: Final = 30.0  # with a supervisor that lives and does not answer: a slow disk may hold it up
 _LAST_WORDS: Final = 8
 
 
@@ -52,43 +51,43 @@ class NotBack(Exception):
 def restart(name: str, deadline_s: float, *, as_json: bool) -> int:
     """Restart one process with the other ranks of its replica, or everything where no name is given."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    if SUPERVISOR not in running_names():
-        unit = f"headrace-{name}" if name else "'headrace-*'"
-        console.print(f"no supervisor runs here; under systemd: systemctl restart {unit}", markup=False)
-        console.print("headrace up starts one, which adopts what runs")
-        return 1
     with Caller() as caller:
         try:
-            fleet = _fleet(caller)
+            if (keeper := keeper_of(caller)) is None:
+                console.print("nobody keeps these processes: headrace up does, and adopts what runs", markup=False)
+                return 1
+            fleet = keeper.fleet()
             if not name and (code := _check(console, caller, fleet)) != 0:
                 return code
         except Unreachable as error:
             console.print(f"{error}", markup=False)
             return 1
-        names = [SUPERVISOR, *(unit.name for unit in fleet.units)]
-        steps = steps_for(names)
+        steps = steps_for([*([SUPERVISOR] if _supervised(caller) else []), *(unit.name for unit in fleet.units)])
         if name:
             steps = [next((step for step in steps if name in step.members), Step((name,)))]
-        report = _Roll(console, caller, fleet, deadline_s).run(steps)
+        report = _Roll(console, caller, keeper, fleet, deadline_s).run(steps)
     if as_json:
         print(msgspec.json.encode(report).decode())
     if not report.failed:
         return 0
     console.print(f"✖ {report.failed}: {report.reason}", markup=False, style="red")
-    for line in last_lines(log_path(report.failed), _LAST_WORDS):
+    for line in keeper.last_words(report.failed, _LAST_WORDS):
         console.print("    " + line, markup=False)
-    console.print(f"all of it: {log_path(report.failed)}", markup=False)
     if report.left:
         console.print(f"not restarted, running as before: {', '.join(report.left)}", markup=False)
         console.print("when it is put right, again: headrace restart --all")
     return 1
 
 
+def _supervised(caller: Caller) -> bool:
+    return SUPERVISOR in running_names(caller.run)
+
+
 class _Roll:
     """One rolling restart. What runs already when it begins is told by `fleet`."""
 
-    def __init__(self, console: Console, caller: Caller, fleet: Fleet, deadline_s: float) -> None:
-        self._console, self._caller, self._deadline_s = console, caller, deadline_s
+    def __init__(self, console: Console, caller: Caller, keeper: Keeper, fleet: Fleet, deadline_s: float) -> None:
+        self._console, self._caller, self._keeper, self._deadline_s = console, caller, keeper, deadline_s
         self._before = {unit.name: unit.pid for unit in fleet.units}
 
     def run(self, steps: list[Step]) -> Report:
@@ -104,7 +103,7 @@ class _Roll:
                     else:
                         self._one(step, lambda says, p=place, s=step: status.update(f"{p}{s}  {says}"))  # type: ignore[misc]
                 if step.name == SUPERVISOR and count > 1:  # it may have read another configuration
-                    waiting = steps_for(unit.name for unit in _fleet(self._caller).units)
+                    waiting = steps_for(unit.name for unit in self._keeper.fleet().units)
                     count = 1 + len(waiting)
             except (NotBack, Unreachable) as error:
                 report.failed, report.reason = step.name, f"{error}"
@@ -126,7 +125,7 @@ class _Roll:
         units = self._units()
         as_before = [units[name].pid == self._before.get(name) for name in step.members if name in units]
         if all(as_before) or any(units[name].state == "failed" for name in step.members if name in units):
-            answer = _ask(self._caller, Restart(0, step.name, self._deadline_s))
+            answer = self._keeper.restart(step.members, self._deadline_s)
             if isinstance(answer, Rejected):
                 raise NotBack(answer.reason)
         end = time.monotonic() + self._deadline_s + START_S
@@ -145,7 +144,7 @@ class _Roll:
     def _succeed(self) -> None:
         """The supervisor goes on as the program that this command is of."""
         before = self._caller.statuses([SUPERVISOR]).get(SUPERVISOR)
-        answer = _ask(self._caller, Restart(0, SUPERVISOR, self._deadline_s, sys.executable))
+        answer = ask_supervisor(self._caller, Restart(0, SUPERVISOR, self._deadline_s, sys.executable))
         if isinstance(answer, Rejected):
             raise NotBack(answer.reason)
         end = time.monotonic() + SUCCEED_S
@@ -158,34 +157,12 @@ class _Roll:
         raise NotBack(f"is not ready after {SUCCEED_S:.0f} s")
 
     def _units(self) -> dict[str, UnitStatus]:
-        return {unit.name: unit for unit in _fleet(self._caller).units}
+        return {unit.name: unit for unit in self._keeper.fleet().units}
 
     def _replicas_ready(self, step: Step) -> int:
         """How many replicas take requests, of the model that a step concerns."""
         status = self._caller.statuses([step.scheduler]).get(step.scheduler) if step.scheduler else None
         return sum(model.replicas_ready for model in status.models) if status is not None else 0
-
-
-def _ask(caller: Caller, question: GetFleet | Restart) -> Answer:
-    """What the supervisor answers. Asked again where that does not come: both questions may be repeated.
-
-    Raises:
-        Unreachable: it is gone, refuses us, or has been silent for too long.
-    """
-    end = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            return caller.ask(SUPERVISOR, question)
-        except Unreachable:
-            gone = SUPERVISOR not in running_names(caller.run) or bool(caller.refusal(SUPERVISOR))
-            if gone or time.monotonic() > end:
-                raise
-
-
-def _fleet(caller: Caller) -> Fleet:
-    answer = _ask(caller, GetFleet(0))
-    assert isinstance(answer, Fleet), answer
-    return answer
 
 
 def _last_exit(units: dict[str, UnitStatus], name: str) -> str:
@@ -205,6 +182,12 @@ def _check(console: Console, caller: Caller, fleet: Fleet) -> int:
             console.print(problem, markup=False)
         console.print("nothing was restarted")
         return 78
+    if not _supervised(caller):
+        wanted, there = {unit.name for unit in desired_units(config)}, {unit.name for unit in fleet.units}
+        if wanted - there:
+            console.print(f"no units for {', '.join(sorted(wanted - there))}: headrace systemd install", markup=False)
+            return 1
+        return 0
     running = load_config(caller.run / CONFIG_COPY)
     if config.kv != running.kv:
         console.print(f"{path}: \\[kv] has changed, and the arena is in use: headrace down, then headrace up")

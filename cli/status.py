@@ -11,8 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from bus.messages.common import ProcessState
+from bus.messages.control import UnitStatus
 from bus.names import SUPERVISOR, parse_process, run_directory
-from cli.control import Caller, running_names
+from cli.control import Caller, Unreachable, running_names
+from cli.keeper import keeper_of
 from cli.supervisor.logfiles import printable
 
 _GLYPHS: Final = {"ready": "● ready", "starting": "◐ starting", "draining": "◌ draining", "stopped": "○ stopped",
@@ -58,9 +60,8 @@ class Found(msgspec.Struct):
 def gather(caller: Caller) -> Found:
     """What the supervisor knows, filled in by what each process says of itself."""
     running = running_names(caller.run)
-    fleet = caller.fleet() if SUPERVISOR in running else None
     entries: dict[str, Entry] = {}
-    for unit in fleet.units if fleet is not None else ():
+    for unit in _kept(caller):
         entries[unit.name] = Entry(
             name=unit.name, role=parse_process(unit.name).role, pid=unit.pid, state=unit.state,
             uptime_s=round(unit.uptime_s, 1), restarts=unit.restarts, last_exit=unit.last_exit,
@@ -81,6 +82,18 @@ def gather(caller: Caller) -> Found:
             entry.state = status.state
         models += [msgspec.convert(model, ModelEntry, from_attributes=True) for model in status.models]
     return Found(list(entries.values()), models)
+
+
+def _kept(caller: Caller) -> tuple[UnitStatus, ...]:
+    """What should run, by whoever sees to it; nothing where nobody does, or does not say soon."""
+    if SUPERVISOR in running_names(caller.run):
+        fleet = caller.fleet()
+        return fleet.units if fleet is not None else ()
+    try:
+        keeper = keeper_of(caller)
+        return keeper.fleet().units if keeper is not None else ()
+    except Unreachable:
+        return ()
 
 
 def show(*, as_json: bool) -> int:

@@ -17,6 +17,7 @@ from bus.names import SUPERVISOR, PathTooLong, parse_process, run_directory
 from cli.check import check_run_directory
 from cli.control import Caller, running_names
 from cli.down import stop_insisting
+from cli.keeper import kept_by_systemd
 from cli.models import fetch, missing_models
 from cli.status import gather
 from cli.supervisor.logfiles import Tail, last_lines, log_path, open_log
@@ -32,6 +33,10 @@ _COLOURS: Final = {"ingress": "cyan", "scheduler": "magenta", "worker": "green",
 def start(config: Config, path: Path | None, *, detach: bool, fetch_missing: bool) -> int:
     """Start the supervisor, or find it running; wait until every model can answer."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
+    if kept_by_systemd(run_directory()):
+        console.print("systemd keeps headrace on this host: systemctl start headrace.target", markup=False)
+        console.print("for another stack beside it, set HEADRACE_RUN to another directory", markup=False)
+        return 1
     if fetch_missing and (code := _fetch_missing(config)) != 0:
         return code
     problems = missing_models(config)

@@ -45,6 +45,8 @@ class WorkerService:
     def __init__(self, life: Life, assignment: Assignment, loaded: Loaded | None = None) -> None:
         self._life, self._assignment = life, assignment
         self._model = assignment.model
+        # Told by a signal to end, it hands on what it has: who waits here until it is finished keeps new ones waiting.
+        life.patience_s = 0.0
         self._group: Group = Alone()
         self._group_number = life.epoch
         self._loaded = loaded

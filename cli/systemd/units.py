@@ -128,7 +128,7 @@ def _of_unit(unit: Unit, config: Config, host: Host, places: dict[str, Place]) -
             worker = worker_of(unit.name) if unit.role == "standby" else unit.name
             service += _placed(places[worker])
             model = config.model_named(unit_model(worker))
-            service.append(f"WatchdogSec={max(60, round(2 * model.hang_s))}")
+            service.append(f"WatchdogSec={max(10, round(2 * model.hang_s))}")
             if model.device == "cuda":
                 head += ["Wants=headrace-gpu-setup.service", "After=headrace-gpu-setup.service"]
             if model.tensor_parallel > 1:

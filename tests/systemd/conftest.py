@@ -1,12 +1,14 @@
 """Machines for these tests; the helper modules beside them are importable without a package."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from installation import Installation, installed
 from machine import why_not
 
 
@@ -16,3 +18,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if here and (reason := why_not()):
         for item in here:
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="module")
+def here() -> Iterator[Installation]:
+    """headrace installed in a machine and ready, for all tests of a module."""
+    with installed() as installation:
+        yield installation

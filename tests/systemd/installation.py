@@ -22,7 +22,12 @@ from machine import Machine
 
 CHECKOUT: Final = Path(__file__).parents[2]
 PORT: Final = 8080
-SOURCE, SITE, PYTHON, MODELS = "/opt/headrace/source", "/opt/headrace/site", "/opt/headrace/python", "/opt/headrace/models"
+SOURCE, SITE, PYTHON, MODELS = (
+    "/opt/headrace/source",
+    "/opt/headrace/site",
+    "/opt/headrace/python",
+    "/opt/headrace/models",
+)
 HEADRACE: Final = "/opt/headrace/current/bin/headrace"
 START_S: Final = 90.0
 
@@ -108,7 +113,9 @@ class Installation:
 
     def status(self) -> dict[str, Any]:
         """`headrace status --json`."""
-        told: dict[str, Any] = json.loads(self.headrace("status", "--json", check=False) or '{"processes":[],"models":[]}')
+        told: dict[str, Any] = json.loads(
+            self.headrace("status", "--json", check=False) or '{"processes":[],"models":[]}'
+        )
         return told
 
     def get(self, path: str) -> tuple[int, dict[str, Any]]:
@@ -119,7 +126,9 @@ class Installation:
             reply = connection.getresponse()
             return reply.status, json.loads(reply.read())
 
-    def complete(self, prompt: str, tokens: int, *, model: str = "smollm2", seen: Callable[[int], None] = lambda _: None) -> Stream:
+    def complete(
+        self, prompt: str, tokens: int, *, model: str = "smollm2", seen: Callable[[int], None] = lambda _: None
+    ) -> Stream:
         """A streamed completion to its end, taken up again at another ingress where its own dies.
 
         Args:
@@ -203,7 +212,8 @@ def installed(config: str = CONFIG) -> Iterator[Installation]:
         here.headrace("curve-keygen", "laptop", "--directory", "/etc/headrace/laptop")
         machine.run("mkdir", "-p", "/etc/headrace/curve/clients")
         machine.run("cp", "/etc/headrace/laptop/laptop.public", "/etc/headrace/curve/clients/")
-        here.headrace("systemd", "install", "--models", MODELS)
+        here.headrace("systemd", "install")
+        machine.run("mount", "--bind", MODELS, "/var/lib/headrace/models")
         _give_kernels(machine)
         machine.systemctl("start", "--no-block", "headrace.target")
         until(here.ready, START_S, "every model answers")
@@ -218,4 +228,4 @@ def _give_kernels(machine: Machine) -> None:
         target = machine.path(f"/var/lib/headrace/kernels/{library.name}")
         target.parent.mkdir(exist_ok=True)
         target.write_bytes(library.read_bytes())
-    machine.run("chown", "-R", "headrace:", "/var/lib/headrace")
+        machine.run("chown", "-R", "headrace:", "/var/lib/headrace/kernels")

@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 SYSTEMD: Final = Path("/lib/systemd/systemd")
+STATES: Final = Path("/run/headrace-machines")
 BOOT_S: Final = 30.0
 NAMESPACES: Final = ("--mount", "--pid", "--fork", "--net", "--uts", "--ipc", "--cgroup")
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -64,7 +65,7 @@ def why_not() -> str:
         return "booting systemd in namespaces needs root"
     if not SYSTEMD.exists():
         return "systemd is not installed (apt install systemd systemd-sysv dbus polkitd)"
-    for tool in ("unshare", "nsenter"):
+    for tool in ("unshare", "nsenter", "setpriv"):
         if shutil.which(tool) is None:
             return f"{tool} is missing (apt install util-linux)"
     if (groups := _cgroup2()) is None:
@@ -106,15 +107,18 @@ class Machine:
         """
         groups = _cgroup2()
         assert groups is not None, why_not()
-        state, group = Path(f"/run/headrace-machines/{name}-{os.getpid()}"), groups / f"headrace-{name}-{os.getpid()}"
+        _sweep(groups)
+        state, group = STATES / f"{name}-{os.getpid()}", groups / f"headrace-{name}-{os.getpid()}"
         state.mkdir(parents=True)
         group.mkdir()
         spec = json.dumps({"name": name, "state": str(state), "binds": [[str(k), v] for k, v in (binds or {}).items()]})
         with (state / "boot.log").open("wb") as log:
+            # It ends with this process, however that does, and all of the machine with it.
+            init = ["setpriv", "--pdeathsig=KILL", "unshare", *NAMESPACES, "--kill-child=SIGKILL"]
+            init += [sys.executable, "-I", __file__, spec]
             outer = subprocess.Popen(
                 # The group is entered before the namespace is made: so it is the root of what systemd sees.
-                ["sh", "-c", 'echo $$ > "$1/cgroup.procs"; shift; exec "$@"', "sh", str(group)]
-                + ["unshare", *NAMESPACES, "--kill-child=SIGKILL", sys.executable, "-I", __file__, spec],
+                ["sh", "-c", 'echo $$ > "$1/cgroup.procs"; shift; exec "$@"', "sh", str(group), *init],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         machine = cls(name, state, group, outer)
@@ -245,6 +249,15 @@ def _child_of(pid: int) -> int:
     except OSError:
         return 0
     return int(children[0]) if children else 0
+
+
+def _sweep(groups: Path) -> None:
+    """What machines have left whose process was killed: they ended with it, and nobody tidied up."""
+    for state in STATES.iterdir() if STATES.is_dir() else ():
+        pid = state.name.rpartition("-")[2]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            _remove_groups(groups / f"headrace-{state.name}")
+            shutil.rmtree(state, ignore_errors=True)
 
 
 def _remove_groups(group: Path) -> None:
