@@ -69,7 +69,7 @@ test-soak: $(VENV)/.dev ## load for MINUTES=30 with a kill now and then; nothing
 test-torture: $(VENV)/.dev ## kill the page server, its clients and all of them, hundreds of times
 	$(BIN)/pytest -q -s tests/kv/test_torture.py --torture-loops $(TORTURES)
 
-test-packaging: $(VENV)/.dev ## install, upgrade, roll back and remove a real package in a machine of its own
+test-packaging: $(VENV)/.dev wheels ## install, upgrade, roll back and remove a real package in a machine of its own
 	$(BIN)/headrace pull smollm2-135m-instruct
 	$(BIN)/pytest -q tests/packaging
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -70,27 +72,32 @@ class Commands:
         return "" if done.returncode == 0 else _words(done)
 
     def restart_all(self) -> str:
-        """Restart everything as this release. Why it could not, empty where it could."""
-        done = self._call(["restart", "--all"], show=True)
-        return "" if done.returncode == 0 else _words(done)
+        """Restart everything as this release, showing how it goes. Why it could not, empty where it could."""
+        done = self._call(["restart", "--all", "--json"], show=True)
+        if done.returncode == 0:
+            return ""
+        try:
+            report = json.loads(done.stdout)
+            return f"{report['failed']}: {report['reason']}"
+        except (ValueError, KeyError, TypeError):  # it was refused before anything was restarted
+            return _words(done)
 
     def _call(self, words: Sequence[str], *, show: bool = False) -> subprocess.CompletedProcess[str]:
         """Run it away from anybody's headrace.toml. With `show`, what it says is seen while it runs."""
-        command = [str(self._headrace), *words]
-        environment = clean_environment()
-        if not show:
-            return subprocess.run(
-                command, capture_output=True, text=True, check=False, cwd="/", env=environment, stdin=subprocess.DEVNULL
-            )
-        said: list[str] = []
+        command, last = [str(self._headrace), *words], deque[str](maxlen=_LAST_LINES)
         with subprocess.Popen(
-            command, stderr=subprocess.PIPE, text=True, cwd="/", env=environment, stdin=subprocess.DEVNULL
-        ) as child:
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/",
+            env=clean_environment(),
+        ) as child:  # fmt: skip
+            assert child.stdout is not None
             assert child.stderr is not None
-            for line in child.stderr:
-                said.append(line)
-                print(line, end="", flush=True)
-        return subprocess.CompletedProcess(command, child.returncode, "", "".join(said[-_LAST_LINES:]))
+            with ThreadPoolExecutor(1) as reader:
+                answer = reader.submit(child.stdout.read)
+                for line in child.stderr:
+                    last.append(line)
+                    if show:
+                        print(line, end="", flush=True)
+        return subprocess.CompletedProcess(command, child.returncode, answer.result(), "".join(last))
 
 
 def _words(done: subprocess.CompletedProcess[str]) -> str:

@@ -41,7 +41,7 @@ class Shelf:
         """
         try:
             self._releases.mkdir(mode=0o755, parents=True, exist_ok=True)
-            fd = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            fd = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except PermissionError:
             raise Refused(f"{self.root} belongs to root: sudo") from None
         try:

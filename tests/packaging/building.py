@@ -7,10 +7,13 @@ import os
 import subprocess
 import sys
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).parents[2]
+# Where `make wheels` puts them; tests have no network.
+WHEELS: Final = Path(os.environ.get("HEADRACE_WHEELS") or ROOT / "dist" / "wheels")
 _MADE: Final = tempfile.TemporaryDirectory(prefix="headrace-packages-")
 
 
@@ -33,6 +36,7 @@ def deb(version: str, *, again: bool = False) -> Path:
 
 def unpack(package: Path, to: Path) -> Path:
     """A package's files, and its control files in DEBIAN."""
+    to.parent.mkdir(parents=True, exist_ok=True)
     subprocess.run(["dpkg-deb", "--raw-extract", package, to], check=True)
     return to
 
@@ -42,7 +46,8 @@ def broken(package: Path) -> Path:
     out = directory() / "broken"
     tree = unpack(package, out / "tree")
     (wheel,) = (tree / "usr/share/headrace").iterdir()
-    subprocess.run(["unzip", "-q", wheel, "-d", out / "wheel"], check=True)
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(out / "wheel")
     main = out / "wheel" / "scheduler" / "main.py"
     main.write_text(main.read_text() + "\n\ndef main(*_: object) -> int:\n    return 78\n")
     wheel.unlink()

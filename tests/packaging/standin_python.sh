@@ -20,7 +20,11 @@ case "$1" in
   status) cat "$STAGE/status" 2>/dev/null || echo '{"processes": []}' ;;
   check-config) if [ -e "$STAGE/fault-$version" ]; then echo "model[0]: no such file" >&2; exit 78; fi ;;
   restart)
-    if [ -e "$STAGE/broken-$version" ]; then echo "worker@m.0.0: died five times" >&2; exit 1; fi
+    if [ -e "$STAGE/broken-$version" ]; then
+      echo "worker@m.0.0 fails" >&2
+      echo '{"restarted": [], "failed": "worker@m.0.0", "reason": "died five times", "left": []}'
+      exit 1
+    fi
     echo "$version" >> "$STAGE/restarts" ;;
 esac
 COMMAND
