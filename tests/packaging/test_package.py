@@ -9,11 +9,10 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Final
 
 import pytest
-from building import ROOT, broken, deb, directory
+from building import ROOT, WHEELS, broken, deb, directory
 
 sys.path.insert(0, str(ROOT / "tests" / "systemd"))
 
@@ -22,7 +21,6 @@ from machine import Machine, why_not
 
 from bus.names import models_directory
 
-WHEELS: Final = Path(os.environ.get("HEADRACE_WHEELS") or ROOT / "dist" / "wheels")
 INSTALL_S: Final = 280.0
 PROMPT: Final = "The capital of France is"
 

@@ -10,10 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from stage import Stage
+from stage import ROOT, Stage
 
 from cli.release.decisions import Refused
 from cli.release.making import _usable
+from cli.release.rolling import Units, units_made_with
+from cli.systemd.units import fill
 
 
 def listed(stage: Stage) -> dict[str, dict[str, object]]:
@@ -125,6 +127,13 @@ def test_a_python_that_services_cannot_run_is_refused(home: Path) -> None:
     (shut / "python3").write_text("#!/bin/sh\necho 3.14\n")
     with pytest.raises(Refused, match=r"Python 3\.14; headrace runs on 3\.11 and 3\.12"):
         _usable(shut / "python3")
+
+
+def test_what_the_installed_units_were_made_with_is_read_from_them() -> None:
+    made_with = Units("/opt/headrace/current/bin/headrace", "/srv/headrace.toml", "/srv/models")
+    template = (ROOT / "deploy/systemd/units/headrace-kv.service").read_text()
+    assert units_made_with(fill(template, made_with._asdict())) == made_with
+    assert units_made_with("[Service]\nExecStart=/usr/bin/true\n") is None
 
 
 def test_two_at_once_and_an_orphan_of_a_killed_one(stage: Stage) -> None:
