@@ -24,7 +24,8 @@ CHAOS = PYTHONPATH=tests:tests/system $(BIN)/python
 PACKAGES := bus ingress scheduler workers kv metrics admin_tui cli headrace_client
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-slow test-chaos test-soak test-torture lint imports types bench lock hashes wheel wheels deb test-packaging clean
+.PHONY: help serve test test-systemd test-packaging test-slow test-chaos test-soak test-torture lint imports types bench lock hashes wheel \
+  wheels deb clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -53,7 +54,12 @@ serve: $(VENV)/.runtime ## set everything up and serve the demo model on http://
 test: $(VENV)/.dev ## set everything up and run the tests
 	$(BIN)/headrace pull smollm2-135m-instruct
 	$(BIN)/headrace pull qwen2.5-coder-0.5b-instruct
-	$(BIN)/pytest -q -m "not slow" $(TESTS)
+	$(BIN)/pytest -q -m "not slow and not machine" $(TESTS)
+
+test-systemd: $(VENV)/.dev ## start the units under a real systemd in namespaces; needs root, skipped without
+	$(BIN)/headrace pull smollm2-135m-instruct
+	$(BIN)/python -m workers.kernels.build > /dev/null || true
+	$(BIN)/pytest -q -m machine tests/systemd
 
 test-slow: $(VENV)/.dev ## the long versions
 	$(BIN)/pytest -q -m slow

@@ -1,4 +1,4 @@
-"""Who keeps the processes of this host alive: `headrace up`'s supervisor, or systemd. Commands ask either the same way."""
+"""Who keeps the processes of this host alive: `headrace up`'s supervisor, or systemd. Commands ask either alike."""
 
 from __future__ import annotations
 

@@ -1,11 +1,12 @@
 """headrace under systemd: units for a configuration, and a hand on them once they run.
 
-    placement.py   which cores, memory and GPU each rank gets; pure
-    units.py       configuration and host -> the files; pure
-    host.py        what this host has
-    install.py     the files put in place, taken away, and judged
-    units_running.py   what systemd says of the units that run: the fleet, restarts
-    command.py     `headrace systemd …`
+    placement.py  which cores, memory and GPU each rank gets; pure
+    units.py      configuration and host -> the files; pure
+    host.py       what this host has
+    install.py    the files put in place, and taken away
+    exposure.py   the files judged by systemd-analyze
+    running.py    what systemd says of the units that run; restarts
+    command.py    `headrace systemd …`
 
 The files themselves are in `deploy/systemd/`, as systemd reads them.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -115,13 +116,12 @@ def _systemd_runs() -> bool:
 
 def _stop_gone(stale: Iterable[str]) -> None:
     """Processes that the configuration has no more: their units are about to disappear under them."""
-    gone = sorted(
-        Path(path).parent.name.removesuffix(".d") for path in stale if path.endswith(".service.d/30-configuration.conf")
-    )
-    if gone:
-        _run(
-            "systemctl", "stop", *gone, *(unit.replace(".service", ".socket") for unit in gone if "worker" not in unit)
-        )
+    units = {Path(path).parent.name.removesuffix(".d") for path in stale if path.endswith("/30-configuration.conf")}
+    sockets = {
+        unit.replace(".service", ".socket") for unit in units if re.match(r"headrace-(scheduler|ingress)@", unit)
+    }
+    if units:
+        _run("systemctl", "stop", *sorted(units | sockets))
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

@@ -59,7 +59,11 @@ def render(config: Config, host: Host, layout: Layout) -> dict[str, str]:
     _check(config)
     values = {**layout._asdict(), "http": _listen_address(config.ingress.http)}
     base = package_files("deploy") / "systemd"
-    files = {f"{UNITS}/{path}": fill(text, values) for path, text in _texts(base / "units")}
+    files = {
+        f"{UNITS}/{path}": fill(text, values)
+        for path, text in _texts(base / "units")
+        if not path.startswith("headrace-gpu-") or _on_gpus(config)
+    }
     files |= {there: fill((base / here).read_text(), values) for here, there in OTHER.items()}
     for unit, lines in _drop_ins(config, host).items():
         files[f"{UNITS}/{unit}.d/30-configuration.conf"] = "\n".join(lines) + "\n"
@@ -97,7 +101,7 @@ def _drop_ins(config: Config, host: Host) -> dict[str, list[str]]:
     services = [unit_of(unit.name) for unit in units]
     sockets = [unit_of(u.name).replace(".service", ".socket") for u in units if u.role in ("scheduler", "ingress")]
     behind = [unit_of(unit.name) for unit in units if unit.role in ("scheduler", "worker")]
-    gpus = ["headrace-gpu-setup.service"] if any(model.device == "cuda" for model in config.model) else []
+    gpus = ["headrace-gpu-setup.service"] if _on_gpus(config) else []
     groups: dict[str, list[str]] = {}
     for unit in units:
         if (group := _group(unit, config)) is not None:
@@ -142,6 +146,10 @@ def _of_unit(unit: Unit, config: Config, host: Host, places: dict[str, Place]) -
         case "kv" if config.kv.disk_path:
             service.append(f"ReadWritePaths={config.kv.disk_path}")
     return [*(["[Unit]", *head] if head else []), "[Service]", *service]
+
+
+def _on_gpus(config: Config) -> bool:
+    return any(model.device == "cuda" for model in config.model)
 
 
 def _placed(place: Place) -> list[str]:

@@ -20,8 +20,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=reason))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def here() -> Iterator[Installation]:
-    """headrace installed in a machine and ready, for all tests of a module."""
+    """headrace installed in a machine and ready, for all tests."""
     with installed() as installation:
         yield installation

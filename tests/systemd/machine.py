@@ -138,7 +138,7 @@ class Machine:
         Raises:
             Failed: with `check`, and it did not end with 0.
         """
-        as_user = ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--"] if user else []
+        as_user = ["runuser", f"--user={user}", "--"] if user else []
         done = subprocess.run(
             [*self._enter("--mount", "--pid", "--net", "--uts", "--ipc", "--cgroup"), *as_user, *command],
             env=QUIET, input=stdin, capture_output=True, text=True, timeout=timeout,
