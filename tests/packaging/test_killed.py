@@ -1,5 +1,6 @@
 """SIGKILL before each single change that an upgrade makes: either release is current and whole, never anything else."""
 
+import shutil
 import signal
 from pathlib import Path
 
@@ -7,8 +8,20 @@ import pytest
 from stage import Stage
 
 
+def like(stage: Stage, home: Path) -> Stage:
+    """A copy, to be damaged."""
+    shutil.copytree(stage.home, home, symlinks=True)
+    return Stage(home)
+
+
 def check(stage: Stage, step: int) -> str:
-    """What is current is whole and answers."""
+    """What is current is whole and answers; and what is called whole is."""
+    for release in stage.shelf.releases():
+        assert {path.name for path in (stage.shelf.place(release.id) / "bin").iterdir()} == {
+            "headrace",
+            "python",
+            "version",
+        }
     version = stage.current_version()
     assert version in ("1.0.0", "2.0.0"), step
     assert (stage.shelf.root / "current" / "bin" / "headrace").is_file()
@@ -17,11 +30,12 @@ def check(stage: Stage, step: int) -> str:
 
 
 def test_an_upgrade_killed_at_each_step(home: Path) -> None:
+    before = Stage(home / "before")
+    assert before.install("1.0.0").returncode == 0
     seen, half_made, step = [], 0, 0
     while True:
         step += 1
-        stage = Stage(home / str(step))
-        assert stage.install("1.0.0").returncode == 0
+        stage = like(before, home / str(step))
         killed = stage.install("2.0.0", kill_at=step)
         if killed.returncode == 0:
             break
@@ -46,12 +60,13 @@ def test_an_upgrade_killed_at_each_step(home: Path) -> None:
 
 @pytest.mark.parametrize("words", [("rollback", "1.0"), ("release", "prune", "--keep", "1")])
 def test_going_back_and_pruning_killed_at_each_step(home: Path, words: tuple[str, ...]) -> None:
+    before = Stage(home / "before")
+    for version in ("0.9.0", "1.0.0", "2.0.0"):
+        assert before.install(version).returncode == 0
     step = 0
     while True:
         step += 1
-        stage = Stage(home / str(step))
-        for version in ("0.9.0", "1.0.0", "2.0.0"):
-            assert stage.install(version).returncode == 0
+        stage = like(before, home / str(step))
         done = stage.headrace(*words, kill_at=step)
         check(stage, step)
         again = stage.headrace(*words)

@@ -129,6 +129,21 @@ def test_a_python_that_services_cannot_run_is_refused(home: Path) -> None:
         _usable(shut / "python3")
 
 
+def test_a_release_that_is_half_removed_is_not_whole(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage.install("1.0.0")
+    (release,) = stage.shelf.releases()
+
+    def die(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("shutil.rmtree", die)
+    with pytest.raises(KeyboardInterrupt):
+        stage.shelf.remove(release.id)
+    assert stage.shelf.half_made() == [release.id]
+    assert stage.shelf.releases() == []
+    assert stage.shelf.current() is None
+
+
 def test_what_the_installed_units_were_made_with_is_read_from_them() -> None:
     made_with = Units("/opt/headrace/current/bin/headrace", "/srv/headrace.toml", "/srv/models")
     template = (ROOT / "deploy/systemd/units/headrace-kv.service").read_text()
