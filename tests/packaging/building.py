@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -11,9 +12,15 @@ import zipfile
 from pathlib import Path
 from typing import Final
 
+import pytest
+
 ROOT: Final = Path(__file__).parents[2]
 # Where `make wheels` puts them; tests have no network.
 WHEELS: Final = Path(os.environ.get("HEADRACE_WHEELS") or ROOT / "dist" / "wheels")
+NEEDED: Final = [tool for tool in ("dpkg-deb", "g++") if shutil.which(tool) is None]
+can_build = pytest.mark.skipif(
+    bool(NEEDED), reason=f"packages are built with {' and '.join(NEEDED)}, which is not here"
+)
 _MADE: Final = tempfile.TemporaryDirectory(prefix="headrace-packages-")
 
 

@@ -8,10 +8,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from building import ROOT, deb, unpack
+from building import ROOT, can_build, deb, unpack
 
 LOCKS = ROOT / "cli" / "release" / "locks"
-needs_compiler = pytest.mark.kernels
 
 
 def pins(text: str) -> dict[str, str]:
@@ -37,7 +36,7 @@ def test_everything_in_a_lock_has_a_hash(lock: Path) -> None:
         assert re.fullmatch(r"[a-z0-9._-]+==\S+( +--hash=sha256:[0-9a-f]{64})+", requirement), requirement[:60]
 
 
-@needs_compiler
+@can_build
 def test_the_package_holds_wheel_configuration_launcher_and_nothing_else(home: Path) -> None:
     package = deb("7.1.0")
     tree = unpack(package, home / "tree")
@@ -63,7 +62,7 @@ def test_the_package_holds_wheel_configuration_launcher_and_nothing_else(home: P
         assert (tree / "DEBIAN" / script).stat().st_mode & 0o777 == 0o755
 
 
-@needs_compiler
+@can_build
 def test_the_wheel_carries_locks_kernels_and_units(home: Path) -> None:
     tree = unpack(deb("7.1.0"), home / "tree")
     (wheel,) = (tree / "usr/share/headrace").iterdir()
@@ -78,6 +77,6 @@ def test_the_wheel_carries_locks_kernels_and_units(home: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@needs_compiler
+@can_build
 def test_the_same_sources_make_the_same_package() -> None:
     assert deb("7.1.0").read_bytes() == deb("7.1.0", again=True).read_bytes()

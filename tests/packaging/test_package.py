@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Final
 
 import pytest
-from building import ROOT, WHEELS, broken, deb, directory
+from building import ROOT, WHEELS, broken, can_build, deb, directory
 
 sys.path.insert(0, str(ROOT / "tests" / "systemd"))
 
@@ -28,7 +28,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.model,
     pytest.mark.machine,
-    pytest.mark.kernels,
+    can_build,
     pytest.mark.timeout(1800),
     pytest.mark.skipif(bool(why_not()), reason=why_not()),
     pytest.mark.skipif(not list(WHEELS.glob("torch-*.whl")), reason=f"no wheels in {WHEELS}; make wheels fetches them"),

@@ -9,13 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
-from building import WHEELS, deb, unpack
+from building import WHEELS, can_build, deb, unpack
 
 from cli.release.shelf import Shelf
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.kernels,
+    can_build,
     pytest.mark.timeout(900),
     pytest.mark.skipif(not list(WHEELS.glob("torch-*.whl")), reason=f"no wheels in {WHEELS}; make wheels fetches them"),
 ]
