@@ -54,7 +54,8 @@ def restart(name: str, deadline_s: float, *, as_json: bool) -> int:
     with Caller() as caller:
         try:
             if (keeper := keeper_of(caller)) is None:
-                console.print("nobody keeps these processes: headrace up does, and adopts what runs", markup=False)
+                console.print("nobody here starts again what ends: neither a supervisor nor systemd", markup=False)
+                console.print("headrace up starts one, which adopts what runs; or: systemctl start headrace.target")
                 return 1
             fleet = keeper.fleet()
             if not name and (code := _check(console, caller, fleet)) != 0:

@@ -141,8 +141,10 @@ def _show() -> str:
 
 
 def _systemctl(*arguments: str, timeout_s: float | None = _PATIENCE_S) -> subprocess.CompletedProcess[str]:
-    """Raises:
-    Unreachable: systemctl is not there, or does not come back.
+    """Run it and return what it said.
+
+    Raises:
+        Unreachable: it is not there, or does not come back.
     """
     try:
         return subprocess.run(

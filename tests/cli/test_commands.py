@@ -170,7 +170,7 @@ def test_commands_without_a_stack_say_so(tmp_path: Path) -> None:
     assert msgspec.json.decode(status.stdout) == {"processes": [], "models": []}
     assert "headrace up" in headrace("status", **environment).stderr
     assert "does not run here" in headrace("drain", "kv@host", **environment).stderr
-    assert "systemctl restart headrace-kv@host" in headrace("restart", "kv@host", **environment).stderr
+    assert "systemctl start headrace.target" in headrace("restart", "kv@host", **environment).stderr
 
 
 def test_a_closed_pipe_is_no_failure(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ SOURCE, SITE, PYTHON, MODELS = (
     "/opt/headrace/models",
 )
 HEADRACE: Final = "/opt/headrace/current/bin/headrace"
-START_S: Final = 90.0
+START_S: Final = 180.0
 
 CONFIG: Final = f"""
 [ingress]

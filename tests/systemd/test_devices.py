@@ -1,5 +1,5 @@
-"""The sandbox of a rank on a GPU: it has its own, and the others are not there. The nodes lead to no driver, so one that
-may be opened says ENXIO; what a driver does is beyond this test.
+"""The sandbox of a rank on a GPU: it has its own, and the others are not there. No driver is behind the nodes, so one
+that may be opened says ENXIO; what a driver does is beyond this test.
 """
 
 from __future__ import annotations

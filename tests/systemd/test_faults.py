@@ -47,7 +47,7 @@ def streams(here: Installation, pool: ThreadPoolExecutor, tokens: int = TOKENS) 
         return here.complete(PROMPTS[index], tokens, seen=lambda count: counts.__setitem__(index, count))
 
     under_way = [pool.submit(one, index) for index in range(len(PROMPTS))]
-    until(lambda: all(counts) or all(stream.done() for stream in under_way), 60, "answers arrive")
+    until(lambda: all(counts) or all(stream.done() for stream in under_way), 120, "answers arrive")
     return under_way
 
 
@@ -56,15 +56,15 @@ def ids(under_way: list[Future[Stream]]) -> list[list[int]]:
 
 
 def new_process(here: Installation, unit: str, before: int) -> None:
-    until(lambda: here.pid(unit) not in (0, before), 60, f"{unit} runs again")
-    until(lambda: here.machine.show(unit, "ActiveState")["ActiveState"] == "active", 60, f"{unit} is ready")
+    until(lambda: here.pid(unit) not in (0, before), 120, f"{unit} runs again")
+    until(lambda: here.machine.show(unit, "ActiveState")["ActiveState"] == "active", 120, f"{unit} is ready")
 
 
 @pytest.mark.parametrize("unit", LASTING)
 def test_a_killed_unit_costs_no_token(
     here: Installation, pool: ThreadPoolExecutor, undisturbed: list[list[int]], unit: str
 ) -> None:
-    until(here.ready, 60, "every model answers")
+    until(here.ready, 120, "every model answers")
     before = here.pid(unit)
     under_way = streams(here, pool)
     here.machine.systemctl("kill", "--signal=KILL", unit)
@@ -75,7 +75,7 @@ def test_a_killed_unit_costs_no_token(
 def test_the_arena_outlives_the_page_server(here: Installation, undisturbed: list[list[int]]) -> None:
     """PID 1 holds it: killed or restarted, kv finds the pages that it had."""
     del undisturbed
-    until(here.ready, 60, "every model answers")
+    until(here.ready, 120, "every model answers")
     unit = "headrace-kv.service"
     arena = _arena(here)
     for verb in (("kill", "--signal=KILL", unit), ("restart", unit)):
@@ -84,7 +84,7 @@ def test_the_arena_outlives_the_page_server(here: Installation, undisturbed: lis
         new_process(here, unit, before)
         assert _arena(here) == arena
     assert "took over" in here.machine.journal("--namespace=headrace", f"--unit={unit}", "--lines=20")
-    until(here.ready, 60, "every model answers")
+    until(here.ready, 120, "every model answers")
 
 
 def test_a_frozen_worker_is_found_by_its_watchdog(
@@ -92,7 +92,7 @@ def test_a_frozen_worker_is_found_by_its_watchdog(
 ) -> None:
     unit = "headrace-worker@smollm2.0.0.service"
     with _setting(here, unit, "WatchdogSec=4"):
-        until(here.ready, 60, "every model answers")
+        until(here.ready, 120, "every model answers")
         before = here.pid(unit)
         under_way = streams(here, pool)
         here.machine.systemctl("freeze", unit)
@@ -106,7 +106,7 @@ def test_a_scheduler_that_hangs_is_found_by_its_watchdog(
 ) -> None:
     unit = "headrace-scheduler@smollm2.service"
     with _setting(here, unit, "WatchdogSec=4"):
-        until(here.ready, 60, "every model answers")
+        until(here.ready, 120, "every model answers")
         before = here.pid(unit)
         under_way = streams(here, pool)
         here.machine.systemctl("kill", "--signal=STOP", unit)
@@ -116,27 +116,27 @@ def test_a_scheduler_that_hangs_is_found_by_its_watchdog(
 
 
 def test_the_ranks_of_a_replica_start_anew_as_one(here: Installation) -> None:
-    until(here.ready, 60, "every model answers")
+    until(here.ready, 120, "every model answers")
     expected = here.complete(PROMPTS[0], 40, model="pair").ids
     units = [f"headrace-worker@pair.0.{rank}.service" for rank in (0, 1)]
     before = [here.pid(unit) for unit in units]
     here.machine.systemctl("kill", "--signal=KILL", units[1])
     for unit, pid in zip(units, before, strict=True):
         new_process(here, unit, pid)
-    until(here.ready, 60, "every model answers")
+    until(here.ready, 120, "every model answers")
     assert here.complete(PROMPTS[0], 40, model="pair").ids == expected
     # The operator's word does the same.
     before = [here.pid(unit) for unit in units]
     here.machine.systemctl("restart", "headrace-tp@pair.0.target")
     for unit, pid in zip(units, before, strict=True):
         new_process(here, unit, pid)
-    until(here.ready, 60, "every model answers")
+    until(here.ready, 120, "every model answers")
 
 
 def test_a_rolling_restart_under_load_refuses_nobody(
     here: Installation, pool: ThreadPoolExecutor, undisturbed: list[list[int]]
 ) -> None:
-    until(here.ready, 60, "every model answers")
+    until(here.ready, 120, "every model answers")
     stop = False
     answers: list[tuple[int, Stream]] = []
 
@@ -162,7 +162,7 @@ def test_a_drain_takes_as_long_as_answers_do(here: Installation, pool: ThreadPoo
     """An ingress may take one second to stop, and pays for more as it goes."""
     with _setting(here, "headrace-ingress@0.service", "TimeoutStopSec=1"), \
          _setting(here, "headrace-ingress@1.service", "TimeoutStopSec=1"):  # fmt: skip
-        until(here.ready, 60, "every model answers")
+        until(here.ready, 120, "every model answers")
         under_way = streams(here, pool, tokens=700)
         began = time.monotonic()
         here.machine.systemctl("stop", "headrace-ingress@0.service", "headrace-ingress@1.service")
@@ -178,7 +178,7 @@ def test_stopping_everything_answers_first_and_starts_again(
     here: Installation, pool: ThreadPoolExecutor, undisturbed: list[list[int]]
 ) -> None:
     here.machine.systemctl("start", "headrace.target")
-    until(here.ready, 60, "every model answers")
+    until(here.ready, 120, "every model answers")
     arena = _arena(here)
     under_way = streams(here, pool)
     here.headrace("down")
@@ -188,7 +188,7 @@ def test_stopping_everything_answers_first_and_starts_again(
     assert " running " not in states
     assert here.machine.run("ls", "/run/headrace").stdout.count(".sock") == 0
     here.machine.systemctl("start", "headrace.target")
-    until(here.ready, 60, "every model answers")
+    until(here.ready, 120, "every model answers")
     assert _arena(here) != arena
     assert here.complete(PROMPTS[0], TOKENS).ids == undisturbed[0]
 

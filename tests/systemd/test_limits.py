@@ -24,7 +24,7 @@ LIVE += ["headrace-worker@smollm2.0.0.service", "headrace-worker@pair.0.0.servic
 @pytest.fixture(autouse=True)
 def all_is_well(here: Installation) -> None:
     here.machine.systemctl("start", "headrace.target")
-    until(here.ready, 60, "every model answers")
+    until(here.ready, 120, "every model answers")
 
 
 def test_the_units_are_what_systemd_expects(here: Installation) -> None:

@@ -44,7 +44,7 @@ def held(pair: Installation) -> dict[str, int]:
         roles = [processes.get(f"{role}@smollm2.0.0", {}) for role in ("worker", "standby")]
         return all(process.get("state") == "ready" and process.get("pid") for process in roles)
 
-    until(both, 60, "worker and standby are ready")
+    until(both, 120, "worker and standby are ready")
     return found
 
 
@@ -55,7 +55,7 @@ def test_a_standby_takes_over_and_its_worker_s_unit_waits_in_its_place(pair: Ins
         with ThreadPoolExecutor(1) as pool:
             began: list[int] = []
             stream = pool.submit(pair.complete, PROMPT, TOKENS, seen=began.append)
-            until(lambda: began, 60, "the answer has begun")  # noqa: B023
+            until(lambda: began, 120, "the answer has begun")  # noqa: B023
             pair.machine.run("kill", "-KILL", str(before["worker@smollm2.0.0"]))
             assert stream.result(timeout=120).ids == expected
         after = held(pair)
