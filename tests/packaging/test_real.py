@@ -70,7 +70,7 @@ def test_made_by_a_bare_python_and_killed_on_the_way(home: Path) -> None:
     freeze = [python, "-m", "pip", "freeze", "--exclude", "headrace", "--exclude", "setuptools"]
     frozen = subprocess.run(freeze, env=environment, capture_output=True, text=True, check=True).stdout.split()
     locks = "".join((shelf.place(release.id) / name).read_text() for name in ("runtime.lock", "torch-cpu.lock"))
-    assert {line.lower() for line in frozen} == {
+    assert {line.lower().replace("_", "-") for line in frozen} == {
         word for word in locks.split() if "==" in word and not word.startswith(("--", "setuptools"))
     }
 
