@@ -6,6 +6,9 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3; do $$p -c '$(SUITS)' 2
 # On a host without a GPU the CPU build of torch saves gigabytes:
 #   make serve TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
+TORCH := 2.13.0
+CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+LOCKS := cli/release/locks
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
@@ -13,12 +16,16 @@ TESTS ?= tests
 KILLS ?= 40
 MINUTES ?= 30
 OUTPUT ?=
+# Of a package other than pyproject.toml says; the build of torch whose wheels are fetched: cpu or cuda.
+VERSION ?=
+TORCH_BUILD ?= cpu
 TORTURES ?= 500
 CHAOS = PYTHONPATH=tests:tests/system $(BIN)/python
 PACKAGES := bus ingress scheduler workers kv metrics admin_tui cli headrace_client
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-systemd test-slow test-chaos test-soak test-torture lint imports types bench lock clean
+.PHONY: help serve test test-systemd test-packaging test-slow test-chaos test-soak test-torture lint imports types bench lock hashes wheel \
+  wheels deb clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -29,7 +36,7 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "python3-venv is missing: apt install python3-venv"; exit 1; }
 
 $(VENV)/.runtime: requirements.lock pyproject.toml | $(BIN)/python
-	$(if $(TORCH_INDEX),$(PIP) install -q --index-url $(TORCH_INDEX) torch==2.13.0)
+	$(if $(TORCH_INDEX),$(PIP) install -q --index-url $(TORCH_INDEX) torch==$(TORCH))
 	$(PIP) install -q -r requirements.lock
 	$(PIP) install -q setuptools wheel
 	$(PIP) install -q --no-deps --no-build-isolation -e .
@@ -68,6 +75,10 @@ test-soak: $(VENV)/.dev ## load for MINUTES=30 with a kill now and then; nothing
 test-torture: $(VENV)/.dev ## kill the page server, its clients and all of them, hundreds of times
 	$(BIN)/pytest -q -s tests/kv/test_torture.py --torture-loops $(TORTURES)
 
+test-packaging: $(VENV)/.dev wheels ## install, upgrade, roll back and remove a real package in a machine of its own
+	$(BIN)/headrace pull smollm2-135m-instruct
+	$(BIN)/pytest -q tests/packaging
+
 bench: $(VENV)/.dev ## what the parts can do on this machine; nothing else should run
 	$(BIN)/python -m benchmarks.kv
 	$(BIN)/python -m benchmarks.kv_disk
@@ -84,15 +95,36 @@ imports: $(VENV)/.dev ## processes share messages, never code
 types: $(VENV)/.dev ## mypy --strict
 	$(BIN)/mypy $(addprefix -p ,$(PACKAGES))
 
-# Both files say what a fresh resolution of pyproject.toml gives today; torch stays where it is pinned.
-lock: ## renew requirements.lock and requirements-dev.lock
-	@$(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/pip install -q -e . torch==2.13.0
+# What a fresh resolution of pyproject.toml gives today; torch stays where it is pinned. The locks in cli/release/locks are the
+# same versions with the hashes of their files; torch has one for each of its builds, for hosts with and without a GPU.
+LOCKED = $(VENV)-lock/bin/uv pip compile -q --no-annotate --no-header --python-version 3.11 --python-platform linux
+lock: ## renew requirements.lock, requirements-dev.lock and the locks with hashes
+	@$(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/pip install -q -e . torch==$(TORCH)
 	@{ echo "# Exact versions of everything that headrace runs on. Made by: make lock"; \
-	   $(VENV)-lock/bin/pip freeze --exclude-editable --exclude pip; } > requirements.lock
+	   $(VENV)-lock/bin/pip freeze --exclude-editable --exclude pip | sed 's/^torch==.*/torch==$(TORCH)/'; } > requirements.lock
 	@$(VENV)-lock/bin/pip install -q -e ".[dev]" -c requirements.lock
 	@{ echo "# What its tests and checks need on top. Made by: make lock"; echo "-r requirements.lock"; \
 	   $(VENV)-lock/bin/pip freeze --exclude-editable --exclude pip | grep -vxFf requirements.lock; } > requirements-dev.lock
+	@$(MAKE) -s hashes
+
+hashes: ## renew only the locks with hashes, from requirements.lock
+	@test -x $(VENV)-lock/bin/uv || { $(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/pip install -q uv; }
+	@grep -v '^torch==' requirements.lock > $(VENV)-lock/runtime.txt
+	@$(LOCKED) --generate-hashes --no-deps $(VENV)-lock/runtime.txt -o $(LOCKS)/runtime.lock
+	@echo torch==$(TORCH) | $(LOCKED) - -c $(VENV)-lock/runtime.txt | grep -vxFf $(VENV)-lock/runtime.txt > $(VENV)-lock/cuda.txt
+	@$(LOCKED) --generate-hashes --no-deps $(VENV)-lock/cuda.txt -o $(LOCKS)/torch-cuda.lock
+	@echo torch==$(TORCH)+cpu | $(LOCKED) --generate-hashes --no-deps --index-url $(CPU_INDEX) - -o $(LOCKS)/torch-cpu.lock
 	@rm -rf $(VENV)-lock
 
+wheel: $(VENV)/.runtime ## the wheel of headrace into dist/, with kernels and locks
+	PYTHON=$(BIN)/python deploy/wheel.sh dist $(VERSION)
+
+wheels: $(VENV)/.runtime ## everything the wheel needs into dist/wheels, for hosts without a network
+	$(PIP) download --no-deps --require-hashes --dest dist/wheels -r $(LOCKS)/runtime.lock -r $(LOCKS)/torch-$(TORCH_BUILD).lock \
+	  $(if $(filter cpu,$(TORCH_BUILD)),--extra-index-url $(CPU_INDEX))
+
+deb: $(VENV)/.runtime ## a Debian package into dist/
+	PYTHON=$(BIN)/python deploy/debian/build.sh dist $(VERSION)
+
 clean: ## remove the environment and caches
-	rm -rf $(VENV) $(VENV)-lock *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-lock build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

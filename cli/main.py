@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import cyclopts
 from cyclopts import Group, Parameter
 
+from cli.release import app as release
 from cli.systemd.command import systemd
 
 if TYPE_CHECKING:
@@ -419,6 +420,10 @@ def curve_keygen(name: str, *, directory: Path = Path()) -> int:
         return 1
     print(f"{secret}  keep it on this host, mode 0600\n{public}  copy it into the other side's clients directory")
     return 0
+
+
+app.command(release.app)
+app.command(release.rollback, group=release.INSTALLATION, sort_key=2)
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ _MAINS: Final = {
     "supervisor": "cli.supervisor.main",
 }
 
+ROLES_TO_RUN: Final = tuple(_MAINS)
 RoleMain = Callable[[str, Config, Path | None], int]
 
 

@@ -64,6 +64,7 @@ def remove(root: Path) -> int:
     if live:
         _run("systemctl", "disable", "--quiet", "headrace.target")
         _run("systemctl", "stop", "headrace.target", "headrace-*.service", "headrace-*.socket")
+        _run("systemctl", "stop", "headrace.slice")  # empty now, and there until somebody stops it
     _remove(root, paths)
     if live:
         _run("systemctl", "daemon-reload")

@@ -1,6 +1,7 @@
 """The kernels as a shared library for this machine's processor: found ready, or compiled once and kept.
 
-    python -m workers.kernels.build     # compile now, so that the first start need not
+    python -m workers.kernels.build         # compile now, so that the first start need not
+    python -m workers.kernels.build DIR     # for every processor, into a package
 
 The library's name is a digest of sources and flags, so whatever changes makes a new one, and any number of processes
 may build it at once. It is looked for beside this file (where packaging puts it), then in the state directory.
@@ -67,10 +68,25 @@ def library(processor: frozenset[str]) -> Path:
     for place in (READY / name, kept / name):
         if place.is_file():
             return place
+    return _compile(_compiler(), flags, kept / name)
+
+
+def for_packaging(place: Path) -> list[Path]:
+    """The libraries for all processors, in a directory that a package will have as `lib/`.
+
+    Raises:
+        NoKernels: they cannot be compiled.
+    """
+    compiler = _compiler()
+    wanted = [(place / f"headrace-{_digest(flags)}.so", flags) for _, flags in _VARIANTS]
+    return [path if path.is_file() else _compile(compiler, flags, path) for path, flags in wanted]
+
+
+def _compiler() -> str:
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         raise NoKernels("there is no C++ compiler for the CPU kernels (apt install g++); torch's operators are used")
-    return _compile(compiler, flags, kept / name)
+    return compiler
 
 
 def _compile(compiler: str, flags: tuple[str, ...], to: Path) -> Path:
@@ -100,6 +116,9 @@ if __name__ == "__main__":
     from workers.host import cpu_flags
 
     try:
-        print(library(cpu_flags()))
+        if len(sys.argv) > 1:
+            print(*for_packaging(Path(sys.argv[1])), sep="\n")
+        else:
+            print(library(cpu_flags()))
     except NoKernels as problem:
         sys.exit(str(problem))
