@@ -168,7 +168,8 @@ class Core(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
     Attributes:
         steal: somebody else on the physical machine had it.
-        running: processes of headrace that were last seen on it; `pinned` those that may run on few cores, this one too.
+        running: processes of headrace that were last seen on it; `pinned` those that may run on few cores, of which
+            it is one.
     """
 
     cpu: int

@@ -227,8 +227,8 @@ class DoorPeer(msgspec.Struct, array_like=True, frozen=True, gc=False):
         silent_ns: since it last said anything.
         last_seq: number of its last message; `sent_seq` of our last to it.
         queue: messages to it that its socket has no room for.
-        rtt_p50_ns, rtt_p99_ns: of the last minute's heartbeats, there and back, less the time they were held for; 0 where
-            unknown. The event loops of both sides are in it.
+        rtt_p50_ns, rtt_p99_ns: of the last minute's heartbeats, there and back, less the time they were held for; 0
+            where unknown. The event loops of both sides are in it.
     """
 
     name: str
