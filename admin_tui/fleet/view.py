@@ -9,8 +9,10 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
 from admin_tui.actions import Order, Verb
+from admin_tui.details import DetailKind
 from admin_tui.fleet import rows as fleet_rows
-from admin_tui.messages import Ordered
+from admin_tui.links import more_about, to_requests_of
+from admin_tui.messages import Jump, Ordered
 from admin_tui.panel import Panel, Scene
 from admin_tui.table import LiveTable
 from admin_tui.view import View
@@ -19,15 +21,15 @@ from admin_tui.view import View
 class FleetView(View):
     """Every process."""
 
+    QUESTIONS: ClassVar[tuple[DetailKind, ...]] = ("host",)
     BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "screen", "more about it", id="fleet.screen", key_display="enter"),
+        Binding("t", "requests", "its requests", id="fleet.requests"),
         Binding("D", "order('drain')", "drain", id="fleet.drain"),
         Binding("U", "order('undrain')", "undrain", id="fleet.undrain"),
         Binding("R", "order('restart')", "restart", id="fleet.restart"),
         Binding("K", "order('kill')", "kill", id="fleet.kill"),
     ]
-
-    def __init__(self, id: str) -> None:
-        super().__init__(id=id)
 
     def compose(self) -> ComposeResult:
         """Table above, detail below."""
@@ -39,6 +41,20 @@ class FleetView(View):
         table = self.query_one(LiveTable)
         table.fill(fleet_rows.rows(scene, table.look), self.app.size.width)
         self._show_detail()
+
+    def on_data_table_row_selected(self) -> None:
+        """Enter on a process."""
+        self.action_screen()
+
+    def action_screen(self) -> None:
+        """To the screen that tells more about the process under the cursor."""
+        if (name := self.query_one(LiveTable).current()) is not None:
+            self.post_message(Jump(more_about(name)))
+
+    def action_requests(self) -> None:
+        """To the requests of the process under the cursor."""
+        if (name := self.query_one(LiveTable).current()) is not None:
+            self.post_message(Jump(to_requests_of(name)))
 
     def action_order(self, verb: Verb) -> None:
         """Ask for something to be done to the process under the cursor."""
