@@ -207,7 +207,7 @@ class Details:
             "metrics@host",
             (
                 Door("telemetry", "SUB", 9, round(30_000 + 34 * t), 0, 0, 0, 0, (("malformed", 2),), ()),
-                Door("feed", "PUB", 1, 0, -1, 0, 20, 0, (), ()),
+                Door("feed", "PUB", -1, 0, round(20_000 + 2 * t), 0, 20, 0, (), ()),
                 self._door("observe", ("tui@5120-1",), round(2 * t), round(2 * t)),
             ),
         )
