@@ -74,7 +74,7 @@ class Steps(msgspec.Struct, array_like=True, frozen=True, tag=55):
 
 
 class QueueClass(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """Requests of one priority. `held` are those of the waiting that wait for something of their own (KV)."""
+    """Requests of one priority; lower runs earlier. `held` are those of the waiting that wait for KV of their own."""
 
     priority: int
     waiting: int

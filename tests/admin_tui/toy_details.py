@@ -110,12 +110,12 @@ class Details:
         classes = tuple(
             QueueClass(
                 priority,
-                len(waiting := [r for r in model.waiting if (r.tenant == "batch-eval") == (priority == 1)]),
+                len(waiting := [r for r in model.waiting if (r.tenant == "batch-eval") == (priority == 5)]),
                 0,
-                sum(1 for r in model.running if (r.tenant == "batch-eval") == (priority == 1)),
+                sum(1 for r in model.running if (r.tenant == "batch-eval") == (priority == 5)),
                 round(max((t - r.came_s for r in waiting), default=0.0) * 1e9),
             )
-            for priority in (5, 1)
+            for priority in (0, 5)
         )
         knobs = (
             Knob("slots", model.slots, "requests", model.slots),
