@@ -116,7 +116,10 @@ def _took_ns(line: StepLine) -> int:
 
 
 def _idle_share(lines: Sequence[StepLine]) -> float:
-    idle = sum(line.waited_ns for line in lines if line.bound != "pipeline")
+    firsts = {line.replica: line for line in reversed(lines)}.values()  # what came before them is not in the window
+    idle = sum(line.waited_ns for line in lines if line.bound != "pipeline") - sum(
+        line.waited_ns for line in firsts if line.bound != "pipeline"
+    )
     whole = idle + sum(map(_took_ns, lines))
     return idle / whole if whole else 0.0
 
