@@ -1,7 +1,7 @@
 """The arena as an onlooker sees it: pools, a map, who holds what. Reads the core.
 
-In a large arena it reads only what is counted already: the work is a few steps a slab and a client. Only where pages are
-few are they looked at one by one.
+In a large arena it reads only what is counted already: the work is a few steps a slab and a client. Only where pages
+are few are they looked at one by one.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def _enter_slabs(pool: Pool, shares: Shares) -> None:
 
 
 def _enter_pages(pool: Pool, shares: Shares, parts: int, part_bytes: int) -> None:
-    """A page counts where it begins."""
+    """A page counts where it begins; a part in which none begins is like the one before it."""
     counts: Shares = np.zeros_like(shares)
     for state, cells in (
         ("free", pool.free_cells()),
@@ -152,11 +152,16 @@ def _enter_pages(pool: Pool, shares: Shares, parts: int, part_bytes: int) -> Non
     ):
         begin = np.array(cells, np.int64) * pool.grid.stride // part_bytes
         np.add.at(counts, (begin, _CODE[state]), 1.0)
-    whole = counts.sum(1)
+    counts /= np.maximum(counts.sum(1, keepdims=True), 1.0)
     for slab in pool.slabs:
-        shares[slab * parts : (slab + 1) * parts] = 0.0
-    mine = whole > 0
-    shares[mine] = counts[mine] / whole[mine, None]
+        for part in range(slab * parts, (slab + 1) * parts):
+            if counts[part].any():
+                shares[part] = counts[part]
+            elif part > slab * parts:
+                shares[part] = shares[part - 1]
+            else:
+                shares[part] = 0.0
+                shares[part, _CODE["free"]] = 1.0
 
 
 def _openers(core: Core, number: int) -> tuple[str, ...]:
