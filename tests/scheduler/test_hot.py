@@ -67,3 +67,13 @@ def test_queues_are_counted_by_priority() -> None:
     assert [(each.priority, each.waiting, each.running) for each in classes] == [(-2, 1, 0), (0, 0, 1), (5, 2, 0)]
     assert all((each.oldest_ns > 0) == (each.waiting > 0) for each in classes)
     world.settle()
+
+
+def test_years_go_by() -> None:
+    hot = HotPrefixes()
+    for n in range(50):
+        hot.hit(b"old" if n == 0 else b"new", 16, 1 + n * 100 * HALF_LIFE_NS)
+    assert [(digest, round(hits, 9)) for digest, _, hits in hot.top(2, 1 + 49 * 100 * HALF_LIFE_NS)] == [
+        (b"new", 1.0),
+        (b"old", 0.0),
+    ]
