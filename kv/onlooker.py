@@ -129,15 +129,16 @@ def _parts(core: Core) -> int:
 
 
 def _enter_slabs(pool: Pool, shares: Shares) -> None:
-    aside: dict[int, int] = {}
-    for cell in pool.quarantined:  # some only while writers of a dead owner live
-        slab = pool.grid.slab_of(cell)
-        aside[slab] = aside.get(slab, 0) + 1
-    for slab, free, cached, pinned, leased in pool.by_slab():
-        quarantined = aside.get(slab, 0)
-        counts = np.array((free, cached, pinned, leased - quarantined, quarantined), np.float64)
-        shares[slab] = 0.0
-        shares[slab, _PAGES] = counts / max(1.0, counts.sum())
+    rows = np.array(list(pool.by_slab()), np.int64).reshape(-1, 5)  # slab, free, cached, pinned, leased
+    slabs, counts = rows[:, 0], np.zeros((len(rows), len(_PAGES)))
+    counts[:, :4] = rows[:, 1:]
+    if pool.quarantined:  # some only while writers of a dead owner live
+        cells = np.fromiter(pool.quarantined, np.int64, len(pool.quarantined))
+        aside = np.bincount(cells * pool.grid.stride // pool.grid.slab_bytes, minlength=len(shares))[slabs]
+        counts[:, 3] -= aside
+        counts[:, 4] = aside
+    shares[slabs] = 0.0
+    shares[slabs[:, None], _PAGES] = counts / np.maximum(counts.sum(1, keepdims=True), 1.0)
 
 
 def _enter_pages(pool: Pool, shares: Shares, parts: int, part_bytes: int) -> None:

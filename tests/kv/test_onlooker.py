@@ -126,7 +126,11 @@ def test_a_slab_that_is_out_of_use_shows() -> None:
     assert set(used[5 * parts :]) == {255}
 
 
-def test_pages_of_one_who_died_are_told_with_who_may_still_write_them() -> None:
+@pytest.mark.parametrize("few", [0, onlooker.FEW_PAGES], ids=["coarse", "fine"])
+def test_pages_of_one_who_died_are_told_with_who_may_still_write_them(
+    few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onlooker, "FEW_PAGES", few)
     clients = Clients()
     look = Onlooker(clients.core, "kv@host")
     scheduler, worker = clients.scheduler(), clients.worker()
