@@ -152,7 +152,7 @@ def _enter_pages(pool: Pool, shares: Shares, parts: int, part_bytes: int) -> Non
         ("quarantined", list(pool.quarantined)),
     ):
         begin = np.array(cells, np.int64) * pool.grid.stride // part_bytes
-        np.add.at(counts, (begin, _CODE[state]), 1.0)
+        counts[:, _CODE[state]] = np.bincount(begin, minlength=len(counts))
     counts /= np.maximum(counts.sum(1, keepdims=True), 1.0)
     for slab in pool.slabs:
         for part in range(slab * parts, (slab + 1) * parts):

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bus.messages.telemetry import Series
-from bus.messages.vitals import StepBound, StepLine, Steps
+from bus.messages.vitals import Knob, SchedulerView, StepBound, StepLine, Steps
+from metrics.core.collector import Collector
 from metrics.core.series import SeriesStore
 from metrics.core.steps import LINES, WINDOW_STEPS, StepLog, StepLogs, bound_shares, model_steps
 
@@ -107,3 +108,18 @@ def test_another_incarnation_starts_over_and_the_silent_are_forgotten() -> None:
     assert logs.logs
     logs.expire(604 * SECOND)
     assert not logs.logs
+
+
+def test_a_scheduler_that_has_nothing_to_do_is_there_with_its_limits() -> None:
+    collector = Collector(10, 0)
+    knob = Knob("slots", 4, "requests", 4)
+    collector.on_view(SchedulerView("scheduler@idle", "idle", 16, (), (knob,), (), ()), 5)
+    collector.on_steps(told(line(1)), 7)
+    collector.on_view(SchedulerView("scheduler@m", "m", 16, (), (), (), ()), 9)
+    found = [
+        model_steps(name, log, heard, collector.series, SECOND, 1.0) for name, log, heard in collector.schedulers()
+    ]
+    assert [(each.model, each.window, each.knobs, each.heard_ns) for each in found] == [
+        ("idle", 0, (knob,), 5),
+        ("m", 1, (), 9),
+    ]

@@ -80,6 +80,8 @@ def test_every_question_has_a_true_answer() -> None:
 
         (model,) = said["sheet"]["models"]
         assert (model["architecture"], model["parameters"]) == ("llama", 134_515_008)
+        assert model["shared"]
+        assert 60 << 20 < model["weight_bytes"] < 1 << 30
         assert model["workers_ready"] == model["workers"] == 1
         assert model["kv_limit_tokens"] == known["pool"]["capacity"] * 16
         assert sum(line["bytes"] for line in said["sheet"]["sheet"]) == said["sheet"]["memory_bytes"]
