@@ -45,7 +45,9 @@ class Onlooker:
 
     def attached(self, name: str) -> None:
         """A process of that name is there: what it leaves behind is told by its hash only."""
-        self._names[name_hash(name)] = name
+        hashed = name_hash(name)
+        self._names[hashed] = name
+        self._names.move_to_end(hashed)
         if len(self._names) > MAX_NAMES:
             self._names.popitem(last=False)
 
