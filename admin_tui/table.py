@@ -48,15 +48,15 @@ Cells = dict[str, Text]
 
 
 class Row(NamedTuple):
-    """One row: its key, and what makes a cell per column key, once it is in sight."""
+    """One row: its key, and a cell per column key, or what makes them once the row is in sight."""
 
     key: str
-    make: Callable[[], Cells]
+    made: Cells | Callable[[], Cells]
 
     @property
     def cells(self) -> Cells:
-        """Its cells, made anew."""
-        return self.make()
+        """Its cells."""
+        return self.made if isinstance(self.made, dict) else self.made()
 
 
 class LiveTable(ScrollView, can_focus=True):

@@ -112,7 +112,7 @@ def _row(f: dict[str, Value], endpoint: Endpoint, age_s: float, glyphs: Glyphs) 
         "owner": owner,
         "door": Text(sanitize(door.door, 16), text),
         "kind": Text(sanitize(door.kind, 12), palette.SOFT),
-        "peers": Text(count(door.peers_total), text),
+        "peers": Text(known(door.peers_total), text),
         "in": Text(_per_s(endpoint.in_per_s), text),
         "out": Text(_per_s(endpoint.out_per_s), text),
         "queue": Text(count(door.queue), palette.WARN if door.queue else palette.SOFT),
@@ -121,6 +121,11 @@ def _row(f: dict[str, Value], endpoint: Endpoint, age_s: float, glyphs: Glyphs) 
         "dropped": Text(count(door.dropped), palette.WARN if door.dropped else palette.SOFT),
         "rtt": _round_trip(door.rtt_p50_ns, door.rtt_p99_ns, text),
     }
+
+
+def known(number: int) -> str:
+    """A number, where anybody can know it."""
+    return NOTHING if number < 0 else count(number)
 
 
 def _per_s(per_s: float) -> str:
