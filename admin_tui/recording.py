@@ -17,7 +17,19 @@ from bus.messages.control import Fleet
 from bus.messages.observe import Snapshot, TimelineReply, Update
 
 Kind = Literal[
-    "snapshot", "update", "fleet", "timeline", "up", "down", "unsupervised", "steps", "pages", "host", "bus", "models"
+    "snapshot",
+    "update",
+    "fleet",
+    "timeline",
+    "up",
+    "down",
+    "unsupervised",
+    "steps",
+    "pages",
+    "host",
+    "bus",
+    "models",
+    "usage",
 ]
 _BODIES: Final[dict[str, type[msgspec.Struct]]] = {
     "snapshot": Snapshot, "update": Update, "fleet": Fleet, "timeline": TimelineReply,
