@@ -44,7 +44,7 @@ def bar(ratio: float, width: int, glyphs: Glyphs, colour: str) -> Text:
     filled = round(min(1.0, max(0.0, ratio)) * width)
     filled = max(1, filled) if ratio > 0 else 0
     text = Text(glyphs.rule * filled, colour)
-    text.append(glyphs.rule * (width - filled), palette.LINE)
+    text.append(glyphs.thin * (width - filled), palette.LINE)
     return text
 
 

@@ -17,7 +17,7 @@ class Glyphs(NamedTuple):
     Attributes:
         states: by condition.
         spark: eight heights, low to high.
-        full, rule: a thick and a thin horizontal bar.
+        full, rule, thin: horizontal bars, from thick to thin.
         arrow, branch, stem, last, dot: of flows and timelines.
         pages: a cell of the arena's map, by state.
     """
@@ -26,6 +26,7 @@ class Glyphs(NamedTuple):
     spark: str
     full: str
     rule: str
+    thin: str
     arrow: str
     branch: str
     stem: str
@@ -40,6 +41,7 @@ UNICODE: Final = Glyphs(
     spark="▁▂▃▄▅▆▇█",
     full="█",
     rule="━",
+    thin="─",
     arrow="──▶",
     branch="├",
     stem="│",
@@ -52,6 +54,7 @@ ASCII: Final = Glyphs(
     spark="..::-=+#",
     full="#",
     rule="=",
+    thin="-",
     arrow="-->",
     branch="|",
     stem="|",

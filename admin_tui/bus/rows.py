@@ -15,7 +15,7 @@ from admin_tui.panel import OLD_S, Scene, age_of_said
 from admin_tui.table import Cells, Column, Row
 from admin_tui.text import NOTHING, count, duration, percent, rate, sanitize
 from bus.messages.details import Endpoint
-from bus.messages.vitals import DoorPeer
+from bus.messages.vitals import Door, DoorPeer
 
 COLUMNS: Final = (
     Column("owner", "OWNER", 0),
@@ -84,8 +84,13 @@ def fullness(endpoint: Endpoint) -> float:
 
 def faulty(endpoint: Endpoint) -> bool:
     """Whether somebody should look: it refuses now, somebody does not read, or a peer is silent."""
-    silent = any(peer.silent_ns > SILENT_NS for peer in endpoint.door.peers)
+    silent = any(_silent(peer, endpoint.door) for peer in endpoint.door.peers)
     return endpoint.refused_per_s > 0 or fullness(endpoint) > FULL or silent
+
+
+def _silent(peer: DoorPeer, door: Door) -> bool:
+    """Whether its heartbeats stay away: only some doors have them, and who is in the middle of a step sends none."""
+    return door.kind == "ROUTER" and not peer.busy and peer.silent_ns > SILENT_NS
 
 
 def rows(scene: Scene, look: Look) -> list[Row]:
@@ -152,10 +157,13 @@ def peers(scene: Scene, row: str | None, look: Look) -> list[Row]:
     kept = [
         (f, peer)
         for peer in endpoint.door.peers
-        if look.keeps(f := _peer_facts(peer), faulty=peer.silent_ns > SILENT_NS or peer.queue > 0)
+        if look.keeps(f := _peer_facts(peer), faulty=_silent(peer, endpoint.door) or peer.queue > 0)
     ]
     kept.sort(key=lambda pair: pair[0][look.sort], reverse=look.reverse != (look.sort != "peer"))
-    return [Row(f"{peer.name} {peer.epoch} {peer.pid}", partial(_peer, peer, scene.glyphs)) for _, peer in kept]
+    return [
+        Row(f"{peer.name} {peer.epoch} {peer.pid}", partial(_peer, peer, endpoint.door, scene.glyphs))
+        for _, peer in kept
+    ]
 
 
 def _peer_facts(peer: DoorPeer) -> dict[str, Value]:
@@ -165,9 +173,10 @@ def _peer_facts(peer: DoorPeer) -> dict[str, Value]:
     }  # fmt: skip
 
 
-def _peer(peer: DoorPeer, glyphs: Glyphs) -> Cells:
-    condition = "late" if peer.silent_ns > SILENT_NS else _CONDITIONS[peer.state]
-    silent = palette.WARN if peer.silent_ns > SILENT_NS else palette.SOFT
+def _peer(peer: DoorPeer, door: Door, glyphs: Glyphs) -> Cells:
+    late = _silent(peer, door)
+    condition = "late" if late else _CONDITIONS[peer.state]
+    silent = palette.WARN if late else palette.SOFT
     return {
         "peer": Text(sanitize(peer.name, 64), palette.TEXT),
         "state": Text(f"{glyphs.states[condition]} {condition}", COLOURS[condition]),

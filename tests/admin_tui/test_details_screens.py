@@ -244,15 +244,26 @@ def test_a_model_without_replicas_is_dead_and_one_nobody_serves_is_off(scene: Sc
 def test_a_door_whose_peer_is_silent_or_does_not_read_is_a_fault(scene: Scene, answers: dict[type, Detail]) -> None:
     reply = answers[BusReply]
     assert isinstance(reply, BusReply)
-    endpoint = next(e for e in reply.endpoints if e.door.peers and e.door.queue_limit)
+    endpoint = next(e for e in reply.endpoints if e.door.peers and e.door.queue_limit and e.door.kind == "ROUTER")
     assert not bus_rows.faulty(endpoint)
-    first, *others = endpoint.door.peers
+    first, *others = (msgspec.structs.replace(peer, busy=False) for peer in endpoint.door.peers)
     for change in ({"silent_ns": 9 * SECOND}, {"queue": endpoint.door.queue_limit}):
         door = msgspec.structs.replace(endpoint.door, peers=(msgspec.structs.replace(first, **change), *others))
         bad = msgspec.structs.replace(endpoint, door=door)
         there = having(scene, msgspec.structs.replace(reply, endpoints=(bad, endpoint)))
         assert len(bus_rows.rows(there, Look("owner", faults_only=True))) == 1
         assert bus_rows.peers(there, bus_rows.key(bad), Look("silent", faults_only=True))
+
+
+def test_silence_is_no_fault_without_heartbeats_or_within_a_step(answers: dict[type, Detail]) -> None:
+    reply = answers[BusReply]
+    assert isinstance(reply, BusReply)
+    endpoint = next(e for e in reply.endpoints if e.door.peers and e.door.kind == "ROUTER")
+    quiet = tuple(msgspec.structs.replace(p, silent_ns=9 * SECOND, busy=False, queue=0) for p in endpoint.door.peers)
+    in_step = tuple(msgspec.structs.replace(peer, busy=True) for peer in quiet)
+    for kind, peers, fault in (("ROUTER", quiet, True), ("ROUTER", in_step, False), ("SEQPACKET", quiet, False)):
+        door = msgspec.structs.replace(endpoint.door, kind=kind, peers=peers)
+        assert bus_rows.faulty(msgspec.structs.replace(endpoint, refused_per_s=0.0, door=door)) is fault
 
 
 # --- age ------------------------------------------------------------
