@@ -222,6 +222,7 @@ def test_the_balance_sheet_adds_up(total: int, arena_given: int, private: Sequen
     for line in lines:
         taken[line.kind] += line.bytes
     assert taken["weights"] == (1 if shared else 2) * 100 * MIB
+    assert taken["available"] == max(0, total // 2 - (100 * MIB if shared else 0))  # the kernel could take them back
     if shared:
         assert taken["process"] == sum(private)
     if taken["other"]:
