@@ -17,19 +17,22 @@ class Glyphs(NamedTuple):
     Attributes:
         states: by condition.
         spark: eight heights, low to high.
-        full, rule: a thick and a thin horizontal bar.
+        full, rule, thin: horizontal bars, from thick to thin.
         arrow, branch, stem, last, dot: of flows and timelines.
+        pages: a cell of the arena's map, by state.
     """
 
     states: dict[str, str]
     spark: str
     full: str
     rule: str
+    thin: str
     arrow: str
     branch: str
     stem: str
     last: str
     dot: str
+    pages: str
 
 
 # Only characters that the usual monospaced fonts have themselves: a fallback font shifts its line.
@@ -38,22 +41,26 @@ UNICODE: Final = Glyphs(
     spark="▁▂▃▄▅▆▇█",
     full="█",
     rule="━",
+    thin="─",
     arrow="──▶",
     branch="├",
     stem="│",
     last="└",
     dot="·",
+    pages="░·▒█▓!×",
 )
 ASCII: Final = Glyphs(
     states={"ready": "*", "warming": "~", "draining": "o", "late": "!", "dead": "x", "off": "."},
     spark="..::-=+#",
     full="#",
     rule="=",
+    thin="-",
     arrow="-->",
     branch="|",
     stem="|",
     last="`",
     dot=".",
+    pages="-.o#+!x",
 )
 
 COLOURS: Final[dict[str, str]] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from textual.message import Message
 
 from admin_tui.actions import Order
+from admin_tui.links import Link
 
 
 class Ordered(Message):
@@ -21,3 +22,11 @@ class TimelineWanted(Message):
     def __init__(self, request: int) -> None:
         super().__init__()
         self.request = request
+
+
+class Jump(Message):
+    """A thing is to be shown on its own screen."""
+
+    def __init__(self, to: Link) -> None:
+        super().__init__()
+        self.to = to

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from typing import Final, Literal, NamedTuple, get_args
 
+from admin_tui.details import Detail, Details
 from admin_tui.glyphs import Condition
 from bus.messages.control import Fleet, UnitStatus
 from bus.messages.observe import (
@@ -46,7 +47,7 @@ class SupervisorGone(NamedTuple):
     """There is no supervisor to ask; processes run under systemd, or the supervisor is down."""
 
 
-Event = Snapshot | Update | Fleet | TimelineReply | LinkUp | LinkDown | SupervisorGone
+Event = Snapshot | Update | Fleet | TimelineReply | Detail | LinkUp | LinkDown | SupervisorGone
 
 
 class Pace(NamedTuple):
@@ -63,6 +64,7 @@ class World:
         heard_ns: when the feed last said anything, on the screen's clock; 0 before it did.
         down: why the metrics process does not answer; empty where it does.
         units: processes as the supervisor sees them; empty without one.
+        details: what was asked for beyond the feed.
     """
 
     def __init__(self) -> None:
@@ -80,11 +82,16 @@ class World:
         self.recent: tuple[FinishedRequest, ...] = ()
         self.units: dict[str, UnitStatus] = {}
         self.timeline: TimelineReply | None = None
+        self.details = Details()
         self._history: dict[Trend, deque[tuple[int, float]]] = {name: deque(maxlen=HISTORY) for name in get_args(Trend)}
+        self._in_hand: Counter[tuple[str, int]] = Counter()
         self._marks: dict[str, deque[tuple[int, int, float, int]]] = {}
 
     def apply(self, event: Event, now_ns: int) -> None:
         """Something was said."""
+        if isinstance(event, Detail):
+            self.details.take(event, now_ns)
+            return
         match event:
             case Snapshot() | Update():
                 self._take(event, now_ns)
@@ -108,7 +115,9 @@ class World:
             self._mark()
         self.models = said.models if said.models is not None else self.models
         self.pages = said.pages if said.pages is not None else self.pages
-        self.requests = said.requests if said.requests is not None else self.requests
+        if said.requests is not None:
+            self.requests = said.requests
+            self._in_hand = Counter((live.model, live.replica) for live in said.requests)
         self.findings = said.findings if said.findings is not None else self.findings
         self.recent = said.recent if said.recent is not None else self.recent
         self._remember()
@@ -177,6 +186,10 @@ class World:
         (began, _, cpu0, progress0), (ended, _, cpu1, progress1) = marks[0], marks[-1]
         seconds = (ended - began) / 1e9
         return Pace(max(0.0, cpu1 - cpu0) / seconds, max(0, progress1 - progress0) / seconds)
+
+    def in_hand(self, model: str, replica: int) -> int:
+        """Requests that are listed and on this replica."""
+        return self._in_hand[model, replica]
 
     def names(self) -> list[str]:
         """Processes that are there, or that the supervisor says should be."""

@@ -7,19 +7,23 @@ from typing import ClassVar
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical, VerticalScroll
+from textual.containers import VerticalScroll
 
 from admin_tui.actions import Order
-from admin_tui.look import Look
-from admin_tui.messages import Ordered, TimelineWanted
-from admin_tui.panel import Panel, Scene
+from admin_tui.feed import Feed
+from admin_tui.links import to_process
+from admin_tui.messages import Jump, Ordered, TimelineWanted
+from admin_tui.panel import Panel, Scene, set_height
 from admin_tui.requests import rows as request_rows
 from admin_tui.requests import timeline
 from admin_tui.table import LiveTable
 from admin_tui.text import request_id
+from admin_tui.view import View
+from admin_tui.world import World
+from bus.names import scheduler_name, worker_name
 
 
-class RequestsView(Vertical):
+class RequestsView(View):
     """Requests in hand and just ended.
 
     Attributes:
@@ -29,43 +33,35 @@ class RequestsView(Vertical):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "open", "timeline", id="requests.open", key_display="enter"),
         Binding("escape", "shut", "close the timeline", id="requests.shut", key_display="esc", show=False),
-        Binding("slash", "app.filter", "filter", id="requests.filter", key_display="/"),
-        Binding("s", "sort", "sort by the next column", id="requests.sort", show=False),
-        Binding("r", "reverse", "sort the other way round", id="requests.reverse", show=False),
-        Binding("f", "faults", "faults", id="requests.faults"),
+        Binding("g", "worker", "its worker", id="requests.worker"),
         Binding("c", "copy", "copy id", id="requests.copy"),
         Binding("X", "cancel", "cancel", id="requests.cancel"),
     ]
 
     def __init__(self, id: str) -> None:
         super().__init__(id=id)
-        self._scene: Scene | None = None
-        self._look = Look(request_rows.SORTS[0])
         self.opened: int | None = None
 
     def compose(self) -> ComposeResult:
         """Table above; the timeline below once one is opened."""
-        yield LiveTable(request_rows.COLUMNS, id="requests-table")
+        yield LiveTable(request_rows.COLUMNS, request_rows.SORTS, id="requests-table")
         with VerticalScroll(id="timeline-box", can_focus=False):
             yield Panel(self._draw_timeline, id="timeline")
 
-    def show(self, scene: Scene) -> None:
+    def draw(self, scene: Scene) -> None:
         """Draw the table and the open timeline."""
-        self._scene = scene
-        self.query_one(LiveTable).fill(request_rows.rows(scene, self._look), self.app.size.width)
+        table = self.query_one(LiveTable)
+        table.fill(request_rows.rows(scene, table.look), self.app.size.width)
         self.border_subtitle = request_rows.summary(scene.world)
         if self.opened is not None:
             self._show_timeline(scene)
 
-    def filter(self, text: str) -> None:
-        """Keep rows that match."""
-        self._look_again(self._look._replace(filter=text))
+    def ask(self, feed: Feed, world: World) -> None:
+        """The open timeline goes on as long as its request does."""
+        if self.opened is not None and world.live_request(self.opened) is not None:
+            feed.ask_timeline(self.opened)
 
-    def focus_first(self) -> None:
-        """Keys go to the table."""
-        self.query_one(LiveTable).focus()
-
-    def on_data_table_row_selected(self) -> None:
+    def on_live_table_chosen(self) -> None:
         """Enter on a row."""
         self.action_open()
 
@@ -81,17 +77,16 @@ class RequestsView(Vertical):
         self.opened = None
         self.set_class(False, "-opened")
 
-    def action_sort(self) -> None:
-        """Sort by the next column."""
-        self._look_again(self._look.sorted_by_next(request_rows.SORTS))
-
-    def action_reverse(self) -> None:
-        """Sort the other way round."""
-        self._look_again(self._look._replace(reverse=not self._look.reverse))
-
-    def action_faults(self) -> None:
-        """Only those that ended badly, or everything."""
-        self._look_again(self._look._replace(faults_only=not self._look.faults_only))
+    def action_worker(self) -> None:
+        """To the first rank of the replica that has the request under the cursor; to its scheduler before that."""
+        request = self._current()
+        live = self.scene.world.live_request(request) if self.scene and request is not None else None
+        if live is None:
+            self.notify("it has ended: no process has it", markup=False)
+        elif live.replica < 0:
+            self.post_message(Jump(to_process(scheduler_name(live.model))))
+        else:
+            self.post_message(Jump(to_process(worker_name(live.model, live.replica, 0))))
 
     def action_copy(self) -> None:
         """The whole id to the clipboard."""
@@ -102,7 +97,7 @@ class RequestsView(Vertical):
     def action_cancel(self) -> None:
         """Ask for the request under the cursor to be cancelled."""
         request = self._current()
-        live = self._scene.world.live_request(request) if self._scene and request is not None else None
+        live = self.scene.world.live_request(request) if self.scene and request is not None else None
         if live is None:
             self.notify("only a request in hand can be cancelled", severity="warning", markup=False)
         else:
@@ -112,17 +107,12 @@ class RequestsView(Vertical):
         key = self.query_one(LiveTable).current()
         return int(key, 16) if key is not None else None
 
-    def _look_again(self, look: Look) -> None:
-        self._look = look
-        if self._scene is not None:
-            self.show(self._scene)
-
     def _show_timeline(self, scene: Scene) -> None:
         panel = self.query_one("#timeline", Panel)
         live = scene.world.live_request(self.opened or 0)
         where = f"{live.model}, replica {live.replica}, {live.state}" if live else "ended"
         panel.entitle(f"request {request_id(self.opened or 0)}", where)
-        panel.styles.height = 2 + len(self._timeline_lines(scene, 80))
+        set_height(panel, 2 + len(self._timeline_lines(scene, 80)))
         panel.show(scene)
 
     def _draw_timeline(self, scene: Scene, width: int, height: int) -> list[Text]:  # noqa: ARG002
