@@ -12,7 +12,6 @@ by its progress, by the service that knows how long its work should take.
 from __future__ import annotations
 
 import logging
-import os
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ import msgspec
 import zmq
 
 from bus.build import BUILD
+from bus.credentials import Credentials, own_user_only, read_credentials
 from bus.curve import CurveServer
 from bus.identity import Identity
 from bus.liveness import DeathWatch
@@ -44,14 +44,15 @@ OUTBOX_MESSAGES: Final = 10_000  # beyond the socket's own high-water mark
 class Peer:
     """A process at the other end. Its fields say what it last said of itself."""
 
-    __slots__ = ("_outbox", "_route", "_seq_in", "_seq_out", "_watch", "build", "busy", "epoch", "name", "pid",
-                 "progress", "protocol", "role", "seen_ns", "state")  # fmt: skip
+    __slots__ = ("_outbox", "_route", "_seq_in", "_seq_out", "_watch", "build", "busy", "credentials", "epoch", "name",
+                 "pid", "progress", "protocol", "role", "seen_ns", "state")  # fmt: skip
 
     def __init__(self, route: bytes, name: str, hello: Hello, epoch: int, protocol: int, now_ns: int) -> None:
         self.name = name
         self.role = hello.role
         self.epoch = epoch
         self.pid = hello.pid
+        self.credentials: Credentials | None = None  # of a connection on this host
         self.build = hello.build
         self.protocol = protocol
         self.state: ProcessState = hello.state
@@ -83,6 +84,8 @@ class Server(Generic[In]):
         on_message, on_join, on_leave: called on the loop. `on_leave` gets the reason.
         address: `tcp://…` instead of the door's socket file; needs `curve`.
         curve: this host's key and the keys of those who may connect.
+        admit: why somebody on this host does not get in, by the kernel's credentials; empty where they do.
+        mode: permissions of the socket file.
 
     Raises:
         zmq.ZMQError: the address is taken.
@@ -101,8 +104,11 @@ class Server(Generic[In]):
         on_leave: Callable[[Peer, str], None] = _nothing,
         address: str | None = None,
         curve: CurveServer | None = None,
+        admit: Callable[[Credentials, Hello], str] = own_user_only,
+        mode: int = 0o600,
     ) -> None:
         self._life, self._door, self._roles = life, door, frozenset(roles)
+        self._admit = admit
         self._on_message, self._on_join, self._on_leave = on_message, on_join, on_leave
         self._codec: Codec[Any] = Codec(channel, union)
         self._routes: dict[bytes, Peer] = {}
@@ -120,7 +126,7 @@ class Server(Generic[In]):
             self._socket.bind(address)
         else:
             self._path = socket_path(life.name, door, life.run)
-            bind_ipc(self._socket, self._path)
+            bind_ipc(self._socket, self._path, mode)
         self._received = life.telemetry.counter(
             "headrace_bus_received_total", "Messages received from peers", door=door
         )
@@ -221,14 +227,19 @@ class Server(Generic[In]):
             return self._nack(route, "protocol", problem, header.seq)
         if hello.role not in self._roles:
             return self._nack(route, "forbidden", f"role {hello.role!r} has no business here", header.seq)
-        if not self._remote and (problem := _credential_problem(first, hello)):
-            log.warning("refused %s: %s", header.source, problem)
+        who = None if self._remote else read_credentials(first)
+        if not self._remote and (problem := self._credential_problem(who, hello)):
+            asker = f"user {who.uid if who is not None else '?'} at {self._door}"
+            if self._life.troubles.say(asker, f"refused {header.source}: {problem}", self._life.loop.now_ns()):
+                log.warning("refused %s: %s", header.source, problem)  # once, not for each knock
             return self._nack(route, "forbidden", problem, header.seq)
         known = self._routes.get(route)
         if known is not None and known.name == header.source and known.epoch == header.epoch:
             known._seq_in = header.seq  # its hello crossed our welcome
             return self._welcome(known)
         previous = self._peers.get(header.source)
+        if previous is not None and not _may_replace(who, previous.credentials):
+            return self._nack(route, "forbidden", f"{header.source} is another user's", header.seq)
         if previous is not None and previous.epoch > header.epoch:
             return self._nack(route, "stale", f"epoch {previous.epoch} of {header.source} is connected", header.seq)
         if previous is not None:
@@ -237,6 +248,7 @@ class Server(Generic[In]):
             self.leave(known, "renamed")
         peer = Peer(route, header.source, hello, header.epoch, protocol, self._life.loop.now_ns())
         peer._seq_in = header.seq
+        peer.credentials = who
         self._routes[route] = self._peers[peer.name] = peer
         if not self._remote:
             peer._watch = DeathWatch(self._life.loop, hello.pid, lambda: self.leave(peer, "died"))
@@ -245,6 +257,14 @@ class Server(Generic[In]):
         self._welcome(peer)
         self._on_join(peer)
         return None
+
+    def _credential_problem(self, who: Credentials | None, hello: Hello) -> str:
+        """Why the kernel's credentials do not fit the hello, or do not get in; empty where all is well."""
+        if who is None:
+            return "the connection carries no credentials"
+        if problem := self._admit(who, hello):
+            return problem
+        return "" if who.pid == hello.pid else f"hello says pid {hello.pid}, the kernel says {who.pid}"
 
     def _welcome(self, peer: Peer) -> None:
         self.send(peer, Welcome(BUILD, self._life.pid, self._life.state, peer.protocol))
@@ -312,18 +332,8 @@ class Server(Generic[In]):
                 self.send(peer, heartbeat)
 
 
-def _credential_problem(frame: zmq.Frame, hello: Hello) -> str:
-    """Why the kernel's credentials of an ipc connection do not fit the hello; empty where they do.
-
-    libzmq gives them as `Peer-Address`: `localhost:uid:gid:pid` (SO_PEERCRED).
-    """
-    try:
-        _, uid, _, pid = str(frame.get("Peer-Address")).rsplit(":", 3)
-        uid_number, pid_number = int(uid), int(pid)
-    except (zmq.ZMQError, ValueError):
-        return "the connection carries no credentials"
-    if uid_number not in (0, os.geteuid()):
-        return f"user {uid_number} may not speak here"
-    if pid_number != hello.pid:
-        return f"hello says pid {hello.pid}, the kernel says {pid_number}"
-    return ""
+def _may_replace(who: Credentials | None, holder: Credentials | None) -> bool:
+    """Whether the connection of a name may be taken over: not from another user, but by those who run the stack."""
+    if who is None or holder is None or who.uid == holder.uid:
+        return True
+    return not own_user_only(who)

@@ -36,9 +36,10 @@ def configure(socket: zmq.Socket[bytes]) -> None:
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # EHOSTUNREACH instead of a silent drop
 
 
-def bind_ipc(socket: zmq.Socket[bytes], path: Path) -> None:
-    """Bind to a socket file that only this user can reach. libzmq replaces a stale file of a dead process."""
-    previous = os.umask(0o177)
+def bind_ipc(socket: zmq.Socket[bytes], path: Path, mode: int = 0o600) -> None:
+    """Bind to a socket file, that only this user can reach unless `mode` says otherwise. libzmq replaces a stale file
+    of a dead process."""
+    previous = os.umask(0o777 & ~mode)
     try:
         socket.bind(f"ipc://{path}")
     finally:

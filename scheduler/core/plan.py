@@ -77,7 +77,7 @@ def _plan(replica: Replica, pool: PagePool, target_ns: float, decoding: Bools, p
     """A step of some slots: `decoding` is [slots]."""
     diff = _PageDiff()
     decodes = np.flatnonzero(decoding & (replica.planned < replica.last_start))
-    most = replica.step_limit - (min(MIN_CHUNK, replica.step_limit // 2) if prefilling else 0)
+    most = replica.step_budget - (min(MIN_CHUNK, replica.step_budget // 2) if prefilling else 0)
     if len(decodes) > most:  # more slots than budget: whoever waits longest
         decodes = decodes[np.argsort(replica.last_step[decodes], kind="stable")[:most]]
     decodes, starved = _page_decodes(replica, pool, decodes, diff)
@@ -138,7 +138,7 @@ def _chunks(
     chunks: list[Chunk] = []
     tokens, starved = decodes, 0
     for slot in prefilling:
-        budget = replica.step_limit - tokens
+        budget = replica.step_budget - tokens
         start, end = int(replica.planned[slot]), int(replica.prefill_end[slot])
         if decodes and target_ns:
             bound = replica.cost.chunk_within(target_ns, tokens, pairs, start)

@@ -13,6 +13,7 @@ import pytest
 from msgspec import NODEFAULT
 
 from bus.config import (
+    AdminConfig,
     CurveConfig,
     IngressConfig,
     KvConfig,
@@ -29,6 +30,7 @@ SECTIONS: dict[str, type[Section]] = {
     "[kv]": KvConfig,
     "[metrics]": MetricsConfig,
     "[log]": LogConfig,
+    "[admin]": AdminConfig,
     "[curve]": CurveConfig,
     "[[model]]": ModelConfig,
     "[model.pools]": PoolsConfig,
