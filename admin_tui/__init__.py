@@ -3,6 +3,7 @@
 | module       | what                                                                   |
 |--------------|------------------------------------------------------------------------|
 | `app`        | `run`, and the application that ties regions to the feed                 |
+| `views`      | the screens with their keys; `view` is what each is to the application     |
 | `feed`       | the one source of data: live from the bus, or `replay` from a file       |
 | `sync`       | snapshot first, then updates in sequence; pure                           |
 | `world`      | everything known now, as the screens need it; pure                       |
@@ -10,7 +11,8 @@
 | `courier`    | carries an order to a control door and brings the answer                 |
 | `text`, `draw`, `glyphs`, `filters` | formatting, pictures out of characters, row filters; pure |
 | `plain`      | the same for pipes and screen readers                                    |
-| `chrome/`, `pulse/`, `fleet/`, `requests/`, `dialogs/` | one folder per region of the screen |
+| `table`, `look`, `panel` | what screens are put together from: tables, how they are looked at, boxes |
+| `chrome/`, `dialogs/`, and a folder per screen | a region each: pure rows or drawings, and a thin view |
 
 Two rules hold everywhere. Text that came from outside passes `text.sanitize` and is never parsed as markup. A lower
 case key looks; only an upper case key acts, and only after a dialog whose default is Cancel.

@@ -22,23 +22,25 @@ from admin_tui.chrome.prompt import Prompt
 from admin_tui.dialogs.confirm import ConfirmScreen
 from admin_tui.dialogs.help import HelpScreen
 from admin_tui.feed import Feed, LiveFeed
-from admin_tui.fleet.view import FleetView
 from admin_tui.glyphs import ASCII, UNICODE, Glyphs
 from admin_tui.loop import GuestLoop
-from admin_tui.messages import Ordered, TimelineWanted
+from admin_tui.messages import Jump, Ordered, TimelineWanted
 from admin_tui.panel import Scene
 from admin_tui.printer import print_feed
-from admin_tui.pulse.view import PulseView
 from admin_tui.recording import BadRecording, read
 from admin_tui.replay import ReplayFeed
-from admin_tui.requests.view import RequestsView
+from admin_tui.table import LiveTable
+from admin_tui.text import sanitize
+from admin_tui.view import View
+from admin_tui.views import FIRST, VIEWS, shown
 from admin_tui.world import Event, World
 from bus.config import Config
 from bus.messages.observe import TimelineReply
 
 REFRESH_S: Final = 0.5
+MIN_WIDTH, MIN_HEIGHT, TALL = 64, 16, 30
 EXIT_NO_INPUT: Final = 66
-View = PulseView | FleetView | RequestsView
+_SCREEN_KEYS: Final = [(view.key, view.title) for view in VIEWS]
 
 
 class HeadraceTop(App[None]):
@@ -54,15 +56,16 @@ class HeadraceTop(App[None]):
     TITLE = "headrace"
     ENABLE_COMMAND_PALETTE = False
     CSS_PATH: ClassVar[list[str]] = [  # type: ignore[assignment]
-        f"{region}/style.tcss" for region in ("chrome", "pulse", "fleet", "requests", "dialogs")
+        "chrome/style.tcss",
+        "dialogs/style.tcss",
+        *(view.style for view in VIEWS),
     ]
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("1", "view('pulse')", "Pulse", id="view.pulse"),
-        Binding("2", "view('fleet')", "Fleet", id="view.fleet"),
-        Binding("3", "view('requests')", "Requests", id="view.requests"),
+        *(Binding(view.key, f"view('{view.id}')", view.title, id=f"view.{view.id}") for view in VIEWS),
+        Binding("minus", "before", "the screen before", id="view.before", key_display="-", show=False),
+        Binding("p", "pause", "pause", id="pause", show=False),
         Binding("question_mark", "help", "help", id="help", key_display="?"),
         Binding("q", "quit", "quit", id="quit"),
-        Binding("p", "pause", "pause", id="pause", show=False),
     ]
 
     def __init__(
@@ -73,13 +76,14 @@ class HeadraceTop(App[None]):
         host: str = "",
     ) -> None:
         super().__init__()
-        self.HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]
-        self.VERTICAL_BREAKPOINTS = [(0, "-short"), (30, "-tall")]
+        self.HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (MIN_WIDTH, "-narrow"), (100, "-wide")]
+        self.VERTICAL_BREAKPOINTS = [(0, "-flat"), (MIN_HEIGHT, "-short"), (TALL, "-tall")]
         self._make_feed, self._glyphs, self._wall_clock = make_feed, glyphs, wall_clock
         self._ascii_only = AsciiOnly()
         self._host = host or bars.host_name()
         self._world = World()
         self._paused = False
+        self._before = FIRST.id
         self.register_theme(palette.THEME)
         self.theme = palette.THEME.name
 
@@ -87,10 +91,10 @@ class HeadraceTop(App[None]):
         """Bars around the view."""
         yield Static(id="top", markup=False)
         yield Static(id="alarm", markup=False)
-        with ContentSwitcher(id="views", initial="pulse"):
-            yield PulseView(id="pulse")
-            yield FleetView(id="fleet")
-            yield RequestsView(id="requests")
+        with ContentSwitcher(id="views", initial=FIRST.id):
+            for view in VIEWS:
+                yield view.make(id=view.id)
+        yield Static(f"too small: at least {MIN_WIDTH} x {MIN_HEIGHT}, made for 80 x 24", id="tiny", markup=False)
         yield Prompt()
         yield Static(id="keys", markup=False)
 
@@ -116,9 +120,8 @@ class HeadraceTop(App[None]):
             self.call_later(self._refresh)
 
     def _tick(self) -> None:
-        for view in self.query(RequestsView):  # none while a dialog is in front
-            if view.opened is not None and self._world.live_request(view.opened) is not None:
-                self._feed.ask_timeline(view.opened)
+        with suppress(NoMatches):  # a dialog is in front
+            self._view().ask(self._feed, self._world)
         self._refresh()
 
     def get_line_filters(self) -> Sequence[LineFilter]:
@@ -130,7 +133,7 @@ class HeadraceTop(App[None]):
 
     def _view(self) -> View:
         view = self.query_one(ContentSwitcher).visible_content
-        assert isinstance(view, PulseView | FleetView | RequestsView)
+        assert isinstance(view, View)
         return view
 
     def _refresh(self) -> None:
@@ -146,31 +149,49 @@ class HeadraceTop(App[None]):
         with self.batch_update():
             self.query_one("#top", Static).update(bars.top_bar(scene, status, self._host, width))
             self.query_one("#alarm", Static).update(bars.alarm_line(scene, width))
-            self.query_one("#keys", Static).update(bars.key_line(self._keys(), self._active_title(), width))
+            keys = bars.key_lines(
+                _SCREEN_KEYS, self._keys(), self._active_title(), width,
+                2 if self.size.height >= TALL else 1,
+            )  # fmt: skip
+            self.query_one("#keys", Static).update(keys)
             self.query_one("#views").set_class(self._world.stale(scene.now_ns), "-stale")
             if not self._paused:
                 self._view().show(scene)
 
     def _keys(self, *, all: bool = False) -> list[tuple[str, str]]:
-        """Keys that work now, screens first; for the key line those that matter most."""
-        bindings = [*self.BINDINGS[:3], *self._view().BINDINGS, *self.BINDINGS[3:]]
+        """Keys that work now, the screen's own first, help and quit last; for the key line those that matter most."""
+        view = self._view()
+        tables = LiveTable.BINDINGS if view.query(LiveTable) else []
+        bindings = [*view.BINDINGS, *tables, *self.BINDINGS[len(VIEWS) :]]
         return [
             (binding.key_display or binding.key, binding.description)
             for binding in bindings
-            if isinstance(binding, Binding) and (all or binding.show)
+            if isinstance(binding, Binding) and binding.description and (all or binding.show)
         ]
 
     def _active_title(self) -> str:
-        return (self._view().id or "").capitalize()
+        return shown(self._view().id or FIRST.id).title
 
     # --- looking ---------------------------------------------------------------------------------------------------
 
     def action_view(self, name: str) -> None:
         """Show another screen."""
-        self.query_one(ContentSwitcher).current = name
+        switcher = self.query_one(ContentSwitcher)
+        if switcher.current != name:
+            self._before, switcher.current = switcher.current or FIRST.id, name
         self._view().focus_first()
         self._refresh()
         self.call_after_refresh(self._refresh)
+
+    def action_before(self) -> None:
+        """Show the screen that was in view before."""
+        self.action_view(self._before)
+
+    def on_jump(self, jump: Jump) -> None:
+        """Show a thing on its own screen."""
+        self.action_view(jump.view)
+        if jump.subject and not self._view().point_at(jump.subject):
+            self.notify(f"{sanitize(jump.subject, 64)} is not there any more", severity="warning", markup=False)
 
     def action_pause(self) -> None:
         """Stop or go on drawing; the world goes on."""
@@ -179,7 +200,7 @@ class HeadraceTop(App[None]):
 
     def action_help(self) -> None:
         """Keys of this screen."""
-        self.push_screen(HelpScreen(self._active_title(), self._keys(all=True), self._glyphs))
+        self.push_screen(HelpScreen(self._active_title(), [*_SCREEN_KEYS, *self._keys(all=True)], self._glyphs))
 
     def action_filter(self) -> None:
         """Open the prompt."""
@@ -188,7 +209,7 @@ class HeadraceTop(App[None]):
     def on_prompt_closed(self, closed: Prompt.Closed) -> None:
         """Filter the view, unless the prompt was left."""
         view = self._view()
-        if closed.text is not None and not isinstance(view, PulseView):
+        if closed.text is not None:
             view.filter(closed.text)
         view.focus_first()
 

@@ -16,6 +16,7 @@ class Look(NamedTuple):
     reverse: bool = False
     filter: str = ""
     faults_only: bool = False
+    wide: bool = False
 
     def sorted_by_next(self, sorts: Sequence[str]) -> Look:
         """By the next of `sorts`."""
@@ -29,5 +30,6 @@ class Look(NamedTuple):
         """For the edge of the table."""
         parts = [f"sort {self.sort}{', reversed' if self.reverse else ''}"]
         parts += ["faults only"] if self.faults_only else []
+        parts += ["wide"] if self.wide else []
         parts += [f"filter {sanitize(self.filter, 40)}"] if self.filter else []
         return " | ".join(parts)

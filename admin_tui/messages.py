@@ -21,3 +21,11 @@ class TimelineWanted(Message):
     def __init__(self, request: int) -> None:
         super().__init__()
         self.request = request
+
+
+class Jump(Message):
+    """A thing is to be shown on its own screen: the row `subject` of the screen `view`."""
+
+    def __init__(self, view: str, subject: str = "") -> None:
+        super().__init__()
+        self.view, self.subject = view, subject

@@ -28,7 +28,7 @@ WIDTH_PX = 1460
 SCREENS = {
     "pulse": (),
     "fleet": ("2", *("down",) * 8),
-    "requests": ("3", *("down",) * 12, "enter"),
+    "requests": ("4", *("down",) * 12, "enter"),
 }
 
 

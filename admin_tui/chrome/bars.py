@@ -15,6 +15,7 @@ from admin_tui.glyphs import COLOURS, severity_glyph
 from admin_tui.panel import Scene
 from admin_tui.text import duration, sanitize
 
+Keys = Sequence[tuple[str, str]]
 BANNER_ADVICE: Final = "see: headrace status, systemctl status"
 
 
@@ -96,20 +97,30 @@ def alarm_line(scene: Scene, width: int) -> Text:
     return spread(line, tail, width)
 
 
-def key_line(keys: Sequence[tuple[str, str]], active: str, width: int) -> Text:
-    """`1 Pulse  2 Fleet  …`, the active screen lit. Where not all fit, the last two stay: help and quit."""
-    pieces = [_key(key, label, lit=label == active) for key, label in keys]
+def key_lines(tabs: Keys, keys: Keys, active: str, width: int, height: int) -> Text:
+    """The screens, the active one lit, and the keys of this one: a line each, or on one line the screens as digits.
+
+    Where not all keys fit, the last two stay: help and quit.
+    """
+    screens = Text(" ")
+    for key, title in tabs:
+        lit = title == active
+        screens.append_text(_key(key, title if lit or height > 1 else "", lit=lit))
+    pieces = [_key(key, label, lit=False) for key, label in keys]
     last = Text().join(pieces[-2:])
-    line = Text(" ")
+    line = screens if height == 1 else Text(" ")
+    if height == 1:
+        line.append(" ")
     for piece in pieces[:-2]:
-        if line.cell_len + piece.cell_len + last.cell_len - 2 <= width:
-            line.append_text(piece)
+        if line.cell_len + piece.cell_len + last.cell_len - 2 > width:
+            break
+        line.append_text(piece)
     line.append_text(last)
-    return line
+    return line if height == 1 else Text("\n").join((line, screens))
 
 
 def _key(key: str, label: str, *, lit: bool) -> Text:
     acts = len(key) == 1 and key.isupper()
     piece = Text(key, f"bold {palette.WARN if acts else palette.WATER}")
-    piece.append(f" {label}  ", f"bold {palette.TEXT}" if lit else palette.SOFT)
+    piece.append(f" {label}  " if label else " ", f"bold {palette.TEXT}" if lit else palette.SOFT)
     return piece

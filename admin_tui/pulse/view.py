@@ -6,15 +6,16 @@ from typing import ClassVar, Final
 
 from textual.app import ComposeResult
 from textual.binding import BindingType
-from textual.containers import Horizontal, Vertical
+from textual.containers import Horizontal
 
 from admin_tui.panel import Panel, Scene
 from admin_tui.pulse import advice, cards, flow
+from admin_tui.view import View
 
 TREND: Final = "2 min"
 
 
-class PulseView(Vertical, can_focus=True):
+class PulseView(View, can_focus=True):
     """Is all well, and if not, where."""
 
     BINDINGS: ClassVar[list[BindingType]] = []
@@ -39,7 +40,3 @@ class PulseView(Vertical, can_focus=True):
         self.query_one("#models", Panel).styles.height = min(9, 3 + max(1, len(scene.world.models)))
         for panel in self.query(Panel):
             panel.show(scene)
-
-    def focus_first(self) -> None:
-        """Keys go here."""
-        self.focus()

@@ -7,19 +7,21 @@ from typing import ClassVar
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical, VerticalScroll
+from textual.containers import VerticalScroll
 
 from admin_tui.actions import Order
-from admin_tui.look import Look
+from admin_tui.feed import Feed
 from admin_tui.messages import Ordered, TimelineWanted
 from admin_tui.panel import Panel, Scene
 from admin_tui.requests import rows as request_rows
 from admin_tui.requests import timeline
 from admin_tui.table import LiveTable
 from admin_tui.text import request_id
+from admin_tui.view import View
+from admin_tui.world import World
 
 
-class RequestsView(Vertical):
+class RequestsView(View):
     """Requests in hand and just ended.
 
     Attributes:
@@ -29,10 +31,6 @@ class RequestsView(Vertical):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "open", "timeline", id="requests.open", key_display="enter"),
         Binding("escape", "shut", "close the timeline", id="requests.shut", key_display="esc", show=False),
-        Binding("slash", "app.filter", "filter", id="requests.filter", key_display="/"),
-        Binding("s", "sort", "sort by the next column", id="requests.sort", show=False),
-        Binding("r", "reverse", "sort the other way round", id="requests.reverse", show=False),
-        Binding("f", "faults", "faults", id="requests.faults"),
         Binding("c", "copy", "copy id", id="requests.copy"),
         Binding("X", "cancel", "cancel", id="requests.cancel"),
     ]
@@ -40,30 +38,32 @@ class RequestsView(Vertical):
     def __init__(self, id: str) -> None:
         super().__init__(id=id)
         self._scene: Scene | None = None
-        self._look = Look(request_rows.SORTS[0])
         self.opened: int | None = None
 
     def compose(self) -> ComposeResult:
         """Table above; the timeline below once one is opened."""
-        yield LiveTable(request_rows.COLUMNS, id="requests-table")
+        yield LiveTable(request_rows.COLUMNS, request_rows.SORTS, id="requests-table")
         with VerticalScroll(id="timeline-box", can_focus=False):
             yield Panel(self._draw_timeline, id="timeline")
 
     def show(self, scene: Scene) -> None:
         """Draw the table and the open timeline."""
         self._scene = scene
-        self.query_one(LiveTable).fill(request_rows.rows(scene, self._look), self.app.size.width)
+        table = self.query_one(LiveTable)
+        table.fill(request_rows.rows(scene, table.look), self.app.size.width)
         self.border_subtitle = request_rows.summary(scene.world)
         if self.opened is not None:
             self._show_timeline(scene)
 
-    def filter(self, text: str) -> None:
-        """Keep rows that match."""
-        self._look_again(self._look._replace(filter=text))
+    def ask(self, feed: Feed, world: World) -> None:
+        """The open timeline goes on as long as its request does."""
+        if self.opened is not None and world.live_request(self.opened) is not None:
+            feed.ask_timeline(self.opened)
 
-    def focus_first(self) -> None:
-        """Keys go to the table."""
-        self.query_one(LiveTable).focus()
+    def on_live_table_looked(self) -> None:
+        """Other rows."""
+        if self._scene is not None:
+            self.show(self._scene)
 
     def on_data_table_row_selected(self) -> None:
         """Enter on a row."""
@@ -80,18 +80,6 @@ class RequestsView(Vertical):
         """Only the table."""
         self.opened = None
         self.set_class(False, "-opened")
-
-    def action_sort(self) -> None:
-        """Sort by the next column."""
-        self._look_again(self._look.sorted_by_next(request_rows.SORTS))
-
-    def action_reverse(self) -> None:
-        """Sort the other way round."""
-        self._look_again(self._look._replace(reverse=not self._look.reverse))
-
-    def action_faults(self) -> None:
-        """Only those that ended badly, or everything."""
-        self._look_again(self._look._replace(faults_only=not self._look.faults_only))
 
     def action_copy(self) -> None:
         """The whole id to the clipboard."""
@@ -111,11 +99,6 @@ class RequestsView(Vertical):
     def _current(self) -> int | None:
         key = self.query_one(LiveTable).current()
         return int(key, 16) if key is not None else None
-
-    def _look_again(self, look: Look) -> None:
-        self._look = look
-        if self._scene is not None:
-            self.show(self._scene)
 
     def _show_timeline(self, scene: Scene) -> None:
         panel = self.query_one("#timeline", Panel)

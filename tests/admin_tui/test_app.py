@@ -14,14 +14,18 @@ from admin_tui.app import HeadraceTop
 from admin_tui.courier import OnAnswer
 from admin_tui.dialogs.confirm import ConfirmScreen
 from admin_tui.dialogs.help import HelpScreen
-from admin_tui.fleet.view import FleetView
+from admin_tui.fleet.rows import COLUMNS
 from admin_tui.recording import Recorded
 from admin_tui.replay import ReplayFeed
 from admin_tui.requests.view import RequestsView
 from admin_tui.table import LiveTable
+from admin_tui.views import VIEWS, Shown
 
 SIZE = (120, 34)
-VIEWS = {"pulse": "1", "fleet": "2", "requests": "3"}
+ALL_BINDINGS = [
+    binding for shown in (HeadraceTop, LiveTable, *(view.make for view in VIEWS)) for binding in shown.BINDINGS
+]
+ACTS = ("order(", "cancel")  # how the actions begin that lead to an order
 LATE = "worker@smollm2.1.0"
 
 
@@ -68,12 +72,14 @@ def table_keys(app: HeadraceTop, table: str) -> list[str]:
 
 async def test_digits_change_the_screen_and_the_keys_go_to_its_table(app: HeadraceTop) -> None:
     async with app.run_test(size=SIZE) as pilot:
-        for view, key in VIEWS.items():
-            await press(pilot, key)
-            assert app.query_one(ContentSwitcher).current == view
-            if view != "pulse":
-                assert isinstance(app.focused, LiveTable)
-                assert app.focused.id == f"{view}-table"
+        for view in VIEWS:
+            await press(pilot, view.key)
+            assert app.query_one(ContentSwitcher).current == view.id
+            assert app.focused is next(
+                iter(app.query_one(f"#{view.id}").query(LiveTable)), app.query_one(f"#{view.id}")
+            )
+        await press(pilot, VIEWS[0].key, "minus")
+        assert app.query_one(ContentSwitcher).current == VIEWS[-1].id
 
 
 @pytest.mark.parametrize(("key", "verb"), [("D", "drain"), ("U", "undrain"), ("R", "restart")])
@@ -122,7 +128,7 @@ async def test_a_kill_with_the_right_name_is_given(app: HeadraceTop, feed: Obedi
 
 async def test_a_request_in_hand_can_be_cancelled_and_an_ended_one_cannot(app: HeadraceTop, feed: Obedient) -> None:
     async with app.run_test(size=SIZE) as pilot:
-        await press(pilot, "3", "X", "tab", "enter")
+        await press(pilot, "4", "X", "tab", "enter")
         (order,) = feed.orders
         assert order.verb == "cancel"
         await press(pilot, "end", "X")
@@ -130,17 +136,16 @@ async def test_a_request_in_hand_can_be_cancelled_and_an_ended_one_cannot(app: H
         assert feed.orders == [order]
 
 
-@pytest.mark.parametrize("view", VIEWS)
-async def test_no_key_but_an_upper_case_one_leads_to_an_order(app: HeadraceTop, feed: Obedient, view: str) -> None:
+@pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.id)
+async def test_no_key_but_an_upper_case_one_leads_to_an_order(app: HeadraceTop, feed: Obedient, view: Shown) -> None:
     """Every printable key that is not an upper case letter, and every bound one."""
-    views = (HeadraceTop, FleetView, RequestsView, LiveTable)
-    bound = {binding.key for shown in views for binding in shown.BINDINGS if isinstance(binding, Binding)}
+    bound = {binding.key for binding in ALL_BINDINGS if isinstance(binding, Binding)}
     names = {"/": "slash", "?": "question_mark", "[": "left_square_bracket", "]": "right_square_bracket"}
     keys = {names.get(key, key) for key in {*map(chr, range(33, 127)), *bound} - {"q"}}
     async with app.run_test(size=SIZE) as pilot:
         for key in sorted(key for key in keys if not (len(key) == 1 and key.isupper())):
-            if app.query_one(ContentSwitcher).current != view:
-                await pilot.press(VIEWS[view])
+            if app.query_one(ContentSwitcher).current != view.id:
+                await pilot.press(view.key)
             await pilot.press(key)
             assert not isinstance(app.screen, ConfirmScreen), key
             await pilot.press("escape")
@@ -149,11 +154,17 @@ async def test_no_key_but_an_upper_case_one_leads_to_an_order(app: HeadraceTop, 
 
 
 def test_every_acting_key_is_upper_case_and_every_other_is_not() -> None:
-    for view in (HeadraceTop, FleetView, RequestsView):
-        for binding in view.BINDINGS:
-            assert isinstance(binding, Binding)
-            acts = binding.action.startswith("order(") or binding.id == "requests.cancel"
-            assert acts == (len(binding.key) == 1 and binding.key.isupper()), binding
+    for binding in ALL_BINDINGS:
+        assert isinstance(binding, Binding)
+        acts = binding.action.startswith(ACTS)
+        assert acts == (len(binding.key) == 1 and binding.key.isupper()), binding
+
+
+def test_no_key_means_two_things_on_a_screen() -> None:
+    for view in VIEWS:
+        bindings = [*HeadraceTop.BINDINGS, *view.make.BINDINGS, *LiveTable.BINDINGS]
+        keys = [binding.key for binding in bindings if isinstance(binding, Binding)]
+        assert len(keys) == len(set(keys)), view.id
 
 
 async def test_a_filter_narrows_the_table_and_an_empty_one_opens_it(app: HeadraceTop) -> None:
@@ -190,7 +201,7 @@ async def test_sorting_and_faults_only(app: HeadraceTop) -> None:
 
 async def test_enter_opens_the_timeline_and_escape_closes_it(app: HeadraceTop) -> None:
     async with app.run_test(size=SIZE) as pilot:
-        await press(pilot, "3", "enter")
+        await press(pilot, "4", "enter")
         view = app.query_one(RequestsView)
         assert view.opened is not None
         assert view.has_class("-opened")
@@ -212,7 +223,7 @@ async def test_help_lists_the_keys_of_the_screen_in_view(app: HeadraceTop) -> No
 
 async def test_a_dialog_stays_while_the_feed_goes_on(app: HeadraceTop, feed: Obedient) -> None:
     async with app.run_test(size=SIZE) as pilot:
-        await press(pilot, "3", "enter", "X")
+        await press(pilot, "4", "enter", "X")
         assert isinstance(app.screen, ConfirmScreen)
         await pilot.pause(1.2)
         assert isinstance(app.screen, ConfirmScreen)
@@ -228,6 +239,40 @@ async def test_a_replay_obeys_nobody(make_app: Callable[..., HeadraceTop]) -> No
         await select(pilot, LATE)
         await press(pilot, "D", "tab", "enter")
         assert [n.message for n in app._notifications] == ["this is a recording; drain reaches nobody"]
+
+
+async def test_marks_stay_on_their_rows_and_are_what_is_chosen(app: HeadraceTop) -> None:
+    async with app.run_test(size=SIZE) as pilot:
+        await press(pilot, "2", "home", "space", "space")
+        table = app.query_one("#fleet-table", LiveTable)
+        marked = table_keys(app, "#fleet-table")[:2]
+        assert table.chosen() == marked
+        await press(pilot, "r")
+        assert table.chosen() == marked[::-1]
+        await press(pilot, "r", "home", "space", "home")
+        assert table.chosen() == marked[1:]
+        await press(pilot, "down", "space")
+        assert table.chosen() == [table.current()]
+
+
+async def test_a_wide_table_shows_every_column(app: HeadraceTop) -> None:
+    async with app.run_test(size=(80, 24)) as pilot:
+        await press(pilot, "2")
+        table = app.query_one("#fleet-table", LiveTable)
+        narrow = len(table.columns)
+        await press(pilot, "w")
+        assert len(table.columns) == len(COLUMNS) > narrow
+        await press(pilot, "w")
+        assert len(table.columns) == narrow
+
+
+async def test_a_terminal_too_small_says_so_and_a_larger_one_shows_again(app: HeadraceTop) -> None:
+    async with app.run_test(size=(80, 24)) as pilot:
+        for width, height, fits in ((50, 24, False), (80, 10, False), (64, 16, True), (80, 24, True)):
+            await pilot.resize_terminal(width, height)
+            await pilot.pause()
+            assert app.query_one("#views").display is fits
+            assert app.query_one("#tiny").display is not fits
 
 
 async def test_the_cursor_stays_on_its_process_when_rows_move(app: HeadraceTop) -> None:

@@ -58,7 +58,7 @@ def characters(app: HeadraceTop) -> str:
 async def test_no_screen_lets_an_attack_through(make_app: Callable[..., HeadraceTop], text: str) -> None:
     app = make_app(evil(text))
     async with app.run_test(size=(120, 34)) as pilot:
-        for keys in (["1"], ["2"], ["3"], ["enter"], ["escape", "X"], ["escape", "2", "R"], ["escape", "K"]):
+        for keys in (["1"], ["2"], ["4"], ["enter"], ["escape", "X"], ["escape", "2", "R"], ["escape", "K"]):
             for key in keys:
                 await pilot.press(key)
                 await pilot.pause()

@@ -16,10 +16,10 @@ SIZES = [(80, 24), (120, 34)]
 SCREENS = {
     "pulse": ["1"],
     "fleet": ["2", "end"],
-    "requests": ["3"],
-    "timeline": ["3", "down", "enter"],
+    "requests": ["4"],
+    "timeline": ["4", "down", "enter"],
     "kill": ["2", "end", "K"],
-    "help": ["3", "question_mark"],
+    "help": ["4", "question_mark"],
 }
 MakeApp = Callable[..., HeadraceTop]
 

@@ -84,7 +84,7 @@ def test_screens_keys_and_a_clean_end(terminal: Callable[..., Terminal]) -> None
     top.until(lambda pane: "Takes nothing new" in pane)
     top.press("Escape")  # alone: with a key right after it, a terminal says alt and that key
     top.until(lambda pane: "Takes nothing new" not in pane)
-    top.press("3")
+    top.press("4")
     top.until(lambda pane: "TOK IN/OUT" in pane)
     top.press("q")
     top.until(lambda pane: "ended with 0" in pane)

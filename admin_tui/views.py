@@ -1,0 +1,51 @@
+"""The screens, in the order of their keys. A screen is added here and nowhere else."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from admin_tui.fleet.view import FleetView
+from admin_tui.pulse.view import PulseView
+from admin_tui.requests.view import RequestsView
+from admin_tui.view import View
+
+
+class Shown(NamedTuple):
+    """One screen.
+
+    Attributes:
+        key: that shows it.
+        id: of its widget, of its folder, and in `view.ID` of a key map.
+        title: on the key line.
+        make: its widget.
+    """
+
+    key: str
+    id: str
+    title: str
+    make: type[View]
+
+    @property
+    def style(self) -> str:
+        """Its style sheet, beside its code."""
+        return f"{self.id}/style.tcss"
+
+
+VIEWS: Final = (
+    Shown("1", "pulse", "Pulse", PulseView),
+    Shown("2", "fleet", "Fleet", FleetView),
+    Shown("4", "requests", "Requests", RequestsView),
+)
+FIRST: Final = VIEWS[0]
+
+
+def shown(id: str) -> Shown:
+    """The screen of an id.
+
+    Raises:
+        KeyError: there is none.
+    """
+    for view in VIEWS:
+        if view.id == id:
+            return view
+    raise KeyError(id)
