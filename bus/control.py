@@ -94,7 +94,6 @@ class ControlDoor:
 
     def _carry_out(self, peer: Peer, who: Credentials, order: Order) -> Ok | Rejected:
         """Do it, write it down, say who did it before."""
-        log.info("%s (%s) asks: %s %s", peer.name, who.user, verb(order), subject(order, self._life.name))
         now_s = time.monotonic()
         earlier = self._firsts.earlier(order, self._life.name, now_s)
         if isinstance(order, Acknowledge | Silence):

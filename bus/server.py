@@ -159,7 +159,10 @@ class Server(Generic[In]):
             del self._peers[peer.name]
         if peer._watch is not None:
             peer._watch.close()
-        log.info("%s left: %s", peer.name, reason, extra={"peer": peer.name, "epoch": peer.epoch, "door": self._door})
+        level = logging.DEBUG if peer.role in VISITORS else logging.INFO  # commands come and go
+        log.log(
+            level, "%s left: %s", peer.name, reason, extra={"peer": peer.name, "epoch": peer.epoch, "door": self._door}
+        )
         self._on_leave(peer, reason)
 
     def close(self) -> None:
@@ -252,7 +255,8 @@ class Server(Generic[In]):
         self._routes[route] = self._peers[peer.name] = peer
         if not self._remote:
             peer._watch = DeathWatch(self._life.loop, hello.pid, lambda: self.leave(peer, "died"))
-        log.info("%s joined", peer.name, extra={"peer": peer.name, "epoch": peer.epoch, "door": self._door})
+        level = logging.DEBUG if peer.role in VISITORS else logging.INFO
+        log.log(level, "%s joined", peer.name, extra={"peer": peer.name, "epoch": peer.epoch, "door": self._door})
         self._life.troubles.over(f"{peer.name} at {self._door}")
         self._welcome(peer)
         self._on_join(peer)

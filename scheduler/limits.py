@@ -72,6 +72,13 @@ def difference(now: LimitValues, base: LimitValues) -> str:
     return ", ".join(f"{word} (configured {getattr(base, word.partition('=')[0]):g})" for word in words)
 
 
+def differing(before: LimitValues, now: LimitValues) -> tuple[LimitValues, LimitValues]:
+    """Of both, what is not the same."""
+    names = [name for name in BOUNDS if getattr(before, name) != getattr(now, name)]
+    old, new = (LimitValues(**{name: getattr(limits, name) for name in names}) for limits in (before, now))
+    return old, new
+
+
 class Keeper:
     """The file."""
 

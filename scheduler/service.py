@@ -32,7 +32,7 @@ from scheduler.core import events as e
 from scheduler.core.core import SchedulerCore
 from scheduler.core.state import Limits
 from scheduler.core.view import live_requests
-from scheduler.limits import Keeper, Unfit, checked, configured, difference, merged
+from scheduler.limits import Keeper, Unfit, checked, configured, difference, differing, merged
 from scheduler.measures import Measures
 from scheduler.page_link import PageLink
 from scheduler.ranks import Rank, RankGroup
@@ -152,7 +152,7 @@ class SchedulerService:
         unkept = self._keeper.save(now, self._configured)
         running = self.core.state.running
         detail = "; ".join(filter(None, (f"from the next step on; {running} running go on", unkept)))
-        return Ok(message.rid, detail, " ".join(limits_in_words(before)), " ".join(limits_in_words(now)))
+        return Ok(message.rid, detail, *(" ".join(limits_in_words(said)) for said in differing(before, now)))
 
     def _most(self) -> LimitValues:
         """What the workers that are up have room for; as configured where none is."""

@@ -21,6 +21,7 @@ ALLOWED = {
     "ingress/api/pipeline.py": "`created` of an answer",
     "ingress/journal.py": "ages of directories that dead ingresses left, by which they are cleaned up",
     "ingress/text/template.py": "the date that a chat template asks for",
+    "metrics/service.py": "when somebody acknowledged a finding, and until when it is silenced",
     "metrics/exposition.py": "Prometheus wants the start of a process as a date",
     "workers/weights/store.py": "ages of files, by which they are cleaned up",
 }  # fmt: skip
