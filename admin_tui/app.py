@@ -19,6 +19,7 @@ from admin_tui.actions import caution
 from admin_tui.ascii_only import AsciiOnly
 from admin_tui.chrome import bars
 from admin_tui.chrome.prompt import Prompt
+from admin_tui.details import Detail, detail_kind
 from admin_tui.dialogs.confirm import ConfirmScreen
 from admin_tui.dialogs.help import HelpScreen
 from admin_tui.feed import Feed, LiveFeed
@@ -31,7 +32,7 @@ from admin_tui.recording import BadRecording, read
 from admin_tui.replay import ReplayFeed
 from admin_tui.table import LiveTable
 from admin_tui.text import sanitize
-from admin_tui.view import View
+from admin_tui.view import ASK_S, View
 from admin_tui.views import FIRST, VIEWS, shown
 from admin_tui.world import Event, World
 from bus.config import Config
@@ -102,7 +103,8 @@ class HeadraceTop(App[None]):
         """Data comes from now on."""
         self._feed = self._make_feed()
         self._feed.start(self._on_event)
-        self.set_interval(REFRESH_S, self._tick)
+        self.set_interval(REFRESH_S, self._refresh)
+        self.set_interval(ASK_S, self._ask)
         self._view().focus_first()
         self.call_after_refresh(self._refresh)
 
@@ -115,14 +117,17 @@ class HeadraceTop(App[None]):
         self._feed.close()
 
     def _on_event(self, event: Event) -> None:
-        self._world.apply(event, self._feed.now_ns())
-        if isinstance(event, TimelineReply):  # somebody waits for it
+        now_ns = self._feed.now_ns()
+        awaited = isinstance(event, TimelineReply) or (
+            isinstance(event, Detail) and self._world.details.age_s(detail_kind(event), now_ns) < 0
+        )
+        self._world.apply(event, now_ns)
+        if awaited:
             self.call_later(self._refresh)
 
-    def _tick(self) -> None:
+    def _ask(self) -> None:
         with suppress(NoMatches):  # a dialog is in front
             self._view().ask(self._feed, self._world)
-        self._refresh()
 
     def get_line_filters(self) -> Sequence[LineFilter]:
         """What is drawn passes these on its way out."""
@@ -179,6 +184,7 @@ class HeadraceTop(App[None]):
         switcher = self.query_one(ContentSwitcher)
         if switcher.current != name:
             self._before, switcher.current = switcher.current or FIRST.id, name
+            self._ask()
         self._view().focus_first()
         self._refresh()
         self.call_after_refresh(self._refresh)
@@ -189,9 +195,16 @@ class HeadraceTop(App[None]):
 
     def on_jump(self, jump: Jump) -> None:
         """Show a thing on its own screen."""
-        self.action_view(jump.view)
-        if jump.subject and not self._view().point_at(jump.subject):
-            self.notify(f"{sanitize(jump.subject, 64)} is not there any more", severity="warning", markup=False)
+        to = jump.to
+        self.action_view(to.view)
+        view = self._view()
+        if to.filter:
+            view.filter(to.filter)
+        elif to.subject and not view.point_at(to.subject):
+            view.filter("")  # it may be what hides it
+            self._refresh()
+            if not view.point_at(to.subject):
+                self.notify(f"{sanitize(to.subject, 64)} is not there", severity="warning", markup=False)
 
     def action_pause(self) -> None:
         """Stop or go on drawing; the world goes on."""

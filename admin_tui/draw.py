@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from rich.text import Text
 
 from admin_tui import palette
 from admin_tui.glyphs import Glyphs
+
+
+class Box(NamedTuple):
+    """What a drawing must fit into, and the characters it is made of."""
+
+    width: int
+    height: int
+    glyphs: Glyphs
 
 
 def spark(values: Sequence[float], width: int, height: int, glyphs: Glyphs, *, ceiling: float = 0.0) -> list[str]:
@@ -60,3 +69,60 @@ def spread(left: Text, right: Text, width: int) -> Text:
     line.append_text(right)
     line.truncate(width, overflow="ellipsis")
     return line
+
+
+def pairs(*facts: tuple[str, str] | tuple[str, str, str], gap: int = 3) -> Text:
+    """`name value   name value`: names soft, values in their own colour where they have one."""
+    text = Text()
+    for number, (name, value, *colour) in enumerate(facts):
+        text.append(" " * gap * (number > 0) + f"{name} ", palette.SOFT)
+        text.append(value, colour[0] if colour else palette.TEXT)
+    return text
+
+
+class Field(NamedTuple):
+    """A column of a small table inside a box; width 0 takes what the others leave."""
+
+    title: str
+    width: int
+    right: bool = False
+
+
+def grid(fields: Sequence[Field], rows: Sequence[Sequence[Text]], width: int) -> list[Text]:
+    """A head and a line a row, columns two blanks apart."""
+    room = width - sum(field.width for field in fields) - 2 * (len(fields) - 1)
+    fitted = [field if field.width else field._replace(width=max(6, room)) for field in fields]
+    head = [Text(field.title, f"bold {palette.SOFT}") for field in fitted]
+    lines = []
+    for row in (head, *rows):
+        line = Text()
+        for number, (field, cell) in enumerate(zip(fitted, row, strict=True)):
+            cell = cell.copy()
+            cell.truncate(field.width, overflow="ellipsis")
+            blanks = " " * (field.width - cell.cell_len)
+            line.append("  " * (number > 0) + (blanks if field.right else ""))
+            line.append_text(cell)
+            line.append("" if field.right else blanks)
+        lines.append(line)
+    return lines
+
+
+def cut(lines: list[Text], height: int) -> list[Text]:
+    """As many lines as fit; the last one says how many do not."""
+    if len(lines) <= height or height <= 0:
+        return lines
+    return [*lines[: height - 1], Text(f"{len(lines) - height + 1} more", palette.FAINT)]
+
+
+def columns_spark(
+    values: Sequence[float], colours: Sequence[str], width: int, height: int, glyphs: Glyphs, *, ceiling: float = 0.0
+) -> list[Text]:
+    """A sparkline with a colour a column."""
+    lines = []
+    shades = list(colours)[-width:]
+    for drawn in spark(values, width, height, glyphs, ceiling=ceiling):
+        line = Text(drawn[: width - len(shades)])
+        for character, colour in zip(drawn[width - len(shades) :], shades, strict=True):
+            line.append(character, colour)
+        lines.append(line)
+    return lines

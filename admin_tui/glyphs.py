@@ -19,6 +19,7 @@ class Glyphs(NamedTuple):
         spark: eight heights, low to high.
         full, rule: a thick and a thin horizontal bar.
         arrow, branch, stem, last, dot: of flows and timelines.
+        pages: a cell of the arena's map, by state.
     """
 
     states: dict[str, str]
@@ -30,6 +31,7 @@ class Glyphs(NamedTuple):
     stem: str
     last: str
     dot: str
+    pages: str
 
 
 # Only characters that the usual monospaced fonts have themselves: a fallback font shifts its line.
@@ -43,6 +45,7 @@ UNICODE: Final = Glyphs(
     stem="│",
     last="└",
     dot="·",
+    pages=" ·▒█▓!×",
 )
 ASCII: Final = Glyphs(
     states={"ready": "*", "warming": "~", "draining": "o", "late": "!", "dead": "x", "off": "."},
@@ -54,6 +57,7 @@ ASCII: Final = Glyphs(
     stem="|",
     last="`",
     dot=".",
+    pages=" .o#+!x",
 )
 
 COLOURS: Final[dict[str, str]] = {

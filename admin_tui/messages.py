@@ -5,6 +5,7 @@ from __future__ import annotations
 from textual.message import Message
 
 from admin_tui.actions import Order
+from admin_tui.links import Link
 
 
 class Ordered(Message):
@@ -24,8 +25,8 @@ class TimelineWanted(Message):
 
 
 class Jump(Message):
-    """A thing is to be shown on its own screen: the row `subject` of the screen `view`."""
+    """A thing is to be shown on its own screen."""
 
-    def __init__(self, view: str, subject: str = "") -> None:
+    def __init__(self, to: Link) -> None:
         super().__init__()
-        self.view, self.subject = view, subject
+        self.to = to

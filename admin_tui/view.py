@@ -2,23 +2,47 @@
 
 from __future__ import annotations
 
+from typing import ClassVar, Final
+
 from textual.containers import Vertical
 
+from admin_tui.details import DetailKind
 from admin_tui.feed import Feed
 from admin_tui.panel import Scene
 from admin_tui.table import LiveTable
 from admin_tui.world import World
 
+ASK_S: Final = 1.0
+
 
 class View(Vertical):
-    """One screen. Made with its id of the registry (`views.py`)."""
+    """One screen. Made with its id of the registry (`views.py`).
+
+    Attributes:
+        QUESTIONS: details that it shows, beyond the feed.
+    """
+
+    QUESTIONS: ClassVar[tuple[DetailKind, ...]] = ()
+    scene: Scene | None = None
 
     def show(self, scene: Scene) -> None:
         """Draw this; twice a second while the screen is in view."""
+        self.scene = scene
+        self.draw(scene)
+
+    def draw(self, scene: Scene) -> None:
+        """Rows into tables, scenes into boxes."""
         raise NotImplementedError
 
-    def ask(self, feed: Feed, world: World) -> None:
-        """Ask for what the feed does not bring by itself; twice a second while the screen is in view."""
+    def ask(self, feed: Feed, world: World) -> None:  # noqa: ARG002
+        """Ask for what the feed does not bring by itself; once a second while the screen is in view."""
+        for kind in self.QUESTIONS:
+            feed.ask(kind)
+
+    def on_live_table_looked(self) -> None:
+        """Other rows."""
+        if self.scene is not None:
+            self.draw(self.scene)
 
     def filter(self, text: str) -> None:
         """Keep rows that match."""

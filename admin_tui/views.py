@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from admin_tui.bus.view import BusView
 from admin_tui.fleet.view import FleetView
+from admin_tui.host.view import HostView
+from admin_tui.kv.view import KvView
+from admin_tui.models.view import ModelsView
 from admin_tui.pulse.view import PulseView
 from admin_tui.requests.view import RequestsView
+from admin_tui.scheduler.view import SchedulerView
 from admin_tui.view import View
 
 
@@ -34,7 +39,12 @@ class Shown(NamedTuple):
 VIEWS: Final = (
     Shown("1", "pulse", "Pulse", PulseView),
     Shown("2", "fleet", "Fleet", FleetView),
+    Shown("3", "host", "Host", HostView),
     Shown("4", "requests", "Requests", RequestsView),
+    Shown("5", "scheduler", "Scheduler", SchedulerView),
+    Shown("6", "kv", "KV", KvView),
+    Shown("7", "models", "Models", ModelsView),
+    Shown("8", "bus", "Bus", BusView),
 )
 FIRST: Final = VIEWS[0]
 

@@ -12,6 +12,7 @@ from bus.control import OPEN_MODE
 from bus.credentials import Doorkeeper, lend
 from bus.messages.control import Acknowledge, Answer, GetNotes, Ok, Rejected, Silence, ToProcess
 from bus.messages.control import Notes as NotesAnswer
+from bus.messages.details import Question
 from bus.messages.observe import (
     Exposition,
     FromObserver,
@@ -22,19 +23,24 @@ from bus.messages.observe import (
     Update,
 )
 from bus.messages.telemetry import LiveRequests, Sample, Timeline, ToMetrics
+from bus.messages.vitals import Steps
 from bus.names import FEED_DOOR, OBSERVE_DOOR, ROLES, TELEMETRY_DOOR, socket_path
 from bus.process import Description, Life
 from bus.server import Peer, Server
 from bus.socket import Pump, bind_ipc, configure
 from bus.wire import BadFrame, Codec
 from metrics import notebook
+from metrics.answers import Answers
 from metrics.core.collector import Collector
 from metrics.core.notes import Notes, NotNow
 from metrics.exposition import OwnCounts, exposition
+from metrics.host.nvml import Nvml
+from metrics.host.watch import HostWatch
 
 log = logging.getLogger(__name__)
 
 TICK_S: Final = 0.5
+LOOK_S: Final = 1.0
 FEED_BACKLOG: Final = 20  # updates kept for a reader that is slow; it takes a new snapshot after that
 
 
@@ -44,6 +50,8 @@ class MetricsService:
     def __init__(self, life: Life) -> None:
         self._life = life
         self._collector = Collector(life.config.metrics.timelines, life.loop.now_ns())
+        self._watch = HostWatch(Nvml())
+        self._answers = Answers(self._collector, self._watch, life.config.model)
         self._codec: Codec[ToMetrics] = Codec("telemetry", ToMetrics)
         self._feed_codec: Codec[Update] = Codec("observe", Update)
         self._frames = self._refused = self._published = 0
@@ -69,7 +77,7 @@ class MetricsService:
             life, OBSERVE_DOOR, "observe", FromObserver, roles=ROLES, on_message=self._on_question,
             admit=Doorkeeper(life.config.admin).admit, mode=OPEN_MODE,
         )  # fmt: skip
-        self._stop_ticking = life.loop.every(TICK_S, self._tick)
+        self._timers = (life.loop.every(TICK_S, self._tick), life.loop.every(LOOK_S, self._watch.look))
         life.ready()
 
     def describe(self) -> Description:
@@ -103,7 +111,9 @@ class MetricsService:
 
     def stop(self) -> None:
         """Close the doors."""
-        self._stop_ticking()
+        for cancel in self._timers:
+            cancel()
+        self._watch.close()
         self._observe.close()
         self._pump.close()
         self._feed.close(linger=0)
@@ -164,6 +174,10 @@ class MetricsService:
             self._collector.on_timeline(message)
         elif isinstance(message, LiveRequests):
             self._collector.on_live(message, now)
+        elif isinstance(message, Steps):
+            self._collector.on_steps(message, now)
+        else:
+            self._collector.on_view(message, now)
 
     def _refuse(self, why: str) -> None:
         if self._refused.bit_count() <= 1:  # 0, 1, 2, 4, 8 … before it: a flood must not fill the journal
@@ -179,3 +193,5 @@ class MetricsService:
         elif isinstance(message, GetTimeline):
             events = self._collector.timeline(message.request)
             self._observe.send(peer, TimelineReply(message.rid, message.request, events))
+        elif isinstance(message, Question):
+            self._observe.send(peer, self._answers.answer(message, self._life.loop.now_ns()))

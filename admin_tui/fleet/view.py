@@ -28,16 +28,14 @@ class FleetView(View):
 
     def __init__(self, id: str) -> None:
         super().__init__(id=id)
-        self._scene: Scene | None = None
 
     def compose(self) -> ComposeResult:
         """Table above, detail below."""
         yield LiveTable(fleet_rows.COLUMNS, fleet_rows.SORTS, id="fleet-table")
         yield Panel(self._draw_detail, id="fleet-detail")
 
-    def show(self, scene: Scene) -> None:
+    def draw(self, scene: Scene) -> None:
         """Draw table and detail."""
-        self._scene = scene
         table = self.query_one(LiveTable)
         table.fill(fleet_rows.rows(scene, table.look), self.app.size.width)
         self._show_detail()
@@ -47,23 +45,18 @@ class FleetView(View):
         if (name := self.query_one(LiveTable).current()) is not None:
             self.post_message(Ordered(Order(verb, name)))
 
-    def on_live_table_looked(self) -> None:
-        """Other rows."""
-        if self._scene is not None:
-            self.show(self._scene)
-
     def on_data_table_row_highlighted(self) -> None:
         """The detail follows the cursor."""
         self._show_detail()
 
     def _show_detail(self) -> None:
-        if self._scene is None:
+        if self.scene is None:
             return
         panel = self.query_one("#fleet-detail", Panel)
         table = self.query_one(LiveTable)
         panel.entitle(table.current() or "no process", table.look.describe())
-        panel.styles.height = min(11, max(5, 2 + len(self._draw_detail(self._scene, self.size.width - 4, 9))))
-        panel.show(self._scene)
+        panel.styles.height = min(11, max(5, 2 + len(self._draw_detail(self.scene, self.size.width - 4, 9))))
+        panel.show(self.scene)
 
     def _draw_detail(self, scene: Scene, width: int, height: int) -> list[Text]:
         return fleet_rows.detail(scene, self.query_one(LiveTable).current(), width, height)

@@ -35,7 +35,7 @@ class PulseView(View, can_focus=True):
             yield Panel(advice.advisor, id="advisor", title="advisor")
             yield Panel(advice.processes, id="processes", title="processes")
 
-    def show(self, scene: Scene) -> None:
+    def draw(self, scene: Scene) -> None:
         """Draw all boxes."""
         self.query_one("#models", Panel).styles.height = min(9, 3 + max(1, len(scene.world.models)))
         for panel in self.query(Panel):

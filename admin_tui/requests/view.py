@@ -37,7 +37,6 @@ class RequestsView(View):
 
     def __init__(self, id: str) -> None:
         super().__init__(id=id)
-        self._scene: Scene | None = None
         self.opened: int | None = None
 
     def compose(self) -> ComposeResult:
@@ -46,9 +45,8 @@ class RequestsView(View):
         with VerticalScroll(id="timeline-box", can_focus=False):
             yield Panel(self._draw_timeline, id="timeline")
 
-    def show(self, scene: Scene) -> None:
+    def draw(self, scene: Scene) -> None:
         """Draw the table and the open timeline."""
-        self._scene = scene
         table = self.query_one(LiveTable)
         table.fill(request_rows.rows(scene, table.look), self.app.size.width)
         self.border_subtitle = request_rows.summary(scene.world)
@@ -59,11 +57,6 @@ class RequestsView(View):
         """The open timeline goes on as long as its request does."""
         if self.opened is not None and world.live_request(self.opened) is not None:
             feed.ask_timeline(self.opened)
-
-    def on_live_table_looked(self) -> None:
-        """Other rows."""
-        if self._scene is not None:
-            self.show(self._scene)
 
     def on_data_table_row_selected(self) -> None:
         """Enter on a row."""
@@ -90,7 +83,7 @@ class RequestsView(View):
     def action_cancel(self) -> None:
         """Ask for the request under the cursor to be cancelled."""
         request = self._current()
-        live = self._scene.world.live_request(request) if self._scene and request is not None else None
+        live = self.scene.world.live_request(request) if self.scene and request is not None else None
         if live is None:
             self.notify("only a request in hand can be cancelled", severity="warning", markup=False)
         else:

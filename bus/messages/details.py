@@ -249,8 +249,8 @@ class WorkerPace(msgspec.Struct, array_like=True, frozen=True, gc=False):
         step_s: mean; `skew_s` what it is above the median of the ranks of its replica.
         busy: share of the time in steps.
         cores: CPU time it takes, in cores.
-        cpus: where it may run, as the kernel writes lists.
-        node: where its memory is, most of it; -1 where unknown.
+        cpus: where it may run, as the kernel writes lists; `cpu` where it was last seen, -1 where nobody can look.
+        node: of that core.
     """
 
     name: str

@@ -10,12 +10,16 @@ from typing import Final
 
 from bus.messages.observe import Snapshot, Update
 from bus.messages.telemetry import LiveRequests, Sample, Timeline, TimelineEvent
+from bus.messages.vitals import Doors, SchedulerView, Steps
+from metrics.core.endpoints import Endpoints
 from metrics.core.findings import Alarms, Condition, ModelWatch, page_conditions, process_conditions
 from metrics.core.fleet import Fleet
 from metrics.core.live import Live
 from metrics.core.loads import model_loads, page_load
 from metrics.core.series import WINDOW_NS, SeriesStore
+from metrics.core.steps import StepLogs
 from metrics.core.timelines import Timelines
+from metrics.core.views import View, Views
 
 MIN_SPAN_NS: Final = 1_000_000_000  # rates over less would jump
 
@@ -30,6 +34,7 @@ class Collector:
     Attributes:
         stale: samples of incarnations that were replaced.
         crowded: samples of processes beyond the number that is kept.
+        views, steps, endpoints: what is not in the feed, but asked for.
     """
 
     def __init__(self, timelines: int, now_ns: int) -> None:
@@ -37,6 +42,9 @@ class Collector:
         self.series = SeriesStore()
         self.fleet = Fleet()
         self.timelines = Timelines(timelines)
+        self.views = Views()
+        self.steps = StepLogs()
+        self.endpoints = Endpoints()
         self._live = Live()
         self._alarms = Alarms()
         self._watches: dict[str, ModelWatch] = {}
@@ -71,6 +79,30 @@ class Collector:
         """A scheduler's requests."""
         self._live.take(listed, now_ns)
 
+    def on_steps(self, steps: Steps, now_ns: int) -> None:
+        """A scheduler's steps."""
+        self.steps.take(steps, now_ns)
+
+    def on_view(self, view: View, now_ns: int) -> None:
+        """What a detail screen shows of a process."""
+        self.views.take(view, now_ns)
+        if isinstance(view, Doors) and view.name in self.views.doors:
+            self.endpoints.take(view, now_ns)
+
+    def view_of(self, scheduler: str) -> SchedulerView | None:
+        """What a scheduler last said of itself."""
+        heard = self.views.schedulers.get(scheduler)
+        return heard.view if heard is not None else None
+
+    @property
+    def arena_bytes(self) -> int:
+        """Of the page server; 0 where none was heard."""
+        return sum(heard.view.arena_bytes for heard in self.views.arenas.values())
+
+    def span_s(self, now_ns: int) -> float:
+        """How much of the rates' window has been watched."""
+        return min(WINDOW_NS, max(MIN_SPAN_NS, now_ns - self._began_ns)) / 1e9
+
     def tick(self, now_ns: int) -> Update:
         """Look at everything as of now. The update holds what changed since the tick before."""
         gone, forgotten = self.fleet.expire(now_ns)
@@ -79,6 +111,9 @@ class Collector:
         for name in forgotten:
             self.series.forget(name)
         self._live.expire(now_ns)
+        self.views.expire(now_ns)
+        self.steps.expire(now_ns)
+        self.endpoints.expire(now_ns)
         before, self._view = self._view, self._look(self._view.seq + 1, now_ns)
         return difference(before, self._view)
 
@@ -95,7 +130,7 @@ class Collector:
         return self.timelines.events(request)
 
     def _look(self, seq: int, now_ns: int) -> Snapshot:
-        span_s = min(WINDOW_NS, max(MIN_SPAN_NS, now_ns - self._began_ns)) / 1e9
+        span_s = self.span_s(now_ns)
         models = model_loads(self.series, now_ns, span_s)
         pages = page_load(self.series)
 

@@ -1,0 +1,1 @@
+"""Screen 7: what is served, how well, with what memory, and what it costs."""
