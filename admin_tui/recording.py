@@ -11,17 +11,35 @@ from typing import Final, Literal, NamedTuple
 
 import msgspec
 
+from admin_tui.acted import Actions, Logged, PeopleEvent, Vitals
 from admin_tui.details import DETAILS, Detail, detail_kind
 from admin_tui.world import Event, LinkDown, LinkUp, SupervisorGone
-from bus.messages.control import Fleet
+from bus.messages.control import Access, Fleet, Notes
 from bus.messages.observe import Snapshot, TimelineReply, Update
 
 Kind = Literal[
-    "snapshot", "update", "fleet", "timeline", "up", "down", "unsupervised", "steps", "pages", "host", "bus", "models"
+    "snapshot",
+    "update",
+    "fleet",
+    "timeline",
+    "up",
+    "down",
+    "unsupervised",
+    "steps",
+    "pages",
+    "host",
+    "bus",
+    "models",
+    "access",
+    "notes",
+    "actions",
+    "logged",
+    "vitals",
 ]
 _BODIES: Final[dict[str, type[msgspec.Struct]]] = {
     "snapshot": Snapshot, "update": Update, "fleet": Fleet, "timeline": TimelineReply,
     **{str(kind): reply for kind, reply in DETAILS.items()},
+    "access": Access, "notes": Notes, "actions": Actions, "logged": Logged, "vitals": Vitals,
 }  # fmt: skip
 
 
@@ -48,6 +66,8 @@ def to_line(recorded: Recorded) -> bytes:
     kind: Kind
     if isinstance(event, Detail):
         return _line(recorded.t, detail_kind(event), event)
+    if isinstance(event, PeopleEvent):
+        return _line(recorded.t, type(event).__name__.lower(), event)  # type: ignore[arg-type]
     match event:
         case Snapshot():
             kind = "snapshot"

@@ -48,6 +48,7 @@ class LiveTable(DataTable[Text]):
     """A row-cursor table over `Column`s.
 
     Attributes:
+        sorts: what it can be sorted by.
         look: how it is looked at.
         marked: keys of marked rows.
     """
@@ -69,11 +70,11 @@ class LiveTable(DataTable[Text]):
 
     def __init__(self, columns: Sequence[Column], sorts: Sequence[str], *, id: str) -> None:
         super().__init__(id=id, cursor_type="row", cursor_foreground_priority="renderable", cell_padding=1)
-        self._all, self._sorts = tuple(columns), tuple(sorts)
+        self._all, self.sorts = tuple(columns), tuple(sorts)
         self._shown: tuple[Column, ...] = ()
         self._fitted_to: tuple[tuple[Column, ...], int] = ((), 0)
         self._rows: list[Row] = []
-        self.look = Look(self._sorts[0])
+        self.look = Look(self.sorts[0])
         self.marked: set[str] = set()
 
     def fill(self, rows: Sequence[Row], screen_width: int) -> None:
@@ -121,7 +122,7 @@ class LiveTable(DataTable[Text]):
 
     def action_sort(self) -> None:
         """By the next column."""
-        self.look_again(self.look.sorted_by_next(self._sorts))
+        self.look_again(self.look.sorted_by_next(self.sorts))
 
     def action_reverse(self) -> None:
         """The other way round."""

@@ -8,6 +8,7 @@ cannot be written is told, and never stands in the way of the action.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from bus.names import state_directory
 
 MAX_BYTES: Final = 1 << 20
 KEPT: Final = 4
+NEWEST_BYTES: Final = 64 << 10
 LONGEST_TEXT: Final = 500  # of what comes from the operator
 
 
@@ -144,6 +146,25 @@ def read_actions(directory: Path, since: float = 0.0) -> list[ActionRecord]:
         return []
     found = [record for path in sorted(directory.iterdir()) if ".ndjson" in path.name for record in _records(path)]
     return sorted((record for record in found if record.at >= since), key=lambda record: record.at)
+
+
+def newest_actions(directory: Path) -> list[ActionRecord]:
+    """The newest of every process, oldest first; of each as many as a screen can show.
+
+    Raises:
+        OSError: the directory, or a file in it, may not be read.
+    """
+    if not directory.exists():
+        return []
+    decoder = msgspec.json.Decoder(ActionRecord)
+    found: list[ActionRecord] = []
+    for path in directory.glob("*.ndjson"):
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - NEWEST_BYTES))
+            for line in file.read(NEWEST_BYTES).splitlines():
+                with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
+                    found.append(decoder.decode(line))
+    return sorted(found, key=lambda record: record.at)
 
 
 def _records(path: Path) -> Iterator[ActionRecord]:

@@ -32,7 +32,7 @@ def make_query(name: str, request: str, level: str, grep: str, since: str) -> Qu
 
 def show(query: Query, *, lines: int, follow: bool, as_json: bool, kind: Kind | None) -> int:
     """Print the last `lines` that fit, and go on with what comes."""
-    source = open_source(kind, query.since, follow=follow)
+    source = open_source(kind, query.since, follow=follow, whole=True)
     try:
         records = [record for record in _backlog(source, follow=follow) if query.wants(record)]
         for record in records[-lines:] if lines else records:

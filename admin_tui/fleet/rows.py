@@ -36,6 +36,9 @@ def facts(world: World, name: str) -> dict[str, Value]:
     """A process as filters and sorting see it."""
     sample, unit = world.processes.get(name), world.units.get(name)
     since_s = unit.uptime_s if unit else (world.at_ns - sample.started_ns) / 1e9 if sample else 0.0
+    if (vital := world.vitals.get(name)) is not None:
+        return {**_nothing(name), "state": world.condition(name), "since": vital.uptime_s, "pid": vital.pid,
+                "epoch": vital.epoch, "restarts": unit.restarts if unit else 0}  # fmt: skip
     return {
         "unit": name,
         "role": name.partition("@")[0],
@@ -49,6 +52,14 @@ def facts(world: World, name: str) -> dict[str, Value]:
         "rss": sample.rss_bytes if sample else 0,
         "exit": unit.last_exit if unit else "",
     }
+
+
+def _nothing(name: str) -> dict[str, Value]:
+    """A process of which only what it says itself is known."""
+    return {
+        "unit": name, "role": name.partition("@")[0], "state": "off", "since": 0.0, "pid": 0, "restarts": 0, "epoch": 0,
+        "pace": 0.0, "cpu": 0.0, "rss": 0, "exit": "",
+    }  # fmt: skip
 
 
 def rows(scene: Scene, look: Look) -> list[Row]:
@@ -89,6 +100,9 @@ def detail(scene: Scene, name: str | None, width: int, height: int) -> list[Text
     f = facts(world, name)
     sample = world.processes.get(name)
     lines = []
+    if (vital := world.vitals.get(name)) is not None:
+        said = Text("at its control door: ", palette.SOFT)
+        lines.append(said.append(sanitize(vital.detail) or "nothing", palette.TEXT))
     for finding in (finding for finding in world.findings if finding.subject == name):
         line = severity_glyph(scene.glyphs, finding.severity)
         line.append(f" {sanitize(finding.text)}", palette.TEXT)

@@ -10,7 +10,8 @@ from textual.binding import Binding, BindingType
 
 from admin_tui.actions import Order, Verb
 from admin_tui.fleet import rows as fleet_rows
-from admin_tui.messages import Ordered
+from admin_tui.links import Link
+from admin_tui.messages import Jump, Ordered
 from admin_tui.panel import Panel, Scene
 from admin_tui.table import LiveTable
 from admin_tui.view import View
@@ -20,10 +21,12 @@ class FleetView(View):
     """Every process."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("l", "logs", "its logs", id="fleet.logs"),
         Binding("D", "order('drain')", "drain", id="fleet.drain"),
         Binding("U", "order('undrain')", "undrain", id="fleet.undrain"),
         Binding("R", "order('restart')", "restart", id="fleet.restart"),
         Binding("K", "order('kill')", "kill", id="fleet.kill"),
+        Binding("Y", "order('reload')", "reload keys", id="fleet.reload", show=False),
     ]
 
     def __init__(self, id: str) -> None:
@@ -41,9 +44,14 @@ class FleetView(View):
         self._show_detail()
 
     def action_order(self, verb: Verb) -> None:
-        """Ask for something to be done to the process under the cursor."""
-        if (name := self.query_one(LiveTable).current()) is not None:
+        """Ask for something to be done to the marked processes, else to the one under the cursor."""
+        for name in self.query_one(LiveTable).chosen():
             self.post_message(Ordered(Order(verb, name)))
+
+    def action_logs(self) -> None:
+        """What the process under the cursor said."""
+        if (name := self.query_one(LiveTable).current()) is not None:
+            self.post_message(Jump(Link("logs", name)))
 
     def on_data_table_row_highlighted(self) -> None:
         """The detail follows the cursor."""

@@ -11,7 +11,8 @@ from textual.containers import VerticalScroll
 
 from admin_tui.actions import Order
 from admin_tui.feed import Feed
-from admin_tui.messages import Ordered, TimelineWanted
+from admin_tui.links import Link
+from admin_tui.messages import Jump, Ordered, TimelineWanted
 from admin_tui.panel import Panel, Scene
 from admin_tui.requests import rows as request_rows
 from admin_tui.requests import timeline
@@ -32,6 +33,7 @@ class RequestsView(View):
         Binding("enter", "open", "timeline", id="requests.open", key_display="enter"),
         Binding("escape", "shut", "close the timeline", id="requests.shut", key_display="esc", show=False),
         Binding("c", "copy", "copy id", id="requests.copy"),
+        Binding("l", "logs", "its logs", id="requests.logs"),
         Binding("X", "cancel", "cancel", id="requests.cancel"),
     ]
 
@@ -79,6 +81,11 @@ class RequestsView(View):
         if (request := self._current()) is not None:
             self.app.copy_to_clipboard(f"{request:x}")
             self.notify(f"copied {request:x}", markup=False)
+
+    def action_logs(self) -> None:
+        """What was logged of the request under the cursor."""
+        if (request := self._current()) is not None:
+            self.post_message(Jump(Link("logs", filter=f"request={request:x} level=debug since=1h")))
 
     def action_cancel(self) -> None:
         """Ask for the request under the cursor to be cancelled."""

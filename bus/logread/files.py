@@ -9,8 +9,8 @@ from typing import Final
 from bus.logread.records import LogRecord, from_lines
 from bus.names import state_directory
 
-BACKLOG_BYTES: Final = 512 << 10  # of each file
-POLL_BYTES: Final = 256 << 10  # of each file and time
+BACKLOG_BYTES: Final = 4 << 20  # of all files together, at first
+LEAST_BYTES, MOST_BYTES = 32 << 10, 4 << 20  # of one of them, at first and each time
 LONGEST_LINE: Final = 64 << 10
 
 
@@ -28,8 +28,8 @@ class _File:
         self._offset = -1
         self._rest = b""
 
-    def poll(self) -> list[LogRecord]:
-        """Whole lines that are new.
+    def poll(self, most: int) -> list[LogRecord]:
+        """Whole lines that are new, of at most so many bytes.
 
         Raises:
             OSError: it cannot be read.
@@ -38,13 +38,13 @@ class _File:
             size = os.fstat(file.fileno()).st_size
             first = self._offset < 0
             if first:
-                self._offset = max(0, size - BACKLOG_BYTES)
+                self._offset = max(0, size - most)
             elif size < self._offset:
                 self._offset, self._rest = 0, b""  # it was cut
-            elif size - self._offset > BACKLOG_BYTES:
-                self._offset, self._rest = size - BACKLOG_BYTES, b""  # more than anybody reads
+            elif size - self._offset > most:
+                self._offset, self._rest = size - most, b""  # more than anybody reads
             file.seek(self._offset)
-            data = file.read(BACKLOG_BYTES if first else POLL_BYTES)
+            data = file.read(most)
             written_at = os.fstat(file.fileno()).st_mtime
         began = self._offset
         self._offset += len(data)
@@ -60,8 +60,8 @@ class FileSource:
     label = "log files"
     suppressed = 0
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+    def __init__(self, directory: Path, backlog: int = BACKLOG_BYTES) -> None:
+        self._directory, self._backlog = directory, backlog
         self._files: dict[Path, _File] = {}
         self.problem = ""
 
@@ -77,9 +77,10 @@ class FileSource:
             self.problem = f"{self._directory}: {error.strerror}; ask as the stack's own user"
             return []
         found: list[LogRecord] = []
+        most = min(MOST_BYTES, max(LEAST_BYTES, self._backlog // max(1, len(paths))))
         for path in paths:
             try:
-                found += self._files.setdefault(path, _File(path)).poll()
+                found += self._files.setdefault(path, _File(path)).poll(most)
             except OSError as error:
                 self.problem = f"{path}: {error.strerror}"
         return sorted(found, key=lambda record: record.at)

@@ -10,6 +10,7 @@ from bus.logread.journald import NAMESPACE, JournalSource, command
 from bus.logread.records import LogRecord
 
 Kind = Literal["files", "journal"]
+WHOLE_BYTES: Final = 256 << 20
 _JOURNALS: Final = (Path("/var/log/journal"), Path("/run/log/journal"))
 
 
@@ -42,8 +43,8 @@ def kind_of_host() -> Kind:
     return "journal" if newest > freshest(log_files()) else "files"
 
 
-def open_source(kind: Kind | None = None, since_s: float = 0.0, *, follow: bool = True) -> Source:
-    """A source of this host."""
+def open_source(kind: Kind | None = None, since_s: float = 0.0, *, follow: bool = True, whole: bool = False) -> Source:
+    """A source of this host; `whole` reads more of what there was than a screen needs."""
     if (kind or kind_of_host()) == "journal":
         return JournalSource(command(since_s, follow=follow))
-    return FileSource(log_files())
+    return FileSource(log_files(), WHOLE_BYTES) if whole else FileSource(log_files())
