@@ -295,6 +295,11 @@ class HeadraceTop(App[None]):
             self._view().look_so(saved)
 
 
+def bindings_of(view: type[View]) -> list[BindingType]:
+    """The keys that are in force on a screen, beside the application's own."""
+    return [*view.BINDINGS, *(LiveTable.BINDINGS if view.TABLES else [])]
+
+
 def run(
     config: Config,  # noqa: ARG001  every command takes it; the screen finds all it needs in the run directory
     *,
@@ -322,7 +327,7 @@ def run(
         print(error, file=sys.stderr)
         return EXIT_NO_INPUT
     try:
-        scopes = [(*HeadraceTop.BINDINGS, *LiveTable.BINDINGS, *view.make.BINDINGS) for view in VIEWS]
+        scopes = [(*HeadraceTop.BINDINGS, *bindings_of(view.make)) for view in VIEWS]
         keymap = read_keymap(find_keymap(), scopes)
     except BadKeymap as bad:
         print(bad, file=sys.stderr)

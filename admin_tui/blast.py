@@ -29,10 +29,8 @@ def caution(order: Order, world: World) -> Caution:
     seconds = duration(order.deadline_s())
     match order.verb:
         case "drain":
-            lines = _process(order.target, world)
-            return Caution(
-                title, (f"Takes nothing new; has {seconds} to finish.", *lines), _is_last(order.target, world)
-            )
+            lines = (f"Takes nothing new; has {seconds} to finish.", *_drained(order.target, world))
+            return Caution(title, lines, _is_last(order.target, world))
         case "undrain":
             return Caution(title, ("Takes work again.",), False)
         case "restart":
@@ -80,6 +78,31 @@ def _process(name: str, world: World) -> tuple[str, ...]:
         case "supervisor":
             return ("Processes go on; nobody restarts them until it is back.",)
     return ()
+
+
+def _drained(name: str, world: World) -> tuple[str, ...]:
+    """What is in hand ends where it is; what is new goes elsewhere."""
+    try:
+        role, instance = parse_process(name)
+        model = world.model(parse_worker(instance).model if role == "worker" else instance)
+    except InvalidName:
+        return ()
+    if role == "scheduler" and model is not None:
+        return (
+            f"Running {model.running}, waiting {model.waiting}: they finish. New requests of {instance} are refused.",
+        )
+    if role == "worker" and model is not None:
+        worker = parse_worker(instance)
+        hit = sum(live.model == worker.model and live.replica == worker.replica for live in world.requests)
+        others = max(0, model.replicas_ready - 1)
+        new = (
+            f"new ones go to {others} other replica{'s' * (others != 1)}" if others else "it is the last: new ones wait"
+        )
+        return (f"Requests on this replica: {hit}; they finish there, {new}.",)
+    if role == "ingress":
+        others = sum(other.startswith("ingress@") for other in world.names()) - 1
+        return (f"Its open streams finish. Other ingresses that take the port: {others}.",)
+    return _process(name, world)
 
 
 def _is_last(name: str, world: World) -> bool:

@@ -84,7 +84,7 @@ def parse_command(line: str, world: World, views: Collection[str], saved: Collec
     if name in views:
         return Show(name, text.split(None, 1)[1].strip() if rest else None)
     if name in VERBS:
-        return _order(name, rest, world)  # type: ignore[arg-type]
+        return _order(name, rest, world)
     if name in ("help", "quit", "pause"):
         return Key(name)
     if len(rest) != 1:

@@ -75,9 +75,12 @@ class Doors:
     def _open(self, name: str) -> Link[Any]:
         link: Link[FromProcess] = Link(
             self._me, name, CONTROL_DOOR, "control", FromProcess,
-            on_message=self._on_message, on_up=lambda: link.send(GetStatus(next(self._rids))),
+            on_message=self._on_message, on_up=lambda: self._ask_one(link),
         )  # fmt: skip
         return link
+
+    def _ask_one(self, link: Link[FromProcess]) -> None:
+        link.send(GetStatus(next(self._rids)))
 
     def _leave_others(self) -> None:
         if self._others:

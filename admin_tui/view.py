@@ -23,9 +23,11 @@ class View(Vertical):
 
     Attributes:
         QUESTIONS: details that it shows, beyond the feed.
+        TABLES: whether the keys of tables are in force on it.
     """
 
     QUESTIONS: ClassVar[tuple[DetailKind, ...]] = ()
+    TABLES: ClassVar[bool] = True
     scene: Scene | None = None
 
     def show(self, scene: Scene) -> None:

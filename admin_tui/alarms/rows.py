@@ -22,21 +22,21 @@ from bus.names import InvalidName, parse_process, parse_worker
 
 ALARM_COLUMNS: Final = (
     Column("state", "STATE", 14),
-    Column("code", "CODE", 20),
-    Column("subject", "WHAT", 24),
+    Column("code", "CODE", 20, screen=100),
+    Column("subject", "WHAT", 22),
     Column("since", "FOR", 7, True),
     Column("text", "SAYS", 0),
-    Column("note", "WHO LOOKS AFTER IT", 26, screen=120),
+    Column("note", "WHO LOOKS AFTER IT", 26, screen=140),
 )
 ALARM_SORTS: Final = ("severity", "since", "code", "subject")
 ACTION_COLUMNS: Final = (
     Column("at", "TIME", 14),
-    Column("user", "WHO", 12),
+    Column("user", "WHO", 10),
     Column("verb", "DID", 11),
-    Column("object", "TO", 24),
+    Column("object", "TO", 22),
     Column("result", "RESULT", 8),
-    Column("reason", "REASON", 24, screen=120),
-    Column("change", "CHANGE", 0),
+    Column("reason", "REASON", 24, screen=110),
+    Column("change", "CHANGE", 0, screen=100),
 )
 ACTION_SORTS: Final = ("at", "user", "verb", "object")
 DEPTH: Final = 3

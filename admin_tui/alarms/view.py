@@ -7,6 +7,7 @@ from typing import ClassVar
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
+from textual.events import DescendantFocus
 
 from admin_tui.actions import Order, Verb
 from admin_tui.alarms import rows as alarm_rows
@@ -18,6 +19,7 @@ from admin_tui.table import LiveTable
 from admin_tui.text import sanitize
 from admin_tui.view import View
 from admin_tui.world import World
+from bus.actionlog import ActionRecord
 
 
 class AlarmsView(View):
@@ -30,6 +32,10 @@ class AlarmsView(View):
         Binding("Z", "order('silence')", "silence 1 h", id="alarms.silence"),
         Binding("E", "order('unsilence')", "end silence", id="alarms.unsilence", show=False),
     ]
+
+    def __init__(self, id: str) -> None:
+        super().__init__(id=id)
+        self._latest = ""  # the table that has the keys, or had them before the prompt
 
     def compose(self) -> ComposeResult:
         """Findings, detail, actions."""
@@ -85,8 +91,13 @@ class AlarmsView(View):
         if self.scene is not None:
             self._show_detail(self.scene)
 
-    def on_descendant_focus(self) -> None:
+    def focus_first(self) -> None:
+        """Back to the table that had the keys."""
+        self._tables()[self._on_actions()].focus()
+
+    def on_descendant_focus(self, event: DescendantFocus) -> None:
         """The box follows the keys, too."""
+        self._latest = event.widget.id or ""
         if self.scene is not None:
             self._show_detail(self.scene)
 
@@ -94,9 +105,9 @@ class AlarmsView(View):
         return self.query_one("#alarms-table", LiveTable), self.query_one("#actions-table", LiveTable)
 
     def _on_actions(self) -> bool:
-        return self.app.focused is self._tables()[1]
+        return self._latest == "actions-table"
 
-    def _record(self, scene: Scene) -> alarm_rows.ActionRecord | None:
+    def _record(self, scene: Scene) -> ActionRecord | None:
         key = self._tables()[1].current()
         return next((r for r in scene.world.people.actions if alarm_rows.action_key(r) == key), None)
 

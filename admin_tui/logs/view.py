@@ -26,6 +26,7 @@ from bus.logread.records import LogRecord
 class LogsView(View, can_focus=True):
     """What the processes said."""
 
+    TABLES = False
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("slash", "app.filter", "filter", id="logs.filter", key_display="/"),
         Binding("e", "level", "only worse", id="logs.level"),

@@ -10,7 +10,7 @@ from textual.pilot import Pilot
 from textual.widgets import Button, ContentSwitcher
 
 from admin_tui.actions import Order
-from admin_tui.app import HeadraceTop
+from admin_tui.app import HeadraceTop, bindings_of
 from admin_tui.courier import OnAnswer
 from admin_tui.dialogs.confirm import ConfirmScreen
 from admin_tui.dialogs.help import HelpScreen
@@ -162,7 +162,7 @@ def test_every_acting_key_is_upper_case_and_every_other_is_not() -> None:
 
 def test_no_key_means_two_things_on_a_screen() -> None:
     for view in VIEWS:
-        bindings = [*HeadraceTop.BINDINGS, *view.make.BINDINGS, *LiveTable.BINDINGS]
+        bindings = [*HeadraceTop.BINDINGS, *bindings_of(view.make)]
         keys = [binding.key for binding in bindings if isinstance(binding, Binding)]
         assert len(keys) == len(set(keys)), view.id
 
