@@ -45,7 +45,7 @@ UNICODE: Final = Glyphs(
     stem="│",
     last="└",
     dot="·",
-    pages=" ·▒█▓!×",
+    pages="░·▒█▓!×",
 )
 ASCII: Final = Glyphs(
     states={"ready": "*", "warming": "~", "draining": "o", "late": "!", "dead": "x", "off": "."},
@@ -57,7 +57,7 @@ ASCII: Final = Glyphs(
     stem="|",
     last="`",
     dot=".",
-    pages=" .o#+!x",
+    pages="-.o#+!x",
 )
 
 COLOURS: Final[dict[str, str]] = {

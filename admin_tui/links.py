@@ -49,6 +49,20 @@ def to_requests_of(process: str) -> Link:
     return Link("requests", filter=f"model={instance}" if role == "scheduler" else "")
 
 
+def more_about(process: str) -> Link:
+    """The screen that tells more of a process than its row does."""
+    role, _, instance = process.partition("@")
+    match role:
+        case "scheduler":
+            return Link("scheduler", instance)
+        case "worker":
+            return Link("host", process)
+        case "kv":
+            return Link("kv")
+        case _:
+            return Link("bus", filter=f"owner={process}")
+
+
 def to_subject(world: World, subject: str) -> Link | None:
     """Of whatever this names: a process, a model, a request; None where it names nothing that is known."""
     if subject in world.processes or subject in world.units:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from typing import Final, Literal, NamedTuple, get_args
 
 from admin_tui.acted import People, PeopleEvent
@@ -87,6 +87,7 @@ class World:
         self.details = Details()
         self.people = People()
         self._history: dict[Trend, deque[tuple[int, float]]] = {name: deque(maxlen=HISTORY) for name in get_args(Trend)}
+        self._in_hand: Counter[tuple[str, int]] = Counter()
         self._marks: dict[str, deque[tuple[int, int, float, int]]] = {}
 
     def apply(self, event: Event, now_ns: int) -> None:
@@ -120,7 +121,9 @@ class World:
             self._mark()
         self.models = said.models if said.models is not None else self.models
         self.pages = said.pages if said.pages is not None else self.pages
-        self.requests = said.requests if said.requests is not None else self.requests
+        if said.requests is not None:
+            self.requests = said.requests
+            self._in_hand = Counter((live.model, live.replica) for live in said.requests)
         self.findings = said.findings if said.findings is not None else self.findings
         self.recent = said.recent if said.recent is not None else self.recent
         self._remember()
@@ -189,6 +192,10 @@ class World:
         (began, _, cpu0, progress0), (ended, _, cpu1, progress1) = marks[0], marks[-1]
         seconds = (ended - began) / 1e9
         return Pace(max(0.0, cpu1 - cpu0) / seconds, max(0, progress1 - progress0) / seconds)
+
+    def in_hand(self, model: str, replica: int) -> int:
+        """Requests that are listed and on this replica."""
+        return self._in_hand[model, replica]
 
     def names(self) -> list[str]:
         """Processes that are there, or that the supervisor says should be."""

@@ -19,15 +19,15 @@ from bus.messages.vitals import DoorPeer
 COLUMNS: Final = (
     Column("owner", "OWNER", 0),
     Column("door", "DOOR", 9),
-    Column("kind", "TYPE", 9, screen=120),
+    Column("kind", "TYPE", 9, screen=130),
     Column("peers", "PEERS", 5, True),
     Column("in", "IN/S", 7, True),
     Column("out", "OUT/S", 7, True),
     Column("queue", "QUEUE", 6, True),
-    Column("full", "FULL", 5, True, screen=100),
+    Column("full", "FULL", 5, True, screen=130),
     Column("refused", "REFUSED", 9, True),
     Column("dropped", "GIVEN UP", 8, True, screen=110),
-    Column("rtt", "THERE AND BACK", 15, True, screen=90),
+    Column("rtt", "RTT P50/P99", 15, True, screen=90),
 )
 SORTS: Final = ("owner", "in", "out", "queue", "refused", "peers", "rtt")
 PEER_COLUMNS: Final = (
@@ -40,7 +40,7 @@ PEER_COLUMNS: Final = (
     Column("last", "LAST IN", 11, True, screen=130),
     Column("sent", "LAST OUT", 11, True, screen=130),
     Column("queue", "QUEUE", 6, True),
-    Column("rtt", "THERE AND BACK", 15, True, screen=90),
+    Column("rtt", "RTT P50/P99", 15, True, screen=90),
 )
 PEER_SORTS: Final = ("peer", "silent", "queue", "rtt")
 SILENT_NS: Final = 3_000_000_000  # heartbeats come every second
@@ -185,5 +185,6 @@ def described(endpoint: Endpoint | None) -> tuple[str, str]:
     door = endpoint.door
     hidden = door.peers_total - len(door.peers)
     refused = ", ".join(f"{sanitize(reason, 24)} {count(number)}" for reason, number in door.refused if number)
-    note = f"refused so far: {refused}" if refused else "nothing refused so far"
+    note = f"refused since it started: {refused}" if refused else "nothing refused"
+    note += "" if door.peers_total else "; nobody is connected"
     return f"peers of {endpoint.owner} {door.door}" + (f", {hidden} more" if hidden > 0 else ""), note

@@ -7,14 +7,15 @@ from typing import Final
 from rich.text import Text
 
 from admin_tui import palette
-from admin_tui.draw import spread
+from admin_tui.draw import pairs, spread
 from admin_tui.filters import Value
 from admin_tui.glyphs import COLOURS, severity_glyph, state_text
 from admin_tui.look import Look
 from admin_tui.panel import Scene
 from admin_tui.table import Column, Row
-from admin_tui.text import NOTHING, count, duration, rate, sanitize, short, size
+from admin_tui.text import NOTHING, count, duration, percent, rate, sanitize, short, size
 from admin_tui.world import World
+from bus.names import InvalidName, parse_process, parse_worker
 
 COLUMNS: Final = (
     Column("unit", "UNIT", 0),
@@ -23,13 +24,41 @@ COLUMNS: Final = (
     Column("pid", "PID", 7, True),
     Column("restarts", "RST", 4, True),
     Column("epoch", "EPOCH", 9, True, screen=140),
+    Column("run", "RUN", 5, True, screen=110),
+    Column("wait", "WAIT", 5, True, screen=110),
     Column("pace", "WORK/S", 7, True, screen=100),
     Column("cpu", "CPU %", 5, True),
     Column("rss", "RSS", 6, True, screen=100),
     Column("exit", "LAST EXIT", 16, screen=116),
 )
-SORTS: Final = ("unit", "cpu", "rss", "since", "restarts")
+SORTS: Final = ("unit", "cpu", "rss", "run", "wait", "since", "restarts")
 FAULTY: Final = ("late", "dead")
+
+
+def in_hand(world: World, name: str) -> int:
+    """Requests that a process works on; -1 for those that have none."""
+    try:
+        role, instance = parse_process(name)
+        if role == "worker":
+            worker = parse_worker(instance)
+            return world.in_hand(worker.model, worker.replica)
+    except InvalidName:
+        return -1
+    if role == "scheduler":
+        return load.running if (load := world.model(instance)) else 0
+    return round(_gauge(world, name, "headrace_ingress_open_streams")) if role == "ingress" else -1
+
+
+def waiting(world: World, name: str) -> int:
+    """Requests that wait at a scheduler; -1 for processes where none wait."""
+    role, _, instance = name.partition("@")
+    load = world.model(instance) if role == "scheduler" else None
+    return load.waiting if load else -1
+
+
+def _gauge(world: World, name: str, series_name: str) -> float:
+    sample = world.processes.get(name)
+    return sum(series.value for series in sample.series if series.name == series_name) if sample else 0.0
 
 
 def facts(world: World, name: str) -> dict[str, Value]:
@@ -47,6 +76,8 @@ def facts(world: World, name: str) -> dict[str, Value]:
         "pid": sample.pid if sample else unit.pid if unit else 0,
         "restarts": unit.restarts if unit else 0,
         "epoch": sample.epoch if sample else 0,
+        "run": in_hand(world, name),
+        "wait": waiting(world, name),
         "pace": world.pace(name).progress_per_s,
         "cpu": 100 * world.pace(name).cores,
         "rss": sample.rss_bytes if sample else 0,
@@ -84,12 +115,18 @@ def _row(scene: Scene, f: dict[str, Value]) -> Row:
         "pid": Text(str(f["pid"] or NOTHING), palette.SOFT),
         "restarts": Text(str(restarts), palette.WARN if restarts else palette.SOFT),
         "epoch": Text(str(f["epoch"] or NOTHING), palette.SOFT),
+        "run": Text(_known(f["run"]), number),
+        "wait": Text(_known(f["wait"]), palette.WARN if int(f["wait"]) > 0 else number),
         "pace": Text(short(float(f["pace"])) if there else NOTHING, number),
         "cpu": Text(f"{float(f['cpu']):.0f}" if there else NOTHING, number),
         "rss": Text(size(float(f["rss"])) if f["rss"] else NOTHING, number),
         "exit": Text(sanitize(str(f["exit"]), 40) or NOTHING, palette.SOFT),
     }
     return Row(name, cells)
+
+
+def _known(number: Value) -> str:
+    return count(float(number)) if float(number) >= 0 else NOTHING
 
 
 def detail(scene: Scene, name: str | None, width: int, height: int) -> list[Text]:
@@ -115,7 +152,23 @@ def detail(scene: Scene, name: str | None, width: int, height: int) -> list[Text
     head.append(f"   epoch {f['epoch'] or NOTHING}   pid {f['pid'] or NOTHING}", palette.SOFT)
     restarts = Text(f"restarts {f['restarts']}   last exit {sanitize(str(f['exit']), 40) or 'none'}", palette.SOFT)
     lines.append(spread(head, restarts, width))
+    place = _place(world, name)
+    lines += [place] if place else []
     return [*lines, *_instruments(scene, name, width, height - len(lines))]
+
+
+def _place(world: World, name: str) -> Text | None:
+    """Where a worker runs and how its steps go, once the host has told."""
+    host = world.details.host
+    pace = next((pace for pace in host.workers if pace.name == name), None) if host else None
+    if pace is None:
+        return None
+    return pairs(
+        ("may use cpus", sanitize(pace.cpus, 24) or NOTHING),
+        ("memory on node", str(pace.node) if pace.node >= 0 else NOTHING),
+        ("step", duration(pace.step_s)), ("p95", duration(pace.step_p95_s)), ("busy", percent(pace.busy)),
+        ("tokens", f"{rate(pace.tokens_per_s)}/s"),
+    )  # fmt: skip
 
 
 def _instruments(scene: Scene, name: str, width: int, height: int) -> list[Text]:

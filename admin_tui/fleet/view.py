@@ -9,8 +9,9 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
 from admin_tui.actions import Order, Verb
+from admin_tui.details import DetailKind
 from admin_tui.fleet import rows as fleet_rows
-from admin_tui.links import Link
+from admin_tui.links import Link, more_about, to_requests_of
 from admin_tui.messages import Jump, Ordered
 from admin_tui.panel import Panel, Scene
 from admin_tui.table import LiveTable
@@ -20,7 +21,10 @@ from admin_tui.view import View
 class FleetView(View):
     """Every process."""
 
+    QUESTIONS: ClassVar[tuple[DetailKind, ...]] = ("host",)
     BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "screen", "more about it", id="fleet.screen", key_display="enter"),
+        Binding("t", "requests", "its requests", id="fleet.requests"),
         Binding("l", "logs", "its logs", id="fleet.logs"),
         Binding("D", "order('drain')", "drain", id="fleet.drain"),
         Binding("U", "order('undrain')", "undrain", id="fleet.undrain"),
@@ -28,9 +32,6 @@ class FleetView(View):
         Binding("K", "order('kill')", "kill", id="fleet.kill"),
         Binding("Y", "order('reload')", "reload keys", id="fleet.reload", show=False),
     ]
-
-    def __init__(self, id: str) -> None:
-        super().__init__(id=id)
 
     def compose(self) -> ComposeResult:
         """Table above, detail below."""
@@ -42,6 +43,20 @@ class FleetView(View):
         table = self.query_one(LiveTable)
         table.fill(fleet_rows.rows(scene, table.look), self.app.size.width)
         self._show_detail()
+
+    def on_data_table_row_selected(self) -> None:
+        """Enter on a process."""
+        self.action_screen()
+
+    def action_screen(self) -> None:
+        """To the screen that tells more about the process under the cursor."""
+        if (name := self.query_one(LiveTable).current()) is not None:
+            self.post_message(Jump(more_about(name)))
+
+    def action_requests(self) -> None:
+        """To the requests of the process under the cursor."""
+        if (name := self.query_one(LiveTable).current()) is not None:
+            self.post_message(Jump(to_requests_of(name)))
 
     def action_order(self, verb: Verb) -> None:
         """Ask for something to be done to the marked processes, else to the one under the cursor."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from statistics import median
 from typing import Final
 
 from rich.text import Text
@@ -14,7 +16,10 @@ from bus.messages.details import Core, Gpu, HostReply, Node
 
 BUSY: Final = 0.9
 PRESSED: Final = 0.2  # waits for something a fifth of the time
-SLOW_CLOCK: Final = 0.9
+SLOW_CLOCK: Final = 0.9  # of what the other busy cores run at
+BUSY_ENOUGH: Final = 0.5
+STOLEN: Final = 0.05
+BAR_CELL: Final = 28
 
 
 def overview(host: HostReply, box: Box) -> list[Text]:
@@ -23,7 +28,7 @@ def overview(host: HostReply, box: Box) -> list[Text]:
     loaded = palette.WARN if load1 > 1.5 * max(1, len(host.cores)) else palette.TEXT
     head = Text(sanitize(host.processor, 48) or "unknown processor", palette.TEXT)
     head.append(f"   {len(host.cores)} cores, {len(host.nodes)} NUMA node{'s' * (len(host.nodes) != 1)}", palette.SOFT)
-    head.append(f"   Linux {sanitize(host.kernel, 32)}   up {duration(host.up_s)}", palette.SOFT)
+    head.append(f"   {sanitize(host.kernel, 32)}   up {duration(host.up_s)}", palette.SOFT)
     pressed = Text("waited for ", palette.SOFT)
     for pressure in host.pressure:
         high = palette.WARN if pressure.some_10s > PRESSED else palette.TEXT
@@ -62,13 +67,13 @@ def _memory(host: HostReply, width: int, glyphs: Glyphs) -> list[Text]:
 
 
 def cores(host: HostReply, box: Box) -> list[Text]:
-    """Cores by node: a line each where they fit, otherwise a character each, as high as it is busy."""
-    lines_each = [line for node in _nodes(host) for line in _node_in_lines(host, node, box.width, box.glyphs)]
-    if len(lines_each) <= box.height:
-        return lines_each
-    return cut(
-        [line for node in _nodes(host) for line in _node_in_cells(host, node, box.width, box.glyphs)], box.height
-    )
+    """Cores by node, in the first of these ways that fits: a line each, several a line, a character each."""
+    usual = _usual_mhz(host.cores)
+    for draw in (_in_lines, _in_bars, _in_cells):
+        lines = [line for node in _nodes(host) for line in (_node_head(host, node), *draw(_of(host, node), usual, box))]
+        if len(lines) <= box.height:
+            break
+    return cut(lines, box.height)
 
 
 def _nodes(host: HostReply) -> tuple[Node, ...]:
@@ -89,26 +94,42 @@ def _node_head(host: HostReply, node: Node) -> Text:
     return line
 
 
-def _node_in_lines(host: HostReply, node: Node, width: int, glyphs: Glyphs) -> list[Text]:
-    lines = [_node_head(host, node)]
-    for core in _of(host, node):
+def _in_lines(cores: Sequence[Core], usual: float, box: Box) -> list[Text]:
+    lines = []
+    for core in cores:
         line = Text(f"  cpu {core.cpu:<4}", palette.SOFT)
-        line.append_text(bar(core.busy, max(8, min(40, width // 4)), glyphs, _heat(core.busy)))
+        line.append_text(bar(core.busy, max(8, min(40, box.width // 4)), box.glyphs, _heat(core.busy)))
         line.append(f" {percent(core.busy):>5}", palette.TEXT)
         if core.steal >= 0.005:
-            line.append(f"  stolen {percent(core.steal)}", palette.WARN if core.steal > 0.05 else palette.SOFT)
-        line.append_text(_clock(core, glyphs))
+            line.append(f"  stolen {percent(core.steal)}", palette.WARN if core.steal > STOLEN else palette.SOFT)
+        line.append_text(_clock(core, usual, box.glyphs))
         who = [f"{name} (pinned)" if name in core.pinned else name for name in core.running]
         line.append(f"  {', '.join(sanitize(name, 64) for name in who)}", palette.TEXT)
         lines.append(line)
     return lines
 
 
-def _node_in_cells(host: HostReply, node: Node, width: int, glyphs: Glyphs) -> list[Text]:
-    lines, mine, room = [_node_head(host, node)], _of(host, node), max(8, width - 2)
-    for at in range(0, len(mine), room):
+def _in_bars(cores: Sequence[Core], usual: float, box: Box) -> list[Text]:
+    each = max(1, (box.width - 2) // BAR_CELL)
+    lines = []
+    for at in range(0, len(cores), each):
         line = Text("  ")
-        for core in mine[at : at + room]:
+        for core in cores[at : at + each]:
+            slow = core.steal > STOLEN or _clocked_down(core, usual)
+            line.append(f"{core.cpu:>4} ", palette.SOFT)
+            line.append_text(bar(core.busy, BAR_CELL - 14, box.glyphs, _heat(core.busy)))
+            line.append(f" {percent(core.busy):>5}", palette.TEXT)
+            line.append(f" {box.glyphs.states['late']} " if slow else "   ", palette.WARN)
+        lines.append(line)
+    return lines
+
+
+def _in_cells(cores: Sequence[Core], usual: float, box: Box) -> list[Text]:  # noqa: ARG001
+    glyphs, room = box.glyphs, max(8, box.width - 2)
+    lines = []
+    for at in range(0, len(cores), room):
+        line = Text("  ")
+        for core in cores[at : at + room]:
             level = min(len(glyphs.spark) - 1, int(core.busy * len(glyphs.spark)))
             line.append(glyphs.spark[level] if core.busy >= 0.005 else glyphs.dot, _heat(core.busy))
         lines.append(line)
@@ -119,12 +140,21 @@ def _heat(busy: float) -> str:
     return palette.WATER if busy > BUSY else palette.GOOD if busy > 0.05 else palette.FAINT
 
 
-def _clock(core: Core, glyphs: Glyphs) -> Text:
+def _usual_mhz(cores: Sequence[Core]) -> float:
+    """Median clock of busy cores: what a core is to be compared with, since all of them boost less than one alone."""
+    clocks = [core.mhz for core in cores if core.mhz and core.busy > BUSY_ENOUGH]
+    return median(clocks) if clocks else 0.0
+
+
+def _clocked_down(core: Core, usual: float) -> bool:
+    return core.busy > BUSY_ENOUGH and 0 < core.mhz < SLOW_CLOCK * usual
+
+
+def _clock(core: Core, usual: float, glyphs: Glyphs) -> Text:
     if not core.mhz:
         return Text()
-    low = bool(core.mhz_max) and core.busy > 0.5 and core.mhz < SLOW_CLOCK * core.mhz_max
-    text = f"  {core.mhz / 1000:.1f} GHz"
-    return Text(f"{text} {glyphs.states['late']}", palette.WARN) if low else Text(text, palette.SOFT)
+    text, down = f"  {core.mhz / 1000:.1f} GHz", _clocked_down(core, usual)
+    return Text(f"{text} {glyphs.states['late']}", palette.WARN) if down else Text(text, palette.SOFT)
 
 
 def gpus(host: HostReply, box: Box) -> list[Text]:
@@ -133,7 +163,8 @@ def gpus(host: HostReply, box: Box) -> list[Text]:
         return [Text(sanitize(host.gpu_trouble) or "no GPU", palette.FAINT)]
     fields = (
         Field("GPU", 3, True), Field("NAME", 0), Field("BUSY", 6, True), Field("MEMORY", 13, True),
-        Field("POWER W", 9, True), Field("TEMP", 4, True), Field("MHZ", 7, True), Field("PCIE IN/OUT", 13, True), Field("ECC", 4, True),
+        Field("POWER W", 9, True), Field("TEMP", 4, True), Field("MHZ", 7, True),
+        Field("PCIE IN/OUT", 13, True), Field("ECC", 4, True),
     )  # fmt: skip
     lines = grid(fields, [_gpu(gpu, box.glyphs) for gpu in host.gpus], box.width)
     for gpu in host.gpus:

@@ -20,7 +20,7 @@ from admin_tui.table import LiveTable
 from admin_tui.view import View
 from bus.messages.details import HostReply
 
-MOST_CORES = 14  # lines of the box of cores
+MOST_CORES = 20  # lines of the box of cores
 
 
 class HostView(View):
@@ -48,9 +48,9 @@ class HostView(View):
         self.query_one("#machine", Panel).entitle(f"host {host.host}" if host else "host", table.look.describe())
         self.query_one("#gpus", Panel).display = bool(host and (host.gpus or host.gpu_trouble))
         if host is not None:
-            wanted = len(host.nodes) + len(host.cores)
-            room = max(3, self.size.height - 17)
-            self.query_one("#cores", Panel).styles.height = 2 + min(wanted, MOST_CORES, room)
+            room = max(2, min(MOST_CORES, self.size.height - 17))
+            drawn = machine.cores(host, Box(self.size.width - 4, room, scene.glyphs))
+            self.query_one("#cores", Panel).styles.height = 2 + len(drawn)
             self.query_one("#gpus", Panel).styles.height = 2 + max(1, min(10, 1 + len(host.gpus)) if host.gpus else 1)
         for panel in self.query(Panel):
             panel.show(scene)

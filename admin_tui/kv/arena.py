@@ -15,7 +15,7 @@ from bus.messages.details import ModelPool, PagesReply, Tier
 from bus.messages.vitals import MAP_STATES, PoolView
 
 STATE_COLOURS: Final = {
-    "none": palette.LINE, "free": palette.FAINT, "cached": palette.GOOD, "pinned": palette.WATER,
+    "none": palette.FAINT, "free": palette.FAINT, "cached": palette.GOOD, "pinned": palette.WATER,
     "leased": palette.PREFILL, "quarantined": palette.WARN, "lost": palette.CRIT,
 }  # fmt: skip
 _SHOWN: Final = ("leased", "pinned", "cached", "quarantined", "free")
@@ -24,15 +24,12 @@ _SHOWN: Final = ("leased", "pinned", "cached", "quarantined", "free")
 def overview(pages: PagesReply, box: Box) -> list[Text]:
     """All pools as one bar with its legend; what happens to pages, a second."""
     totals = {state: sum(_in_state(pool.pool, state) for pool in pages.pools) for state in _SHOWN}
-    whole = sum(totals.values())
     drawn = segments([(totals[state], STATE_COLOURS[state]) for state in _SHOWN], box.width, box.glyphs)
     legend = Text()
     for state in _SHOWN:
         if totals[state] or state in ("leased", "free"):
             legend.append(f"{box.glyphs.pages[MAP_STATES.index(state)]} {state} ", STATE_COLOURS[state])
             legend.append(f"{count(totals[state])}   ", palette.TEXT)
-    slabs = f"{count(pages.slabs_free)}/{count(pages.slabs)}"
-    legend.append(f"of {count(whole)} pages   slabs free {slabs} of {size(pages.slab_bytes)}", palette.SOFT)
     rates = pairs(
         ("leased", f"{rate(pages.leases_per_s)}/s"), ("sealed", f"{rate(pages.seals_per_s)}/s"),
         ("evicted", f"{rate(pages.evictions_per_s)}/s", palette.WARN if pages.evictions_per_s else palette.TEXT),
@@ -49,6 +46,17 @@ def _in_state(pool: PoolView, state: str) -> int:
         "quarantined": pool.quarantined,
     }  # fmt: skip
     return counts[state]
+
+
+def title(pages: PagesReply) -> str:
+    """How much there is."""
+    return f"KV arena: {count(sum(pool.pool.total for pool in pages.pools))} pages"
+
+
+def map_title(pages: PagesReply, box: Box) -> str:
+    """What the map shows, and what a character of it is."""
+    slabs = f"{count(pages.slabs_free)} of {count(pages.slabs)} slabs free ({box.glyphs.pages[0]})"
+    return f"map: {size(pages.arena_bytes)}, a character is {size(character_bytes(pages, box))}, {slabs}"
 
 
 def pools(pages: PagesReply, box: Box) -> list[Text]:
@@ -100,22 +108,24 @@ def _tier(tier: Tier, glyphs: Glyphs) -> Text:
 
 
 def map_lines(pages: PagesReply, box: Box) -> list[Text]:
-    """The arena from its first byte to its last, cell by cell; where it has more cells than fit, several as one."""
+    """The arena from its first byte to its last; a character is several cells, or a cell several characters."""
     room = max(1, box.width * box.height)
-    group = -(-len(pages.map) // room) if pages.map else 1
-    cells = [_most(pages.map[at : at + group]) for at in range(0, len(pages.map), group)]
+    group = max(1, -(-len(pages.map) // room))
+    each = max(1, room // len(pages.map)) if pages.map else 1
+    codes = [_most(pages.map[at : at + group]) for at in range(0, len(pages.map), group) for _ in range(each)]
     lines = []
-    for at in range(0, len(cells), box.width):
+    for at in range(0, len(codes), box.width):
         line = Text()
-        for code in cells[at : at + box.width]:
+        for code in codes[at : at + box.width]:
             line.append(box.glyphs.pages[code], STATE_COLOURS[MAP_STATES[code]])
         lines.append(line)
     return lines or [Text("no map yet", palette.FAINT)]
 
 
-def cell_bytes(pages: PagesReply, width: int, height: int) -> int:
+def character_bytes(pages: PagesReply, box: Box) -> int:
     """Bytes of the arena that a character of the map stands for."""
-    return pages.map_cell_bytes * max(1, -(-len(pages.map) // max(1, width * height)))
+    room, cells = max(1, box.width * box.height), max(1, len(pages.map))
+    return pages.map_cell_bytes * -(-cells // room) if cells > room else pages.map_cell_bytes // (room // cells)
 
 
 def _most(codes: bytes) -> int:

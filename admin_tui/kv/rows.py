@@ -25,7 +25,7 @@ PREFIX_COLUMNS: Final = (
     Column("hits", "HITS/MIN", 8, True),
     Column("saved", "TOK/MIN SAVED", 13, True, screen=100),
     Column("age", "KNOWN FOR", 9, True, screen=110),
-    Column("last", "LAST HIT", 8, True),
+    Column("last", "LAST HIT", 8, True, screen=70),
 )
 PREFIX_SORTS: Final = ("saved", "hits", "tokens", "refs", "age")
 HOLDER_COLUMNS: Final = (

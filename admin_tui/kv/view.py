@@ -18,7 +18,6 @@ from admin_tui.links import to_process
 from admin_tui.messages import Jump
 from admin_tui.panel import Draw, Panel, Scene
 from admin_tui.table import LiveTable
-from admin_tui.text import size
 from admin_tui.view import View
 from bus.messages.details import PagesReply
 
@@ -50,9 +49,8 @@ class KvView(View):
         prefix_table, holder_table = (self.query_one(id, LiveTable) for id in ("#prefix-table", "#holder-table"))
         if pages is not None:
             box = self.query_one("#kv-map", Panel)
-            cell = arena.cell_bytes(pages, max(1, box.content_size.width), max(1, box.content_size.height))
-            box.entitle(f"map: {size(pages.arena_bytes)}, a character is {size(cell)}")
-            self.query_one("#arena", Panel).entitle("KV arena", prefix_table.look.describe())
+            box.entitle(arena.map_title(pages, Box(box.content_size.width, box.content_size.height, scene.glyphs)))
+            self.query_one("#arena", Panel).entitle(arena.title(pages), prefix_table.look.describe())
             self.query_one("#pools", Panel).styles.height = 3 + min(6, len(pages.pools) + len(pages.tiers))
         for panel in self.query(Panel):
             panel.show(scene)

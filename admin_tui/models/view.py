@@ -45,6 +45,9 @@ class ModelsView(View):
         if models is not None:
             self.query_one("#memory-sheet", Panel).entitle(f"memory of this host: {size(models.memory_bytes)}")
         self._show_detail(scene)
+        wanted = 2 + (len(models.sheet) if models else 1)
+        room = self.size.height - 14 - min(4, len(table.rows))
+        self.query_one("#model-boxes").styles.height = max(6, min(wanted, room))
         self.query_one("#memory-sheet", Panel).show(scene)
 
     def on_data_table_row_highlighted(self) -> None:

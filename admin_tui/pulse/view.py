@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import ClassVar, Final
 
 from textual.app import ComposeResult
-from textual.binding import BindingType
+from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
 
+from admin_tui.links import to_subject
+from admin_tui.messages import Jump
 from admin_tui.panel import Panel, Scene
 from admin_tui.pulse import advice, cards, flow
 from admin_tui.view import View
@@ -18,7 +20,9 @@ TREND: Final = "2 min"
 class PulseView(View, can_focus=True):
     """Is all well, and if not, where."""
 
-    BINDINGS: ClassVar[list[BindingType]] = []
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "worst", "what is worst", id="pulse.worst", key_display="enter"),
+    ]
 
     def compose(self) -> ComposeResult:
         """Cards, flow beside times, models, advisor."""
@@ -30,13 +34,22 @@ class PulseView(View, can_focus=True):
         with Horizontal(id="middle"):
             yield Panel(flow.flow, id="flow", title="flow, 10 s")
             yield Panel(flow.times, id="times", title="where time goes, 10 s: p50, p95")
-        yield Panel(flow.models, id="models", title="models, 10 s")
+        yield Panel(flow.models, id="pulse-models", title="models, 10 s")
         with Horizontal(id="low"):
             yield Panel(advice.advisor, id="advisor", title="advisor")
             yield Panel(advice.processes, id="processes", title="processes")
 
     def draw(self, scene: Scene) -> None:
         """Draw all boxes."""
-        self.query_one("#models", Panel).styles.height = min(9, 3 + max(1, len(scene.world.models)))
+        self.query_one("#pulse-models", Panel).styles.height = min(9, 3 + max(1, len(scene.world.models)))
         for panel in self.query(Panel):
             panel.show(scene)
+
+    def action_worst(self) -> None:
+        """To what the first finding is about."""
+        findings = self.scene.world.findings if self.scene else ()
+        link = to_subject(self.scene.world, findings[0].subject) if self.scene and findings else None
+        if link is None:
+            self.notify("no finding that has a screen", markup=False)
+        else:
+            self.post_message(Jump(link))

@@ -11,7 +11,7 @@ from textual.containers import VerticalScroll
 
 from admin_tui.actions import Order
 from admin_tui.feed import Feed
-from admin_tui.links import Link
+from admin_tui.links import Link, to_process
 from admin_tui.messages import Jump, Ordered, TimelineWanted
 from admin_tui.panel import Panel, Scene
 from admin_tui.requests import rows as request_rows
@@ -20,6 +20,7 @@ from admin_tui.table import LiveTable
 from admin_tui.text import request_id
 from admin_tui.view import View
 from admin_tui.world import World
+from bus.names import scheduler_name, worker_name
 
 
 class RequestsView(View):
@@ -32,6 +33,7 @@ class RequestsView(View):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "open", "timeline", id="requests.open", key_display="enter"),
         Binding("escape", "shut", "close the timeline", id="requests.shut", key_display="esc", show=False),
+        Binding("g", "worker", "its worker", id="requests.worker"),
         Binding("c", "copy", "copy id", id="requests.copy"),
         Binding("l", "logs", "its logs", id="requests.logs"),
         Binding("X", "cancel", "cancel", id="requests.cancel"),
@@ -75,6 +77,17 @@ class RequestsView(View):
         """Only the table."""
         self.opened = None
         self.set_class(False, "-opened")
+
+    def action_worker(self) -> None:
+        """To the first rank of the replica that has the request under the cursor; to its scheduler before that."""
+        request = self._current()
+        live = self.scene.world.live_request(request) if self.scene and request is not None else None
+        if live is None:
+            self.notify("it has ended: no process has it", markup=False)
+        elif live.replica < 0:
+            self.post_message(Jump(to_process(scheduler_name(live.model))))
+        else:
+            self.post_message(Jump(to_process(worker_name(live.model, live.replica, 0))))
 
     def action_copy(self) -> None:
         """The whole id to the clipboard."""

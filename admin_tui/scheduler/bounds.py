@@ -13,6 +13,7 @@ from bus.messages.details import ModelSteps
 from bus.messages.vitals import StepBound
 
 IDLE: Final = "idle"
+NEGLIGIBLE: Final = 0.05
 
 
 class Bound(NamedTuple):
@@ -72,25 +73,29 @@ def shares(steps: ModelSteps) -> list[Share]:
     return sorted(found, key=lambda share: -share.share)
 
 
-def verdict(steps: ModelSteps) -> Text:
-    """One sentence: what to do, if anything."""
+def verdict(steps: ModelSteps) -> tuple[Text, Text]:
+    """What holds it back, if anything; and what would help."""
     found = [share for share in shares(steps) if share.bound.helps]
     if not steps.window:
-        return Text("no steps yet", palette.FAINT)
-    if not found or found[0].share < 0.05:
-        return Text("nothing holds it back: it does what is asked for", palette.GOOD)
+        return Text("no steps yet", palette.FAINT), Text()
+    if not found or found[0].share < NEGLIGIBLE:
+        return Text("nothing holds it back: it does what is asked for", palette.GOOD), Text()
     worst = found[0]
-    text = Text(f"{percent(worst.share)} by {worst.bound.name}: ", f"bold {worst.bound.colour}")
+    text = Text(f"{percent(worst.share)} of the time by {worst.bound.name}: ", f"bold {worst.bound.colour}")
     text.append(worst.bound.why, palette.TEXT)
-    text.append(f"; {worst.bound.helps}", palette.SOFT)
-    return text
+    return text, Text(worst.bound.helps, palette.SOFT)
 
 
 def lines(steps: ModelSteps, box: Box) -> list[Text]:
-    """The sentence, then a bar a bound."""
-    drawn = [verdict(steps)]
+    """The verdict, on one line where it fits; then a bar a bound."""
+    what, helps = verdict(steps)
+    arrow = f" {box.glyphs.arrow} "
+    if what.cell_len + len(arrow) + helps.cell_len <= box.width:
+        drawn = [Text(arrow, palette.FAINT).join((what, helps)) if helps else what]
+    else:
+        drawn = [what, Text(f"  {box.glyphs.last} ", palette.FAINT).append_text(helps)]
     why = box.width >= 92
-    room = max(6, min(36, box.width - 34 - 46 * why))
+    room = max(6, min(36, box.width - 34 - 58 * why))
     for bound, share, number in shares(steps):
         line = Text(f"{bound.name:<13}", bound.colour)
         line.append(f"{percent(share):>6} ", f"bold {palette.TEXT}")

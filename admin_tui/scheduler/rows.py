@@ -9,7 +9,7 @@ from rich.text import Text
 from admin_tui import palette
 from admin_tui.draw import Box, Field, bar, columns_spark, grid, pairs
 from admin_tui.filters import Value
-from admin_tui.glyphs import Glyphs
+from admin_tui.glyphs import COLOURS, Glyphs
 from admin_tui.look import Look
 from admin_tui.panel import UNKNOWN, Scene, age_of_said
 from admin_tui.scheduler.bounds import BOUNDS
@@ -29,7 +29,7 @@ COLUMNS: Final = (
     Column("prefill", "PROMPT", 7, True),
     Column("queue", "QUEUE", 6, True),
     Column("plan", "PLAN", 7, True, screen=140),
-    Column("gather", "BETWEEN", 7, True, screen=140),
+    Column("gather", "GATHER", 7, True, screen=140),
     Column("starved", "PAGES-", 6, True, screen=130),
     Column("bound", "BOUND BY", 12),
     Column("chunks", "PROMPTS IN IT", 0, screen=120),
@@ -125,10 +125,13 @@ def key(line: StepLine) -> str:
 
 
 def trend(steps: ModelSteps, box: Box) -> list[Text]:
-    """How long each of the last steps ran: those with a part of a prompt in its colour."""
-    ran = [line.ran_ns / 1e6 for line in steps.lines]
-    colours = [palette.PREFILL if line.prefill_tokens else palette.DECODE for line in steps.lines]
-    return columns_spark(ran, colours, box.width, max(1, box.height), box.glyphs)
+    """How long each of the last steps ran; `p` under those with a part of a prompt."""
+    shown = steps.lines[-box.width :]
+    colours = [palette.PREFILL if line.prefill_tokens else palette.DECODE for line in shown]
+    marks = "".join("p" if line.prefill_tokens else " " for line in shown)
+    ran = [line.ran_ns / 1e6 for line in shown]
+    drawn = columns_spark(ran, colours, box.width, max(1, box.height - 1), box.glyphs)
+    return [*drawn, Text(marks.rjust(box.width), palette.PREFILL)]
 
 
 def parts(steps: ModelSteps, box: Box) -> list[Text]:
@@ -152,7 +155,7 @@ def parts(steps: ModelSteps, box: Box) -> list[Text]:
 def queues(steps: ModelSteps, box: Box) -> list[Text]:
     """Who waits, by priority."""
     fields = (
-        Field("PRIORITY", 8, True), Field("WAIT", 5, True), Field("FOR KV", 6, True), Field("RUN", 4, True),
+        Field("PRIO", 4, True), Field("WAIT", 5, True), Field("FOR KV", 6, True), Field("RUN", 4, True),
         Field("OLDEST", 0, True),
     )  # fmt: skip
     found = [
@@ -170,23 +173,15 @@ def queues(steps: ModelSteps, box: Box) -> list[Text]:
 
 def knobs(steps: ModelSteps, box: Box) -> list[Text]:
     """Limits that shape steps; what was lowered since the configuration is marked."""
-    fields = (Field("LIMIT", 0), Field("NOW", 9, True), Field("SET TO", 9, True))
-    found = [
-        (
-            Text(sanitize(knob.key, 40), palette.TEXT),
-            _value(knob, knob.value, box.glyphs),
-            Text(f"{_number(knob.default)} {knob.unit}".strip(), palette.SOFT),
-        )
-        for knob in steps.knobs
-    ]
-    return grid(fields, found, box.width)
+    rows = [(Text(sanitize(knob.key, 40), palette.TEXT), _value(knob, box.glyphs)) for knob in steps.knobs]
+    return grid((Field("LIMIT", 0), Field("NOW", 13, True)), rows, box.width)
 
 
-def _value(knob: Knob, value: float, glyphs: Glyphs) -> Text:
-    text = f"{_number(value)} {sanitize(knob.unit, 8)}".strip()
-    if value == knob.default:
-        return Text(text, palette.TEXT)
-    return Text(f"{text} {glyphs.states['late']}", palette.WARN)
+def _value(knob: Knob, glyphs: Glyphs) -> Text:
+    unit = f" {sanitize(knob.unit, 3)}" if len(knob.unit) <= 3 else ""  # longer ones the key says already
+    if knob.value == knob.default:
+        return Text(f"{_number(knob.value)}{unit}", palette.TEXT)
+    return Text(f"{_number(knob.value)}{unit} {glyphs.states['late']} not {_number(knob.default)}", palette.WARN)
 
 
 def _number(value: float) -> str:
@@ -196,22 +191,22 @@ def _number(value: float) -> str:
 def replicas(steps: ModelSteps, box: Box) -> list[Text]:
     """Replicas as the scheduler sees them, with what the cost model has learnt of each."""
     fields = (
-        Field("REPLICA", 12), Field("SLOTS", 8, True), Field("BACKLOG", 8, True), Field("STEP", 6, True),
-        Field("COST OF A STEP", 0, True),
+        Field("REPLICA", 0), Field("SLOTS", 7, True), Field("BACKLOG", 7, True), Field("TOKENS", 6, True),
+        Field("A STEP", 7, True), Field("A TOKEN", 7, True),
     )  # fmt: skip
-    found = []
+    shown = len(fields) if box.width >= 56 else 3
+    rows = []
     for replica in steps.replicas:
         word, state = (
             ("barred", "dead") if replica.barred else ("draining", "draining") if replica.draining
             else ("ready", "ready") if replica.ready else ("off", "off")
         )  # fmt: skip
-        colour = {"dead": palette.CRIT, "draining": palette.WARN, "ready": palette.GOOD, "off": palette.FAINT}[state]
-        cost = f"{duration(replica.base_ns / 1e9)} + {duration(replica.token_ns / 1e9)}/token"
-        found.append((
-            Text(f"{replica.replica} {box.glyphs.states[state]} {word}", colour),
+        rows.append((
+            Text(f"{replica.replica} {box.glyphs.states[state]} {word}", COLOURS[state]),
             Text(f"{replica.running}/{replica.slots}", palette.TEXT),
             Text(count(replica.backlog_tokens), palette.PREFILL if replica.backlog_tokens else palette.SOFT),
             Text(count(replica.step_tokens), palette.TEXT),
-            Text(cost if replica.base_ns else NOTHING, palette.SOFT),
-        ))  # fmt: skip
-    return grid(fields, found, box.width)
+            Text(duration(replica.base_ns / 1e9), palette.SOFT),
+            Text(duration(replica.token_ns / 1e9), palette.SOFT),
+        )[:shown])  # fmt: skip
+    return grid(fields[:shown], rows, box.width)

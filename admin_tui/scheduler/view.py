@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from rich.text import Text
 from textual.app import ComposeResult
@@ -21,6 +21,8 @@ from admin_tui.table import LiveTable
 from admin_tui.text import count, duration, rate, sanitize
 from admin_tui.view import View
 from bus.messages.details import ModelSteps
+
+MOST_BOUNDS: Final = 8  # lines of the box of bounds
 
 
 class SchedulerView(View):
@@ -45,7 +47,7 @@ class SchedulerView(View):
             draw_parts = self._of(step_rows.parts)
             yield Panel(draw_parts, id="parts", title="where a step's time goes: p50, p95", age=age)
             draw_trend = self._of(step_rows.trend)
-            yield Panel(draw_trend, id="step-trend", title="last 120 steps", subtitle="light: with a prompt", age=age)
+            yield Panel(draw_trend, id="step-trend", title="how long steps ran", subtitle="p: with a prompt", age=age)
         with Horizontal(id="shapes"):
             yield Panel(self._of(step_rows.queues), id="queues", title="queues", age=age)
             draw_knobs = self._of(step_rows.knobs)
@@ -64,7 +66,8 @@ class SchedulerView(View):
             names = step_rows.model_names(scene)
             which = f", {names.index(steps.model) + 1} of {len(names)}" if len(names) > 1 else ""
             panel.entitle(f"why is {steps.model} not faster? {bounds.window(steps)}", self._summary(steps, which))
-            panel.styles.height = 2 + max(2, min(7, 1 + len(bounds.shares(steps))))
+            drawn = bounds.lines(steps, Box(self.size.width - 4, MOST_BOUNDS, scene.glyphs))
+            panel.styles.height = 2 + min(len(drawn), MOST_BOUNDS)
         for each in self.query(Panel):
             each.show(scene)
         table = self.query_one(LiveTable)

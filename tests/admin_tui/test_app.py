@@ -11,6 +11,7 @@ from textual.widgets import Button, ContentSwitcher
 
 from admin_tui.actions import Order
 from admin_tui.app import HeadraceTop, bindings_of
+from admin_tui.chrome.prompt import Prompt
 from admin_tui.courier import OnAnswer
 from admin_tui.dialogs.confirm import ConfirmScreen
 from admin_tui.dialogs.help import HelpScreen
@@ -19,11 +20,11 @@ from admin_tui.recording import Recorded
 from admin_tui.replay import ReplayFeed
 from admin_tui.requests.view import RequestsView
 from admin_tui.table import LiveTable
-from admin_tui.views import VIEWS, Shown
+from admin_tui.views import VIEWS, Shown, shown
 
 SIZE = (120, 34)
 ALL_BINDINGS = [
-    binding for shown in (HeadraceTop, LiveTable, *(view.make for view in VIEWS)) for binding in shown.BINDINGS
+    binding for part in (HeadraceTop, LiveTable, *(view.make for view in VIEWS)) for binding in part.BINDINGS
 ]
 ACTS = ("order(", "cancel")  # how the actions begin that lead to an order
 LATE = "worker@smollm2.1.0"
@@ -136,21 +137,43 @@ async def test_a_request_in_hand_can_be_cancelled_and_an_ended_one_cannot(app: H
         assert feed.orders == [order]
 
 
-@pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.id)
-async def test_no_key_but_an_upper_case_one_leads_to_an_order(app: HeadraceTop, feed: Obedient, view: Shown) -> None:
-    """Every printable key that is not an upper case letter, and every bound one."""
-    bound = {binding.key for binding in ALL_BINDINGS if isinstance(binding, Binding)}
-    names = {"/": "slash", "?": "question_mark", "[": "left_square_bracket", "]": "right_square_bracket"}
-    keys = {names.get(key, key) for key in {*map(chr, range(33, 127)), *bound} - {"q"}}
-    async with app.run_test(size=SIZE) as pilot:
-        for key in sorted(key for key in keys if not (len(key) == 1 and key.isupper())):
+def lower_case(keys: set[str]) -> list[str]:
+    return sorted(key for key in keys - {"q"} if not (len(key) == 1 and key.isupper()))
+
+
+async def press_each(app: HeadraceTop, view: Shown, keys: list[str]) -> set[type]:
+    """Press every key on a screen, and say what opened over it. A small screen, since each key draws it."""
+    opened = set()
+    async with app.run_test(size=(64, 16)) as pilot:
+        await pilot.press(view.key)
+        for key in keys:
+            await pilot.press(key)
+            opened.add(type(app.screen))
+            if len(app.screen_stack) > 1 or isinstance(app.focused, Prompt):
+                await pilot.press("escape")
             if app.query_one(ContentSwitcher).current != view.id:
                 await pilot.press(view.key)
-            await pilot.press(key)
-            assert not isinstance(app.screen, ConfirmScreen), key
-            await pilot.press("escape")
         assert app.is_running
-        assert feed.orders == []
+    return opened
+
+
+@pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.id)
+async def test_no_bound_key_but_an_upper_case_one_leads_to_an_order(
+    app: HeadraceTop, feed: Obedient, view: Shown
+) -> None:
+    bindings = [*HeadraceTop.BINDINGS, *LiveTable.BINDINGS, *view.make.BINDINGS]
+    bound = {binding.key for binding in bindings if isinstance(binding, Binding)}
+    assert ConfirmScreen not in await press_each(app, view, lower_case(bound))
+    assert feed.orders == []
+
+
+async def test_no_printable_key_but_an_upper_case_one_leads_to_an_order(app: HeadraceTop, feed: Obedient) -> None:
+    names = {"/": "slash", "?": "question_mark", "[": "left_square_bracket", "]": "right_square_bracket", "-": "minus"}
+    printable = {names.get(key, key) for key in map(chr, range(33, 127))}
+    opened = await press_each(app, shown("fleet"), lower_case(printable))
+    assert ConfirmScreen not in opened
+    assert HelpScreen in opened
+    assert feed.orders == []
 
 
 def test_every_acting_key_is_upper_case_and_every_other_is_not() -> None:
