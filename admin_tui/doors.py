@@ -16,7 +16,7 @@ from bus.messages.control import Access, FromProcess, GetAccess, GetNotes, GetSt
 from bus.names import CONTROL_DOOR, METRICS, InvalidName, parse_process
 
 ASK_S: Final = 2.0
-SILENT_NS: Final = 3_000_000_000  # so long without the metrics process, and everybody is asked
+SILENT_NS: Final = 3_500_000_000  # so long without the metrics process, and everybody is asked
 FRESH_NS: Final = 7_000_000_000  # an answer that is older says nothing about now
 MOST: Final = 256
 
@@ -30,12 +30,12 @@ class Doors:
         self._on_event = on_event
         self._rids = itertools.count(1)
         self._known_access = False
-        self._lost_ns = me.loop.now_ns()
+        self._heard_ns = me.loop.now_ns()
         self._others: dict[str, Link[FromProcess]] = {}
         self._statuses: dict[str, tuple[int, Status]] = {}
         self._metrics: Link[FromProcess] = Link(
             self._me, METRICS, CONTROL_DOOR, "control", FromProcess,
-            on_message=self._on_message, on_up=self._on_up, on_down=self._on_down,
+            on_message=self._on_message, on_up=self._on_up,
         )  # fmt: skip
         self._stop = me.loop.every(ASK_S, self._ask)
 
@@ -46,17 +46,13 @@ class Doors:
         self._metrics.close()
 
     def _on_up(self) -> None:
-        self._leave_others()
         self._metrics.send(GetAccess(next(self._rids)))
         self._ask()
 
-    def _on_down(self, _: str) -> None:
-        self._lost_ns = self._me.loop.now_ns()
-
     def _ask(self) -> None:
-        if self._metrics.up:
-            self._metrics.send(GetNotes(next(self._rids)))
-        elif self._me.loop.now_ns() - self._lost_ns >= SILENT_NS:
+        """Gone or stuck is the same here: it does not answer."""
+        self._metrics.send(GetNotes(next(self._rids)))
+        if self._me.loop.now_ns() - self._heard_ns >= SILENT_NS:
             self._ask_others()
 
     def _ask_others(self) -> None:
@@ -95,6 +91,8 @@ class Doors:
             self._known_access = True
             self._on_event(message)
         elif isinstance(message, Notes):
+            self._heard_ns = self._me.loop.now_ns()
+            self._leave_others()
             self._on_event(message)
         elif isinstance(message, Status):
             self._statuses[message.name] = self._me.loop.now_ns(), message

@@ -204,12 +204,13 @@ class World:
     @property
     def vitals(self) -> dict[str, Status]:
         """What processes say at their control doors; empty while the metrics process knows better."""
-        return self.people.vitals if self.down else {}
+        return self.people.vitals
 
     def condition(self, name: str) -> Condition:
         """Of a process, the worst that is known."""
-        if (vital := self.vitals.get(name)) is not None:
-            return _CONDITIONS[vital.state]
+        if self.vitals:
+            vital = self.vitals.get(name)
+            return _CONDITIONS[vital.state] if vital is not None else "late"
         for finding in self.findings:
             if finding.subject == name and finding.code in _TROUBLE:
                 return _TROUBLE[finding.code]

@@ -75,10 +75,11 @@ def _health(scene: Scene) -> Text:
 def alarm_line(scene: Scene, width: int) -> Text:
     """The worst finding; where the bus is gone, that, with how old everything on the screen is."""
     world, glyphs = scene.world, scene.glyphs
-    if world.down:
+    if world.down or world.vitals:
         age = world.age_s(scene.now_ns)
+        why = sanitize(world.down, 40) or "does not answer"
         seen = f"what you see is {duration(age)} old" if world.heard_ns else "nothing seen yet"
-        line = Text(f" {glyphs.states['dead']} no word from metrics@host ({sanitize(world.down, 40)}), {seen}")
+        line = Text(f" {glyphs.states['dead']} no word from metrics@host ({why}), {seen}")
         doors = "; Fleet asks processes themselves" if world.vitals else ""
         line.append(f"{doors}  {BANNER_ADVICE}")
         line.stylize(f"bold {palette.GROUND} on {palette.CRIT}")

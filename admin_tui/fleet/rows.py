@@ -65,10 +65,7 @@ def facts(world: World, name: str) -> dict[str, Value]:
     """A process as filters and sorting see it."""
     sample, unit = world.processes.get(name), world.units.get(name)
     since_s = unit.uptime_s if unit else (world.at_ns - sample.started_ns) / 1e9 if sample else 0.0
-    if (vital := world.vitals.get(name)) is not None:
-        return {**_nothing(name), "state": world.condition(name), "since": vital.uptime_s, "pid": vital.pid,
-                "epoch": vital.epoch, "restarts": unit.restarts if unit else 0}  # fmt: skip
-    return {
+    known: dict[str, Value] = {
         "unit": name,
         "role": name.partition("@")[0],
         "state": world.condition(name),
@@ -83,14 +80,11 @@ def facts(world: World, name: str) -> dict[str, Value]:
         "rss": sample.rss_bytes if sample else 0,
         "exit": unit.last_exit if unit else "",
     }
-
-
-def _nothing(name: str) -> dict[str, Value]:
-    """A process of which only what it says itself is known."""
-    return {
-        "unit": name, "role": name.partition("@")[0], "state": "off", "since": 0.0, "pid": 0, "restarts": 0, "epoch": 0,
-        "pace": 0.0, "cpu": 0.0, "rss": 0, "exit": "",
-    }  # fmt: skip
+    if world.vitals:  # the metrics process is silent: what it said last is not how things are
+        known |= {"run": -1, "wait": -1, "pace": 0.0, "cpu": 0.0, "rss": 0}
+    if (vital := world.vitals.get(name)) is not None:
+        known |= {"since": vital.uptime_s, "pid": vital.pid, "epoch": vital.epoch}
+    return known
 
 
 def rows(scene: Scene, look: Look) -> list[Row]:
