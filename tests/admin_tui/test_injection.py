@@ -11,10 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from admin_tui import plain
+from admin_tui.acted import Actions, Logged
 from admin_tui.app import HeadraceTop
+from admin_tui.chrome.command import CommandLine
 from admin_tui.recording import Recorded
 from admin_tui.world import NO_PAGES, World
-from bus.messages.control import Fleet, UnitStatus
+from bus.actionlog import ActionRecord
+from bus.logread.records import LogRecord
+from bus.messages.control import Access, FindingNote, Fleet, Notes, UnitStatus
 from bus.messages.observe import Finding, FinishedRequest, ModelLoad, Snapshot, TimelineReply
 from bus.messages.telemetry import LiveRequest, Sample, Series, TimelineEvent
 
@@ -43,7 +47,20 @@ def evil(text: str) -> list[Recorded]:
         for at, kind in enumerate(("received", "held", "admitted", "chunk", "preempted", "resumed", "refused"))
     ))  # fmt: skip
     fleet = Fleet(0, (UnitStatus(text, 3, "ready", 2, 1.0, text),), text)
-    return [Recorded(0.0, snapshot), Recorded(0.0, fleet), Recorded(0.0, timeline)]
+    record = LogRecord(1e9, "error", text, text, (text,), "7")
+    action = ActionRecord(
+        at=1e9, process=text, uid=1, user=text, pid=1, program=text, verb=text, object=text, result="denied",
+        reason=text, detail=text, before=text, after=text,
+    )  # fmt: skip
+    note = FindingNote("late", text, "silenced", text, text, 1.0, 2.0)
+    people = (
+        Logged((record,), text, text, 1), Actions((action,)), Actions((action,), text), Notes(0, (note,)),
+        Access(0, "admin", text, text),
+    )  # fmt: skip
+    return [
+        Recorded(0.0, snapshot), Recorded(0.0, fleet), Recorded(0.0, timeline),
+        *(Recorded(0.0, event) for event in people),
+    ]  # fmt: skip
 
 
 def characters(app: HeadraceTop) -> str:
@@ -58,8 +75,15 @@ def characters(app: HeadraceTop) -> str:
 async def test_no_screen_lets_an_attack_through(make_app: Callable[..., HeadraceTop], text: str) -> None:
     app = make_app(evil(text))
     async with app.run_test(size=(120, 34)) as pilot:
-        for keys in (["1"], ["2"], ["4"], ["enter"], ["escape", "X"], ["escape", "2", "R"], ["escape", "K"]):
+        for keys in (
+            ["1"], ["2"], ["4"], ["enter"], ["escape", "X"], ["escape", "2", "R"], ["escape", "K"],
+            ["escape", "9"], ["enter"], ["enter", "u"], ["0"], ["tab"], ["A"], ["escape", "Z"], ["escape", "ctrl+p"],
+            ["escape", "colon", text, "enter"],
+        ):  # fmt: skip
             for key in keys:
+                if key == text:
+                    app.query_one(CommandLine).value = text
+                    continue
                 await pilot.press(key)
                 await pilot.pause()
             await pilot.pause(0.05)
