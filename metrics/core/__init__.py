@@ -9,6 +9,7 @@
 | `live`        | requests in schedulers' hands                                      |
 | `loads`       | one line per model, and the pages, out of the series               |
 | `findings`    | what an operator should know, with hysteresis                      |
+| `notes`       | what operators said of findings                                    |
 | `collector`   | all of the above behind one object                                 |
 | `instruments` | help texts and public names                                        |
 """

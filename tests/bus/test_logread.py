@@ -1,4 +1,4 @@
-"""Logs read back: what `bus.logs` and journalctl write, whole, in order, bounded, and with a word where they cannot be."""
+"""Logs read back: what `bus.logs` and journalctl write, whole, in order, bounded; told where they cannot be."""
 
 from __future__ import annotations
 
@@ -32,9 +32,8 @@ def written(style: str, *said: tuple[int, str, dict[str, object]]) -> list[str]:
     handler = logging.StreamHandler(out)
     handler.setFormatter(logs._Json("kv@host") if style == "json" else logs._Text("kv@host", journal=False))
     for level, text, fields in said:
-        record = logging.makeLogRecord(
-            {"levelno": level, "levelname": logging.getLevelName(level), "msg": text, **fields}
-        )
+        made_of = {"levelno": level, "levelname": logging.getLevelName(level), "msg": text, **fields}
+        record = logging.makeLogRecord(made_of)
         handler.emit(record)
     return out.getvalue().splitlines()
 
@@ -78,8 +77,10 @@ def test_any_line_of_a_journal_is_a_record_or_none(line: bytes) -> None:
 
 
 def test_a_line_of_the_journal() -> None:
-    entry = {"__REALTIME_TIMESTAMP": "1700000000500000", "PRIORITY": "4", "_SYSTEMD_UNIT": "headrace-worker@m.0.0.service",
-             "MESSAGE": "step late request=1f"}  # fmt: skip
+    entry = {
+        "__REALTIME_TIMESTAMP": "1700000000500000", "PRIORITY": "4", "MESSAGE": "step late request=1f",
+        "_SYSTEMD_UNIT": "headrace-worker@m.0.0.service",
+    }  # fmt: skip
     record = from_journal(json.dumps(entry).encode())
     assert record == LogRecord(1_700_000_000.5, "warning", "worker@m.0.0", "step late request=1f", (), "1f")
     octets = from_journal(json.dumps({**entry, "MESSAGE": [104, 255, 105]}).encode())

@@ -1,4 +1,4 @@
-"""`headrace limit`, `audit-log`, `logs`, `cancel`, `ack`, `silence`, `reload`: words in, words out; and on real processes."""
+"""`headrace limit`, `audit-log`, `logs`, `cancel`, `ack`, `silence`, `reload`: words, and on real processes."""
 
 from __future__ import annotations
 
