@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar, Final
 
+from rich.text import Text
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.css.query import NoMatches
@@ -95,6 +96,7 @@ class HeadraceTop(App[None]):
         self._host = host or bars.host_name()
         self._world = World()
         self._paused = False
+        self._said: dict[str, Text] = {}
         self._before = FIRST.id
         self._operator = Operator(
             self, self._world, lambda: self._feed, keepsakes or Keepsakes(), tuple(view.id for view in VIEWS),
@@ -168,16 +170,22 @@ class HeadraceTop(App[None]):
         width = self.size.width
         status = bars.Status(self._feed.label, self._paused, self._wall_clock())
         with self.batch_update():
-            self.query_one("#top", Static).update(bars.top_bar(scene, status, self._host, width))
-            self.query_one("#alarm", Static).update(bars.alarm_line(scene, width))
+            self._say("#top", bars.top_bar(scene, status, self._host, width))
+            self._say("#alarm", bars.alarm_line(scene, width))
             keys = bars.key_lines(
                 self._screen_keys(), self._keys(), self._active_title(), width,
                 2 if self.size.height >= TALL else 1, may_act=self._operator.may_act,
             )  # fmt: skip
-            self.query_one("#keys", Static).update(keys)
+            self._say("#keys", keys)
             self.query_one("#views").set_class(self._world.stale(scene.now_ns), "-stale")
             if not self._paused:
                 self._view().show(scene)
+
+    def _say(self, line: str, text: Text) -> None:
+        """On a line of the frame; only what is new is drawn, and nothing is laid out anew."""
+        if self._said.get(line) != text:
+            self._said[line] = text
+            self.query_one(line, Static).update(text, layout=False)
 
     def _keys(self, *, all: bool = False) -> list[tuple[str, str]]:
         """Keys that work now, the screen's own first, help and quit last; for the key line those that matter most."""

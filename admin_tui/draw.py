@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 from rich.text import Text
@@ -122,7 +123,10 @@ def columns_spark(
     shades = list(colours)[-width:]
     for drawn in spark(values, width, height, glyphs, ceiling=ceiling):
         line = Text(drawn[: width - len(shades)])
-        for character, colour in zip(drawn[width - len(shades) :], shades, strict=True):
-            line.append(character, colour)
+        at = width - len(shades)
+        for colour, run in groupby(shades):
+            end = at + len(list(run))
+            line.append(drawn[at:end], colour)
+            at = end
         lines.append(line)
     return lines

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from rich.text import Text
-from textual.markup import escape
+from textual.content import Content
+from textual.widget import Widget
 from textual.widgets import Static
 
 from admin_tui.details import DetailKind
@@ -44,6 +45,12 @@ def age_of_said(scene: Scene, kind: DetailKind, at_ns: int, heard_ns: int) -> fl
     return UNKNOWN if answered < 0 or not heard_ns else answered + max(0.0, (at_ns - heard_ns) / 1e9)
 
 
+def set_height(widget: Widget, lines: int) -> None:
+    """So many lines; nothing is laid out anew where it is as high already."""
+    if widget.styles.height is None or widget.styles.height.value != lines:
+        widget.styles.height = lines
+
+
 class Panel(Static):
     """Draws `draw(scene, width, height)`: at most `height` lines of at most `width` cells.
 
@@ -56,8 +63,9 @@ class Panel(Static):
         self._draw, self._age = draw, age
         self._scene: Scene | None = None
         self._subtitle = subtitle
+        self._edge = ("", "")
         self._drawn: tuple[tuple[int, int], list[Text]] = ((0, 0), [])
-        self.border_title, self.border_subtitle = title, subtitle
+        self._write(title, subtitle)
 
     def show(self, scene: Scene) -> None:
         """Draw this from now on."""
@@ -71,8 +79,8 @@ class Panel(Static):
 
     def entitle(self, title: str, subtitle: str = "") -> None:
         """Write into the border. Titles may hold names from outside: they are cleaned, and not read as markup."""
-        self.border_title = escape(sanitize(title, 80))
-        self.border_subtitle = self._subtitle = escape(sanitize(subtitle, 80))
+        self._subtitle = subtitle
+        self._write(title, subtitle if self._age is None else self._edge[1])
 
     def render(self) -> Text:
         """The lines, cut to the box."""
@@ -98,6 +106,12 @@ class Panel(Static):
     def _say_age(self, scene: Scene, age_s: float) -> None:
         stale = age_s > OLD_S
         self.set_class(stale, "-stale")
-        said = f"{scene.glyphs.states['late']} stale {duration(age_s)}" if stale else self._subtitle
-        if self.border_subtitle != said:
-            self.border_subtitle = said
+        late = scene.glyphs.states["late"]
+        self._write(self._edge[0], f"{late} stale {duration(age_s)}" if stale else self._subtitle)
+
+    def _write(self, title: str, subtitle: str) -> None:
+        """Onto the edge, as content and not as markup: what is cut may look like markup that no escaping mends."""
+        if self._edge != (title, subtitle):
+            self._edge = title, subtitle
+            self.border_title = Content(sanitize(title, 80))
+            self.border_subtitle = Content(sanitize(subtitle, 80))

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from admin_tui import plain_details
 from admin_tui.details import Details
 from admin_tui.fleet.rows import facts
 from admin_tui.requests.rows import summary
@@ -31,7 +32,7 @@ def lines(world: World, now_ns: int) -> list[str]:
         )
     said += [_process(world, name) for name in world.names()]
     said.append(f"requests: {summary(world)}")
-    return said
+    return [*said, *plain_details.lines(world.details)]
 
 
 def _model(model: ModelLoad) -> str:

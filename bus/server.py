@@ -24,9 +24,11 @@ import zmq
 from bus.build import BUILD
 from bus.credentials import Credentials, own_user_only, read_credentials
 from bus.curve import CurveServer
+from bus.doors import DoorCounts, RoundTrips, quantiles
 from bus.identity import Identity
 from bus.liveness import DeathWatch
 from bus.messages.common import Bye, Heartbeat, Hello, Nack, NackReason, ProcessState, Welcome
+from bus.messages.vitals import Door, DoorPeer
 from bus.names import VISITORS, socket_path
 from bus.releases import Speaker, disagreement, ourselves
 from bus.socket import Pump, bind_ipc, configure
@@ -44,15 +46,16 @@ OUTBOX_MESSAGES: Final = 10_000  # beyond the socket's own high-water mark
 class Peer:
     """A process at the other end. Its fields say what it last said of itself."""
 
-    __slots__ = ("_outbox", "_route", "_seq_in", "_seq_out", "_watch", "build", "busy", "credentials", "epoch", "name",
-                 "pid", "progress", "protocol", "role", "seen_ns", "state")  # fmt: skip
+    __slots__ = ("_outbox", "_route", "_seq_in", "_seq_out", "_trips", "_watch", "build", "busy", "credentials",
+                 "epoch", "name", "pid", "progress", "protocol", "role", "seen_ns", "state", "uid")  # fmt: skip
 
-    def __init__(self, route: bytes, name: str, hello: Hello, epoch: int, protocol: int, now_ns: int) -> None:
+    def __init__(self, route: bytes, name: str, hello: Hello, epoch: int, protocol: int, uid: int, now_ns: int) -> None:
         self.name = name
         self.role = hello.role
         self.epoch = epoch
         self.pid = hello.pid
         self.credentials: Credentials | None = None  # of a connection on this host
+        self.uid = uid  # by the kernel; -1 on another host
         self.build = hello.build
         self.protocol = protocol
         self.state: ProcessState = hello.state
@@ -63,7 +66,15 @@ class Peer:
         self._seq_in = 0
         self._seq_out = 0
         self._outbox: deque[list[bytes]] = deque()
+        self._trips = RoundTrips()
         self._watch: DeathWatch | None = None
+
+    def view(self, now_ns: int) -> DoorPeer:
+        """For telemetry."""
+        return DoorPeer(
+            self.name, self.pid, self.uid, self.epoch, self.state, self.busy, now_ns - self.seen_ns, self._seq_in,
+            self._seq_out, len(self._outbox), *quantiles(self._trips.took),
+        )  # fmt: skip
 
     def __repr__(self) -> str:
         return f"<Peer {self.name} epoch {self.epoch} pid {self.pid}>"
@@ -130,6 +141,9 @@ class Server(Generic[In]):
         self._received = life.telemetry.counter(
             "headrace_bus_received_total", "Messages received from peers", door=door
         )
+        self._sent = life.telemetry.counter("headrace_bus_sent_total", "Messages sent to peers", door=door)
+        self._counts = DoorCounts()
+        life.telemetry.doors[door] = self._view
         self._pump = Pump(life.loop, self._socket, self._receive)
         self._stop_beating = life.loop.every(HEARTBEAT_S, self._beat)
 
@@ -143,6 +157,8 @@ class Server(Generic[In]):
         if self._routes.get(peer._route) is not peer:
             return False
         peer._seq_out += 1
+        self._counts.sent += 1
+        self._sent.add()
         frames = self._codec.encode(body, self._life.name, self._life.epoch, peer._seq_out, peer.protocol)
         frames.insert(0, peer._route)
         if peer._outbox:
@@ -174,6 +190,7 @@ class Server(Generic[In]):
         self._routes.clear()
         self._peers.clear()
         self._stop_beating()
+        self._life.telemetry.doors.pop(self._door, None)
         self._pump.close(linger_ms=500)  # the byes
         if self._path is not None:
             self._path.unlink(missing_ok=True)
@@ -187,6 +204,7 @@ class Server(Generic[In]):
         while self._socket.getsockopt(zmq.RCVMORE):
             frames.append(self._socket.recv(zmq.NOBLOCK))
         self._received.add()
+        self._counts.received += 1
         try:
             header, body = self._codec.decode(frames)
         except BadFrame as bad:
@@ -214,6 +232,7 @@ class Server(Generic[In]):
     def _deliver(self, peer: Peer, body: Any) -> None:
         if isinstance(body, Heartbeat):
             peer.progress, peer.busy, peer.state = body.progress, body.busy, body.state
+            peer._trips.heard(body, peer.seen_ns)
         elif isinstance(body, Bye):
             self.leave(peer, body.reason or "bye")
         elif isinstance(body, Nack):
@@ -236,6 +255,7 @@ class Server(Generic[In]):
             if self._life.troubles.say(asker, f"refused {header.source}: {problem}", self._life.loop.now_ns()):
                 log.warning("refused %s: %s", header.source, problem)  # once, not for each knock
             return self._nack(route, "forbidden", problem, header.seq)
+        uid = who.uid if who is not None else -1
         known = self._routes.get(route)
         if known is not None and known.name == header.source and known.epoch == header.epoch:
             known._seq_in = header.seq  # its hello crossed our welcome
@@ -249,7 +269,7 @@ class Server(Generic[In]):
             self.leave(previous, "replaced" if previous.epoch < header.epoch else "reconnected")
         if known is not None:
             self.leave(known, "renamed")
-        peer = Peer(route, header.source, hello, header.epoch, protocol, self._life.loop.now_ns())
+        peer = Peer(route, header.source, hello, header.epoch, protocol, uid, self._life.loop.now_ns())
         peer._seq_in = header.seq
         peer.credentials = who
         self._routes[route] = self._peers[peer.name] = peer
@@ -289,6 +309,7 @@ class Server(Generic[In]):
             log.warning("refused %s: %s", source, problem)
 
     def _count_refused(self, reason: str) -> None:
+        self._counts.refuse(reason)
         self._life.telemetry.counter(
             "headrace_bus_refused_total", "Messages refused, by reason", door=self._door, reason=reason
         ).add()
@@ -301,6 +322,7 @@ class Server(Generic[In]):
         except zmq.Again:
             peer._outbox.append(frames)
             if len(peer._outbox) > OUTBOX_MESSAGES:
+                self._counts.dropped += 1
                 self._gone(peer, "does not read")
                 return False
         except zmq.ZMQError as error:
@@ -333,7 +355,16 @@ class Server(Generic[In]):
             if not peer.busy and now - peer.seen_ns > SILENT_S * 1e9:
                 self.leave(peer, "silent")
             else:
-                self.send(peer, heartbeat)
+                self.send(peer, peer._trips.beat(heartbeat, now))
+
+    # --- telling ---------------------------------------------------------------------------------------------------
+
+    def _view(self) -> Door:
+        now, peers = self._life.loop.now_ns(), self._peers.values()
+        return self._counts.door(
+            self._door, "ROUTER", (peer.view(now) for peer in peers), len(peers), (peer._trips for peer in peers),
+            queue_limit=OUTBOX_MESSAGES,
+        )  # fmt: skip
 
 
 def _may_replace(who: Credentials | None, holder: Credentials | None) -> bool:

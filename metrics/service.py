@@ -23,7 +23,7 @@ from bus.messages.observe import (
     Update,
 )
 from bus.messages.telemetry import LiveRequests, Sample, Timeline, ToMetrics
-from bus.messages.vitals import Steps
+from bus.messages.vitals import Door, Steps
 from bus.names import FEED_DOOR, OBSERVE_DOOR, ROLES, TELEMETRY_DOOR, socket_path
 from bus.process import Description, Life
 from bus.server import Peer, Server
@@ -78,6 +78,8 @@ class MetricsService:
             admit=Doorkeeper(life.config.admin).admit, mode=OPEN_MODE,
         )  # fmt: skip
         self._timers = (life.loop.every(TICK_S, self._tick), life.loop.every(LOOK_S, self._watch.look))
+        life.telemetry.doors[TELEMETRY_DOOR] = self._telemetry_door
+        life.telemetry.doors[FEED_DOOR] = self._feed_door
         life.ready()
 
     def describe(self) -> Description:
@@ -178,6 +180,13 @@ class MetricsService:
             self._collector.on_steps(message, now)
         else:
             self._collector.on_view(message, now)
+
+    def _telemetry_door(self) -> Door:
+        heard, refused = len(self._collector.fleet.members), (("malformed", self._refused),) if self._refused else ()
+        return Door(TELEMETRY_DOOR, "SUB", heard, self._frames, 0, 0, 0, 0, refused, ())
+
+    def _feed_door(self) -> Door:
+        return Door(FEED_DOOR, "PUB", -1, 0, self._published, 0, FEED_BACKLOG, 0, (), ())
 
     def _refuse(self, why: str) -> None:
         if self._refused.bit_count() <= 1:  # 0, 1, 2, 4, 8 … before it: a flood must not fill the journal

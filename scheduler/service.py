@@ -6,6 +6,8 @@ import logging
 from collections import deque
 from typing import Any, Final
 
+import msgspec
+
 from bus.blocks import KV_LAYOUT, root_digest
 from bus.messages.common import Nack, ProcessState
 from bus.messages.control import (
@@ -30,6 +32,7 @@ from bus.process import Description, Life
 from bus.server import Peer, Server
 from scheduler.core import events as e
 from scheduler.core.core import SchedulerCore
+from scheduler.core.overview import scheduler_view
 from scheduler.core.state import Limits
 from scheduler.core.view import live_requests
 from scheduler.limits import Keeper, Unfit, checked, configured, difference, differing, merged
@@ -54,12 +57,12 @@ class SchedulerService:
         self._configured = configured(model)
         self._keeper = Keeper(life.run, life.name)
         self._limits = self._keeper.load(self._configured)
-        self.core = SchedulerCore(
-            Limits(
-                model=model.name, replicas=model.all_replicas, first_prefill=model.first_prefill,
-                prefix_cache=model.prefix_cache, hang_ns=model.hang_s * 1e9, **_for_core(self._limits),
-            )
+        self._base = Limits(
+            model=model.name, replicas=model.all_replicas, first_prefill=model.first_prefill,
+            prefix_cache=model.prefix_cache, hang_ns=model.hang_s * 1e9, **_for_core(self._configured),
         )  # fmt: skip
+        now = msgspec.structs.replace(self._base, **_for_core(self._limits))
+        self.core = SchedulerCore(now, life.loop.now_ns)
         self._groups = {number: RankGroup(number) for number in range(model.all_replicas)}
         self._geometry: Registered | None = None
         self._root = b""
@@ -85,6 +88,10 @@ class SchedulerService:
         self._pages = PageLink(life, self._on_kv)
         self._timers = [life.loop.every(TICK_S, self._tick), life.loop.every(MEASURE_S, self._measure)]
         life.telemetry.live(lambda: live_requests(self.core.state, life.name, life.loop.now_ns()))
+        life.telemetry.views.append(lambda: self._measures.steps(self.core.steps, life.name))
+        life.telemetry.slow_views.append(
+            lambda: scheduler_view(self.core.state, life.name, self._base, life.loop.now_ns())
+        )
         life.ready()
 
     def describe(self) -> Description:
@@ -318,6 +325,7 @@ class SchedulerService:
 
     def _measure(self) -> None:
         tokens = self._measures.take(self.core.state, self._ready)
+        self._measures.take_steps(self.core.steps)
         share = MEASURE_S / RATE_MEMORY_S
         self._tokens_per_s += share * (tokens / MEASURE_S - self._tokens_per_s)
 
@@ -336,7 +344,9 @@ class SchedulerService:
     def _act(self, actions: list[e.Action]) -> None:
         for action in actions:
             if isinstance(action, e.SendPlan):
+                began_ns = self._life.loop.now_ns()
                 self._to_ranks(action.replica, action.plan)
+                self._measures.sent(self._life.loop.now_ns() - began_ns)
             elif isinstance(action, e.Reply):
                 peer = self._ingresses.peers.get(action.home.name)
                 if peer is not None and peer.epoch == action.home.epoch:

@@ -82,11 +82,11 @@ class AlarmsView(View):
         if name:
             self.post_message(Jump(to_process(name) if "@" in name else Link("models", name)))
 
-    def on_data_table_row_selected(self) -> None:
+    def on_live_table_chosen(self) -> None:
         """Enter on a row."""
         self.action_go()
 
-    def on_data_table_row_highlighted(self) -> None:
+    def on_live_table_moved(self) -> None:
         """The box follows the cursor."""
         if self.scene is not None:
             self._show_detail(self.scene)

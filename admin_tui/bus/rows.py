@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
 from rich.text import Text
@@ -11,7 +12,7 @@ from admin_tui.filters import Value
 from admin_tui.glyphs import COLOURS, Condition, Glyphs
 from admin_tui.look import Look
 from admin_tui.panel import OLD_S, Scene, age_of_said
-from admin_tui.table import Column, Row
+from admin_tui.table import Cells, Column, Row
 from admin_tui.text import NOTHING, count, duration, percent, rate, sanitize
 from bus.messages.details import Endpoint
 from bus.messages.vitals import DoorPeer
@@ -95,10 +96,10 @@ def rows(scene: Scene, look: Look) -> list[Row]:
     kept = [(f, e) for e in reply.endpoints if look.keeps(f := facts(e), faulty=faulty(e))]
     kept.sort(key=lambda pair: pair[0][look.sort], reverse=look.reverse != (look.sort != "owner"))
     ages = {e.owner: age_of_said(scene, "bus", reply.at_ns, e.heard_ns) for _, e in kept}
-    return [_row(f, e, ages[e.owner], scene.glyphs) for f, e in kept]
+    return [Row(key(e), partial(_row, f, e, ages[e.owner], scene.glyphs)) for f, e in kept]
 
 
-def _row(f: dict[str, Value], endpoint: Endpoint, age_s: float, glyphs: Glyphs) -> Row:
+def _row(f: dict[str, Value], endpoint: Endpoint, age_s: float, glyphs: Glyphs) -> Cells:
     door, late = endpoint.door, glyphs.states["late"]
     stale = age_s > OLD_S
     text = palette.FAINT if stale else palette.TEXT
@@ -107,11 +108,11 @@ def _row(f: dict[str, Value], endpoint: Endpoint, age_s: float, glyphs: Glyphs) 
     owner = Text(sanitize(endpoint.owner, 64), COLOURS["late"] if faulty(endpoint) else text)
     if stale:
         owner.append(f" {late} {duration(age_s)} old", palette.WARN)
-    cells = {
+    return {
         "owner": owner,
         "door": Text(sanitize(door.door, 16), text),
         "kind": Text(sanitize(door.kind, 12), palette.SOFT),
-        "peers": Text(count(door.peers_total), text),
+        "peers": Text(known(door.peers_total), text),
         "in": Text(_per_s(endpoint.in_per_s), text),
         "out": Text(_per_s(endpoint.out_per_s), text),
         "queue": Text(count(door.queue), palette.WARN if door.queue else palette.SOFT),
@@ -120,7 +121,11 @@ def _row(f: dict[str, Value], endpoint: Endpoint, age_s: float, glyphs: Glyphs) 
         "dropped": Text(count(door.dropped), palette.WARN if door.dropped else palette.SOFT),
         "rtt": _round_trip(door.rtt_p50_ns, door.rtt_p99_ns, text),
     }
-    return Row(key(endpoint), cells)
+
+
+def known(number: int) -> str:
+    """A number, where anybody can know it."""
+    return NOTHING if number < 0 else count(number)
 
 
 def _per_s(per_s: float) -> str:
@@ -150,7 +155,7 @@ def peers(scene: Scene, row: str | None, look: Look) -> list[Row]:
         if look.keeps(f := _peer_facts(peer), faulty=peer.silent_ns > SILENT_NS or peer.queue > 0)
     ]
     kept.sort(key=lambda pair: pair[0][look.sort], reverse=look.reverse != (look.sort != "peer"))
-    return [_peer(peer, scene.glyphs) for _, peer in kept]
+    return [Row(f"{peer.name} {peer.epoch} {peer.pid}", partial(_peer, peer, scene.glyphs)) for _, peer in kept]
 
 
 def _peer_facts(peer: DoorPeer) -> dict[str, Value]:
@@ -160,10 +165,10 @@ def _peer_facts(peer: DoorPeer) -> dict[str, Value]:
     }  # fmt: skip
 
 
-def _peer(peer: DoorPeer, glyphs: Glyphs) -> Row:
+def _peer(peer: DoorPeer, glyphs: Glyphs) -> Cells:
     condition = "late" if peer.silent_ns > SILENT_NS else _CONDITIONS[peer.state]
     silent = palette.WARN if peer.silent_ns > SILENT_NS else palette.SOFT
-    cells = {
+    return {
         "peer": Text(sanitize(peer.name, 64), palette.TEXT),
         "state": Text(f"{glyphs.states[condition]} {condition}", COLOURS[condition]),
         "pid": Text(str(peer.pid or NOTHING), palette.SOFT),
@@ -175,7 +180,6 @@ def _peer(peer: DoorPeer, glyphs: Glyphs) -> Row:
         "queue": Text(count(peer.queue), palette.WARN if peer.queue else palette.SOFT),
         "rtt": _round_trip(peer.rtt_p50_ns, peer.rtt_p99_ns, palette.TEXT),
     }
-    return Row(f"{peer.name} {peer.epoch} {peer.pid}", cells)
 
 
 def described(endpoint: Endpoint | None) -> tuple[str, str]:

@@ -38,12 +38,12 @@ class BusView(View):
         table.fill(bus_rows.rows(scene, table.look), self.app.size.width)
         self._show_peers(scene)
 
-    def on_data_table_row_highlighted(self, highlighted: LiveTable.RowHighlighted) -> None:
+    def on_live_table_moved(self, moved: LiveTable.Moved) -> None:
         """Peers follow the cursor."""
-        if self.scene is not None and highlighted.data_table.id == "bus-table":
+        if self.scene is not None and moved.table.id == "bus-table":
             self._show_peers(self.scene)
 
-    def on_data_table_row_selected(self) -> None:
+    def on_live_table_chosen(self) -> None:
         """Enter on a row."""
         self.action_process()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
 from rich.text import Text
@@ -12,7 +13,7 @@ from admin_tui.filters import Value
 from admin_tui.glyphs import COLOURS, severity_glyph, state_text
 from admin_tui.look import Look
 from admin_tui.panel import Scene
-from admin_tui.table import Column, Row
+from admin_tui.table import Cells, Column, Row
 from admin_tui.text import NOTHING, count, duration, percent, rate, sanitize, short, size
 from admin_tui.world import World
 from bus.names import InvalidName, parse_process, parse_worker
@@ -93,16 +94,16 @@ def rows(scene: Scene, look: Look) -> list[Row]:
     kept = [f for f in everyone if look.keeps(f, faulty=f["state"] in FAULTY)]
     # Numbers are looked at for the largest, names from the first.
     kept.sort(key=lambda f: f[look.sort], reverse=look.reverse != (look.sort != "unit"))
-    return [_row(scene, f) for f in kept]
+    return [Row(str(f["unit"]), partial(_row, scene, f)) for f in kept]
 
 
-def _row(scene: Scene, f: dict[str, Value]) -> Row:
+def _row(scene: Scene, f: dict[str, Value]) -> Cells:
     name, condition = str(f["unit"]), scene.world.condition(str(f["unit"]))
     bad = condition in FAULTY
     there = condition not in ("off", "dead")
     number = palette.TEXT if there else palette.FAINT
     restarts = int(f["restarts"])
-    cells = {
+    return {
         "unit": Text(sanitize(name, 64), COLOURS[condition] if bad else palette.TEXT),
         "state": state_text(scene.glyphs, condition),
         "since": Text(duration(float(f["since"])), number),
@@ -116,7 +117,6 @@ def _row(scene: Scene, f: dict[str, Value]) -> Row:
         "rss": Text(size(float(f["rss"])) if f["rss"] else NOTHING, number),
         "exit": Text(sanitize(str(f["exit"]), 40) or NOTHING, palette.SOFT),
     }
-    return Row(name, cells)
 
 
 def _known(number: Value) -> str:

@@ -13,7 +13,7 @@ from admin_tui.details import DetailKind
 from admin_tui.fleet import rows as fleet_rows
 from admin_tui.links import Link, more_about, to_requests_of
 from admin_tui.messages import Jump, Ordered
-from admin_tui.panel import Panel, Scene
+from admin_tui.panel import Panel, Scene, set_height
 from admin_tui.table import LiveTable
 from admin_tui.view import View
 
@@ -44,7 +44,7 @@ class FleetView(View):
         table.fill(fleet_rows.rows(scene, table.look), self.app.size.width)
         self._show_detail()
 
-    def on_data_table_row_selected(self) -> None:
+    def on_live_table_chosen(self) -> None:
         """Enter on a process."""
         self.action_screen()
 
@@ -68,7 +68,7 @@ class FleetView(View):
         if (name := self.query_one(LiveTable).current()) is not None:
             self.post_message(Jump(Link("logs", name)))
 
-    def on_data_table_row_highlighted(self) -> None:
+    def on_live_table_moved(self) -> None:
         """The detail follows the cursor."""
         self._show_detail()
 
@@ -78,7 +78,7 @@ class FleetView(View):
         panel = self.query_one("#fleet-detail", Panel)
         table = self.query_one(LiveTable)
         panel.entitle(table.current() or "no process", table.look.describe())
-        panel.styles.height = min(11, max(5, 2 + len(self._draw_detail(self.scene, self.size.width - 4, 9))))
+        set_height(panel, min(11, max(5, 2 + len(self._draw_detail(self.scene, self.size.width - 4, 9)))))
         panel.show(self.scene)
 
     def _draw_detail(self, scene: Scene, width: int, height: int) -> list[Text]:

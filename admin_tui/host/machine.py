@@ -158,9 +158,7 @@ def _clock(core: Core, usual: float, glyphs: Glyphs) -> Text:
 
 
 def gpus(host: HostReply, box: Box) -> list[Text]:
-    """A line a GPU; why there are none otherwise."""
-    if not host.gpus:
-        return [Text(sanitize(host.gpu_trouble) or "no GPU", palette.FAINT)]
+    """A line a GPU, then what is wrong with any."""
     fields = (
         Field("GPU", 3, True), Field("NAME", 0), Field("BUSY", 6, True), Field("MEMORY", 13, True),
         Field("POWER W", 9, True), Field("TEMP", 4, True), Field("MHZ", 7, True),
@@ -171,7 +169,7 @@ def gpus(host: HostReply, box: Box) -> list[Text]:
         if gpu.throttled or gpu.ecc_errors > 0:
             why = ", ".join(sanitize(reason, 24) for reason in gpu.throttled) or "memory errors"
             lines.append(Text(f"{box.glyphs.states['late']} GPU {gpu.gpu}: {why}", palette.WARN))
-    return lines
+    return cut(lines, box.height)
 
 
 def _gpu(gpu: Gpu, glyphs: Glyphs) -> list[Text]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
 from rich.text import Text
@@ -12,7 +13,7 @@ from admin_tui.filters import Value
 from admin_tui.glyphs import Glyphs
 from admin_tui.look import Look
 from admin_tui.panel import Scene
-from admin_tui.table import Column, Row
+from admin_tui.table import Cells, Column, Row
 from admin_tui.text import NOTHING, duration, percent, rate, sanitize
 from bus.messages.details import HostReply, WorkerPace
 
@@ -76,13 +77,13 @@ def rows(scene: Scene, look: Look) -> list[Row]:
         if look.keeps(f := facts(pace), faulty=skewed(pace) or far(pace, host))
     ]  # fmt: skip
     kept.sort(key=lambda pair: pair[0][look.sort], reverse=look.reverse != (look.sort != "worker"))
-    return [_row(pace, host, scene.glyphs) for _, pace in kept]
+    return [Row(pace.name, partial(_row, pace, host, scene.glyphs)) for _, pace in kept]
 
 
-def _row(pace: WorkerPace, host: HostReply, glyphs: Glyphs) -> Row:
+def _row(pace: WorkerPace, host: HostReply, glyphs: Glyphs) -> Cells:
     late, warn = glyphs.states["late"], skewed(pace)
     distant = far(pace, host)
-    cells = {
+    return {
         "worker": Text(sanitize(pace.name, 64), palette.WARN if warn else palette.TEXT),
         "steps": Text(rate(pace.steps_per_s), palette.TEXT),
         "step": Text(duration(pace.step_s), palette.TEXT),
@@ -103,4 +104,3 @@ def _row(pace: WorkerPace, host: HostReply, glyphs: Glyphs) -> Row:
         ),
         "pid": Text(str(pace.pid or NOTHING), palette.SOFT),
     }  # fmt: skip
-    return Row(pace.name, cells)

@@ -15,12 +15,12 @@ from admin_tui.host import machine
 from admin_tui.host import rows as worker_rows
 from admin_tui.links import to_process
 from admin_tui.messages import Jump
-from admin_tui.panel import Draw, Panel, Scene, age_of
+from admin_tui.panel import Draw, Panel, Scene, age_of, set_height
 from admin_tui.table import LiveTable
 from admin_tui.view import View
 from bus.messages.details import HostReply
 
-MOST_CORES = 20  # lines of the box of cores
+MOST_CORES, MOST_GPUS = 20, 10  # lines of their boxes
 
 
 class HostView(View):
@@ -46,17 +46,21 @@ class HostView(View):
         host = scene.world.details.host
         table = self.query_one(LiveTable)
         self.query_one("#machine", Panel).entitle(f"host {host.host}" if host else "host", table.look.describe())
-        self.query_one("#gpus", Panel).display = bool(host and (host.gpus or host.gpu_trouble))
+        self.query_one("#gpus", Panel).display = bool(host and host.gpus)
         if host is not None:
+            room_for_gpus = Box(self.size.width - 4, MOST_GPUS, scene.glyphs)
             room = max(2, min(MOST_CORES, self.size.height - 17))
             drawn = machine.cores(host, Box(self.size.width - 4, room, scene.glyphs))
-            self.query_one("#cores", Panel).styles.height = 2 + len(drawn)
-            self.query_one("#gpus", Panel).styles.height = 2 + max(1, min(10, 1 + len(host.gpus)) if host.gpus else 1)
+            set_height(self.query_one("#cores", Panel), 2 + len(drawn))
+            self.query_one("#cores", Panel).entitle(
+                "cores", "" if host.gpus else f"no GPU: {host.gpu_trouble or 'none there'}"
+            )
+            set_height(self.query_one("#gpus", Panel), 2 + min(MOST_GPUS, len(machine.gpus(host, room_for_gpus))))
         for panel in self.query(Panel):
             panel.show(scene)
         table.fill(worker_rows.rows(scene, table.look), self.app.size.width)
 
-    def on_data_table_row_selected(self) -> None:
+    def on_live_table_chosen(self) -> None:
         """Enter on a worker."""
         self.action_process()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import groupby
 from typing import Final
 
 from rich.text import Text
@@ -116,8 +117,8 @@ def map_lines(pages: PagesReply, box: Box) -> list[Text]:
     lines = []
     for at in range(0, len(codes), box.width):
         line = Text()
-        for code in codes[at : at + box.width]:
-            line.append(box.glyphs.pages[code], STATE_COLOURS[MAP_STATES[code]])
+        for code, run in groupby(codes[at : at + box.width]):
+            line.append(box.glyphs.pages[code] * len(list(run)), STATE_COLOURS[MAP_STATES[code]])
         lines.append(line)
     return lines or [Text("no map yet", palette.FAINT)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
 from rich.text import Text
@@ -12,7 +13,7 @@ from admin_tui.glyphs import Glyphs
 from admin_tui.links import Link
 from admin_tui.look import Look
 from admin_tui.panel import UNKNOWN, Scene, age_of_said
-from admin_tui.table import Column, Row
+from admin_tui.table import Cells, Column, Row
 from admin_tui.text import NOTHING, count, duration, rate, sanitize
 from bus.messages.details import ModelPrefix
 from bus.messages.vitals import Holder
@@ -68,24 +69,21 @@ def prefixes(scene: Scene, look: Look) -> list[Row]:
         return []
     kept = [f for entry in pages.prefixes if look.keeps(f := prefix_facts(entry, pages.at_ns), faulty=False)]
     kept.sort(key=lambda f: f[look.sort], reverse=not look.reverse)
-    return [_prefix(f) for f in kept]
+    return [Row(f"{f['model']} {f['digest']}", partial(_prefix, f)) for f in kept]
 
 
-def _prefix(f: dict[str, Value]) -> Row:
+def _prefix(f: dict[str, Value]) -> Cells:
     digest = str(f["digest"])
-    return Row(
-        f"{f['model']} {digest}",
-        {
-            "digest": Text(digest[:11] + "…" if len(digest) > 12 else digest, palette.WATER),
-            "model": Text(sanitize(str(f["model"]), 48), palette.TEXT),
-            "tokens": Text(count(float(f["tokens"])), palette.TEXT),
-            "refs": Text(count(float(f["refs"])), palette.TEXT if f["refs"] else palette.SOFT),
-            "hits": Text(rate(float(f["hits"])), palette.TEXT),
-            "saved": Text(count(float(f["saved"])), palette.GOOD),
-            "age": Text(duration(float(f["age"])), palette.SOFT),
-            "last": Text(duration(float(f["last"])), palette.SOFT),
-        },
-    )
+    return {
+        "digest": Text(digest[:11] + "…" if len(digest) > 12 else digest, palette.WATER),
+        "model": Text(sanitize(str(f["model"]), 48), palette.TEXT),
+        "tokens": Text(count(float(f["tokens"])), palette.TEXT),
+        "refs": Text(count(float(f["refs"])), palette.TEXT if f["refs"] else palette.SOFT),
+        "hits": Text(rate(float(f["hits"])), palette.TEXT),
+        "saved": Text(count(float(f["saved"])), palette.GOOD),
+        "age": Text(duration(float(f["age"])), palette.SOFT),
+        "last": Text(duration(float(f["last"])), palette.SOFT),
+    }
 
 
 def requests_with(scene: Scene, key: str) -> Link | None:
@@ -119,25 +117,22 @@ def holders(scene: Scene, look: Look) -> list[Row]:
     kept = [f for holder in pages.holders if look.keeps(f := holder_facts(holder), faulty=holder.stale)]
     kept.sort(key=lambda f: f[look.sort], reverse=look.reverse != (look.sort != "name"))
     kept.sort(key=lambda f: f["state"] != "stale")
-    return [_holder(f, scene.glyphs) for f in kept]
+    return [Row(f"{f['name']} {f['epoch']}", partial(_holder, f, scene.glyphs)) for f in kept]
 
 
-def _holder(f: dict[str, Value], glyphs: Glyphs) -> Row:
+def _holder(f: dict[str, Value], glyphs: Glyphs) -> Cells:
     stale = f["state"] == "stale"
     sign = (
         Text(f"{glyphs.states['late']} stale", palette.WARN)
         if stale
         else Text(f"{glyphs.states['ready']} ok", palette.GOOD)
     )
-    return Row(
-        f"{f['name']} {f['epoch']}",
-        {
-            "name": Text(sanitize(str(f["name"]), 64), palette.WARN if stale else palette.TEXT),
-            "state": sign,
-            "epoch": Text(str(f["epoch"]), palette.SOFT),
-            "pid": Text(str(f["pid"] or NOTHING), palette.SOFT),
-            "leased": Text(count(float(f["leased"])), palette.PREFILL if f["leased"] else palette.SOFT),
-            "pinned": Text(count(float(f["pinned"])), palette.WATER if f["pinned"] else palette.SOFT),
-            "writers": Text(sanitize(str(f["writers"]), 80) or NOTHING, palette.WARN if stale else palette.SOFT),
-        },
-    )
+    return {
+        "name": Text(sanitize(str(f["name"]), 64), palette.WARN if stale else palette.TEXT),
+        "state": sign,
+        "epoch": Text(str(f["epoch"]), palette.SOFT),
+        "pid": Text(str(f["pid"] or NOTHING), palette.SOFT),
+        "leased": Text(count(float(f["leased"])), palette.PREFILL if f["leased"] else palette.SOFT),
+        "pinned": Text(count(float(f["pinned"])), palette.WATER if f["pinned"] else palette.SOFT),
+        "writers": Text(sanitize(str(f["writers"]), 80) or NOTHING, palette.WARN if stale else palette.SOFT),
+    }

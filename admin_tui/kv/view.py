@@ -16,7 +16,7 @@ from admin_tui.kv import arena
 from admin_tui.kv import rows as kv_rows
 from admin_tui.links import to_process
 from admin_tui.messages import Jump
-from admin_tui.panel import Draw, Panel, Scene
+from admin_tui.panel import Draw, Panel, Scene, set_height
 from admin_tui.table import LiveTable
 from admin_tui.view import View
 from bus.messages.details import PagesReply
@@ -51,13 +51,13 @@ class KvView(View):
             box = self.query_one("#kv-map", Panel)
             box.entitle(arena.map_title(pages, Box(box.content_size.width, box.content_size.height, scene.glyphs)))
             self.query_one("#arena", Panel).entitle(arena.title(pages), prefix_table.look.describe())
-            self.query_one("#pools", Panel).styles.height = 3 + min(6, len(pages.pools) + len(pages.tiers))
+            set_height(self.query_one("#pools", Panel), 3 + min(6, len(pages.pools) + len(pages.tiers)))
         for panel in self.query(Panel):
             panel.show(scene)
         prefix_table.fill(kv_rows.prefixes(scene, prefix_table.look), prefix_table.region.width)
         holder_table.fill(kv_rows.holders(scene, holder_table.look), holder_table.region.width)
 
-    def on_data_table_row_selected(self) -> None:
+    def on_live_table_chosen(self) -> None:
         """Enter on a row."""
         self.action_go()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
 from rich.text import Text
@@ -12,7 +13,7 @@ from admin_tui.filters import Value
 from admin_tui.glyphs import Condition, severity_glyph, state_text
 from admin_tui.look import Look
 from admin_tui.panel import Scene
-from admin_tui.table import Column, Row
+from admin_tui.table import Cells, Column, Row
 from admin_tui.text import NOTHING, count, duration, percent, rate, sanitize, short, size
 from bus.messages.details import ModelSheet, ModelsReply
 
@@ -89,34 +90,31 @@ def rows(scene: Scene, look: Look) -> list[Row]:
     """Models by name, or the largest of what is sorted by first."""
     kept = [f for name in names(scene) if look.keeps(f := facts(scene, name), faulty=condition(scene, name) in FAULTY)]
     kept.sort(key=lambda f: f[look.sort], reverse=look.reverse != (look.sort != "model"))
-    return [_row(scene, f) for f in kept]
+    return [Row(str(f["model"]), partial(_row, scene, f)) for f in kept]
 
 
-def _row(scene: Scene, f: dict[str, Value]) -> Row:
+def _row(scene: Scene, f: dict[str, Value]) -> Cells:
     name = str(f["model"])
     load, sheet = scene.world.model(name), sheet_of(scene, name)
     workers = f"{sheet.workers_ready}/{sheet.workers}" if sheet else (
         f"{load.replicas_ready}/{load.replicas}" if load else NOTHING
     )  # fmt: skip
     waits = load is not None and load.oldest_wait_s > 2
-    return Row(
-        name,
-        {
-            "model": Text(sanitize(name, 64), palette.TEXT),
-            "state": state_text(scene.glyphs, condition(scene, name)),
-            "workers": Text(workers, palette.TEXT),
-            "weights": Text(size(float(f["weights"])) if f["weights"] else NOTHING, palette.TEXT),
-            "quantisation": Text(sanitize(str(f["quantisation"]), 24) or NOTHING, palette.SOFT),
-            "waiting": Text(count(float(f["waiting"])), palette.WARN if waits else palette.TEXT),
-            "running": Text(count(float(f["running"])), palette.TEXT),
-            "tokens": Text(rate(float(f["tokens"])), f"bold {palette.TEXT}"),
-            "ttft": Text(duration(float(f["ttft"])), palette.TEXT),
-            "itl": Text(duration(float(f["itl"])), palette.TEXT),
-            "hit": Text(percent(float(f["hit"])), palette.TEXT),
-            "refused": Text(f"{rate(float(f['refused']))}/s", palette.WARN if f["refused"] else palette.SOFT),
-            "context": Text(count(float(f["context"])) if f["context"] else NOTHING, palette.SOFT),
-        },
-    )
+    return {
+        "model": Text(sanitize(name, 64), palette.TEXT),
+        "state": state_text(scene.glyphs, condition(scene, name)),
+        "workers": Text(workers, palette.TEXT),
+        "weights": Text(size(float(f["weights"])) if f["weights"] else NOTHING, palette.TEXT),
+        "quantisation": Text(sanitize(str(f["quantisation"]), 24) or NOTHING, palette.SOFT),
+        "waiting": Text(count(float(f["waiting"])), palette.WARN if waits else palette.TEXT),
+        "running": Text(count(float(f["running"])), palette.TEXT),
+        "tokens": Text(rate(float(f["tokens"])), f"bold {palette.TEXT}"),
+        "ttft": Text(duration(float(f["ttft"])), palette.TEXT),
+        "itl": Text(duration(float(f["itl"])), palette.TEXT),
+        "hit": Text(percent(float(f["hit"])), palette.TEXT),
+        "refused": Text(f"{rate(float(f['refused']))}/s", palette.WARN if f["refused"] else palette.SOFT),
+        "context": Text(count(float(f["context"])) if f["context"] else NOTHING, palette.SOFT),
+    }
 
 
 def detail(scene: Scene, model: str | None, width: int) -> list[Text]:

@@ -14,7 +14,7 @@ from admin_tui.draw import Box
 from admin_tui.links import Link
 from admin_tui.messages import Jump
 from admin_tui.models import rows as model_rows
-from admin_tui.panel import Panel, Scene, age_of
+from admin_tui.panel import Panel, Scene, age_of, set_height
 from admin_tui.table import LiveTable
 from admin_tui.text import size
 from admin_tui.view import View
@@ -47,15 +47,15 @@ class ModelsView(View):
         self._show_detail(scene)
         wanted = 2 + (len(models.sheet) if models else 1)
         room = self.size.height - 14 - min(4, len(table.rows))
-        self.query_one("#model-boxes").styles.height = max(6, min(wanted, room))
+        set_height(self.query_one("#model-boxes"), max(6, min(wanted, room)))
         self.query_one("#memory-sheet", Panel).show(scene)
 
-    def on_data_table_row_highlighted(self) -> None:
+    def on_live_table_moved(self) -> None:
         """The box follows the cursor."""
         if self.scene is not None:
             self._show_detail(self.scene)
 
-    def on_data_table_row_selected(self) -> None:
+    def on_live_table_chosen(self) -> None:
         """Enter on a model."""
         self.action_requests()
 
@@ -77,7 +77,7 @@ class ModelsView(View):
     def _show_detail(self, scene: Scene) -> None:
         panel, table = self.query_one("#model-detail", Panel), self.query_one(LiveTable)
         panel.entitle(table.current() or "no model", table.look.describe())
-        panel.styles.height = 2 + len(self._draw_detail(scene, 80, 20))
+        set_height(panel, 2 + len(self._draw_detail(scene, 80, 20)))
         panel.show(scene)
 
     def _draw_detail(self, scene: Scene, width: int, height: int) -> list[Text]:  # noqa: ARG002

@@ -10,7 +10,7 @@ from textual.containers import Horizontal
 
 from admin_tui.links import to_subject
 from admin_tui.messages import Jump
-from admin_tui.panel import Panel, Scene
+from admin_tui.panel import Panel, Scene, set_height
 from admin_tui.pulse import advice, cards, flow
 from admin_tui.view import View
 
@@ -41,7 +41,7 @@ class PulseView(View, can_focus=True):
 
     def draw(self, scene: Scene) -> None:
         """Draw all boxes."""
-        self.query_one("#pulse-models", Panel).styles.height = min(9, 3 + max(1, len(scene.world.models)))
+        set_height(self.query_one("#pulse-models", Panel), min(9, 3 + max(1, len(scene.world.models))))
         for panel in self.query(Panel):
             panel.show(scene)
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
 from rich.text import Text
 
 from admin_tui import palette
 from admin_tui.filters import Value
+from admin_tui.glyphs import Condition, Glyphs
 from admin_tui.look import Look
 from admin_tui.panel import Scene
-from admin_tui.table import Column, Row
+from admin_tui.table import Cells, Column, Row
 from admin_tui.text import NOTHING, count, duration, percent, request_id, sanitize
 from admin_tui.world import World
 from bus.messages.observe import FinishedRequest
@@ -20,7 +22,7 @@ COLUMNS: Final = (
     Column("id", "ID", 8),
     Column("model", "MODEL", 0),
     Column("tenant", "TENANT", 10, screen=110),
-    Column("state", "STATE", 8),
+    Column("state", "STATE", 10),
     Column("age", "AGE", 6, True),
     Column("queue", "QUEUE", 6, True, screen=100),
     Column("ttft", "TTFT", 6, True),
@@ -33,6 +35,7 @@ COLUMNS: Final = (
 SORTS: Final = ("age", "in", "out", "ttft", "itl", "pages")
 FAULTY: Final = ("aborted", "refused", "error", "abort")
 _STATES: Final = {"waiting": palette.QUEUE, "prefill": palette.PREFILL, "decode": palette.DECODE}
+_SIGNS: Final[dict[str, Condition]] = {"waiting": "draining", "prefill": "warming", "decode": "ready"}
 _LIVE: Final = tuple(_STATES)
 
 
@@ -86,7 +89,8 @@ def rows(scene: Scene, look: Look) -> list[Row]:
     live = [f for request in world.requests if look.keeps(f := live_facts(request), faulty=False)]
     live.sort(key=lambda f: f[look.sort], reverse=not look.reverse)
     ended = [finished_facts(done) for done in world.recent if done.request not in in_hand]
-    return [_row(f) for f in (*live, *(f for f in ended if look.keeps(f, faulty=f["state"] in FAULTY)))]
+    kept = (*live, *(f for f in ended if look.keeps(f, faulty=f["state"] in FAULTY)))
+    return [Row(str(f["id"]), partial(_row, f, scene.glyphs)) for f in kept]
 
 
 def summary(world: World) -> str:
@@ -97,17 +101,18 @@ def summary(world: World) -> str:
     return listed + (f", {hidden} not listed" if hidden > 0 else "") + f"; {len(world.recent)} ended"
 
 
-def _row(f: dict[str, Value]) -> Row:
+def _row(f: dict[str, Value], glyphs: Glyphs) -> Cells:
     state = str(f["state"])
     live = state in _LIVE
     text = palette.TEXT if live else palette.SOFT
     colour = _STATES.get(state, palette.CRIT if state in FAULTY else palette.FAINT)
+    bad: Condition = "dead" if state in FAULTY else "off"
     out = f"{count(float(f['in']))}/{count(float(f['out']))}"
-    cells = {
+    return {
         "id": Text(request_id(int(str(f["id"]), 16)), palette.WATER if live else palette.SOFT),
         "tenant": Text(sanitize(str(f["tenant"]), 32) or NOTHING, text),
         "model": Text(sanitize(str(f["model"]), 48) or NOTHING, text),
-        "state": Text(sanitize(state, 16), colour),
+        "state": Text(f"{glyphs.states[_SIGNS.get(state, bad)]} {sanitize(state, 16)}", colour),
         "age": Text(duration(float(f["age"])), text),
         "queue": Text(duration(float(f["queue"])), palette.WARN if float(f["queue"]) > 2 else text),
         "ttft": Text(duration(float(f["ttft"])), text),
@@ -117,4 +122,3 @@ def _row(f: dict[str, Value]) -> Row:
         "hit": Text(percent(float(f["hit"])), text),
         "priority": Text(str(f["priority"]) if live else NOTHING, text),
     }
-    return Row(str(f["id"]), cells)

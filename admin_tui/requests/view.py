@@ -13,7 +13,7 @@ from admin_tui.actions import Order
 from admin_tui.feed import Feed
 from admin_tui.links import Link, to_process
 from admin_tui.messages import Jump, Ordered, TimelineWanted
-from admin_tui.panel import Panel, Scene
+from admin_tui.panel import Panel, Scene, set_height
 from admin_tui.requests import rows as request_rows
 from admin_tui.requests import timeline
 from admin_tui.table import LiveTable
@@ -62,7 +62,7 @@ class RequestsView(View):
         if self.opened is not None and world.live_request(self.opened) is not None:
             feed.ask_timeline(self.opened)
 
-    def on_data_table_row_selected(self) -> None:
+    def on_live_table_chosen(self) -> None:
         """Enter on a row."""
         self.action_open()
 
@@ -118,7 +118,7 @@ class RequestsView(View):
         live = scene.world.live_request(self.opened or 0)
         where = f"{live.model}, replica {live.replica}, {live.state}" if live else "ended"
         panel.entitle(f"request {request_id(self.opened or 0)}", where)
-        panel.styles.height = 2 + len(self._timeline_lines(scene, 80))
+        set_height(panel, 2 + len(self._timeline_lines(scene, 80)))
         panel.show(scene)
 
     def _draw_timeline(self, scene: Scene, width: int, height: int) -> list[Text]:  # noqa: ARG002

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
 from rich.text import Text
@@ -13,7 +14,7 @@ from admin_tui.glyphs import COLOURS, Glyphs
 from admin_tui.look import Look
 from admin_tui.panel import UNKNOWN, Scene, age_of_said
 from admin_tui.scheduler.bounds import BOUNDS
-from admin_tui.table import Column, Row
+from admin_tui.table import Cells, Column, Row
 from admin_tui.text import NOTHING, count, duration, percent, rate, request_id, sanitize
 from bus.messages.details import ModelSteps
 from bus.messages.vitals import Knob, StepLine
@@ -30,7 +31,7 @@ COLUMNS: Final = (
     Column("queue", "QUEUE", 6, True),
     Column("plan", "PLAN", 7, True, screen=140),
     Column("gather", "GATHER", 7, True, screen=140),
-    Column("starved", "PAGES-", 6, True, screen=130),
+    Column("starved", "NO PAGE", 7, True, screen=130),
     Column("bound", "BOUND BY", 12),
     Column("chunks", "PROMPTS IN IT", 0, screen=120),
 )
@@ -92,15 +93,15 @@ def rows(steps: ModelSteps | None, look: Look) -> list[Row]:
     lines = steps.lines if steps else ()
     kept = [(f, line) for line in lines if look.keeps(f := facts(line), faulty=slow(line))]
     kept.sort(key=lambda pair: pair[0][look.sort], reverse=not look.reverse)
-    return [_row(line) for _, line in kept]
+    return [Row(key(line), partial(_row, line)) for _, line in kept]
 
 
-def _row(line: StepLine) -> Row:
+def _row(line: StepLine) -> Cells:
     f, bound = facts(line), BOUNDS[line.bound]
     ran = palette.WARN if slow(line) else palette.TEXT
     chunks = " ".join(f"{request_id(request)}:{count(tokens)}" for request, tokens in line.chunks)
     hidden = line.chunk_count - len(line.chunks)
-    cells = {
+    return {
         "step": Text(count(line.step), palette.WATER),
         "replica": Text(str(line.replica), palette.SOFT),
         "ran": Text(duration(line.ran_ns / 1e9), ran),
@@ -116,7 +117,6 @@ def _row(line: StepLine) -> Row:
         "bound": Text(bound.name, bound.colour),
         "chunks": Text(chunks + (f" +{hidden}" if hidden > 0 else ""), palette.SOFT),
     }
-    return Row(key(line), cells)
 
 
 def key(line: StepLine) -> str:

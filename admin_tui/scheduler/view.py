@@ -14,7 +14,7 @@ from admin_tui.details import DetailKind
 from admin_tui.draw import Box, cut
 from admin_tui.links import to_process, to_request
 from admin_tui.messages import Jump
-from admin_tui.panel import Draw, Panel, Scene
+from admin_tui.panel import Draw, Panel, Scene, set_height
 from admin_tui.scheduler import bounds
 from admin_tui.scheduler import rows as step_rows
 from admin_tui.table import LiveTable
@@ -67,7 +67,7 @@ class SchedulerView(View):
             which = f", {names.index(steps.model) + 1} of {len(names)}" if len(names) > 1 else ""
             panel.entitle(f"why is {steps.model} not faster? {bounds.window(steps)}", self._summary(steps, which))
             drawn = bounds.lines(steps, Box(self.size.width - 4, MOST_BOUNDS, scene.glyphs))
-            panel.styles.height = 2 + min(len(drawn), MOST_BOUNDS)
+            set_height(panel, 2 + min(len(drawn), MOST_BOUNDS))
         for each in self.query(Panel):
             each.show(scene)
         table = self.query_one(LiveTable)
@@ -87,7 +87,7 @@ class SchedulerView(View):
         self.draw(self.scene)
         return True
 
-    def on_data_table_row_selected(self) -> None:
+    def on_live_table_chosen(self) -> None:
         """Enter on a step."""
         self.action_request()
 

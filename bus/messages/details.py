@@ -290,7 +290,7 @@ class HostReply(msgspec.Struct, array_like=True, frozen=True, tag=57):
 
 
 class Endpoint(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """A listening socket. Rates in messages a second; -1 where nobody can know."""
+    """A listening socket. Rates in messages a second."""
 
     owner: str
     heard_ns: int

@@ -8,6 +8,12 @@
 | `timelines`   | events of the last N requests; the list of finished ones           |
 | `live`        | requests in schedulers' hands                                      |
 | `loads`       | one line per model, and the pages, out of the series               |
+| `views`       | what processes last said for the detail screens                    |
+| `steps`       | the last thousand steps of each scheduler, and what bounded them   |
+| `arena`       | pools, tiers, prefixes and holders, with models and rates          |
+| `endpoints`   | doors of all processes, with rates                                 |
+| `pace`        | step times of workers, and skew of ranks                           |
+| `sheet`       | models as served, and where the memory went                        |
 | `findings`    | what an operator should know, with hysteresis                      |
 | `notes`       | what operators said of findings                                    |
 | `collector`   | all of the above behind one object                                 |

@@ -54,14 +54,14 @@ class Endpoints:
     def _endpoint(self, name: str, heard: Heard[Doors], door: Door) -> Endpoint:
         marks = self._marks.get((name, door.door))
         if not marks or marks[-1].at_ns == marks[0].at_ns:
-            return Endpoint(name, heard.at_ns, 0.0, 0.0 if door.sent >= 0 else -1.0, 0.0, door)
+            return Endpoint(name, heard.at_ns, 0.0, 0.0, 0.0, door)
         first, last = marks[0], marks[-1]
         seconds = (last.at_ns - first.at_ns) / 1e9
         return Endpoint(
             name,
             heard.at_ns,
             (last.received - first.received) / seconds,
-            (last.sent - first.sent) / seconds if door.sent >= 0 else -1.0,
+            (last.sent - first.sent) / seconds,
             (last.refused - first.refused) / seconds,
             door,
         )

@@ -292,6 +292,8 @@ def _place(state: State, request: Request, replica: Replica) -> None:
     state.note(request.id, "admitted", replica.number)
     if hit:
         state.note(request.id, "hit", hit)
+        if request.entries:
+            state.hot.hit(request.entries[-1].digest, hit, state.now)
     request.held_for = ""
     request.front = False
     request.passed_over = 0

@@ -115,7 +115,7 @@ async def test_commands_show_screens_and_filters_and_history_comes_back(
     async with app.run_test(size=SIZE) as pilot:
         await type_command(pilot, "fleet unit=worker")
         assert app.query_one(ContentSwitcher).current == "fleet"
-        assert {str(key.value).split("@")[0] for key in app.query_one("#fleet-table", LiveTable).rows} == {"worker"}
+        assert {row.key.split("@")[0] for row in app.query_one("#fleet-table", LiveTable).rows} == {"worker"}
         await type_command(pilot, "save workers")
         await type_command(pilot, "pulse")
         await type_command(pilot, "view workers")

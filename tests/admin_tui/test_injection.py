@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -14,7 +16,9 @@ from admin_tui import plain
 from admin_tui.acted import Actions, Logged
 from admin_tui.app import HeadraceTop
 from admin_tui.chrome.command import CommandLine
-from admin_tui.recording import Recorded
+from admin_tui.details import Detail
+from admin_tui.recording import Recorded, read
+from admin_tui.views import VIEWS
 from admin_tui.world import NO_PAGES, World
 from bus.actionlog import ActionRecord
 from bus.logread.records import LogRecord
@@ -22,11 +26,13 @@ from bus.messages.control import Access, FindingNote, Fleet, Notes, UnitStatus
 from bus.messages.observe import Finding, FinishedRequest, ModelLoad, Snapshot, TimelineReply
 from bus.messages.telemetry import LiveRequest, Sample, Series, TimelineEvent
 
+DEMO = Path(__file__).parent / "data" / "demo.ndjson"
 ATTACKS = [
     "\x1b]2;PWNED-TITLE\x07",
     "\x9b31m\x9d0;x\x9c",
     "[/red][bold]x[/bold][@click=app.quit]y[/]",
     "$(reboot) \r\n\t\u202egnp",
+    "\u202aa\u202bb\u202cc\u202dd\u2066e\u2067f\u2068g\u2069h",
 ]
 
 
@@ -57,10 +63,26 @@ def evil(text: str) -> list[Recorded]:
         Logged((record,), text, text, 1), Actions((action,)), Actions((action,), text), Notes(0, (note,)),
         Access(0, "admin", text, text),
     )  # fmt: skip
-    return [
-        Recorded(0.0, snapshot), Recorded(0.0, fleet), Recorded(0.0, timeline),
-        *(Recorded(0.0, event) for event in people),
-    ]  # fmt: skip
+    return [Recorded(0.0, event) for event in (snapshot, fleet, timeline, *evil_details(text), *people)]
+
+
+def evil_details(text: str) -> list[Detail]:
+    """The answers of the demo, with every text in them replaced by this one."""
+    answers = {type(r.event): r.event for r in read(DEMO) if isinstance(r.event, Detail)}
+    return [spoiled(answer, text) for answer in answers.values()]
+
+
+CHOSEN = ("bound", "kind", "state")  # literals, which a decoder checks
+
+
+def spoiled(value: Any, text: str, field: str = "") -> Any:
+    """The same with other text, all the way down."""
+    if isinstance(value, msgspec.Struct):
+        fields = {name: spoiled(part, text, name) for name, part in msgspec.structs.asdict(value).items()}
+        return msgspec.structs.replace(value, **fields)
+    if isinstance(value, tuple):
+        return tuple(spoiled(item, text, field) for item in value)
+    return text if isinstance(value, str) and field not in CHOSEN else value
 
 
 def characters(app: HeadraceTop) -> str:
@@ -75,8 +97,9 @@ def characters(app: HeadraceTop) -> str:
 async def test_no_screen_lets_an_attack_through(make_app: Callable[..., HeadraceTop], text: str) -> None:
     app = make_app(evil(text))
     async with app.run_test(size=(120, 34)) as pilot:
+        screens = [[view.key] for view in VIEWS]
         for keys in (
-            ["1"], ["2"], ["4"], ["enter"], ["escape", "X"], ["escape", "2", "R"], ["escape", "K"],
+            *screens, ["4", "enter"], ["escape", "X"], ["escape", "2", "R"], ["escape", "K"],
             ["escape", "9"], ["enter"], ["enter", "u"], ["0"], ["tab"], ["A"], ["escape", "Z"], ["escape", "ctrl+p"],
             ["escape", "colon", text, "enter"],
         ):  # fmt: skip
@@ -89,7 +112,7 @@ async def test_no_screen_lets_an_attack_through(make_app: Callable[..., Headrace
             await pilot.pause(0.05)
             drawn = characters(app)
             assert len(drawn) == 120 * 34
-            assert not [c for c in drawn if unicodedata.category(c) == "Cc" or c == "\u202e"], keys
+            assert not [c for c in drawn if unicodedata.category(c) in ("Cc", "Cf")], keys
 
 
 @settings(max_examples=40)

@@ -106,6 +106,8 @@ def test_the_same_without_a_screen(options: list[str], code: int) -> None:
         assert document["findings"][0]["subject"] == "worker@smollm2.1.0"
     else:
         assert "process: worker@smollm2.1.0 late" in done.stdout
+        for kind in ("steps", "host", "worker", "pool", "prefix", "lease", "weights", "memory", "door"):
+            assert f"\n{kind}: " in done.stdout, kind
 
 
 def test_what_cannot_be_shown_is_said_with_an_exit_code(tmp_path: Path) -> None:

@@ -110,12 +110,12 @@ class Details:
         classes = tuple(
             QueueClass(
                 priority,
-                len(waiting := [r for r in model.waiting if (r.tenant == "batch-eval") == (priority == 1)]),
+                len(waiting := [r for r in model.waiting if (r.tenant == "batch-eval") == (priority == 5)]),
                 0,
-                sum(1 for r in model.running if (r.tenant == "batch-eval") == (priority == 1)),
+                sum(1 for r in model.running if (r.tenant == "batch-eval") == (priority == 5)),
                 round(max((t - r.came_s for r in waiting), default=0.0) * 1e9),
             )
-            for priority in (5, 1)
+            for priority in (0, 5)
         )
         knobs = (
             Knob("slots", model.slots, "requests", model.slots),
@@ -207,7 +207,7 @@ class Details:
             "metrics@host",
             (
                 Door("telemetry", "SUB", 9, round(30_000 + 34 * t), 0, 0, 0, 0, (("malformed", 2),), ()),
-                Door("feed", "PUB", 1, 0, -1, 0, 20, 0, (), ()),
+                Door("feed", "PUB", -1, 0, round(20_000 + 2 * t), 0, 20, 0, (), ()),
                 self._door("observe", ("tui@5120-1",), round(2 * t), round(2 * t)),
             ),
         )
