@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Final, Literal
 
 from bus.messages.details import BusReply, HostReply, ModelsReply, PagesReply, StepsReply
+from bus.messages.usage import UsageReply
 
-Detail = StepsReply | PagesReply | HostReply | BusReply | ModelsReply
-DetailKind = Literal["steps", "pages", "host", "bus", "models"]
+Detail = StepsReply | PagesReply | HostReply | BusReply | ModelsReply | UsageReply
+DetailKind = Literal["steps", "pages", "host", "bus", "models", "usage"]
 DETAILS: Final[dict[DetailKind, type[Detail]]] = {
     "steps": StepsReply, "pages": PagesReply, "host": HostReply, "bus": BusReply, "models": ModelsReply,
+    "usage": UsageReply,
 }  # fmt: skip
 
 
@@ -22,6 +24,7 @@ class Details:
         self.host: HostReply | None = None
         self.bus: BusReply | None = None
         self.models: ModelsReply | None = None
+        self.usage: UsageReply | None = None
         self._heard: dict[DetailKind, int] = {}
 
     def take(self, detail: Detail, now_ns: int) -> None:
@@ -37,6 +40,8 @@ class Details:
                 self.bus = detail
             case ModelsReply():
                 self.models = detail
+            case UsageReply():
+                self.usage = detail
         self._heard[detail_kind(detail)] = now_ns
 
     def age_s(self, kind: DetailKind, now_ns: int) -> float:

@@ -8,6 +8,7 @@ serving processes: a screen must not cost a request.
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Protocol
@@ -27,11 +28,13 @@ from bus.loop import Loop
 from bus.messages.control import Fleet, FromProcess, GetFleet
 from bus.messages.details import GetBus, GetHost, GetModels, GetPages, GetSteps, Question
 from bus.messages.observe import GetSnapshot, GetTimeline, Snapshot, TimelineReply, ToObserver, Update
+from bus.messages.usage import GetUsage
 from bus.names import CONTROL_DOOR, FEED_DOOR, METRICS, OBSERVE_DOOR, SUPERVISOR, ipc, socket_path
 from bus.socket import Pump, configure
 from bus.wire import BadFrame, Codec
 
 FLEET_S: Final = 2.0
+USAGE_S: Final = 86_400  # how far back usage is asked for
 ASK_AGAIN_S: Final = 2.0  # for a snapshot that did not come
 
 OnEvent = Callable[[Event], None]
@@ -186,7 +189,7 @@ class LiveFeed:
             self._ask_snapshot()
 
 
-def _question(kind: DetailKind, rid: int) -> Question:
+def _question(kind: DetailKind, rid: int) -> Question | GetUsage:
     match kind:
         case "steps":
             return GetSteps(rid)
@@ -198,3 +201,5 @@ def _question(kind: DetailKind, rid: int) -> Question:
             return GetBus(rid)
         case "models":
             return GetModels(rid)
+        case "usage":
+            return GetUsage(rid, int(time.time()) - USAGE_S, limit=16)

@@ -81,6 +81,7 @@ def _details(details: Details) -> dict[str, Any]:
         "host": _named(details.host),
         "bus": _named(details.bus),
         "sheet": _named(details.models),
+        "usage": _named(details.usage),
     }
 
 

@@ -35,6 +35,7 @@ Kind = Literal[
     "actions",
     "logged",
     "vitals",
+    "usage",
 ]
 _BODIES: Final[dict[str, type[msgspec.Struct]]] = {
     "snapshot": Snapshot, "update": Update, "fleet": Fleet, "timeline": TimelineReply,

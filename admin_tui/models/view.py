@@ -14,6 +14,7 @@ from admin_tui.draw import Box
 from admin_tui.links import Link
 from admin_tui.messages import Jump
 from admin_tui.models import rows as model_rows
+from admin_tui.models import usage
 from admin_tui.panel import Panel, Scene, age_of, set_height
 from admin_tui.table import LiveTable
 from admin_tui.text import size
@@ -23,7 +24,7 @@ from admin_tui.view import View
 class ModelsView(View):
     """What is served."""
 
-    QUESTIONS: ClassVar[tuple[DetailKind, ...]] = ("models",)
+    QUESTIONS: ClassVar[tuple[DetailKind, ...]] = ("models", "usage")
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "requests", "its requests", id="models.requests", key_display="enter"),
         Binding("g", "scheduler", "its scheduler", id="models.scheduler"),
@@ -35,6 +36,7 @@ class ModelsView(View):
         yield LiveTable(model_rows.COLUMNS, model_rows.SORTS, id="models-table")
         yield Panel(self._draw_detail, id="model-detail", age=age_of("models"))
         with Horizontal(id="model-boxes"):
+            yield Panel(self._draw_usage, id="usage", title="usage and cost of 24 h", age=age_of("usage"))
             yield Panel(self._draw_memory, id="memory-sheet", title="memory of this host", age=age_of("models"))
 
     def draw(self, scene: Scene) -> None:
@@ -48,6 +50,7 @@ class ModelsView(View):
         wanted = 2 + (len(models.sheet) if models else 1)
         room = self.size.height - 14 - min(4, len(table.rows))
         set_height(self.query_one("#model-boxes"), max(6, min(wanted, room)))
+        self.query_one("#usage", Panel).show(scene)
         self.query_one("#memory-sheet", Panel).show(scene)
 
     def on_live_table_moved(self) -> None:
@@ -82,6 +85,11 @@ class ModelsView(View):
 
     def _draw_detail(self, scene: Scene, width: int, height: int) -> list[Text]:  # noqa: ARG002
         return model_rows.detail(scene, self.query_one(LiveTable).current(), width)
+
+    @staticmethod
+    def _draw_usage(scene: Scene, width: int, height: int) -> list[Text]:
+        reply = scene.world.details.usage
+        return [Text("asking for it")] if reply is None else usage.lines(reply, Box(width, height, scene.glyphs))
 
     @staticmethod
     def _draw_memory(scene: Scene, width: int, height: int) -> list[Text]:

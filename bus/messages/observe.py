@@ -1,5 +1,6 @@
 """anyone <-> metrics: the Prometheus text, a snapshot, one request's timeline, details; and the feed that updates a
-snapshot. Details have a file of their own.
+snapshot. Details have a file of their own; what
+requests used goes over the same doors: `usage`.
 
 The feed is PUB/SUB: take a snapshot, then apply updates with `seq` above the snapshot's, in order. A gap means: take a
 new snapshot.
@@ -12,6 +13,7 @@ import msgspec
 from bus.messages.common import Bye, Heartbeat, Hello, Nack, Welcome
 from bus.messages.details import Details, Question
 from bus.messages.telemetry import LiveRequest, Sample, TimelineEvent
+from bus.messages.usage import GetUsage, TakeUsage, UsageReply, UsageTaken
 
 
 class GetExposition(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=10):
@@ -144,5 +146,9 @@ class Update(msgspec.Struct, array_like=True, frozen=True, tag=30):
     recent: tuple[FinishedRequest, ...] | None = None
 
 
-ToObserver = Welcome | Heartbeat | Nack | Bye | Exposition | Snapshot | TimelineReply | Details
-FromObserver = Hello | Heartbeat | Nack | Bye | GetExposition | GetSnapshot | GetTimeline | Question
+ToObserver = (
+    Welcome | Heartbeat | Nack | Bye | Exposition | Snapshot | TimelineReply | Details | UsageTaken | UsageReply
+)
+FromObserver = (
+    Hello | Heartbeat | Nack | Bye | GetExposition | GetSnapshot | GetTimeline | Question | TakeUsage | GetUsage
+)

@@ -30,6 +30,7 @@ from bus.messages.telemetry import (
     TimelineEvent,
     TimelineKind,
 )
+from bus.messages.usage import HostUsage, UsageReply, UsageRow
 from bus.messages.vitals import Doors, PagesView, SchedulerView, Steps, WorkerView
 from bus.telemetry import LATENCY_BOUNDS
 from metrics.answers import Answers
@@ -325,9 +326,19 @@ def recorded() -> Iterator[Recorded]:
             if tick // turns in ASKED_S:
                 for question in (GetSteps(0), GetPages(0), GetHost(0), GetBus(0), GetModels(0)):
                     yield Recorded(t, short(answers.answer(question, at_ns(t)), whole=t > SECONDS - 2))
+    yield Recorded(SECONDS - 1, usage())
     view = collector.snapshot(0)
     for request in (*(r.request for r in view.requests), *(r.request for r in view.recent[:40])):
         yield Recorded(SECONDS, TimelineReply(0, request, collector.timeline(request)))
+
+
+def usage() -> UsageReply:
+    """A day of the host, as the ledger would sum it up."""
+    smol = UsageRow("smollm2", 41_300, 12, 14_900_000, 9_100_000, 5_600_000, 51_200.0, 14_300.0, 0.7111)
+    qwen = UsageRow("qwen2.5-coder-0.5b", 8_120, 31, 3_400_000, 1_500_000, 1_210_000, 38_900.0, 17_700.0, 0.5403)
+    whole = UsageRow("", 49_420, 43, 18_300_000, 10_600_000, 6_810_000, 90_100.0, 32_000.0, 1.2514)
+    host = HostUsage(86_400.0, 2_764_800.0, 0.0326, 38.4, 37.1486)
+    return UsageReply(0, 0, 86_400, (smol, qwen), whole, host, currency="EUR")
 
 
 def tell(collector: Collector, details: Details, t: float) -> None:

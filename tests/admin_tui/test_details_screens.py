@@ -22,12 +22,14 @@ from admin_tui.kv import arena
 from admin_tui.kv import rows as kv_rows
 from admin_tui.look import Look
 from admin_tui.models import rows as model_rows
+from admin_tui.models import usage
 from admin_tui.panel import OLD_S, UNKNOWN, Scene, age_of
 from admin_tui.recording import Recorded
 from admin_tui.scheduler import bounds
 from admin_tui.scheduler import rows as step_rows
 from admin_tui.world import World
 from bus.messages.details import BoundShare, BusReply, Gpu, HostReply, ModelsReply, ModelSteps, PagesReply, StepsReply
+from bus.messages.usage import UsageReply
 from bus.messages.vitals import MAP_STATES
 
 SECOND = 1_000_000_000
@@ -211,6 +213,22 @@ def test_the_balance_sheet_keeps_its_last_line_whatever_fits(answers: dict[type,
         drawn = model_rows.memory(reply, Box(100, height, UNICODE))
         assert len(drawn) <= height
         assert "available" in drawn[-1].plain
+
+
+def test_usage_says_what_a_million_tokens_cost_and_no_cost_without_a_price(
+    answers: dict[type, Detail],
+) -> None:
+    reply = answers[UsageReply]
+    assert isinstance(reply, UsageReply)
+    text = plain(usage.lines(reply, BOX))
+    assert "idle 37.15 EUR" in text
+    assert "0.18" in text.splitlines()[-1]
+    free = plain(usage.lines(msgspec.structs.replace(reply, currency="", problem="disk full"), BOX))
+    assert "COST" not in free
+    assert "no price set" in free
+    assert "▲ disk full" in free
+    for height in range(4, 8):
+        assert len(usage.lines(reply, Box(100, height, UNICODE))) <= height
 
 
 def test_a_model_without_replicas_is_dead_and_one_nobody_serves_is_off(scene: Scene) -> None:
