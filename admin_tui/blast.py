@@ -122,7 +122,7 @@ def _request(order: Order, world: World) -> tuple[str, ...]:
     if live is None:
         return ("It is not in a scheduler's hands any more.",)
     return (
-        f'Its client gets the {count(live.generated_tokens)} tokens so far and finish reason "abort".',
+        f'Its client gets the {count(live.generated_tokens)} tokens so far and the error "cancelled by the operator".',
         f"Frees {count(live.pages)} pages. No other request is touched.",
     )
 

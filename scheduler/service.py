@@ -137,7 +137,9 @@ class SchedulerService:
             if message.request not in self.core.state.requests:
                 return Rejected(message.rid, "no such request here: it has ended")
             request = self.core.state.requests[message.request]
-            before = f"{request.phase.name.lower()}, {request.generated} tokens"
+            here = self.core.state.replicas.get(request.replica)
+            made = int(here.known[request.slot]) - request.prompt_len if here is not None else request.generated
+            before = f"{request.phase.name.lower()}, {made} tokens"
             self._feed(e.Cancelled(message.request))
             return Ok(message.rid, "cancelled", before, "ended")
         if isinstance(message, Drain | Undrain):
