@@ -48,8 +48,12 @@ def bar(ratio: float, width: int, glyphs: Glyphs, colour: str) -> Text:
     return text
 
 
-def segments(parts: Sequence[tuple[float, str]], width: int, glyphs: Glyphs) -> Text:
-    """One bar of parts side by side, each (amount, colour), as long as `width`. A part above nothing is seen."""
+def segments(parts: Sequence[tuple[float, str]], width: int, glyphs: Glyphs, drawn_with: str = "") -> Text:
+    """One bar of parts side by side, each (amount, colour), as long as `width`. A part above nothing is seen.
+
+    Args:
+        drawn_with: a character a part, so that they are told apart without colour; full ones where it is not given.
+    """
     total = sum(amount for amount, _ in parts) or 1.0
     lengths = [0 if amount <= 0 else max(1, round(amount / total * width)) for amount, _ in parts]
     surplus = sum(lengths) - width
@@ -57,8 +61,9 @@ def segments(parts: Sequence[tuple[float, str]], width: int, glyphs: Glyphs) -> 
         longest = lengths.index(max(lengths))
         lengths[longest] = max(1, lengths[longest] - surplus)
     text = Text()
-    for length, (_, colour) in zip(lengths, parts, strict=True):
-        text.append(glyphs.full * length, colour)
+    characters = drawn_with or glyphs.full * len(parts)
+    for length, (_, colour), character in zip(lengths, parts, characters, strict=True):
+        text.append(character * length, colour)
     return text
 
 

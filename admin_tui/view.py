@@ -11,7 +11,7 @@ from admin_tui.feed import Feed
 from admin_tui.keepsakes import SavedView
 from admin_tui.links import model_of
 from admin_tui.look import Look
-from admin_tui.panel import Scene
+from admin_tui.panel import Panel, Scene
 from admin_tui.table import LiveTable
 from admin_tui.world import World
 
@@ -34,6 +34,8 @@ class View(Vertical):
         """Draw this; twice a second while the screen is in view."""
         self.scene = scene
         self.draw(scene)
+        # A table has no edge to say its age on: it is as old as what the boxes around it show.
+        self.set_class(any(panel.has_class("-stale") for panel in self.query(Panel)), "-old")
 
     def draw(self, scene: Scene) -> None:
         """Rows into tables, scenes into boxes."""

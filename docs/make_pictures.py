@@ -24,11 +24,17 @@ ROOT = Path(__file__).resolve().parent.parent
 RECORDING = ROOT / "tests" / "admin_tui" / "data" / "demo.ndjson"
 OUT = ROOT / "docs" / "pictures"
 SIZE = (120, 34)
-WIDTH_PX = 1460
+WIDTH_PX = 1240
+LARGER = 3
 SCREENS = {
     "pulse": (),
     "fleet": ("2", *("down",) * 8),
+    "host": ("3",),
     "requests": ("4", *("down",) * 12, "enter"),
+    "scheduler": ("5",),
+    "kv": ("6",),
+    "models": ("7",),
+    "bus": ("8", *("down",) * 11),
 }
 
 
@@ -47,9 +53,11 @@ async def picture(name: str, keys: tuple[str, ...]) -> str:
 def to_png(svg: str, path: Path) -> None:
     """Draw with the installed Fira Code: the web font that the SVG names is not fetched."""
     local = re.sub(r"@font-face\s*{[^}]*}", "", svg)
-    png = cairosvg.svg2png(bytestring=local.encode(), output_width=WIDTH_PX)
+    # Drawn larger and made smaller: cairo rounds the width of small letters to whole pixels, and blanks get lost.
+    drawn = Image.open(io.BytesIO(cairosvg.svg2png(bytestring=local.encode(), output_width=LARGER * WIDTH_PX)))
+    image = drawn.convert("RGB").resize((WIDTH_PX, drawn.height // LARGER), Image.Resampling.LANCZOS)
     # A screen has few colours: a palette makes the file a third as large, and nobody sees it.
-    Image.open(io.BytesIO(png)).convert("RGB").quantize(240, dither=Image.Dither.NONE).save(path, optimize=True)
+    image.quantize(240, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def main() -> None:

@@ -50,13 +50,14 @@ def _memory(host: HostReply, width: int, glyphs: Glyphs) -> list[Text]:
         (float(used - arena), palette.PREFILL),
         (float(memory.available), palette.LINE),
     ]
-    drawn = segments(parts, width, glyphs)
+    full, rest, free = glyphs.pages[3], glyphs.pages[4], glyphs.pages[0]
+    drawn = segments(parts, width, glyphs, full + rest + free)
     low = palette.CRIT if memory.available < 0.05 * memory.total else palette.TEXT
     legend = Text.assemble(
         ("memory ", palette.SOFT), (f"{size(memory.total)}   ", palette.TEXT),
-        ("arena ", palette.WATER), (f"{size(arena)}   ", palette.TEXT),
-        ("processes and rest ", palette.PREFILL), (f"{size(used - arena)}   ", palette.TEXT),
-        ("available ", palette.SOFT), (size(memory.available), low),
+        (f"{full} arena ", palette.WATER), (f"{size(arena)}   ", palette.TEXT),
+        (f"{rest} processes and rest ", palette.PREFILL), (f"{size(used - arena)}   ", palette.TEXT),
+        (f"{free} available ", palette.SOFT), (size(memory.available), low),
     )  # fmt: skip
     if memory.swap_used:
         legend.append(f"   {glyphs.states['late']} swap {size(memory.swap_used)}", palette.WARN)

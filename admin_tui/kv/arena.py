@@ -25,7 +25,9 @@ _SHOWN: Final = ("leased", "pinned", "cached", "quarantined", "free")
 def overview(pages: PagesReply, box: Box) -> list[Text]:
     """All pools as one bar with its legend; what happens to pages, a second."""
     totals = {state: sum(_in_state(pool.pool, state) for pool in pages.pools) for state in _SHOWN}
-    drawn = segments([(totals[state], STATE_COLOURS[state]) for state in _SHOWN], box.width, box.glyphs)
+    signs = "".join(box.glyphs.pages[MAP_STATES.index(state)] for state in _SHOWN)
+    parts = [(float(totals[state]), STATE_COLOURS[state]) for state in _SHOWN]
+    drawn = segments(parts, box.width, box.glyphs, signs)
     legend = Text()
     for state in _SHOWN:
         if totals[state] or state in ("leased", "free"):

@@ -32,7 +32,7 @@ class Bound(NamedTuple):
 
 BOUNDS: Final[dict[StepBound | str, Bound]] = {
     IDLE: Bound(IDLE, palette.FAINT, "nobody asked for anything"),
-    "demand": Bound("demand", palette.GOOD, "all that was asked for is in the step; more requests would fill it"),
+    "demand": Bound("demand", palette.GOOD, "all that is asked for is in the step; nobody waits"),
     "slots": Bound("slots", palette.WARN, "requests wait: every slot is taken", "raise slots, or add a replica"),
     "kv_pages": Bound(
         "KV pages", palette.CRIT, "requests wait for pages", "raise [kv] arena, or lower context_tokens"

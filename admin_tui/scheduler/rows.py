@@ -147,7 +147,7 @@ def parts(steps: ModelSteps, box: Box) -> list[Text]:
     error = f"{percent(steps.error_p50)}" if steps.error_p50 >= 0 else NOTHING
     drawn.append(pairs(
         ("decode rows", rate(steps.decode_rows), palette.DECODE),
-        ("prompt tokens", rate(steps.prefill_tokens), palette.PREFILL), ("forecast off by", error),
+        ("prompt tokens", rate(steps.prefill_tokens), palette.PREFILL), ("forecast off by", error), gap=2,
     ))  # fmt: skip
     return drawn
 
