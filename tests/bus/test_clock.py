@@ -16,6 +16,7 @@ PACKAGES = ("bus", "ingress", "scheduler", "workers", "kv", "metrics", "admin_tu
 # Every use of the wall clock, and why it may be one.
 ALLOWED = {
     "admin_tui/archive.py": "from when on logs are shown",
+    "admin_tui/feed.py": "usage since midnight, or of the last days",
     "admin_tui/logs/view.py": "the last hour of logs",
     "cli/actions.py": "the last hour of the audit log",
     "cli/logs.py": "the last hour of logs",
