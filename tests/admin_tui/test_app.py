@@ -11,6 +11,7 @@ from textual.widgets import Button, ContentSwitcher
 
 from admin_tui.actions import Order
 from admin_tui.app import HeadraceTop, bindings_of
+from admin_tui.chrome.command import CommandLine
 from admin_tui.chrome.prompt import Prompt
 from admin_tui.courier import OnAnswer
 from admin_tui.dialogs.confirm import ConfirmScreen
@@ -149,7 +150,7 @@ async def press_each(app: HeadraceTop, view: Shown, keys: list[str]) -> set[type
         for key in keys:
             await pilot.press(key)
             opened.add(type(app.screen))
-            if len(app.screen_stack) > 1 or isinstance(app.focused, Prompt):
+            if len(app.screen_stack) > 1 or isinstance(app.focused, Prompt | CommandLine):
                 await pilot.press("escape")
             if app.query_one(ContentSwitcher).current != view.id:
                 await pilot.press(view.key)
