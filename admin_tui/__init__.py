@@ -7,7 +7,10 @@
 | `feed`       | the one source of data: live from the bus, or `replay` from a file       |
 | `sync`       | snapshot first, then updates in sequence; pure                           |
 | `world`      | everything known now, as the screens need it; pure                       |
-| `actions`    | what an operator can do, whom it goes to and whom it hits; pure          |
+| `actions`, `blast` | what an operator can do, whom it goes to; whom it hits; pure       |
+| `operator`   | from a wish to an order: dialogs, commands, palette, saved views         |
+| `commands`, `keymap`, `keepsakes` | the command line; other keys; history and views     |
+| `doors`, `archive`, `acted` | what control doors, files and journal say beside the feed |
 | `courier`    | carries an order to a control door and brings the answer                 |
 | `text`, `draw`, `glyphs`, `filters` | formatting, pictures out of characters, row filters; pure |
 | `plain`      | the same for pipes and screen readers                                    |

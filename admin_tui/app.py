@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar, Final
@@ -16,17 +16,19 @@ from textual.filter import LineFilter
 from textual.widgets import ContentSwitcher, Static
 
 from admin_tui import palette
-from admin_tui.actions import caution
 from admin_tui.ascii_only import AsciiOnly
 from admin_tui.chrome import bars
+from admin_tui.chrome.command import CommandLine
 from admin_tui.chrome.prompt import Prompt
 from admin_tui.details import Detail, detail_kind
-from admin_tui.dialogs.confirm import ConfirmScreen
 from admin_tui.dialogs.help import HelpScreen
 from admin_tui.feed import Feed, LiveFeed
 from admin_tui.glyphs import ASCII, UNICODE, Glyphs
+from admin_tui.keepsakes import Keepsakes, SavedView, own_directory
+from admin_tui.keymap import BadKeymap, find_keymap, read_keymap
 from admin_tui.loop import GuestLoop
 from admin_tui.messages import Jump, Ordered, TimelineWanted
+from admin_tui.operator import Operator
 from admin_tui.panel import Scene
 from admin_tui.printer import print_feed
 from admin_tui.recording import BadRecording, read
@@ -38,11 +40,11 @@ from admin_tui.views import FIRST, VIEWS, shown
 from admin_tui.world import Event, World
 from bus.config import Config
 from bus.messages.observe import TimelineReply
+from bus.process import EXIT_CONFIG
 
 REFRESH_S: Final = 0.5
 MIN_WIDTH, MIN_HEIGHT, TALL = 64, 16, 30
 EXIT_NO_INPUT: Final = 66
-_SCREEN_KEYS: Final = [(view.key, view.title) for view in VIEWS]
 
 
 class HeadraceTop(App[None]):
@@ -53,6 +55,8 @@ class HeadraceTop(App[None]):
         glyphs: characters to draw with.
         wall_clock: the time of day for the top bar.
         host: name of this host for the top bar.
+        keepsakes: typed commands and saved views.
+        keymap: other keys, by id of binding.
     """
 
     TITLE = "headrace"
@@ -64,6 +68,9 @@ class HeadraceTop(App[None]):
     ]
     BINDINGS: ClassVar[list[BindingType]] = [
         *(Binding(view.key, f"view('{view.id}')", view.title, id=f"view.{view.id}") for view in VIEWS),
+        Binding("colon", "command", "command", id="command", key_display=":"),
+        Binding("ctrl+p", "palette", "palette", id="palette", show=False),
+        Binding("L", "order('limit')", "limits of the model", id="limit", show=False),
         Binding("minus", "before", "the screen before", id="view.before", key_display="-", show=False),
         Binding("p", "pause", "pause", id="pause", show=False),
         Binding("question_mark", "help", "help", id="help", key_display="?"),
@@ -76,8 +83,12 @@ class HeadraceTop(App[None]):
         glyphs: Glyphs = UNICODE,
         wall_clock: Callable[[], str] = bars.wall_clock,
         host: str = "",
+        keepsakes: Keepsakes | None = None,
+        keymap: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
+        self._keymap_given = dict(keymap or {})
+        self.set_keymap(self._keymap_given)
         self.HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (MIN_WIDTH, "-narrow"), (100, "-wide")]
         self.VERTICAL_BREAKPOINTS = [(0, "-flat"), (MIN_HEIGHT, "-short"), (TALL, "-tall")]
         self._make_feed, self._glyphs, self._wall_clock = make_feed, glyphs, wall_clock
@@ -87,6 +98,10 @@ class HeadraceTop(App[None]):
         self._paused = False
         self._said: dict[str, Text] = {}
         self._before = FIRST.id
+        self._operator = Operator(
+            self, self._world, lambda: self._feed, keepsakes or Keepsakes(), tuple(view.id for view in VIEWS),
+            lambda: self._view().saved(), self._look_so,
+        )  # fmt: skip
         self.register_theme(palette.THEME)
         self.theme = palette.THEME.name
 
@@ -99,6 +114,7 @@ class HeadraceTop(App[None]):
                 yield view.make(id=view.id)
         yield Static(f"too small: at least {MIN_WIDTH} x {MIN_HEIGHT}, made for 80 x 24", id="tiny", markup=False)
         yield Prompt()
+        yield CommandLine()
         yield Static(id="keys", markup=False)
 
     def on_mount(self) -> None:
@@ -157,8 +173,8 @@ class HeadraceTop(App[None]):
             self._say("#top", bars.top_bar(scene, status, self._host, width))
             self._say("#alarm", bars.alarm_line(scene, width))
             keys = bars.key_lines(
-                _SCREEN_KEYS, self._keys(), self._active_title(), width,
-                2 if self.size.height >= TALL else 1,
+                self._screen_keys(), self._keys(), self._active_title(), width,
+                2 if self.size.height >= TALL else 1, may_act=self._operator.may_act,
             )  # fmt: skip
             self._say("#keys", keys)
             self.query_one("#views").set_class(self._world.stale(scene.now_ns), "-stale")
@@ -177,10 +193,17 @@ class HeadraceTop(App[None]):
         tables = LiveTable.BINDINGS if view.query(LiveTable) else []
         bindings = [*view.BINDINGS, *tables, *self.BINDINGS[len(VIEWS) :]]
         return [
-            (binding.key_display or binding.key, binding.description)
+            (self._key(binding), binding.description)
             for binding in bindings
             if isinstance(binding, Binding) and binding.description and (all or binding.show)
         ]
+
+    def _key(self, binding: Binding) -> str:
+        """As it is drawn: the operator's own, else ours."""
+        return self._keymap_given.get(binding.id or "", binding.key_display or binding.key)
+
+    def _screen_keys(self) -> list[tuple[str, str]]:
+        return [(self._keymap_given.get(f"view.{view.id}", view.key), view.title) for view in VIEWS]
 
     def _active_title(self) -> str:
         return shown(self._view().id or FIRST.id).title
@@ -221,7 +244,7 @@ class HeadraceTop(App[None]):
 
     def action_help(self) -> None:
         """Keys of this screen."""
-        self.push_screen(HelpScreen(self._active_title(), [*_SCREEN_KEYS, *self._keys(all=True)], self._glyphs))
+        self.push_screen(HelpScreen(self._active_title(), [*self._screen_keys(), *self._keys(all=True)], self._glyphs))
 
     def action_filter(self) -> None:
         """Open the prompt."""
@@ -242,17 +265,47 @@ class HeadraceTop(App[None]):
 
     def on_ordered(self, ordered: Ordered) -> None:
         """Ask first."""
-        order = ordered.order
+        self._operator.want(ordered.order)
 
-        def answered(meant: bool | None) -> None:
-            if meant:
-                self._feed.give(order, self._done, supervised=self._world.supervised)
+    def action_order(self, verb: str) -> None:
+        """Other limits for the model under the cursor, or for the only one."""
+        assert verb == "limit"
+        model = self._view().model()
+        served = [load.model for load in self._world.models]
+        if model not in served and len(served) == 1:
+            model = served[0]
+        if model in served:
+            self._operator.want_limits(model)
+        else:
+            self.notify("put the cursor on a model, its scheduler or a worker", severity="warning", markup=False)
 
-        self.push_screen(ConfirmScreen(order, caution(order, self._world)), answered)
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002
+        """See `View.check_action`."""
+        return None if action == "order" and not self._operator.may_act else True
 
-    def _done(self, done: bool, text: str) -> None:
-        severity = "information" if done else "error"
-        self.notify(text or "done", severity=severity, markup=False, timeout=8)  # type: ignore[arg-type]
+    def action_command(self) -> None:
+        """Open the command line."""
+        self.query_one(CommandLine).open(self._operator.keepsakes.history, self._operator.known_lines())
+
+    def on_command_line_closed(self, closed: CommandLine.Closed) -> None:
+        """Do it, unless the line was left."""
+        self._view().focus_first()
+        if closed.text is not None:
+            self._operator.command(closed.text)
+
+    def action_palette(self) -> None:
+        """Let a command be chosen."""
+        self._operator.palette()
+
+    def _look_so(self, saved: SavedView) -> None:
+        if saved.view in {view.id for view in VIEWS}:
+            self.action_view(saved.view)
+            self._view().look_so(saved)
+
+
+def bindings_of(view: type[View]) -> list[BindingType]:
+    """The keys that are in force on a screen, beside the application's own."""
+    return [*view.BINDINGS, *(LiveTable.BINDINGS if view.TABLES else [])]
 
 
 def run(
@@ -274,16 +327,23 @@ def run(
         plain: print lines instead of drawing, once a refresh until interrupted.
 
     Returns:
-        0; 69 where the metrics process does not answer; 66 where the recording cannot be read.
+        0; 69 where the metrics process does not answer; 66 where the recording cannot be read; 78 for a bad key map.
     """
     try:
         make_feed = _feed_maker(replay, at_once=once or json or plain)
     except (BadRecording, OSError) as error:
         print(error, file=sys.stderr)
         return EXIT_NO_INPUT
+    try:
+        scopes = [(*HeadraceTop.BINDINGS, *bindings_of(view.make)) for view in VIEWS]
+        keymap = read_keymap(find_keymap(), scopes)
+    except BadKeymap as bad:
+        print(bad, file=sys.stderr)
+        return EXIT_CONFIG
     if once or json or plain:
         return print_feed(make_feed, json=json, once=once or json or replay is not None)
-    HeadraceTop(make_feed, ASCII if ascii else UNICODE).run()
+    glyphs = ASCII if ascii else UNICODE
+    HeadraceTop(make_feed, glyphs, keepsakes=Keepsakes(own_directory()), keymap=keymap).run()
     return 0
 
 

@@ -16,8 +16,10 @@ from typing import Final, Protocol
 import zmq
 
 from admin_tui.actions import Order
+from admin_tui.archive import Archive
 from admin_tui.courier import Courier, OnAnswer
 from admin_tui.details import Detail, DetailKind
+from admin_tui.doors import Doors
 from admin_tui.sync import Sync
 from admin_tui.world import Event, LinkDown, LinkUp, SupervisorGone
 from bus.identity import Visitor
@@ -63,6 +65,14 @@ class Feed(Protocol):
         """The details of one screen come as an event. Asked again as often as they are to be shown anew."""
         ...
 
+    def ask_logs(self) -> None:
+        """New log records come as an event."""
+        ...
+
+    def ask_actions(self) -> None:
+        """The newest of the audit log comes as an event."""
+        ...
+
     def give(self, order: Order, on_answer: OnAnswer, *, supervised: bool) -> None:
         """Carry out an order."""
         ...
@@ -84,6 +94,7 @@ class LiveFeed:
         self._updates: Codec[Update] = Codec("observe", Update)
         self._on_event: OnEvent = lambda _: None
         self._courier = Courier(self._me)
+        self._archive = Archive()
         self.refused = 0
 
     def start(self, on_event: OnEvent) -> None:
@@ -103,6 +114,7 @@ class LiveFeed:
             me, SUPERVISOR, CONTROL_DOOR, "control", FromProcess,
             on_message=self._on_fleet, on_up=self._ask_fleet, on_down=lambda _: on_event(SupervisorGone()),
         )  # fmt: skip
+        self._doors = Doors(me, on_event)
         self._stops = (me.loop.every(FLEET_S, self._ask_fleet), me.loop.every(ASK_AGAIN_S, self._ask_snapshot))
 
     def now_ns(self) -> int:
@@ -117,6 +129,14 @@ class LiveFeed:
         """Not answered where the metrics process is gone, or of a release that does not know the question."""
         self._metrics.send(_question(kind, next(self._rids)))
 
+    def ask_logs(self) -> None:
+        """From this host's files or journal."""
+        self._on_event(self._archive.logs())
+
+    def ask_actions(self) -> None:
+        """From this host's files."""
+        self._on_event(self._archive.actions())
+
     def give(self, order: Order, on_answer: OnAnswer, *, supervised: bool) -> None:
         """Carry out an order at a control door."""
         self._courier.give(order, on_answer, supervised=supervised)
@@ -126,6 +146,8 @@ class LiveFeed:
         for stop in self._stops:
             stop()
         self._courier.close()
+        self._doors.close()
+        self._archive.close()
         self._supervisor.close()
         self._metrics.close()
         self._pump.close()

@@ -26,6 +26,17 @@ def to_request(request: int) -> Link:
     return Link("requests", f"{request:x}")
 
 
+def model_of(name: str) -> str:
+    """The model of a scheduler or a worker; a name that is no process's is a model's."""
+    try:
+        role, instance = parse_process(name)
+        if role == "worker":
+            return parse_worker(instance).model
+    except InvalidName:
+        return "" if "@" in name else name
+    return instance if role == "scheduler" else ""
+
+
 def to_requests_of(process: str) -> Link:
     """The requests that a process has in hand; all of them where it has none of its own."""
     try:

@@ -11,9 +11,10 @@ from typing import Final, Literal, NamedTuple
 
 import msgspec
 
+from admin_tui.acted import Actions, Logged, PeopleEvent, Vitals
 from admin_tui.details import DETAILS, Detail, detail_kind
 from admin_tui.world import Event, LinkDown, LinkUp, SupervisorGone
-from bus.messages.control import Fleet
+from bus.messages.control import Access, Fleet, Notes
 from bus.messages.observe import Snapshot, TimelineReply, Update
 
 Kind = Literal[
@@ -29,11 +30,17 @@ Kind = Literal[
     "host",
     "bus",
     "models",
+    "access",
+    "notes",
+    "actions",
+    "logged",
+    "vitals",
     "usage",
 ]
 _BODIES: Final[dict[str, type[msgspec.Struct]]] = {
     "snapshot": Snapshot, "update": Update, "fleet": Fleet, "timeline": TimelineReply,
     **{str(kind): reply for kind, reply in DETAILS.items()},
+    "access": Access, "notes": Notes, "actions": Actions, "logged": Logged, "vitals": Vitals,
 }  # fmt: skip
 
 
@@ -60,6 +67,8 @@ def to_line(recorded: Recorded) -> bytes:
     kind: Kind
     if isinstance(event, Detail):
         return _line(recorded.t, detail_kind(event), event)
+    if isinstance(event, PeopleEvent):
+        return _line(recorded.t, type(event).__name__.lower(), event)  # type: ignore[arg-type]
     match event:
         case Snapshot():
             kind = "snapshot"

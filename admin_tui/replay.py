@@ -60,6 +60,12 @@ class ReplayFeed:
         if known:
             self._on_event(next((detail for t, detail in reversed(known) if t <= self._t), known[0][1]))
 
+    def ask_logs(self) -> None:
+        """They are among the events, where the recording has any."""
+
+    def ask_actions(self) -> None:
+        """See `ask_logs`."""
+
     def give(self, order: Order, on_answer: OnAnswer, *, supervised: bool) -> None:  # noqa: ARG002
         """Refused: there is nobody to obey."""
         on_answer(False, f"this is a recording; {order.verb} reaches nobody")

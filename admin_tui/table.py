@@ -63,6 +63,7 @@ class LiveTable(ScrollView, can_focus=True):
     """A table over `Column`s, with a cursor on a row.
 
     Attributes:
+        sorts: what it can be sorted by.
         look: how it is looked at.
         marked: keys of marked rows.
         rows: in their order.
@@ -105,13 +106,13 @@ class LiveTable(ScrollView, can_focus=True):
 
     def __init__(self, columns: Sequence[Column], sorts: Sequence[str], *, id: str) -> None:
         super().__init__(id=id)
-        self._all, self._sorts = tuple(columns), tuple(sorts)
+        self._all, self.sorts = tuple(columns), tuple(sorts)
         self._cursor = 0
         self._plain: Style | None = None  # style of a row; to find it anew for each costs more than to draw one
         self._pointed = ""  # key of the row under the cursor
         self.columns: tuple[Column, ...] = ()
         self.rows: list[Row] = []
-        self.look = Look(self._sorts[0])
+        self.look = Look(self.sorts[0])
         self.marked: set[str] = set()
 
     # --- rows ------------------------------------------------------------------------------------------------------
@@ -168,7 +169,7 @@ class LiveTable(ScrollView, can_focus=True):
 
     def action_sort(self) -> None:
         """By the next column."""
-        self.look_again(self.look.sorted_by_next(self._sorts))
+        self.look_again(self.look.sorted_by_next(self.sorts))
 
     def action_reverse(self) -> None:
         """The other way round."""

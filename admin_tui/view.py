@@ -8,6 +8,9 @@ from textual.containers import Vertical
 
 from admin_tui.details import DetailKind
 from admin_tui.feed import Feed
+from admin_tui.keepsakes import SavedView
+from admin_tui.links import model_of
+from admin_tui.look import Look
 from admin_tui.panel import Panel, Scene
 from admin_tui.table import LiveTable
 from admin_tui.world import World
@@ -20,9 +23,11 @@ class View(Vertical):
 
     Attributes:
         QUESTIONS: details that it shows, beyond the feed.
+        TABLES: whether the keys of tables are in force on it.
     """
 
     QUESTIONS: ClassVar[tuple[DetailKind, ...]] = ()
+    TABLES: ClassVar[bool] = True
     scene: Scene | None = None
 
     def show(self, scene: Scene) -> None:
@@ -50,6 +55,30 @@ class View(Vertical):
         """Keep rows that match."""
         for table in self.query(LiveTable):
             table.look_again(table.look._replace(filter=text))
+
+    def model(self) -> str:
+        """The model that the row under the cursor is of; empty where it is of none."""
+        key = next((table.current() for table in self.query(LiveTable)), None) or ""
+        return model_of(key)
+
+    def saved(self) -> SavedView:
+        """How it is looked at."""
+        looks = [table.look for table in self.query(LiveTable)]
+        look = looks[0] if looks else Look("")
+        return SavedView(self.id or "", look.filter, look.sort, look.reverse, look.faults_only, look.wide)
+
+    def look_so(self, saved: SavedView) -> None:
+        """Look at it so."""
+        for table in self.query(LiveTable):
+            sort = saved.sort if saved.sort in table.sorts else table.look.sort
+            table.look_again(Look(sort, saved.reverse, saved.filter, saved.faults_only, saved.wide))
+            return
+        self.filter(saved.filter)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002
+        """Who may only look is not offered what acts. (What counts is what the processes say.)"""
+        may_act = self.scene is None or self.scene.world.people.may_act
+        return None if action in ("order", "cancel") and not may_act else True
 
     def point_at(self, subject: str) -> bool:
         """Put the cursor on this row; False where there is none."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from admin_tui.alarms.view import AlarmsView
 from admin_tui.bus.view import BusView
 from admin_tui.fleet.view import FleetView
 from admin_tui.host.view import HostView
 from admin_tui.kv.view import KvView
+from admin_tui.logs.view import LogsView
 from admin_tui.models.view import ModelsView
 from admin_tui.pulse.view import PulseView
 from admin_tui.requests.view import RequestsView
@@ -45,6 +47,8 @@ VIEWS: Final = (
     Shown("6", "kv", "KV", KvView),
     Shown("7", "models", "Models", ModelsView),
     Shown("8", "bus", "Bus", BusView),
+    Shown("9", "logs", "Logs", LogsView),
+    Shown("0", "alarms", "Alarms", AlarmsView),
 )
 FIRST: Final = VIEWS[0]
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter, deque
 from typing import Final, Literal, NamedTuple, get_args
 
+from admin_tui.acted import People, PeopleEvent
 from admin_tui.details import Detail, Details
 from admin_tui.glyphs import Condition
-from bus.messages.control import Fleet, UnitStatus
+from bus.messages.control import Fleet, Status, UnitStatus
 from bus.messages.observe import (
     Finding,
     FinishedRequest,
@@ -47,7 +48,7 @@ class SupervisorGone(NamedTuple):
     """There is no supervisor to ask; processes run under systemd, or the supervisor is down."""
 
 
-Event = Snapshot | Update | Fleet | TimelineReply | Detail | LinkUp | LinkDown | SupervisorGone
+Event = Snapshot | Update | Fleet | TimelineReply | Detail | PeopleEvent | LinkUp | LinkDown | SupervisorGone
 
 
 class Pace(NamedTuple):
@@ -65,6 +66,7 @@ class World:
         down: why the metrics process does not answer; empty where it does.
         units: processes as the supervisor sees them; empty without one.
         details: what was asked for beyond the feed.
+        people: who looks, what others did and said; logs; and how processes are while the metrics process is silent.
     """
 
     def __init__(self) -> None:
@@ -83,6 +85,7 @@ class World:
         self.units: dict[str, UnitStatus] = {}
         self.timeline: TimelineReply | None = None
         self.details = Details()
+        self.people = People()
         self._history: dict[Trend, deque[tuple[int, float]]] = {name: deque(maxlen=HISTORY) for name in get_args(Trend)}
         self._in_hand: Counter[tuple[str, int]] = Counter()
         self._marks: dict[str, deque[tuple[int, int, float, int]]] = {}
@@ -91,6 +94,9 @@ class World:
         """Something was said."""
         if isinstance(event, Detail):
             self.details.take(event, now_ns)
+            return
+        if isinstance(event, PeopleEvent):
+            self.people.take(event)
             return
         match event:
             case Snapshot() | Update():
@@ -193,10 +199,18 @@ class World:
 
     def names(self) -> list[str]:
         """Processes that are there, or that the supervisor says should be."""
-        return sorted(self.processes.keys() | self.units.keys())
+        return sorted(self.processes.keys() | self.units.keys() | self.vitals.keys())
+
+    @property
+    def vitals(self) -> dict[str, Status]:
+        """What processes say at their control doors; empty while the metrics process knows better."""
+        return self.people.vitals
 
     def condition(self, name: str) -> Condition:
         """Of a process, the worst that is known."""
+        if self.vitals:
+            vital = self.vitals.get(name)
+            return _CONDITIONS[vital.state] if vital is not None else "late"
         for finding in self.findings:
             if finding.subject == name and finding.code in _TROUBLE:
                 return _TROUBLE[finding.code]
@@ -208,6 +222,12 @@ class World:
     def model(self, name: str) -> ModelLoad | None:
         """The line of a model."""
         return next((model for model in self.models if model.model == name), None)
+
+    def limits(self, model: str) -> dict[str, float]:
+        """Limits in force, as its scheduler says; empty where it has not."""
+        sample = self.processes.get(f"scheduler@{model}")
+        series = sample.series if sample is not None else ()
+        return {dict(each.labels)["limit"]: each.value for each in series if each.name == "headrace_limit"}
 
     def live_request(self, request: int) -> LiveRequest | None:
         """A request in a scheduler's hands."""

@@ -86,6 +86,18 @@ class LogConfig(Section, frozen=True):
     format: Literal["auto", "text", "json"] = "auto"
 
 
+class AdminConfig(Section, frozen=True):
+    """`[admin]`: who beside root and the stack's own user may look, and who may act.
+
+    Attributes:
+        group: its members may do everything that an operator can: drain, restart, cancel, limit.
+        viewers: its members see everything and change nothing.
+    """
+
+    group: str = "headrace-admin"
+    viewers: str = "headrace-bus"
+
+
 class CurveConfig(Section, frozen=True):
     """`[curve]`: keys for `tcp://` sockets. Without it nothing listens on tcp.
 
@@ -187,6 +199,7 @@ class Config(Section, frozen=True):
     kv: KvConfig = KvConfig()
     metrics: MetricsConfig = MetricsConfig()
     log: LogConfig = LogConfig()
+    admin: AdminConfig = AdminConfig()
     curve: CurveConfig | None = None
     systemd: SystemdConfig = SystemdConfig()
     model: tuple[ModelConfig, ...] = (DEMO_MODEL,)

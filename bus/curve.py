@@ -83,12 +83,24 @@ class CurveServer:
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], secret: Path, clients: Path) -> None:
         self._pair = read_keys(secret, secret=True)
-        allowed = [read_keys(path, secret=False).public for path in sorted(clients.glob("*.public"))]
-        if not allowed:
-            raise BadKeyFile(f"{clients}: no *.public file, so nobody could connect; see headrace curve-keygen")
+        self._clients = clients
+        self._allowed = _AllowList(_read_clients(clients))
         self._authenticator = ThreadAuthenticator(context)
         self._authenticator.start()
-        self._authenticator.configure_curve_callback(domain="headrace", credentials_provider=_AllowList(allowed))
+        self._authenticator.configure_curve_callback(domain="headrace", credentials_provider=self._allowed)
+
+    @property
+    def keys(self) -> int:
+        """How many may connect."""
+        return len(self._allowed.keys)
+
+    def reload(self) -> None:
+        """Read the directory of clients again. Whoever is connected stays so.
+
+        Raises:
+            BadKeyFile: as at the start; those who could connect before still can.
+        """
+        self._allowed.keys = _AllowList(_read_clients(self._clients)).keys
 
     def protect(self, socket: zmq.Socket[bytes]) -> None:
         """Before bind: only holders of an allowed key get through."""
@@ -111,12 +123,21 @@ def credential(name: str, otherwise: Path) -> Path:
     return given if given is not None and given.is_file() else otherwise
 
 
+def _read_clients(clients: Path) -> list[bytes]:
+    allowed = [read_keys(path, secret=False).public for path in sorted(clients.glob("*.public"))]
+    if not allowed:
+        raise BadKeyFile(f"{clients}: no *.public file, so nobody could connect; see headrace curve-keygen")
+    return allowed
+
+
 class _AllowList:
+    """Read by the authenticator's thread, replaced as a whole by another."""
+
     def __init__(self, allowed: list[bytes]) -> None:
-        self._allowed = frozenset(zmq.utils.z85.decode(key) for key in allowed)
+        self.keys = frozenset(zmq.utils.z85.decode(key) for key in allowed)
 
     def callback(self, domain: str, key: bytes) -> bool:  # noqa: ARG002  (pyzmq's interface)
-        return zmq.utils.z85.decode(key) in self._allowed
+        return zmq.utils.z85.decode(key) in self.keys
 
 
 class CurveClient:

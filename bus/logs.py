@@ -70,3 +70,8 @@ def set_up(unit: str, config: LogConfig) -> None:
 def set_level(level: str) -> None:
     """Log from this level up."""
     logging.getLogger().setLevel(level.upper())
+
+
+def level() -> str:
+    """What `set_level` set."""
+    return logging.getLevelName(logging.getLogger().level).lower()

@@ -31,7 +31,7 @@ from bus.identity import Claim, NameTaken, claim
 from bus.limits import raise_open_files
 from bus.loop import PollLoop, RunnableLoop, UvLoop
 from bus.messages.common import Heartbeat, ProcessState
-from bus.messages.control import Audited, Fleet, ModelStatus, Ok, Rejected, ToProcess
+from bus.messages.control import Answer, ModelStatus, ToProcess
 from bus.messages.telemetry import Sample
 from bus.names import LONGEST_DOOR, PathTooLong, parse_process, run_directory, socket_path
 from bus.publisher import TelemetryPublisher
@@ -91,7 +91,7 @@ class Service(Protocol):
         """Close everything."""
         ...
 
-    def control(self, message: ToProcess) -> Ok | Rejected | Fleet | Audited | None:
+    def control(self, message: ToProcess) -> Answer | None:
         """A command beyond the common ones; None where it is not this service's."""
         ...
 
@@ -169,7 +169,7 @@ class Life:
         """Whether it drains, and nothing is in hand any more."""
         return self.state == "draining" and self._service is not None and self._service.drained()
 
-    def command(self, message: ToProcess) -> Ok | Rejected | Fleet | Audited | None:
+    def command(self, message: ToProcess) -> Answer | None:
         """Hand a command to the service."""
         return self._service.control(message) if self._service is not None else None
 

@@ -12,7 +12,6 @@ by its progress, by the service that knows how long its work should take.
 from __future__ import annotations
 
 import logging
-import os
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -24,6 +23,7 @@ import zmq
 
 from bus import listen_fds
 from bus.build import BUILD
+from bus.credentials import Credentials, own_user_only, read_credentials
 from bus.curve import CurveServer
 from bus.doors import DoorCounts, RoundTrips, quantiles
 from bus.identity import Identity
@@ -47,14 +47,15 @@ OUTBOX_MESSAGES: Final = 10_000  # beyond the socket's own high-water mark
 class Peer:
     """A process at the other end. Its fields say what it last said of itself."""
 
-    __slots__ = ("_outbox", "_route", "_seq_in", "_seq_out", "_trips", "_watch", "build", "busy", "epoch", "name",
-                 "pid", "progress", "protocol", "role", "seen_ns", "state", "uid")  # fmt: skip
+    __slots__ = ("_outbox", "_route", "_seq_in", "_seq_out", "_trips", "_watch", "build", "busy", "credentials",
+                 "epoch", "name", "pid", "progress", "protocol", "role", "seen_ns", "state", "uid")  # fmt: skip
 
     def __init__(self, route: bytes, name: str, hello: Hello, epoch: int, protocol: int, uid: int, now_ns: int) -> None:
         self.name = name
         self.role = hello.role
         self.epoch = epoch
         self.pid = hello.pid
+        self.credentials: Credentials | None = None  # of a connection on this host
         self.uid = uid  # by the kernel; -1 on another host
         self.build = hello.build
         self.protocol = protocol
@@ -95,6 +96,8 @@ class Server(Generic[In]):
         on_message, on_join, on_leave: called on the loop. `on_leave` gets the reason.
         address: `tcp://…` instead of the door's socket file; needs `curve`.
         curve: this host's key and the keys of those who may connect.
+        admit: why somebody on this host does not get in, by the kernel's credentials; empty where they do.
+        mode: permissions of the socket file.
 
     Raises:
         zmq.ZMQError: the address is taken.
@@ -113,8 +116,11 @@ class Server(Generic[In]):
         on_leave: Callable[[Peer, str], None] = _nothing,
         address: str | None = None,
         curve: CurveServer | None = None,
+        admit: Callable[[Credentials, Hello], str] = own_user_only,
+        mode: int = 0o600,
     ) -> None:
         self._life, self._door, self._roles = life, door, frozenset(roles)
+        self._admit = admit
         self._on_message, self._on_join, self._on_leave = on_message, on_join, on_leave
         self._codec: Codec[Any] = Codec(channel, union)
         self._routes: dict[bytes, Peer] = {}
@@ -132,7 +138,7 @@ class Server(Generic[In]):
             bind_tcp(self._socket, address)
         else:
             self._path = socket_path(life.name, door, life.run)
-            bind_ipc(self._socket, self._path)
+            bind_ipc(self._socket, self._path, mode)
         self._received = life.telemetry.counter(
             "headrace_bus_received_total", "Messages received from peers", door=door
         )
@@ -170,7 +176,10 @@ class Server(Generic[In]):
             del self._peers[peer.name]
         if peer._watch is not None:
             peer._watch.close()
-        log.info("%s left: %s", peer.name, reason, extra={"peer": peer.name, "epoch": peer.epoch, "door": self._door})
+        level = logging.DEBUG if peer.role in VISITORS else logging.INFO  # commands come and go
+        log.log(
+            level, "%s left: %s", peer.name, reason, extra={"peer": peer.name, "epoch": peer.epoch, "door": self._door}
+        )
         self._on_leave(peer, reason)
 
     def close(self) -> None:
@@ -241,17 +250,20 @@ class Server(Generic[In]):
             return self._nack(route, "protocol", problem, header.seq)
         if hello.role not in self._roles:
             return self._nack(route, "forbidden", f"role {hello.role!r} has no business here", header.seq)
-        uid = -1
-        if not self._remote:
-            uid, problem = _credentials(first, hello)
-            if problem:
-                log.warning("refused %s: %s", header.source, problem)
-                return self._nack(route, "forbidden", problem, header.seq)
+        who = None if self._remote else read_credentials(first)
+        if not self._remote and (problem := self._credential_problem(who, hello)):
+            asker = f"user {who.uid if who is not None else '?'} at {self._door}"
+            if self._life.troubles.say(asker, f"refused {header.source}: {problem}", self._life.loop.now_ns()):
+                log.warning("refused %s: %s", header.source, problem)  # once, not for each knock
+            return self._nack(route, "forbidden", problem, header.seq)
+        uid = who.uid if who is not None else -1
         known = self._routes.get(route)
         if known is not None and known.name == header.source and known.epoch == header.epoch:
             known._seq_in = header.seq  # its hello crossed our welcome
             return self._welcome(known)
         previous = self._peers.get(header.source)
+        if previous is not None and not _may_replace(who, previous.credentials):
+            return self._nack(route, "forbidden", f"{header.source} is another user's", header.seq)
         if previous is not None and previous.epoch > header.epoch:
             return self._nack(route, "stale", f"epoch {previous.epoch} of {header.source} is connected", header.seq)
         if previous is not None:
@@ -260,14 +272,24 @@ class Server(Generic[In]):
             self.leave(known, "renamed")
         peer = Peer(route, header.source, hello, header.epoch, protocol, uid, self._life.loop.now_ns())
         peer._seq_in = header.seq
+        peer.credentials = who
         self._routes[route] = self._peers[peer.name] = peer
         if not self._remote:
             peer._watch = DeathWatch(self._life.loop, hello.pid, lambda: self.leave(peer, "died"))
-        log.info("%s joined", peer.name, extra={"peer": peer.name, "epoch": peer.epoch, "door": self._door})
+        level = logging.DEBUG if peer.role in VISITORS else logging.INFO
+        log.log(level, "%s joined", peer.name, extra={"peer": peer.name, "epoch": peer.epoch, "door": self._door})
         self._life.troubles.over(f"{peer.name} at {self._door}")
         self._welcome(peer)
         self._on_join(peer)
         return None
+
+    def _credential_problem(self, who: Credentials | None, hello: Hello) -> str:
+        """Why the kernel's credentials do not fit the hello, or do not get in; empty where all is well."""
+        if who is None:
+            return "the connection carries no credentials"
+        if problem := self._admit(who, hello):
+            return problem
+        return "" if who.pid == hello.pid else f"hello says pid {hello.pid}, the kernel says {who.pid}"
 
     def _welcome(self, peer: Peer) -> None:
         self.send(peer, Welcome(BUILD, self._life.pid, self._life.state, peer.protocol))
@@ -346,19 +368,8 @@ class Server(Generic[In]):
         )  # fmt: skip
 
 
-def _credentials(frame: zmq.Frame, hello: Hello) -> tuple[int, str]:
-    """The user at the other end of an ipc connection, by the kernel, and why that does not fit the hello; empty where
-    it does.
-
-    libzmq gives them as `Peer-Address`: `localhost:uid:gid:pid` (SO_PEERCRED).
-    """
-    try:
-        _, uid, _, pid = str(frame.get("Peer-Address")).rsplit(":", 3)
-        uid_number, pid_number = int(uid), int(pid)
-    except (zmq.ZMQError, ValueError):
-        return -1, "the connection carries no credentials"
-    if uid_number not in (0, os.geteuid()):
-        return uid_number, f"user {uid_number} may not speak here"
-    if pid_number != hello.pid:
-        return uid_number, f"hello says pid {hello.pid}, the kernel says {pid_number}"
-    return uid_number, ""
+def _may_replace(who: Credentials | None, holder: Credentials | None) -> bool:
+    """Whether the connection of a name may be taken over: not from another user, but by those who run the stack."""
+    if who is None or holder is None or who.uid == holder.uid:
+        return True
+    return not own_user_only(who)

@@ -37,14 +37,14 @@ def configure(socket: zmq.Socket[bytes]) -> None:
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # EHOSTUNREACH instead of a silent drop
 
 
-def bind_ipc(socket: zmq.Socket[bytes], path: Path) -> None:
-    """Listen at a socket file that only this user can reach: the service manager's, where it made one, else our own.
-    libzmq replaces a stale file of a dead process."""
+def bind_ipc(socket: zmq.Socket[bytes], path: Path, mode: int = 0o600) -> None:
+    """Listen at a socket file: the service manager's, where it made one, else our own, that only this user can reach
+    unless `mode` says otherwise. libzmq replaces a stale file of a dead process."""
     if (fd := listen_fds.take_path(path)) is not None:
         socket.setsockopt(zmq.USE_FD, fd)  # which closes it with the socket
         socket.bind(f"ipc://{path}")
         return
-    previous = os.umask(0o177)
+    previous = os.umask(0o777 & ~mode)
     try:
         socket.bind(f"ipc://{path}")
     finally:

@@ -15,16 +15,23 @@ from bus.link import Link
 from bus.loop import PollLoop
 from bus.messages.common import Nack
 from bus.messages.control import (
+    Acknowledge,
     Audit,
     Audited,
+    CancelRequest,
     Drain,
     Fleet,
     FromProcess,
     GetFleet,
+    GetLimits,
     GetStatus,
+    LimitsInForce,
     Ok,
     Rejected,
+    Reload,
     Restart,
+    SetLimits,
+    Silence,
     Status,
     Stop,
     Undrain,
@@ -32,8 +39,22 @@ from bus.messages.control import (
 from bus.names import CONTROL_DOOR, SUPERVISOR, InvalidName, parse_process, run_directory, socket_path
 from cli.supervisor.proc import start_ticks
 
-Question = GetStatus | GetFleet | Drain | Undrain | Stop | Restart | Audit
-Answer = Status | Fleet | Ok | Rejected | Audited
+Question = (
+    GetStatus
+    | GetFleet
+    | GetLimits
+    | Drain
+    | Undrain
+    | Stop
+    | Restart
+    | Audit
+    | CancelRequest
+    | SetLimits
+    | Reload
+    | Acknowledge
+    | Silence
+)
+Answer = Status | Fleet | Ok | Rejected | Audited | LimitsInForce
 
 ASK_TIMEOUT_S: Final = 5.0
 STATUS_TIMEOUT_S: Final = 1.0
@@ -44,13 +65,18 @@ class Unreachable(Exception):
 
 
 def running_names(run: Path | None = None) -> dict[str, int]:
-    """Processes of this run directory that are alive, with their pids, by the name locks that they hold."""
+    """Processes of this run directory that are alive, with their pids, by the name locks that they hold. The pid is 0
+    for those of another user's stack."""
     found: dict[str, int] = {}
     for lock in sorted((run or run_directory()).glob("*@*.lock")):
         name = lock.name.removesuffix(".lock")
         try:
             parse_process(name)
             pid = int(lock.read_text().split()[1])
+        except PermissionError:  # another user's stack, which we may look at: whoever listens, runs
+            if socket_path(name, CONTROL_DOOR, lock.parent).exists():
+                found[name] = 0
+            continue
         except (InvalidName, OSError, ValueError, IndexError):
             continue
         if start_ticks(pid):

@@ -26,7 +26,7 @@ class Keeper(Protocol):
         """
         ...
 
-    def restart(self, members: Sequence[str], deadline_s: float) -> Ok | Rejected:
+    def restart(self, members: Sequence[str], deadline_s: float, reason: str = "") -> Ok | Rejected:
         """End these processes, which go together, and start them again; returns at once.
 
         Raises:
@@ -51,9 +51,9 @@ class SupervisorKeeper:
         assert isinstance(answer, Fleet), answer
         return answer
 
-    def restart(self, members: Sequence[str], deadline_s: float) -> Ok | Rejected:
+    def restart(self, members: Sequence[str], deadline_s: float, reason: str = "") -> Ok | Rejected:
         """One of them stands for all: it knows the others."""
-        answer = ask_supervisor(self._caller, Restart(0, members[0], deadline_s))
+        answer = ask_supervisor(self._caller, Restart(0, members[0], deadline_s, reason=reason))
         assert isinstance(answer, Ok | Rejected), answer
         return answer
 

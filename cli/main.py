@@ -6,7 +6,7 @@ import gc
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import cyclopts
 from cyclopts import Group, Parameter
@@ -268,7 +268,7 @@ def top(
 
 
 @app.command(group=LOOKING, sort_key=3)
-def drain(name: str, *, deadline: float = 120.0, wait: bool = True) -> int:
+def drain(name: str, *, deadline: float = 120.0, wait: bool = True, reason: str = "") -> int:
     """Take a process out: it finishes what it has and takes nothing new, until undrain or restart.
 
     For example:
@@ -280,22 +280,24 @@ def drain(name: str, *, deadline: float = 120.0, wait: bool = True) -> int:
         name: As `headrace status` shows it.
         deadline: Seconds it has.
         wait: Return when it has nothing in hand any more; exit code 1 at the deadline.
+        reason: For the audit log.
     """
     from cli.orders import take_out
 
-    return take_out(name, deadline, wait=wait)
+    return take_out(name, deadline, wait=wait, reason=reason)
 
 
 @app.command(group=LOOKING, sort_key=4)
-def undrain(name: str) -> int:
+def undrain(name: str, *, reason: str = "") -> int:
     """Let a drained process take work again.
 
     Args:
         name: As `headrace status` shows it.
+        reason: For the audit log.
     """
     from cli.orders import take_in
 
-    return take_in(name)
+    return take_in(name, reason)
 
 
 @app.command(group=LOOKING, sort_key=5)
@@ -305,6 +307,7 @@ def restart(
     everything: Annotated[bool, Parameter("--all", negative=())] = False,
     deadline: float = 120.0,
     json: Switch = False,
+    reason: str = "",
 ) -> int:
     """End a process and start it again, or everything, one after the other; return when it is ready.
 
@@ -322,13 +325,178 @@ def restart(
         deadline: Seconds that an ingress has to finish its answers, and a replica where others take new requests; 0
             kills.
         json: Print as JSON what was restarted and what was not.
+        reason: For the audit log.
     """
     from cli.restart import restart as roll
 
     if bool(name) == everything:
         print("give the name of a process, or --all; headrace status lists the names", file=sys.stderr)
         return 2
-    return roll(name, deadline, as_json=json)
+    return roll(name, deadline, as_json=json, reason=reason)
+
+
+@app.command(group=LOOKING, sort_key=7)
+def cancel(request: str, *, reason: str = "") -> int:
+    """End one request; its client gets what was generated so far.
+
+    For example:
+
+        headrace cancel 6d18ea135df1772d
+        headrace cancel chatcmpl-6d18ea135df1772d --reason "runs away"
+
+    Args:
+        request: Its id, as `headrace top` and answers show it.
+        reason: For the audit log.
+    """
+    from cli.orders import cancel as end
+
+    return end(request, reason)
+
+
+@app.command(group=LOOKING, sort_key=8)
+def limit(model: str, *changes: str, reset: Switch = False, reason: str = "", json: Switch = False) -> int:
+    """Which limits of a model hold, and other ones from the next step on.
+
+    For example:
+
+        headrace limit smollm2
+        headrace limit smollm2 slots=16 inter_token_target_ms=100
+        headrace limit smollm2 --reset
+
+    What runs goes on, also beyond a lower limit; what comes next has to fit. Limits hold until they are reset, over
+    restarts of the scheduler, and until a reboot; one whose configuration is changed is the configuration's again.
+
+    Args:
+        model: Its name.
+        changes: NAME=NUMBER, of slots, step_tokens, inter_token_target_ms, queue_requests, queue_tokens.
+        reset: Everything as configured first.
+        reason: For the audit log.
+        json: For programs: {"now": {...}, "configured": {...}, "most": {...}}.
+    """
+    from cli.limits import limit as change
+
+    return change(model, changes, reset=reset, reason=reason, as_json=json)
+
+
+@app.command(group=LOOKING, sort_key=9)
+def reload(name: str, *, reason: str = "") -> int:
+    """Let a process read again what it can read while it runs: an ingress, the public keys of those who may connect.
+
+    Args:
+        name: ingress@0, for example.
+        reason: For the audit log.
+    """
+    from bus.messages.control import Reload
+    from cli.orders import tell
+
+    return tell(name, Reload(0, reason))
+
+
+@app.command(group=LOOKING, sort_key=10)
+def ack(code: str, subject: str, *, comment: str = "") -> int:
+    """Say that somebody looks after a finding, until it is over.
+
+    For example:
+
+        headrace ack late worker@smollm2.1.0 --comment "disk is being replaced"
+
+    Args:
+        code: Of the finding, as `headrace top --once --json` shows it.
+        subject: What it is about.
+        comment: For others, and for the audit log.
+    """
+    from bus.messages.control import Acknowledge
+    from bus.names import METRICS
+    from cli.orders import tell
+
+    return tell(METRICS, Acknowledge(0, code, subject, comment))
+
+
+@app.command(group=LOOKING, sort_key=11)
+def silence(code: str, subject: str, *, duration: Annotated[str, Parameter("--for")] = "1h", comment: str = "") -> int:
+    """Do not raise a finding for a while, whether it is there or not.
+
+    For example:
+
+        headrace silence queue-growing smollm2 --for 2h --comment "batch run"
+        headrace silence queue-growing smollm2 --for 0    # raise it again
+
+    Args:
+        code: Of the finding, as `headrace top --once --json` shows it.
+        subject: What it is about.
+        duration: At most 7d; 0 ends a silence.
+        comment: For others, and for the audit log.
+    """
+    from bus.logread.query import BadQuery, parse_span
+    from bus.messages.control import Silence
+    from bus.names import METRICS
+    from cli.orders import tell
+
+    try:
+        seconds = parse_span(duration)
+    except BadQuery as problem:
+        print(problem, file=sys.stderr)
+        return 2
+    return tell(METRICS, Silence(0, code, subject, seconds, comment))
+
+
+@app.command(group=LOOKING, sort_key=12)
+def logs(
+    name: str = "",
+    *,
+    request: str = "",
+    level: str = "debug",
+    grep: str = "",
+    since: str = "",
+    lines: Annotated[int, Parameter(["--lines", "-n"])] = 200,
+    follow: Annotated[bool, Parameter(["--follow", "-f"], negative=())] = False,
+    json: Switch = False,
+    source: Literal["auto", "files", "journal"] = "auto",
+) -> int:
+    """What the processes said: from their log files, or from the journal under systemd.
+
+    For example:
+
+        headrace logs                                # the last 200 lines of everybody
+        headrace logs scheduler@smollm2 -f
+        headrace logs --request 6d18ea135df1772d     # one request, through all processes
+        headrace logs --level warning --since 1h
+
+    Args:
+        name: Beginning of a process's name; everybody when not given.
+        request: Only lines about this request.
+        level: This one and worse: debug, info, warning, error, critical.
+        grep: Only lines in which this regular expression is found, whatever the case.
+        since: Not older than this: 30s, 5m, 1h, 2d.
+        lines: At most so many; 0 is all that is kept.
+        follow: Go on with what comes.
+        json: One object a line.
+        source: Where to read; "auto" finds out.
+    """
+    from bus.logread.query import BadQuery
+    from cli.logs import make_query, show
+
+    try:
+        query = make_query(name, request, level, grep, since)
+    except BadQuery as problem:
+        print(problem, file=sys.stderr)
+        return 2
+    return show(query, lines=lines, follow=follow, as_json=json, kind=None if source == "auto" else source)
+
+
+@app.command(group=LOOKING, sort_key=13)
+def audit_log(*, since: str = "", json: Switch = False) -> int:
+    """What operators did, by command or on the screen: who, what, to what, why, and what came of it.
+
+    `headrace audit` is another thing: it counts pages.
+
+    Args:
+        since: Not older than this: 30m, 1h, 7d.
+        json: One object a line.
+    """
+    from cli.actions import show
+
+    return show(since, as_json=json)
 
 
 @app.command(group=LOOKING, sort_key=6)

@@ -48,7 +48,7 @@ class NotBack(Exception):
     """A process did not come back; the message says why."""
 
 
-def restart(name: str, deadline_s: float, *, as_json: bool) -> int:
+def restart(name: str, deadline_s: float, *, as_json: bool, reason: str = "") -> int:
     """Restart one process with the other ranks of its replica, or everything where no name is given."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     with Caller() as caller:
@@ -66,7 +66,7 @@ def restart(name: str, deadline_s: float, *, as_json: bool) -> int:
         steps = steps_for([*([SUPERVISOR] if _supervised(caller) else []), *(unit.name for unit in fleet.units)])
         if name:
             steps = [next((step for step in steps if name in step.members), Step((name,)))]
-        report = _Roll(console, caller, keeper, fleet, deadline_s).run(steps)
+        report = _Roll(console, caller, keeper, fleet, deadline_s, reason).run(steps)
     if as_json:
         print(msgspec.json.encode(report).decode())
     if not report.failed:
@@ -87,7 +87,10 @@ def _supervised(caller: Caller) -> bool:
 class _Roll:
     """One rolling restart. What runs already when it begins is told by `fleet`."""
 
-    def __init__(self, console: Console, caller: Caller, keeper: Keeper, fleet: Fleet, deadline_s: float) -> None:
+    def __init__(
+        self, console: Console, caller: Caller, keeper: Keeper, fleet: Fleet, deadline_s: float, reason: str
+    ) -> None:
+        self._reason = reason
         self._console, self._caller, self._keeper, self._deadline_s = console, caller, keeper, deadline_s
         self._before = {unit.name: unit.pid for unit in fleet.units}
 
@@ -126,7 +129,7 @@ class _Roll:
         units = self._units()
         as_before = [units[name].pid == self._before.get(name) for name in step.members if name in units]
         if all(as_before) or any(units[name].state == "failed" for name in step.members if name in units):
-            answer = self._keeper.restart(step.members, self._deadline_s)
+            answer = self._keeper.restart(step.members, self._deadline_s, self._reason)
             if isinstance(answer, Rejected):
                 raise NotBack(answer.reason)
         end = time.monotonic() + self._deadline_s + START_S
@@ -145,7 +148,7 @@ class _Roll:
     def _succeed(self) -> None:
         """The supervisor goes on as the program that this command is of."""
         before = self._caller.statuses([SUPERVISOR]).get(SUPERVISOR)
-        answer = ask_supervisor(self._caller, Restart(0, SUPERVISOR, self._deadline_s, sys.executable))
+        answer = ask_supervisor(self._caller, Restart(0, SUPERVISOR, self._deadline_s, sys.executable, self._reason))
         if isinstance(answer, Rejected):
             raise NotBack(answer.reason)
         end = time.monotonic() + SUCCEED_S

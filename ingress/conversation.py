@@ -347,7 +347,7 @@ class Conversation:
 
     def _fail(self, live: _Live, message: str) -> None:
         del self._live[live.order.request]
-        log.error("request %d failed: %s", live.order.request, message)
+        log.error("a request failed: %s", message, extra={"request": f"{live.order.request:x}"})
         live.stream.push(live.generation.end("error", message))
 
     def _note(self, request: int, now_ns: int, kind: TimelineKind, value: int = 0, detail: str = "") -> None:

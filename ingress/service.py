@@ -13,7 +13,7 @@ from bus.catalogue import ModelMissing
 from bus.config import parse_size
 from bus.curve import BadKeyFile, CurveServer, credential
 from bus.limits import too_few_open_files
-from bus.messages.control import Ok, Rejected, ToProcess
+from bus.messages.control import Ok, Rejected, Reload, ToProcess
 from bus.process import EXIT_CONFIG, EXIT_MISSING, Description, Life
 from ingress.api.http import HttpFront, serve
 from ingress.api.pipeline import Pipeline
@@ -113,9 +113,19 @@ class IngressService:
             if part is not None:
                 part.close()
 
-    def control(self, message: ToProcess) -> Ok | Rejected | None:  # noqa: ARG002 (the runtime's interface)
-        """No commands beyond the common ones."""
-        return None
+    def control(self, message: ToProcess) -> Ok | Rejected | None:
+        """The public keys of those who may connect can be read again."""
+        if not isinstance(message, Reload):
+            return None
+        if self._curve is None:
+            return Rejected(message.rid, "nothing to read again: no [curve] keys are in use here")
+        before = self._curve.keys
+        try:
+            self._curve.reload()
+        except BadKeyFile as bad:
+            return Rejected(message.rid, f"{bad}; the keys before are still in use")
+        now = f"{self._curve.keys} client keys"
+        return Ok(message.rid, f"{now} may connect from now on", f"{before} client keys", now)
 
     def _open_doors(self, pipeline: Pipeline) -> None:
         """The socket file always: siblings use it too. Over tcp where configured, each process on a port of its own."""

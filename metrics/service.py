@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import Final
 
 import zmq
 
 from bus import listen_fds
 from bus.messages.control import Ok, Rejected, ToProcess
+from bus.control import OPEN_MODE
+from bus.credentials import Doorkeeper, lend
+from bus.messages.control import Acknowledge, Answer, GetNotes, Ok, Rejected, Silence, ToProcess
+from bus.messages.control import Notes as NotesAnswer
 from bus.messages.details import Question
 from bus.messages.observe import (
     Exposition,
@@ -26,8 +31,10 @@ from bus.process import Description, Life
 from bus.server import Peer, Server
 from bus.socket import Pump, bind_ipc, configure
 from bus.wire import BadFrame, Codec
+from metrics import notebook
 from metrics.answers import Answers
 from metrics.core.collector import Collector
+from metrics.core.notes import Notes, NotNow
 from metrics.exposition import OwnCounts, exposition
 from metrics.host.nvml import Nvml
 from metrics.host.watch import HostWatch
@@ -51,6 +58,8 @@ class MetricsService:
         self._feed_codec: Codec[Update] = Codec("observe", Update)
         self._frames = self._refused = self._published = 0
         self._draining = False
+        self._notes = Notes(notebook.load(), time.time())
+        self._raised: tuple[tuple[str, str], ...] = ()
 
     def start(self) -> None:
         """Open the doors; ready at once: there is nothing to wait for."""
@@ -63,10 +72,13 @@ class MetricsService:
         self._feed = life.context.socket(zmq.PUB)
         configure(self._feed)
         self._feed.setsockopt(zmq.SNDHWM, FEED_BACKLOG)
-        bind_ipc(self._feed, socket_path(life.name, FEED_DOOR, life.run))
+        feed_path = socket_path(life.name, FEED_DOOR, life.run)
+        bind_ipc(self._feed, feed_path)
+        lend(feed_path, life.config.admin.viewers)
         self._observe: Server[FromObserver] = Server(
-            life, OBSERVE_DOOR, "observe", FromObserver, roles=ROLES, on_message=self._on_question
-        )
+            life, OBSERVE_DOOR, "observe", FromObserver, roles=ROLES, on_message=self._on_question,
+            admit=Doorkeeper(life.config.admin).admit, mode=OPEN_MODE,
+        )  # fmt: skip
         self._timers = (life.loop.every(TICK_S, self._tick), life.loop.every(LOOK_S, self._watch.look))
         life.telemetry.doors[TELEMETRY_DOOR] = self._telemetry_door
         life.telemetry.doors[FEED_DOOR] = self._feed_door
@@ -112,12 +124,35 @@ class MetricsService:
         for door in (TELEMETRY_DOOR, FEED_DOOR):
             listen_fds.remove(socket_path(self._life.name, door, self._life.run))
 
-    def control(self, message: ToProcess) -> Ok | Rejected | None:  # noqa: ARG002
-        """No commands of its own."""
+    def control(self, message: ToProcess) -> Answer | None:
+        """Operators' notes on findings."""
+        now_s = time.time()
+        try:
+            match message:
+                case GetNotes(rid):
+                    return NotesAnswer(rid, self._notes.all())
+                case Acknowledge(rid):
+                    self._notes.acknowledge(message, self._raised, now_s)
+                    return Ok(rid, "; ".join(filter(None, ("until it is over", self._keep_notes()))))
+                case Silence(rid, _, _, seconds):
+                    self._notes.silence(message, now_s)
+                    said = f"for {seconds:.0f} s" if seconds else "raised again"
+                    return Ok(rid, "; ".join(filter(None, (said, self._keep_notes()))))
+        except NotNow as problem:
+            return Rejected(getattr(message, "rid", 0), str(problem))
         return None
+
+    def _keep_notes(self) -> str:
+        if problem := notebook.save(self._notes.all()):
+            log.error("notes on findings: %s", problem)
+        return problem
 
     def _tick(self) -> None:
         update = self._collector.tick(self._life.loop.now_ns())
+        if update.findings is not None:
+            self._raised = tuple((finding.code, finding.subject) for finding in update.findings)
+        if self._notes.tick(self._raised, time.time()):
+            self._keep_notes()
         frames = self._feed_codec.encode(update, self._life.name, self._life.epoch, update.seq)
         try:
             self._feed.send_multipart(frames, zmq.NOBLOCK)

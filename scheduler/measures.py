@@ -45,6 +45,12 @@ class Measures:
         self._stock = gauge("stock_pages", "Leased pages that wait for tokens")
         self._ready = gauge("replicas_ready", "Replicas that take requests")
         self._replicas = gauge("replicas", "Replicas configured")
+        self._limits = {
+            name: telemetry.gauge(
+                "headrace_limit", "Limits in force, per replica or of the queue", model=model, limit=name
+            )
+            for name in ("slots", "step_tokens", "inter_token_target_ms", "queue_requests", "queue_tokens")
+        }
         self._queue_s = seconds("queue", "From the scheduler's acceptance to a slot")
         self._ttft_s = seconds("ttft", "From the request at the ingress to its first token")
         self._itl_s = seconds("inter_token", "Between two tokens of a request")
@@ -117,6 +123,9 @@ class Measures:
         self._stock.set(state.pool.free)
         self._ready.set(ready)
         self._replicas.set(state.limits.replicas)
+        limits = state.limits
+        for name, gauge in self._limits.items():
+            gauge.set(limits.inter_token_target_ns / 1e6 if name == "inter_token_target_ms" else getattr(limits, name))
         return tally.output_tokens
 
     def _counted(self, name: str, help: str, count: int, **labels: str) -> None:

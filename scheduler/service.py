@@ -4,14 +4,30 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from typing import Final
+from typing import Any, Final
+
+import msgspec
 
 from bus.blocks import KV_LAYOUT, root_digest
 from bus.messages.common import Nack, ProcessState
-from bus.messages.control import CancelRequest, Drain, ModelStatus, Ok, Rejected, ToProcess, Undrain
+from bus.messages.control import (
+    Answer,
+    CancelRequest,
+    Drain,
+    GetLimits,
+    LimitsInForce,
+    LimitValues,
+    ModelStatus,
+    Ok,
+    Rejected,
+    SetLimits,
+    ToProcess,
+    Undrain,
+)
 from bus.messages.requests import Abort, ModelFacts, Submit, ToScheduler
 from bus.messages.steps import Leaving, Registered, Reset, StepFailed, StepResult, ToSchedulerFromWorker
 from bus.names import REQUESTS_DOOR, STEPS_DOOR, InvalidName, parse_process, parse_worker
+from bus.orders import limits_in_words
 from bus.process import Description, Life
 from bus.server import Peer, Server
 from scheduler.core import events as e
@@ -19,6 +35,7 @@ from scheduler.core.core import SchedulerCore
 from scheduler.core.overview import scheduler_view
 from scheduler.core.state import Limits
 from scheduler.core.view import live_requests
+from scheduler.limits import Keeper, Unfit, checked, configured, difference, differing, merged
 from scheduler.measures import Measures
 from scheduler.page_link import PageLink
 from scheduler.ranks import Rank, RankGroup
@@ -37,14 +54,15 @@ class SchedulerService:
     def __init__(self, life: Life) -> None:
         self._life = life
         self._model = model = life.config.model_named(life.instance)
-        limits = Limits(
-            model=model.name, replicas=model.all_replicas, first_prefill=model.first_prefill, slots=model.slots,
-            queue_requests=model.queue_requests, queue_tokens=model.queue_tokens,
-            inter_token_target_ns=model.inter_token_target_ms * 1e6, prefix_cache=model.prefix_cache,
-            hang_ns=model.hang_s * 1e9,
+        self._configured = configured(model)
+        self._keeper = Keeper(life.run, life.name)
+        self._limits = self._keeper.load(self._configured)
+        self._base = Limits(
+            model=model.name, replicas=model.all_replicas, first_prefill=model.first_prefill,
+            prefix_cache=model.prefix_cache, hang_ns=model.hang_s * 1e9, **_for_core(self._configured),
         )  # fmt: skip
-        self.core = SchedulerCore(limits, life.loop.now_ns)
-        self._configured = limits
+        now = msgspec.structs.replace(self._base, **_for_core(self._limits))
+        self.core = SchedulerCore(now, life.loop.now_ns)
         self._groups = {number: RankGroup(number) for number in range(model.all_replicas)}
         self._geometry: Registered | None = None
         self._root = b""
@@ -72,7 +90,7 @@ class SchedulerService:
         life.telemetry.live(lambda: live_requests(self.core.state, life.name, life.loop.now_ns()))
         life.telemetry.views.append(lambda: self._measures.steps(self.core.steps, life.name))
         life.telemetry.slow_views.append(
-            lambda: scheduler_view(self.core.state, life.name, self._configured, life.loop.now_ns())
+            lambda: scheduler_view(self.core.state, life.name, self._base, life.loop.now_ns())
         )
         life.ready()
 
@@ -85,6 +103,8 @@ class SchedulerService:
             self._tokens_per_s,
         )  # fmt: skip
         text = f"{state.running} running, {len(state.queue)} waiting, {ready} of {self._model.all_replicas} replicas"
+        if changed := difference(self._limits, self._configured):
+            text += f"; by order: {changed}"
         if barred := sum(budget.barred_until_ns > state.now for budget in state.budgets.values()):
             text += f", {barred} taken out for failing"
         return Description(load=state.running / slots if slots else 0.0, detail=text, models=(status,))
@@ -112,15 +132,43 @@ class SchedulerService:
         for group in self._groups.values():
             group.close()
 
-    def control(self, message: ToProcess) -> Ok | Rejected | None:
+    def control(self, message: ToProcess) -> Answer | None:
         if isinstance(message, CancelRequest):
             if message.request not in self.core.state.requests:
-                return Rejected(message.rid, "no such request here")
+                return Rejected(message.rid, "no such request here: it has ended")
+            request = self.core.state.requests[message.request]
+            here = self.core.state.replicas.get(request.replica)
+            made = int(here.known[request.slot]) - request.prompt_len if here is not None else request.generated
+            before = f"{request.phase.name.lower()}, {made} tokens"
             self._feed(e.Cancelled(message.request))
-            return Ok(message.rid, "cancelled")
+            return Ok(message.rid, "cancelled", before, "ended")
         if isinstance(message, Drain | Undrain):
             return self._drain_replica(message)
-        return None
+        if isinstance(message, GetLimits):
+            return LimitsInForce(message.rid, self._limits, self._configured, self._most())
+        return self._set_limits(message) if isinstance(message, SetLimits) else None
+
+    # --- limits ----------------------------------------------------------------------------------------------------
+
+    def _set_limits(self, message: SetLimits) -> Ok | Rejected:
+        before = self._limits
+        try:
+            now = checked(merged(self._configured if message.reset else before, message.limits), self._most())
+        except Unfit as unfit:
+            return Rejected(message.rid, str(unfit))
+        self._limits = now
+        self._feed(e.Limited(**_for_core(now)))
+        unkept = self._keeper.save(now, self._configured)
+        running = self.core.state.running
+        detail = "; ".join(filter(None, (f"from the next step on; {running} running go on", unkept)))
+        return Ok(message.rid, detail, *(" ".join(limits_in_words(said)) for said in differing(before, now)))
+
+    def _most(self) -> LimitValues:
+        """What the workers that are up have room for; as configured where none is."""
+        replicas = list(self.core.state.replicas.values())
+        slots = min((replica.slots for replica in replicas), default=self._model.slots)
+        tokens = min((replica.step_tokens for replica in replicas), default=self._model.step_tokens)
+        return LimitValues(slots, tokens)
 
     # --- ingresses -------------------------------------------------------------------------------------------------
 
@@ -335,6 +383,15 @@ class SchedulerService:
         if self._ready:
             return "ready"
         return "failed" if self.core.state.given_up else "starting"
+
+
+def _for_core(limits: LimitValues) -> dict[str, Any]:
+    """In the core's units. All of them are there."""
+    assert limits.inter_token_target_ms is not None
+    return {
+        "slots": limits.slots, "step_tokens": limits.step_tokens, "queue_requests": limits.queue_requests,
+        "queue_tokens": limits.queue_tokens, "inter_token_target_ns": limits.inter_token_target_ms * 1e6,
+    }  # fmt: skip
 
 
 def _home(peer: Peer) -> e.Home:

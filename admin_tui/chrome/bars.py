@@ -75,29 +75,33 @@ def _health(scene: Scene) -> Text:
 def alarm_line(scene: Scene, width: int) -> Text:
     """The worst finding; where the bus is gone, that, with how old everything on the screen is."""
     world, glyphs = scene.world, scene.glyphs
-    if world.down:
+    if world.down or world.vitals:
         age = world.age_s(scene.now_ns)
+        why = sanitize(world.down, 40) or "does not answer"
         seen = f"what you see is {duration(age)} old" if world.heard_ns else "nothing seen yet"
-        line = Text(f" {glyphs.states['dead']} no word from metrics@host ({sanitize(world.down, 40)}), {seen}")
-        line.append(f"  {BANNER_ADVICE}")
+        line = Text(f" {glyphs.states['dead']} no word from metrics@host ({why}), {seen}")
+        doors = "; Fleet asks processes themselves" if world.vitals else ""
+        line.append(f"{doors}  {BANNER_ADVICE}")
         line.stylize(f"bold {palette.GROUND} on {palette.CRIT}")
         line.pad_right(max(0, width - line.cell_len))
         line.truncate(width)
         return line
-    if not world.findings:
-        return Text(f" {glyphs.states['ready']} nothing to report", palette.FAINT)
-    worst = world.findings[0]
+    loud = [finding for finding in world.findings if not world.people.quiet(finding.code, finding.subject)]
+    if not loud:
+        quiet = f", {len(world.findings)} that somebody looks after or has silenced" if world.findings else ""
+        return Text(f" {glyphs.states['ready']} nothing to report{quiet}", palette.FAINT)
+    worst = loud[0]
     line = Text(" ")
     line.append_text(severity_glyph(glyphs, worst.severity))
     line.append(f" {sanitize(worst.subject, 48)} ", f"bold {COLOURS.get(worst.severity, palette.WARN)}")
     line.append(sanitize(worst.text), palette.TEXT)
-    more = len(world.findings) - 1
+    more = len(loud) - 1
     since = duration((world.at_ns - worst.since_ns) / 1e9)
     tail = Text(f"for {since}" + (f"  +{more} more " if more else " "), palette.SOFT)
     return spread(line, tail, width)
 
 
-def key_lines(tabs: Keys, keys: Keys, active: str, width: int, height: int) -> Text:
+def key_lines(tabs: Keys, keys: Keys, active: str, width: int, height: int, *, may_act: bool = True) -> Text:
     """The screens, the active one lit, and the keys of this one: a line each, or on one line the screens as digits.
 
     Where not all keys fit, the last two stay: help and quit.
@@ -106,7 +110,7 @@ def key_lines(tabs: Keys, keys: Keys, active: str, width: int, height: int) -> T
     for key, title in tabs:
         lit = title == active
         screens.append_text(_key(key, title if lit or height > 1 else "", lit=lit))
-    pieces = [_key(key, label, lit=False) for key, label in keys]
+    pieces = [_key(key, label, lit=False, may_act=may_act) for key, label in keys]
     last = Text().join(pieces[-2:])
     line = screens if height == 1 else Text(" ")
     if height == 1:
@@ -119,8 +123,10 @@ def key_lines(tabs: Keys, keys: Keys, active: str, width: int, height: int) -> T
     return line if height == 1 else Text("\n").join((line, screens))
 
 
-def _key(key: str, label: str, *, lit: bool) -> Text:
+def _key(key: str, label: str, *, lit: bool, may_act: bool = True) -> Text:
     acts = len(key) == 1 and key.isupper()
+    if acts and not may_act:
+        return Text(f"{key} {label}  ", palette.FAINT)
     piece = Text(key, f"bold {palette.WARN if acts else palette.WATER}")
     piece.append(f" {label}  " if label else " ", f"bold {palette.TEXT}" if lit else palette.SOFT)
     return piece

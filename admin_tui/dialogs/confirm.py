@@ -1,4 +1,4 @@
-"""Asks before an order is given. The default is Cancel; for a kill, the process's name must be typed."""
+"""Asks before an order is given. The default is Cancel; for what nobody can take back, a name must be typed."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Static
 
 from admin_tui import palette
-from admin_tui.actions import Caution, Order
+from admin_tui.actions import Order
+from admin_tui.blast import Caution
 from admin_tui.text import sanitize
 
+_WORDS = {"acknowledge": "Acknowledge", "cancel": "Cancel it"}
 
-class ConfirmScreen(ModalScreen[bool]):
-    """True where the operator means it."""
+
+class ConfirmScreen(ModalScreen[Order | None]):
+    """The order, with the reason that was typed, where the operator means it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "cancel", "cancel"),
@@ -30,7 +33,7 @@ class ConfirmScreen(ModalScreen[bool]):
         self._order, self._caution = order, caution
 
     def compose(self) -> ComposeResult:
-        """Title, blast radius, the name to type where it must be, Cancel and the verb."""
+        """Title, blast radius, the name to type where it must be, a reason, Cancel and the verb."""
         caution = self._caution
         with Vertical(id="confirm"):
             yield Static(Text(sanitize(caution.title), f"bold {palette.WARN}"), id="confirm-title")
@@ -41,29 +44,39 @@ class ConfirmScreen(ModalScreen[bool]):
                 asked.append(" to go on:", palette.SOFT)
                 yield Static(asked)
                 yield Input(id="confirm-name", compact=True)
+            word = "comment for others" if self._order.code else "reason, for the audit log (optional)"
+            yield Input(self._order.reason, id="confirm-reason", placeholder=word, compact=True, max_length=500)
             with Horizontal(id="confirm-buttons"):
                 yield Button("Keep it" if self._order.verb == "cancel" else "Cancel", id="cancel", compact=True)
                 yield Button(
-                    Text(self._order.verb.capitalize()), id="act", variant="error", compact=True,
-                    disabled=caution.type_name,
+                    Text(_WORDS.get(self._order.verb, self._order.verb.capitalize())), id="act", variant="error",
+                    compact=True, disabled=caution.type_name,
                 )  # fmt: skip
 
     def on_mount(self) -> None:
         """Enter cancels, unless a name was asked for and is right."""
         self.query_one("#confirm-name" if self._caution.type_name else "#cancel").focus()
 
-    @on(Input.Changed)
+    @on(Input.Changed, "#confirm-name")
     def _name_changed(self, changed: Input.Changed) -> None:
         self.query_one("#act", Button).disabled = changed.value != self._order.target
 
-    @on(Input.Submitted)
+    @on(Input.Submitted, "#confirm-name")
     def _name_given(self, submitted: Input.Submitted) -> None:
-        self.dismiss(submitted.value == self._order.target)
+        self._answer(submitted.value == self._order.target)
+
+    @on(Input.Submitted, "#confirm-reason")
+    def _reason_given(self) -> None:
+        self.query_one("#cancel").focus()
 
     @on(Button.Pressed)
     def _pressed(self, pressed: Button.Pressed) -> None:
-        self.dismiss(pressed.button.id == "act")
+        self._answer(pressed.button.id == "act")
 
     def action_cancel(self) -> None:
         """Nothing is done."""
-        self.dismiss(False)
+        self._answer(False)
+
+    def _answer(self, meant: bool) -> None:
+        reason = self.query_one("#confirm-reason", Input).value.strip()
+        self.dismiss(self._order._replace(reason=reason) if meant else None)

@@ -66,7 +66,7 @@ def facts(world: World, name: str) -> dict[str, Value]:
     """A process as filters and sorting see it."""
     sample, unit = world.processes.get(name), world.units.get(name)
     since_s = unit.uptime_s if unit else (world.at_ns - sample.started_ns) / 1e9 if sample else 0.0
-    return {
+    known: dict[str, Value] = {
         "unit": name,
         "role": name.partition("@")[0],
         "state": world.condition(name),
@@ -81,6 +81,11 @@ def facts(world: World, name: str) -> dict[str, Value]:
         "rss": sample.rss_bytes if sample else 0,
         "exit": unit.last_exit if unit else "",
     }
+    if world.vitals:  # the metrics process is silent: what it said last is not how things are
+        known |= {"run": -1, "wait": -1, "pace": 0.0, "cpu": 0.0, "rss": 0}
+    if (vital := world.vitals.get(name)) is not None:
+        known |= {"since": vital.uptime_s, "pid": vital.pid, "epoch": vital.epoch}
+    return known
 
 
 def rows(scene: Scene, look: Look) -> list[Row]:
@@ -126,6 +131,9 @@ def detail(scene: Scene, name: str | None, width: int, height: int) -> list[Text
     f = facts(world, name)
     sample = world.processes.get(name)
     lines = []
+    if (vital := world.vitals.get(name)) is not None:
+        said = Text("at its control door: ", palette.SOFT)
+        lines.append(said.append(sanitize(vital.detail) or "nothing", palette.TEXT))
     for finding in (finding for finding in world.findings if finding.subject == name):
         line = severity_glyph(scene.glyphs, finding.severity)
         line.append(f" {sanitize(finding.text)}", palette.TEXT)

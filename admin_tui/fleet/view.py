@@ -11,7 +11,7 @@ from textual.binding import Binding, BindingType
 from admin_tui.actions import Order, Verb
 from admin_tui.details import DetailKind
 from admin_tui.fleet import rows as fleet_rows
-from admin_tui.links import more_about, to_requests_of
+from admin_tui.links import Link, more_about, to_requests_of
 from admin_tui.messages import Jump, Ordered
 from admin_tui.panel import Panel, Scene, set_height
 from admin_tui.table import LiveTable
@@ -25,10 +25,12 @@ class FleetView(View):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "screen", "more about it", id="fleet.screen", key_display="enter"),
         Binding("t", "requests", "its requests", id="fleet.requests"),
+        Binding("l", "logs", "its logs", id="fleet.logs"),
         Binding("D", "order('drain')", "drain", id="fleet.drain"),
         Binding("U", "order('undrain')", "undrain", id="fleet.undrain"),
         Binding("R", "order('restart')", "restart", id="fleet.restart"),
         Binding("K", "order('kill')", "kill", id="fleet.kill"),
+        Binding("Y", "order('reload')", "reload keys", id="fleet.reload", show=False),
     ]
 
     def compose(self) -> ComposeResult:
@@ -57,9 +59,14 @@ class FleetView(View):
             self.post_message(Jump(to_requests_of(name)))
 
     def action_order(self, verb: Verb) -> None:
-        """Ask for something to be done to the process under the cursor."""
-        if (name := self.query_one(LiveTable).current()) is not None:
+        """Ask for something to be done to the marked processes, else to the one under the cursor."""
+        for name in self.query_one(LiveTable).chosen():
             self.post_message(Ordered(Order(verb, name)))
+
+    def action_logs(self) -> None:
+        """What the process under the cursor said."""
+        if (name := self.query_one(LiveTable).current()) is not None:
+            self.post_message(Jump(Link("logs", name)))
 
     def on_live_table_moved(self) -> None:
         """The detail follows the cursor."""

@@ -11,7 +11,7 @@ from textual.containers import VerticalScroll
 
 from admin_tui.actions import Order
 from admin_tui.feed import Feed
-from admin_tui.links import to_process
+from admin_tui.links import Link, to_process
 from admin_tui.messages import Jump, Ordered, TimelineWanted
 from admin_tui.panel import Panel, Scene, set_height
 from admin_tui.requests import rows as request_rows
@@ -35,6 +35,7 @@ class RequestsView(View):
         Binding("escape", "shut", "close the timeline", id="requests.shut", key_display="esc", show=False),
         Binding("g", "worker", "its worker", id="requests.worker"),
         Binding("c", "copy", "copy id", id="requests.copy"),
+        Binding("l", "logs", "its logs", id="requests.logs"),
         Binding("X", "cancel", "cancel", id="requests.cancel"),
     ]
 
@@ -93,6 +94,11 @@ class RequestsView(View):
         if (request := self._current()) is not None:
             self.app.copy_to_clipboard(f"{request:x}")
             self.notify(f"copied {request:x}", markup=False)
+
+    def action_logs(self) -> None:
+        """What was logged of the request under the cursor."""
+        if (request := self._current()) is not None:
+            self.post_message(Jump(Link("logs", filter=f"request={request:x} level=debug since=1h")))
 
     def action_cancel(self) -> None:
         """Ask for the request under the cursor to be cancelled."""

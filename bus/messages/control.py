@@ -1,6 +1,7 @@
 """operator <-> every process: status, drain, stop; and, at the supervisor, the same for processes by name.
 
-Each question carries `rid`; its answer repeats it. Commands are idempotent.
+Each question carries `rid`; its answer repeats it. Commands are idempotent. Who may look and who may act, the process
+decides by the kernel's credentials (`bus.credentials`). `reason` is the operator's own, for the audit log.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ class Drain(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=11):
     rid: int
     name: str = ""
     deadline_s: float = 120.0
+    reason: str = ""
 
 
 class Undrain(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=12):
@@ -32,6 +34,7 @@ class Undrain(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=12):
 
     rid: int
     name: str = ""
+    reason: str = ""
 
 
 class Stop(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=13):
@@ -39,6 +42,7 @@ class Stop(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=13):
 
     rid: int
     deadline_s: float = 30.0
+    reason: str = ""
 
 
 class Restart(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=14):
@@ -49,6 +53,7 @@ class Restart(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=14):
     name: str
     deadline_s: float = 120.0
     executable: str = ""
+    reason: str = ""
 
 
 class SetLogLevel(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=15):
@@ -56,6 +61,7 @@ class SetLogLevel(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=15
 
     rid: int
     level: Literal["debug", "info", "warning", "error"]
+    reason: str = ""
 
 
 class GetFleet(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=16):
@@ -69,10 +75,77 @@ class CancelRequest(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=
 
     rid: int
     request: int
+    reason: str = ""
 
 
 class Audit(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=18):
     """kv only: count everything that is known of pages from every side, and compare. Answered by `Audited`."""
+
+    rid: int
+
+
+class GetAccess(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=70):
+    """What may I do here?"""
+
+    rid: int
+
+
+class LimitValues(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """Limits of a model, named as in `[[model]]`; None where one is not meant. `slots` and `step_tokens` hold for each
+    replica."""
+
+    slots: int | None = None
+    step_tokens: int | None = None
+    inter_token_target_ms: float | None = None
+    queue_requests: int | None = None
+    queue_tokens: int | None = None
+
+
+class SetLimits(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=71):
+    """Scheduler only: from the next step on, these. With `reset`, what is configured first."""
+
+    rid: int
+    limits: LimitValues
+    reset: bool = False
+    reason: str = ""
+
+
+class GetLimits(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=72):
+    """Scheduler only: which limits hold."""
+
+    rid: int
+
+
+class Reload(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=73):
+    """Read again what can be read while running: an ingress, the public keys of those who may connect."""
+
+    rid: int
+    reason: str = ""
+
+
+class Acknowledge(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=74):
+    """Metrics only: somebody looks after this finding. Until it is over. `user` is filled in at the door."""
+
+    rid: int
+    code: str
+    subject: str
+    comment: str = ""
+    user: str = ""
+
+
+class Silence(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=75):
+    """Metrics only: do not raise this finding for so long; 0 ends a silence. `user` is filled in at the door."""
+
+    rid: int
+    code: str
+    subject: str
+    seconds: float
+    comment: str = ""
+    user: str = ""
+
+
+class GetNotes(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=76):
+    """Metrics only: what operators said of findings."""
 
     rid: int
 
@@ -139,10 +212,16 @@ class Fleet(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=21):
 
 
 class Ok(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=22):
-    """Done, or under way: `detail` says."""
+    """Done, or under way: `detail` says.
+
+    Attributes:
+        before, after: what it was and what it is now, for the audit log; empty where that says nothing.
+    """
 
     rid: int
     detail: str = ""
+    before: str = ""
+    after: str = ""
 
 
 class Rejected(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=23):
@@ -165,6 +244,51 @@ class Audited(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=24):
     faults: tuple[str, ...] = ()
 
 
+class Access(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=77):
+    """Answer to `GetAccess`: the asker's user as this process knows it, and who may act here."""
+
+    rid: int
+    role: Literal["admin", "viewer"]
+    user: str
+    who_may_act: str = ""
+
+
+class LimitsInForce(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=78):
+    """Answer to `GetLimits`.
+
+    Attributes:
+        most: what cannot be exceeded without a restart: what the workers have room for.
+    """
+
+    rid: int
+    now: LimitValues
+    configured: LimitValues
+    most: LimitValues
+
+
+class FindingNote(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """What an operator said of a finding.
+
+    Attributes:
+        at_s, until_s: seconds since 1970; `until_s` is 0 for what holds until the finding is over.
+    """
+
+    code: str
+    subject: str
+    kind: Literal["acknowledged", "silenced"]
+    user: str
+    comment: str
+    at_s: float
+    until_s: float = 0.0
+
+
+class Notes(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=79):
+    """Answer to `GetNotes`."""
+
+    rid: int
+    notes: tuple[FindingNote, ...]
+
+
 ToProcess = (
     Hello
     | Heartbeat
@@ -179,5 +303,15 @@ ToProcess = (
     | GetFleet
     | CancelRequest
     | Audit
+    | GetAccess
+    | SetLimits
+    | GetLimits
+    | Reload
+    | Acknowledge
+    | Silence
+    | GetNotes
 )
-FromProcess = Welcome | Heartbeat | Nack | Bye | Status | Fleet | Ok | Rejected | Audited
+Answer = Fleet | Ok | Rejected | Audited | LimitsInForce | Notes  # what a service says to a command of its own
+FromProcess = (
+    Welcome | Heartbeat | Nack | Bye | Status | Fleet | Ok | Rejected | Audited | Access | LimitsInForce | Notes
+)

@@ -102,12 +102,12 @@ class SystemdKeeper:
             raise Unreachable("systemd has no units of headrace: headrace systemd install")
         return Fleet(0, tuple(units.values()), config_of(text))
 
-    def restart(self, members: Sequence[str], deadline_s: float) -> Ok | Rejected:
+    def restart(self, members: Sequence[str], deadline_s: float, reason: str = "") -> Ok | Rejected:
         """An ingress gets its time to answer by being told itself: systemd starts again what ends. All others hand on
         what they have at once."""
         running = running_names(self._caller.run)
         if all(parse_process(name).role == "ingress" and name in running for name in members):
-            answers = self._caller.ask_all({name: Stop(0, deadline_s) for name in members})
+            answers = self._caller.ask_all({name: Stop(0, deadline_s, reason) for name in members})
             if all(isinstance(answers.get(name), Ok) for name in members):
                 return Ok(0, "drains, and is started again")
         by_name = {status.name: unit for unit, status in self._units(_show()).items()}

@@ -15,6 +15,7 @@
 | `pace`        | step times of workers, and skew of ranks                           |
 | `sheet`       | models as served, and where the memory went                        |
 | `findings`    | what an operator should know, with hysteresis                      |
+| `notes`       | what operators said of findings                                    |
 | `collector`   | all of the above behind one object                                 |
 | `instruments` | help texts and public names                                        |
 """

@@ -46,7 +46,7 @@ def admit(state: State) -> None:
         return
     if state.blocked_version == state.pool.version:
         return  # the head did not fit, and nothing has changed since
-    if not any(replica.free_slots for replica in state.replicas.values()):
+    if not any(replica.openings for replica in state.replicas.values()):
         return  # the usual case with a queue: nobody in it need be looked at
     while True:
         window = state.queue.first(LOOK_PAST)
@@ -82,12 +82,12 @@ def _choose(state: State, request: Request) -> Replica | None:
         return dock if dock is not None and dock.placeable else None
     for replica in candidates(state, request):
         number = replica.number
-        if not replica.free_slots or replica.backlog >= replica.step_tokens:
+        if not replica.openings or replica.backlog >= replica.step_budget:
             continue
-        if number == suspects.dock and len(replica.free_slots) <= suspects.seats:
+        if number == suspects.dock and replica.openings <= suspects.seats:
             continue
         warm = sum(1 for entry in request.entries if entry.replica == number) * request.page_tokens
-        load = replica.running / replica.slots + (replica.backlog - warm) / replica.step_tokens
+        load = replica.running / replica.slot_cap + (replica.backlog - warm) / replica.step_budget
         if best is None or (load, number) < best:
             best = (load, number)
     return state.replicas[best[1]] if best is not None else None

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from heapq import heappop
 from typing import Final
 
+import msgspec
+
 from bus.messages.requests import Accepted, ModelFacts
 from bus.messages.steps import StepFailed
 from bus.packed import unpack_u32
@@ -73,6 +75,7 @@ class SchedulerCore:
             e.Sealed: self._sealed,
             e.Found: self._found,
             e.LookupExpired: lambda event: expire(self.state, event.lookup),
+            e.Limited: self._limited,
             e.Tick: lambda _: self._tick(),
         }
 
@@ -193,6 +196,7 @@ class SchedulerCore:
             replica_fenced(state, previous)
             replica.next_step, replica.completed_step = previous.next_step, previous.next_step - 1
             replica.cost, replica.draining = previous.cost, previous.draining
+        state.limit(replica)
         replica.barred = state.budget(event.replica).barred_until_ns > state.now
         replica.ready = not replica.barred
         state.replicas[event.replica] = replica
@@ -277,6 +281,18 @@ class SchedulerCore:
         codes = unpack_u32(event.codes).tolist()
         stale = self.state.ledger.answered(event.seal, codes, pages, generations)
         pages_lost(self.state, {entry.page for entry in stale})
+
+    # --- limits ----------------------------------------------------------------------------------------------------
+
+    def _limited(self, event: e.Limited) -> None:
+        state = self.state
+        state.limits = msgspec.structs.replace(
+            state.limits, slots=event.slots, step_tokens=event.step_tokens, queue_requests=event.queue_requests,
+            queue_tokens=event.queue_tokens, inter_token_target_ns=event.inter_token_target_ns,
+        )  # fmt: skip
+        for replica in state.replicas.values():
+            state.limit(replica)
+        state.blocked_version = -1
 
     # --- time ------------------------------------------------------------------------------------------------------
 

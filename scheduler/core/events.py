@@ -173,6 +173,16 @@ class Reasserted(Event, frozen=True, gc=False):
     lost: bytes
 
 
+class Limited(Event, frozen=True, gc=False):
+    """The operator changes limits. What runs goes on; what comes next has to fit. Units as in `state.Limits`."""
+
+    slots: int
+    step_tokens: int
+    inter_token_target_ns: float
+    queue_requests: int
+    queue_tokens: int
+
+
 class Tick(Event, frozen=True, gc=False):
     """Time has passed."""
 

@@ -62,7 +62,7 @@ def hands_over(state: State, replica: Replica, request: Request) -> bool:
 def spare_slots(state: State, decoders: list[Replica]) -> int:
     """Free slots for decoding, less those that are meant for requests that are being prefilled."""
     promised = sum(len(replica.handing) for replica in state.replicas.values())
-    return sum(len(replica.free_slots) for replica in decoders) - promised
+    return sum(replica.openings for replica in decoders) - promised
 
 
 def hand_over(state: State, replica: Replica, flight: Flight) -> None:
@@ -72,8 +72,8 @@ def hand_over(state: State, replica: Replica, flight: Flight) -> None:
         if replica.computed[slot] < replica.prefill_end[slot]:
             continue
         target = min(
-            (other for other in _decoders(state) if other.free_slots),
-            key=lambda other: other.running / other.slots,
+            (other for other in _decoders(state) if other.openings),
+            key=lambda other: other.running / other.slot_cap,
             default=None,
         )
         if target is None:

@@ -82,7 +82,7 @@ def _plan(replica: Replica, pool: PagePool, target_ns: float, decoding: Bools, p
     """A step of some slots: `decoding` is [slots]."""
     diff = _PageDiff()
     decodes = np.flatnonzero(decoding & (replica.planned < replica.last_start))
-    most = replica.step_limit - (min(MIN_CHUNK, replica.step_limit // 2) if prefilling else 0)
+    most = replica.step_budget - (min(MIN_CHUNK, replica.step_budget // 2) if prefilling else 0)
     cut: Cut | None = None
     if len(decodes) > most:  # more slots than budget: whoever waits longest
         cut = "token_budget"
@@ -147,7 +147,7 @@ def _chunks(
     cut: Cut | None = None
     tokens, starved = decodes, 0
     for slot in prefilling:
-        budget = replica.step_limit - tokens
+        budget = replica.step_budget - tokens
         start, end = int(replica.planned[slot]), int(replica.prefill_end[slot])
         limit: Cut = "token_budget"
         if decodes and target_ns:

@@ -84,6 +84,7 @@ class Replica:
         barred: it is up, and taken out for failing too often.
         lost_ns: when it was lost; 0 while it is up, and when its processes are known to be gone.
         step_limit: `step_tokens`, or less for a while after a step that ran out of memory.
+        slot_cap, step_cap: what the operator allows of `slots` and `step_tokens`.
         leaving: its processes are about to end; no step is planned any more.
         retired: left by requests while steps that may write their pages are in flight.
         limbo: left by requests when the replica failed; reusable when it is fenced.
@@ -106,6 +107,7 @@ class Replica:
         self.cost = CostModel()
         self.watch = Watch()
         self.step_limit = step_tokens
+        self.slot_cap, self.step_cap = slots, step_tokens
         self._steps_to_grow = 0
         self.requests: list[Request | None] = [None] * slots
         self.free_slots = list(range(slots - 1, -1, -1))
@@ -157,9 +159,19 @@ class Replica:
         return self.ready and not self.draining and not self.leaving
 
     @property
+    def openings(self) -> int:
+        """Slots that a request can enter now; none while more run than are allowed since a limit was lowered."""
+        return max(0, min(len(self.free_slots), self.slot_cap - self.running))
+
+    @property
+    def step_budget(self) -> int:
+        """Most tokens of a step."""
+        return min(self.step_limit, self.step_cap)
+
+    @property
     def placeable(self) -> bool:
         """Whether a request can enter now."""
-        return self.serving and bool(self.free_slots)
+        return self.serving and self.openings > 0
 
     def open(
         self,

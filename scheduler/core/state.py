@@ -34,6 +34,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         replicas: all of them.
         first_prefill: those from this number on prefill for the others; none where it is not below `replicas`.
+        slots, step_tokens: of each replica, as far as its workers have room; 0 tokens is all that they have.
         straight: tokens; a request with no more left to compute is not prefilled by another replica than decodes it.
     """
 
@@ -42,6 +43,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     first_prefill: int = 64
     straight: int = STRAIGHT
     slots: int = 64
+    step_tokens: int = 0
     queue_requests: int = 256
     queue_tokens: int = 262_144
     inter_token_target_ns: float = 0.0
@@ -166,6 +168,11 @@ class State:
         if next_ns <= self.now:
             return ""
         return f"its workers fail whatever they are given; the next try is in {(next_ns - self.now) / 1e9:.0f} s"
+
+    def limit(self, replica: Replica) -> None:
+        """Let a replica do what the limits allow."""
+        replica.slot_cap = min(replica.slots, self.limits.slots)
+        replica.step_cap = min(replica.step_tokens, self.limits.step_tokens or replica.step_tokens)
 
     def budget(self, replica: int) -> Budget:
         """What a replica has spent on failures."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from admin_tui.app import HeadraceTop
 from admin_tui.glyphs import UNICODE, Glyphs
 from admin_tui.recording import Recorded, read
 from admin_tui.replay import ReplayFeed
+
+sys.path.insert(0, str(Path(__file__).parent))  # tests import what they share from beside them
 
 DEMO = Path(__file__).parent / "data" / "demo.ndjson"
 

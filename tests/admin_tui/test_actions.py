@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from admin_tui.actions import Errand, Order, Refusal, caution, errand
+from admin_tui.actions import Errand, Order, Refusal, errand
+from admin_tui.blast import caution
 from admin_tui.recording import Recorded
 from admin_tui.world import World
 from bus.messages.control import CancelRequest, Drain, Restart, Undrain

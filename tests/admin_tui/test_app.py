@@ -10,7 +10,8 @@ from textual.pilot import Pilot
 from textual.widgets import Button, ContentSwitcher
 
 from admin_tui.actions import Order
-from admin_tui.app import HeadraceTop
+from admin_tui.app import HeadraceTop, bindings_of
+from admin_tui.chrome.command import CommandLine
 from admin_tui.chrome.prompt import Prompt
 from admin_tui.courier import OnAnswer
 from admin_tui.dialogs.confirm import ConfirmScreen
@@ -149,7 +150,7 @@ async def press_each(app: HeadraceTop, view: Shown, keys: list[str]) -> set[type
         for key in keys:
             await pilot.press(key)
             opened.add(type(app.screen))
-            if len(app.screen_stack) > 1 or isinstance(app.focused, Prompt):
+            if len(app.screen_stack) > 1 or isinstance(app.focused, Prompt | CommandLine):
                 await pilot.press("escape")
             if app.query_one(ContentSwitcher).current != view.id:
                 await pilot.press(view.key)
@@ -185,7 +186,7 @@ def test_every_acting_key_is_upper_case_and_every_other_is_not() -> None:
 
 def test_no_key_means_two_things_on_a_screen() -> None:
     for view in VIEWS:
-        bindings = [*HeadraceTop.BINDINGS, *view.make.BINDINGS, *LiveTable.BINDINGS]
+        bindings = [*HeadraceTop.BINDINGS, *bindings_of(view.make)]
         keys = [binding.key for binding in bindings if isinstance(binding, Binding) and binding.description]
         assert len(keys) == len(set(keys)), view.id
 

@@ -13,12 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from admin_tui import plain
+from admin_tui.acted import Actions, Logged
 from admin_tui.app import HeadraceTop
+from admin_tui.chrome.command import CommandLine
 from admin_tui.details import Detail
 from admin_tui.recording import Recorded, read
 from admin_tui.views import VIEWS
 from admin_tui.world import NO_PAGES, World
-from bus.messages.control import Fleet, UnitStatus
+from bus.actionlog import ActionRecord
+from bus.logread.records import LogRecord
+from bus.messages.control import Access, FindingNote, Fleet, Notes, UnitStatus
 from bus.messages.observe import Finding, FinishedRequest, ModelLoad, Snapshot, TimelineReply
 from bus.messages.telemetry import LiveRequest, Sample, Series, TimelineEvent
 
@@ -49,7 +53,17 @@ def evil(text: str) -> list[Recorded]:
         for at, kind in enumerate(("received", "held", "admitted", "chunk", "preempted", "resumed", "refused"))
     ))  # fmt: skip
     fleet = Fleet(0, (UnitStatus(text, 3, "ready", 2, 1.0, text),), text)
-    return [Recorded(0.0, event) for event in (snapshot, fleet, timeline, *evil_details(text))]
+    record = LogRecord(1e9, "error", text, text, (text,), "7")
+    action = ActionRecord(
+        at=1e9, process=text, uid=1, user=text, pid=1, program=text, verb=text, object=text, result="denied",
+        reason=text, detail=text, before=text, after=text,
+    )  # fmt: skip
+    note = FindingNote("late", text, "silenced", text, text, 1.0, 2.0)
+    people = (
+        Logged((record,), text, text, 1), Actions((action,)), Actions((action,), text), Notes(0, (note,)),
+        Access(0, "admin", text, text),
+    )  # fmt: skip
+    return [Recorded(0.0, event) for event in (snapshot, fleet, timeline, *evil_details(text), *people)]
 
 
 def evil_details(text: str) -> list[Detail]:
@@ -84,8 +98,15 @@ async def test_no_screen_lets_an_attack_through(make_app: Callable[..., Headrace
     app = make_app(evil(text))
     async with app.run_test(size=(120, 34)) as pilot:
         screens = [[view.key] for view in VIEWS]
-        for keys in (*screens, ["4", "enter"], ["escape", "X"], ["escape", "2", "R"], ["escape", "K"]):
+        for keys in (
+            *screens, ["4", "enter"], ["escape", "X"], ["escape", "2", "R"], ["escape", "K"],
+            ["escape", "9"], ["enter"], ["enter", "u"], ["0"], ["tab"], ["A"], ["escape", "Z"], ["escape", "ctrl+p"],
+            ["escape", "colon", text, "enter"],
+        ):  # fmt: skip
             for key in keys:
+                if key == text:
+                    app.query_one(CommandLine).value = text
+                    continue
                 await pilot.press(key)
                 await pilot.pause()
             await pilot.pause(0.05)

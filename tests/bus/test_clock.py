@@ -15,11 +15,18 @@ PACKAGES = ("bus", "ingress", "scheduler", "workers", "kv", "metrics", "admin_tu
 
 # Every use of the wall clock, and why it may be one.
 ALLOWED = {
+    "admin_tui/archive.py": "from when on logs are shown",
+    "admin_tui/feed.py": "usage since midnight, or of the last days",
+    "admin_tui/logs/view.py": "the last hour of logs",
+    "cli/actions.py": "the last hour of the audit log",
+    "cli/logs.py": "the last hour of logs",
+    "bus/control.py": "when an operator did something, in the audit log",
     "bus/identity.py": "a floor for epochs, which count up from the file; and a visitor's name",
     "headrace_client/_async.py": "a floor for the client's epochs, which count up",
     "ingress/api/pipeline.py": "`created` of an answer",
     "ingress/journal.py": "ages of directories that dead ingresses left, by which they are cleaned up",
     "ingress/text/template.py": "the date that a chat template asks for",
+    "metrics/service.py": "when somebody acknowledged a finding, and until when it is silenced",
     "metrics/exposition.py": "Prometheus wants the start of a process as a date",
     "workers/weights/store.py": "ages of files, by which they are cleaned up",
 }  # fmt: skip

@@ -13,6 +13,7 @@ import pytest
 from msgspec import NODEFAULT
 
 from bus.config import (
+    AdminConfig,
     CurveConfig,
     IngressConfig,
     KvConfig,
@@ -31,6 +32,7 @@ SECTIONS: dict[str, type[Section]] = {
     "[metrics]": MetricsConfig,
     "[log]": LogConfig,
     "[systemd]": SystemdConfig,
+    "[admin]": AdminConfig,
     "[curve]": CurveConfig,
     "[[model]]": ModelConfig,
     "[model.pools]": PoolsConfig,

@@ -52,7 +52,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def start(run: Path, loop: str, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM, loop, *arguments],
-        env={**os.environ, "HEADRACE_RUN": str(run)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "HEADRACE_RUN": str(run), "HEADRACE_STATE": str(run)},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
 
@@ -92,9 +93,9 @@ def test_a_signal_drains_and_exits_zero(run: Path, loop: str, number: signal.Sig
 
 def test_drain_and_undrain_and_stop_by_the_control_door(run: Path) -> None:
     process, operator = start(run, "poll"), Operator(run)
-    assert operator.ask(Drain(1)) == Ok(1, "draining")
-    assert operator.ask(Undrain(2)) == Ok(2, "ready")
-    assert operator.ask(Stop(3)) == Ok(3, "ready")
+    assert operator.ask(Drain(1)) == Ok(1, "draining", "ready", "draining")
+    assert operator.ask(Undrain(2)) == Ok(2, "ready", "draining", "ready")
+    assert operator.ask(Stop(3)) == Ok(3, "ready", "ready", "ready")
     assert process.wait(timeout=20) == 0
 
 

@@ -16,9 +16,11 @@ import pytest
 import zmq
 from prometheus_client.parser import text_string_to_metric_families
 
+from bus.actionlog import read_actions
 from bus.identity import Visitor
 from bus.link import Link
 from bus.loop import PollLoop
+from bus.messages.control import Acknowledge, FromProcess, GetNotes, Notes, Ok, Rejected, Silence
 from bus.messages.details import (
     BusReply,
     GetBus,
@@ -43,7 +45,7 @@ from bus.messages.observe import (
 )
 from bus.messages.telemetry import Sample, Series, Timeline, TimelineEvent
 from bus.messages.vitals import PagesView, SchedulerView, StepLine, Steps
-from bus.names import FEED_DOOR, METRICS, OBSERVE_DOOR, TELEMETRY_DOOR, ipc, socket_path
+from bus.names import CONTROL_DOOR, FEED_DOOR, METRICS, OBSERVE_DOOR, TELEMETRY_DOOR, ipc, socket_path
 from bus.wire import Codec
 
 pytestmark = pytest.mark.system
@@ -63,7 +65,8 @@ class Stack:
     def __init__(self, run: Path) -> None:
         self.run, self.loop = run, PollLoop()
         self.process = subprocess.Popen(
-            [sys.executable, "-c", RUN_METRICS], env={**os.environ, "HEADRACE_RUN": str(run)}
+            [sys.executable, "-c", RUN_METRICS],
+            env={**os.environ, "HEADRACE_RUN": str(run), "HEADRACE_STATE": str(run)},
         )
         self.me = Visitor("cli", self.loop, run)
         self.received: list[Any] = []
@@ -191,6 +194,38 @@ def test_a_restarted_publisher_adds_to_its_totals(stack: Stack) -> None:
     stack.publish(sample(5, epoch=2), epoch=2)
     stack.until(lambda: b"headrace_output_tokens_total" in stack.ask(GetExposition(1), Exposition).text)
     stack.until(lambda: b'model="m"} 15.0' in stack.ask(GetExposition(2), Exposition).text)
+
+
+def test_a_silence_outlives_the_process_and_is_in_the_audit_log(stack: Stack) -> None:
+    def tell(question: Any) -> Any:
+        answers: list[Any] = []
+        link: Link[Any] = Link(stack.me, METRICS, CONTROL_DOOR, "control", FromProcess, on_message=answers.append)
+        stack.until(lambda: link.up)
+        link.send(question)
+        stack.until(lambda: bool(answers))
+        link.close()
+        return answers[0]
+
+    told = tell(Silence(1, "queue-growing", "m", 3600.0, "batch", "somebody else"))
+    assert isinstance(told, Ok)
+    assert isinstance(tell(Acknowledge(2, "late", "nobody")), Rejected)
+    stack.process.kill()
+    stack.process.wait()
+    again = Stack(stack.run)
+    try:
+        kept = tell(GetNotes(3))
+    finally:
+        again.close()
+        stack.process = again.process
+        stack.close = lambda: None  # type: ignore[method-assign]
+    assert isinstance(kept, Notes)
+    (note,) = kept.notes
+    assert (note.code, note.subject, note.kind, note.comment) == ("queue-growing", "m", "silenced", "batch")
+    assert note.user != "somebody else"
+    done = read_actions(stack.run / "audit")
+    assert [(record.verb, record.result, record.reason) for record in done] == [
+        ("silence", "done", "batch"), ("acknowledge", "refused", ""),
+    ]  # fmt: skip
 
 
 def test_details_are_answered_with_what_processes_said_and_what_the_machine_is(stack: Stack) -> None:

@@ -440,13 +440,26 @@ class World:
             for key in [key for key in self.writes if key[0] == event.replica]:
                 del self.writes[key]
         self.now += 1_000
+        ran = {number: replica.running for number, replica in self.core.state.replicas.items()}
         actions = self.core.handle(event, self.now)
+        self._check_limits(ran, actions)
         for action in actions:
             self._take(action)
         self.actions = actions
         self.acted += len(actions)
         self.check()
         return actions
+
+    def _check_limits(self, ran: dict[int, int], actions: list[e.Action]) -> None:
+        """Nothing enters beyond the slots that are allowed, and no step is larger than is allowed."""
+        limits, replicas = self.core.state.limits, self.core.state.replicas
+        for number, replica in replicas.items():
+            assert replica.running <= max(min(limits.slots, replica.slots), ran.get(number, 0))
+        for action in actions:
+            if isinstance(action, e.SendPlan):
+                replica = replicas[action.replica]
+                tokens = int(unpack_u32(action.plan.counts).sum())
+                assert tokens <= min(replica.step_tokens, limits.step_tokens or replica.step_tokens)
 
     def _take(self, action: e.Action) -> None:
         if isinstance(action, e.Reply):

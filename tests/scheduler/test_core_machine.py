@@ -130,6 +130,18 @@ class Scheduling(RuleBasedStateMachine):
         if number in self.world.workers:
             self.world.do(e.ReplicaLeaving(number))
 
+    @rule(
+        slots=st.integers(1, 4),
+        step_tokens=st.sampled_from([5, 16, 64]),
+        target_ms=st.sampled_from([0, 2]),
+        queue_requests=st.integers(1, 20),
+        queue_tokens=st.sampled_from([10, 400]),
+    )
+    def the_operator_changes_limits(
+        self, slots: int, step_tokens: int, target_ms: int, queue_requests: int, queue_tokens: int
+    ) -> None:
+        self.world.do(e.Limited(slots, step_tokens, target_ms * 1e6, queue_requests, queue_tokens))
+
     @rule()
     def kv_dies(self) -> None:
         if self.world.kv.up:

@@ -1,0 +1,1 @@
+"""Screen 0: what is wrong and who looks after it; and what operators did."""
