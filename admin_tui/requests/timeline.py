@@ -109,7 +109,7 @@ def _told(event: TimelineEvent, began: int, previous: int, events: Sequence[Time
     since_began, since_previous = duration((event.at_ns - began) / 1e9), duration((event.at_ns - previous) / 1e9)
     match event.kind:
         case "received":
-            return "ingress", f"request read and parsed{also}"
+            return "ingress", f"request read{also}"
         case "tokenized":
             return "ingress", f"template and tokens in {since_previous}: {count(event.value)} prompt tokens{also}"
         case "submitted":
@@ -140,6 +140,20 @@ def _told(event: TimelineEvent, began: int, previous: int, events: Sequence[Time
             return "aborted", detail or "by the client"
         case "refused":
             return "refused", detail
+        case "named":
+            return "ingress", f"a choice of {detail}"
+        case "parsed":
+            return "ingress", f"request read and parsed in {since_previous}"
+        case "rendered":
+            return "ingress", f"template rendered in {since_previous}"
+        case "orphaned":
+            return "recovery", f"its scheduler went away{also}"
+        case "adopted":
+            return "recovery", "taken over from an ingress that died"
+        case "told":
+            return "ingress", f"made into text, which took {duration(event.value / 1e9)} in all"
+        case "delivered":
+            return "ingress", f"written to the client, which was waited for {duration(event.value / 1e9)}"
 
 
 def _per_token(end: TimelineEvent, events: Sequence[TimelineEvent]) -> str:

@@ -78,7 +78,7 @@ class Audit(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=18):
 
 
 class ModelStatus(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """A served model, as its scheduler sees it."""
+    """A served model, as its scheduler sees it. `trouble`, `stuck`: see `requests.ModelFacts`; `stuck_s` is how long."""
 
     name: str
     state: ProcessState
@@ -87,6 +87,9 @@ class ModelStatus(msgspec.Struct, array_like=True, frozen=True, gc=False):
     waiting: int
     running: int
     output_tokens_per_s: float
+    trouble: str = ""
+    stuck: str = ""
+    stuck_s: float = 0.0
 
 
 class Status(msgspec.Struct, array_like=True, frozen=True, tag=20):

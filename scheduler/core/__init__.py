@@ -5,6 +5,7 @@
 | `events`    | everything that can happen, and everything that can be asked for          |
 | `core`      | the state machine: one event, then admit, plan, tell kv                   |
 | `state`     | all that is known, in one place                                           |
+| `account`   | where the time of one request goes, as it happens                         |
 | `request`   | one request from submission to its end                                    |
 | `submit`    | a submission taken, refused or recognised; an abort                       |
 | `gate`      | how fast the queue drains: Retry-After                                    |

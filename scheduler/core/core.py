@@ -122,7 +122,10 @@ class SchedulerCore:
                     break
                 state.out.append(e.SendPlan(replica.number, plan))
                 for chunk in chunks:
-                    state.note(int(replica.request_id[chunk.slot]), "chunk", chunk.length, plan.step)
+                    request = replica.requests[chunk.slot]
+                    assert request is not None
+                    request.book.chunk(chunk.length)
+                    state.note(request.id, "chunk", chunk.length, plan.step, replica=replica.number)
             if replica.ready and replica.closing and not replica.running and not replica.flights:
                 # No step will carry them, and a worker that drains waits until its slots are empty.
                 state.out.append(e.SendPlan(replica.number, plan_barrier(replica)))

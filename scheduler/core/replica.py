@@ -132,7 +132,8 @@ class Replica:
         self.stop_from = column()  # known tokens from which stop ids count
         self.last_step, self.last_token_ns = column(), column()
         self.request_id = np.zeros(slots, np.uint64)
-        self.active, self.decoding, self.keyed = (np.zeros(slots, np.bool_) for _ in range(3))
+        # fresh: has drawn nothing since it was opened
+        self.active, self.decoding, self.keyed, self.fresh = (np.zeros(slots, np.bool_) for _ in range(4))
         self.stops: Ints = np.full((slots, 1), NO_STOP, np.int64)
         # Virtual memory: rows cost what requests write of them.
         self.tokens = np.zeros((slots, context_tokens), np.uint32)
@@ -183,7 +184,7 @@ class Replica:
         request.found = computed
         self.requests[slot] = request
         self.running += 1
-        self.active[slot] = True
+        self.active[slot] = self.fresh[slot] = True
         self.decoding[slot] = False
         self.keyed[slot] = request.reuse
         self.request_id[slot] = request.id
