@@ -8,7 +8,9 @@
 | `steps`     | scheduler <-> worker               | ROUTER/DEALER                     |
 | `pages`     | scheduler, worker <-> kv           | Unix SEQPACKET (passes the arena) |
 | `telemetry` | everyone -> metrics                | PUB/SUB                           |
+| `vitals`    | the same, for detail screens       | PUB/SUB                           |
 | `observe`   | anyone <-> metrics, metrics feed   | ROUTER/DEALER, PUB/SUB            |
+| `details`   | the same, asked for by screens     | ROUTER/DEALER                     |
 | `control`   | operator <-> every process         | ROUTER/DEALER                     |
 
 Tags are unique within a channel; the first ten belong to `common`. Arrays of numbers travel packed

@@ -51,11 +51,19 @@ class Heartbeat(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=2):
 
     `progress` counts units of useful work since the start (steps, requests, operations); a process that is busy and
     does not progress is hung, however well its sockets answer. `busy` says whether work is in hand.
+
+    Attributes:
+        sent_ns: the sender's clock; what it means is the sender's business.
+        echo_ns: `sent_ns` of the last heartbeat that came from the other side, and `held_ns` how long ago that was: so
+            both know how long a message takes there and back, whatever their clocks say. 0 where none came.
     """
 
     progress: int
     busy: bool
     state: ProcessState
+    sent_ns: int = 0
+    echo_ns: int = 0
+    held_ns: int = 0
 
 
 class Nack(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=3):

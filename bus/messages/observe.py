@@ -1,4 +1,5 @@
-"""anyone <-> metrics: the Prometheus text, a snapshot, one request's timeline; and the feed that updates a snapshot.
+"""anyone <-> metrics: the Prometheus text, a snapshot, one request's timeline, details; and the feed that updates a
+snapshot. Details have a file of their own.
 
 The feed is PUB/SUB: take a snapshot, then apply updates with `seq` above the snapshot's, in order. A gap means: take a
 new snapshot.
@@ -11,6 +12,7 @@ from typing import Literal
 import msgspec
 
 from bus.messages.common import Bye, Heartbeat, Hello, Nack, Welcome
+from bus.messages.details import Details, Question
 from bus.messages.telemetry import LiveRequest, Sample, TimelineEvent
 
 
@@ -205,5 +207,5 @@ class Update(msgspec.Struct, array_like=True, frozen=True, tag=30):
     recent: tuple[FinishedRequest, ...] | None = None
 
 
-ToObserver = Welcome | Heartbeat | Nack | Bye | Exposition | Snapshot | TimelineReply
-FromObserver = Hello | Heartbeat | Nack | Bye | GetExposition | GetSnapshot | GetTimeline
+ToObserver = Welcome | Heartbeat | Nack | Bye | Exposition | Snapshot | TimelineReply | Details
+FromObserver = Hello | Heartbeat | Nack | Bye | GetExposition | GetSnapshot | GetTimeline | Question

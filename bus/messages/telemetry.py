@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from bus.messages.common import ProcessState
+from bus.messages.vitals import Doors, PagesView, SchedulerView, Steps, WorkerView
 
 InstrumentKind = Literal["counter", "gauge", "histogram"]
 
@@ -135,4 +136,4 @@ class LiveRequests(msgspec.Struct, array_like=True, frozen=True, tag=12):
     requests: tuple[LiveRequest, ...]
 
 
-ToMetrics = Sample | Timeline | LiveRequests
+ToMetrics = Sample | Timeline | LiveRequests | Steps | SchedulerView | PagesView | Doors | WorkerView
