@@ -78,7 +78,7 @@ class Audit(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=18):
 
 
 class ModelStatus(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """A served model, as its scheduler sees it. `trouble`, `stuck`: see `requests.ModelFacts`; `stuck_s` is how long."""
+    """A served model, as its scheduler sees it. For `trouble` and `stuck` see `requests.ModelFacts`."""
 
     name: str
     state: ProcessState

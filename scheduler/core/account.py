@@ -1,4 +1,5 @@
-"""Where a request's time goes at this scheduler, kept as it happens: waits by cause, prefill, chunks. Pure; no decisions.
+"""Where a request's time goes at this scheduler, kept as it happens: waits by cause, prefill, chunks. Pure, decides
+nothing.
 
 Nothing here is touched for a token: only when a request waits, is placed, computes a chunk, or draws its first token
 after it was placed. What comes after that its ingress sees itself (`bus.messages.requests.Account`).
@@ -17,8 +18,10 @@ class Book:
         waiting_for: why it has no slot; empty where it is just not its turn yet.
     """
 
-    __slots__ = ("_chunks", "_computed", "_disk", "_held", "_memory", "_placed", "_placed_ns", "_prefill_ns",
-                 "_preemptions", "_queue_ns", "_resumptions", "_since_ns", "_waits_ns", "_why_ns", "waiting_for")  # fmt: skip
+    __slots__ = (
+        "_chunks", "_computed", "_disk", "_held", "_memory", "_placed", "_placed_ns", "_preemptions", "_prefill_ns",
+        "_queue_ns", "_resumptions", "_since_ns", "_waits_ns", "_why_ns", "waiting_for",
+    )  # fmt: skip
 
     def __init__(self, now: int) -> None:
         self._since_ns = self._waits_ns = self._why_ns = now

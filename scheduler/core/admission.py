@@ -48,8 +48,8 @@ def admit(state: State) -> None:
     if state.blocked_version == state.pool.version:
         return  # the head did not fit, and nothing has changed since
     if not any(replica.free_slots for replica in state.replicas.values()):
-        if (head := state.queue.head()) is not None:
-            state.note_held(head, "slots", state.running, state.holders_of_slots())
+        if (first := state.queue.head()) is not None:
+            state.note_held(first, "slots", state.running, state.holders_of_slots())
         return  # the usual case with a queue: nobody else in it need be looked at
     while True:
         window = state.queue.first(LOOK_PAST)
