@@ -14,10 +14,10 @@ from bus.messages.observe import (
     GetExposition,
     GetSnapshot,
     GetTimeline,
-    TimelineReply,
     Update,
 )
 from bus.messages.telemetry import LiveRequests, Sample, Timeline, ToMetrics
+from bus.messages.vitals import Steps
 from bus.names import FEED_DOOR, OBSERVE_DOOR, ROLES, TELEMETRY_DOOR, socket_path
 from bus.process import Description, Life
 from bus.server import Peer, Server
@@ -130,6 +130,8 @@ class MetricsService:
             self._collector.on_timeline(message)
         elif isinstance(message, LiveRequests):
             self._collector.on_live(message, now)
+        elif isinstance(message, Steps):
+            self._collector.on_steps(message)
 
     def _refuse(self, why: str) -> None:
         if self._refused.bit_count() <= 1:  # 0, 1, 2, 4, 8 … before it: a flood must not fill the journal
@@ -143,5 +145,4 @@ class MetricsService:
         elif isinstance(message, GetSnapshot):
             self._observe.send(peer, self._collector.snapshot(message.rid))
         elif isinstance(message, GetTimeline):
-            events = self._collector.timeline(message.request)
-            self._observe.send(peer, TimelineReply(message.rid, message.request, events))
+            self._observe.send(peer, self._collector.timeline(message, self._life.loop.now_ns()))

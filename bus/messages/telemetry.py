@@ -53,7 +53,7 @@ TimelineKind = Literal[
     "admitted",  # scheduler: placed; value = replica
     "hit",  # prefix found; value = tokens, detail = tier: "memory" or "disk"
     "chunk",  # a prefill chunk; value = tokens, step set
-    "first_token",  # since it was submitted; step set
+    "first_token",  # since it got its slot, or since its ingress asked again for what it lacks; step set
     "preempted",  # detail = what for, others for whom
     "resumed",  # on another replica or after a crash; value = tokens it had
     "stalled",  # a decode gap far above the median; value = ns, step is the one that ended it

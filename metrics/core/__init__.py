@@ -6,6 +6,8 @@
 | `series`      | every instrument of every process, across incarnations; windows    |
 | `fleet`       | the latest sample of each process; who is late, gone, restarting   |
 | `timelines`   | events of the last N requests; the list of finished ones           |
+| `step_ring`   | the recent steps of each model                                     |
+| `explain`     | why one request took as long as it did                             |
 | `live`        | requests in schedulers' hands                                      |
 | `loads`       | one line per model, and the pages, out of the series               |
 | `findings`    | what an operator should know, with hysteresis                      |

@@ -8,13 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from bus.messages.observe import Snapshot, Update
-from bus.messages.telemetry import LiveRequests, Sample, Timeline, TimelineEvent
+from bus.messages.observe import GetTimeline, Snapshot, TimelineReply, Update
+from bus.messages.telemetry import LiveRequests, Sample, Timeline
+from bus.messages.vitals import Steps
+from metrics.core.explain import explain, has_ended, verdict
 from metrics.core.findings import Alarms, Condition, ModelWatch, page_conditions, process_conditions
 from metrics.core.fleet import Fleet
 from metrics.core.live import Live
 from metrics.core.loads import model_loads, page_load
 from metrics.core.series import WINDOW_NS, SeriesStore
+from metrics.core.step_ring import StepRing
 from metrics.core.timelines import Timelines
 
 MIN_SPAN_NS: Final = 1_000_000_000  # rates over less would jump
@@ -37,6 +40,7 @@ class Collector:
         self.series = SeriesStore()
         self.fleet = Fleet()
         self.timelines = Timelines(timelines)
+        self.steps = StepRing()
         self._live = Live()
         self._alarms = Alarms()
         self._watches: dict[str, ModelWatch] = {}
@@ -67,6 +71,10 @@ class Collector:
         """Events of requests."""
         self.timelines.take(timeline)
 
+    def on_steps(self, steps: Steps) -> None:
+        """A scheduler's steps."""
+        self.steps.take(steps)
+
     def on_live(self, listed: LiveRequests, now_ns: int) -> None:
         """A scheduler's requests."""
         self._live.take(listed, now_ns)
@@ -90,9 +98,14 @@ class Collector:
             view.findings, view.recent,
         )  # fmt: skip
 
-    def timeline(self, request: int) -> tuple[TimelineEvent, ...]:
-        """Events of one request in order of time."""
-        return self.timelines.events(request)
+    def timeline(self, asked: GetTimeline, now_ns: int) -> TimelineReply:
+        """Events of one request in order of time, and what that went into."""
+        request = self.timelines.find(asked)
+        events = self.timelines.events(request)
+        model, response, choices = self.timelines.whose(request)
+        spans = explain(events, self.steps.of(model), now_ns)
+        told = verdict(spans, ended=has_ended(events))
+        return TimelineReply(asked.rid, request, events, spans, model, response, choices, told, now_ns)
 
     def _look(self, seq: int, now_ns: int) -> Snapshot:
         span_s = min(WINDOW_NS, max(MIN_SPAN_NS, now_ns - self._began_ns)) / 1e9

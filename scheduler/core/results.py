@@ -51,7 +51,7 @@ def step_done(state: State, replica: Replica, result: StepResult) -> None:
         state.ledger.seal(request, replica.tokens[slot], blocks, replica.number)
     if result.prompt_logprobs:
         _prompt_logprobs(state, replica, flight, outcome, result)
-    accounts = _settle(state, replica, outcome)
+    accounts = _settle(state, replica, outcome, result.step)
     first = _observe(state, replica, outcome, result.step)
     ended = _ended(state, replica, outcome)
     _deltas(state, replica, outcome, result, first, ended, accounts)
@@ -140,7 +140,7 @@ def _prompt_logprobs(state: State, replica: Replica, flight: Flight, outcome: Ou
             state.reply(request.home, PromptLogprobs(request.id, sent, tuple(fresh)))
 
 
-def _settle(state: State, replica: Replica, outcome: Outcome) -> list[Request]:
+def _settle(state: State, replica: Replica, outcome: Outcome, step: int) -> list[Request]:
     """Requests that drew their first token since they got their slot: their prefill is over."""
     fresh = replica.fresh[outcome.slots]
     settled: list[Request] = []
@@ -149,6 +149,7 @@ def _settle(state: State, replica: Replica, outcome: Outcome) -> list[Request]:
             request = replica.requests[slot]
             assert request is not None
             request.book.drew(state.now)
+            state.note(request.id, "first_token", step=step, replica=replica.number)
             settled.append(request)
         replica.fresh[outcome.slots] = False
     return settled
@@ -171,7 +172,6 @@ def _observe(state: State, replica: Replica, outcome: Outcome, step: int) -> lis
             if not request.submitted_len:
                 request.ttft_ns = now - (request.submit.submitted_ns or request.arrival_ns)
                 state.tally.ttft_s.append(request.ttft_ns / 1e9)
-                state.note(request.id, "first_token", step=step, replica=replica.number)
         last, slots = last[~first], slots[~first]
         if not len(slots):
             return begun
