@@ -24,6 +24,7 @@
 | `failure`   | failed steps, lost replicas, lost pages, hangs                            |
 | `budget`    | classes of errors, and how many a replica may have                        |
 | `watch`     | whether a step hangs                                                      |
+| `standing_still` | why replicas do not answer, and work in hand does not get on         |
 | `suspects`  | who may have caused a failure; the batch is bisected                      |
 | `trials`    | suspects moved: detained, tried, condemned                                |
 | `view`      | the requests in hand as an onlooker sees them                             |

@@ -79,6 +79,7 @@ class Replica:
         handing: slots whose requests go to another replica when all but the last of their tokens are computed.
         tried: slots of requests on trial (`suspects`): their steps have no other rows, and are in flight alone.
         barred: it is up, and taken out for failing too often.
+        frozen: why its processes would not execute anything now (stopped, silent); empty where they would.
         lost_ns: when it was lost; 0 while it is up, and when its processes are known to be gone.
         step_limit: `step_tokens`, or less for a while after a step that ran out of memory.
         leaving: its processes are about to end; no step is planned any more.
@@ -96,6 +97,7 @@ class Replica:
         self.leaving = False
         self.killed = False
         self.barred = False
+        self.frozen = ""
         self.lost_ns = 0
         self.next_step = 1
         self.completed_step = 0
@@ -151,7 +153,7 @@ class Replica:
     @property
     def serving(self) -> bool:
         """Whether it takes what is new."""
-        return self.ready and not self.draining and not self.leaving
+        return self.ready and not self.draining and not self.leaving and not self.frozen
 
     @property
     def placeable(self) -> bool:

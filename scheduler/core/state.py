@@ -103,6 +103,7 @@ class State:
         budgets: what each replica that was ever up has spent on failures.
         quarantined: ids that were found to take their worker down, oldest first.
         looked_ns: when it was last looked whether steps hang.
+        stuck, stuck_ns: what the work in hand waits for that does not come, and since when.
         reserve: the share of its remaining output that is kept free for each running request (SGLang's new-token
             ratio): up when that proves too little, slowly down again while it does not.
     """
@@ -134,6 +135,7 @@ class State:
         self.reserve = 0.5
         self.starved_since = 0
         self.looked_ns = 0
+        self.stuck, self.stuck_ns = "", 0
         self.blocked_version = -1
         self.tally = Tally()
 
