@@ -1,7 +1,8 @@
 """The one source of data of the screens. `LiveFeed` reads the bus; `replay.ReplayFeed` reads a file.
 
 Live: a snapshot from the metrics process's observe door, then its sequenced updates (see `sync`); once in two seconds
-the fleet from the supervisor. Never anything from the serving processes: a screen must not cost a request.
+the fleet from the supervisor. What only one screen shows is asked for while it is looked at. Never anything from the
+serving processes: a screen must not cost a request.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ import zmq
 
 from admin_tui.actions import Order
 from admin_tui.courier import Courier, OnAnswer
+from admin_tui.details import Detail, DetailKind
 from admin_tui.sync import Sync
 from admin_tui.world import Event, LinkDown, LinkUp, SupervisorGone
 from bus.identity import Visitor
 from bus.link import Link
 from bus.loop import Loop
 from bus.messages.control import Fleet, FromProcess, GetFleet
+from bus.messages.details import GetBus, GetHost, GetModels, GetPages, GetSteps, Question
 from bus.messages.observe import GetSnapshot, GetTimeline, Snapshot, TimelineReply, ToObserver, Update
 from bus.names import CONTROL_DOOR, FEED_DOOR, METRICS, OBSERVE_DOOR, SUPERVISOR, ipc, socket_path
 from bus.socket import Pump, configure
@@ -51,6 +54,10 @@ class Feed(Protocol):
 
     def ask_timeline(self, request: int) -> None:
         """A `TimelineReply` comes as an event."""
+        ...
+
+    def ask(self, kind: DetailKind) -> None:
+        """The details of one screen come as an event. Asked again as often as they are to be shown anew."""
         ...
 
     def give(self, order: Order, on_answer: OnAnswer, *, supervised: bool) -> None:
@@ -103,6 +110,10 @@ class LiveFeed:
         """Not answered where the metrics process is gone; the screen asks again while it is open."""
         self._metrics.send(GetTimeline(next(self._rids), request))
 
+    def ask(self, kind: DetailKind) -> None:
+        """Not answered where the metrics process is gone, or of a release that does not know the question."""
+        self._metrics.send(_question(kind, next(self._rids)))
+
     def give(self, order: Order, on_answer: OnAnswer, *, supervised: bool) -> None:
         """Carry out an order at a control door."""
         self._courier.give(order, on_answer, supervised=supervised)
@@ -132,7 +143,7 @@ class LiveFeed:
         if isinstance(message, Snapshot):
             for known in self._sync.on_snapshot(message, self._metrics.peer_epoch):
                 self._on_event(known)
-        elif isinstance(message, TimelineReply):
+        elif isinstance(message, TimelineReply | Detail):
             self._on_event(message)
 
     def _on_fleet(self, message: FromProcess) -> None:
@@ -151,3 +162,17 @@ class LiveFeed:
             self._on_event(known)
         if self._sync.asking and not asked:
             self._ask_snapshot()
+
+
+def _question(kind: DetailKind, rid: int) -> Question:
+    match kind:
+        case "steps":
+            return GetSteps(rid)
+        case "pages":
+            return GetPages(rid)
+        case "host":
+            return GetHost(rid)
+        case "bus":
+            return GetBus(rid)
+        case "models":
+            return GetModels(rid)

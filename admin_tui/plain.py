@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from admin_tui.details import Details
 from admin_tui.fleet.rows import facts
 from admin_tui.requests.rows import summary
 from admin_tui.text import count, duration, percent, rate, sanitize, size
@@ -66,5 +67,26 @@ def as_json(world: World, now_ns: int) -> bytes:
         "requests_total": world.requests_total,
         "findings": [msgspec.structs.asdict(finding) for finding in world.findings],
         "recent": [msgspec.structs.asdict(done) for done in world.recent],
+        **_details(world.details),
     }
     return msgspec.json.format(msgspec.json.encode(document), indent=2)
+
+
+def _details(details: Details) -> dict[str, Any]:
+    """One key a screen; null where the metrics process did not answer."""
+    return {
+        "steps": _named(details.steps),
+        "arena": _named(details.pages),
+        "host": _named(details.host),
+        "bus": _named(details.bus),
+        "sheet": _named(details.models),
+    }
+
+
+def _named(value: object) -> Any:
+    """Messages with the names of their fields, all the way down; bytes in hexadecimal."""
+    if isinstance(value, msgspec.Struct):
+        return {name: _named(field) for name, field in msgspec.structs.asdict(value).items() if name != "rid"}
+    if isinstance(value, tuple):
+        return [_named(item) for item in value]
+    return value.hex() if isinstance(value, bytes) else value

@@ -11,13 +11,17 @@ from typing import Final, Literal, NamedTuple
 
 import msgspec
 
+from admin_tui.details import DETAILS, Detail, detail_kind
 from admin_tui.world import Event, LinkDown, LinkUp, SupervisorGone
 from bus.messages.control import Fleet
 from bus.messages.observe import Snapshot, TimelineReply, Update
 
-Kind = Literal["snapshot", "update", "fleet", "timeline", "up", "down", "unsupervised"]
+Kind = Literal[
+    "snapshot", "update", "fleet", "timeline", "up", "down", "unsupervised", "steps", "pages", "host", "bus", "models"
+]
 _BODIES: Final[dict[str, type[msgspec.Struct]]] = {
     "snapshot": Snapshot, "update": Update, "fleet": Fleet, "timeline": TimelineReply,
+    **{str(kind): reply for kind, reply in DETAILS.items()},
 }  # fmt: skip
 
 
@@ -42,6 +46,8 @@ def to_line(recorded: Recorded) -> bytes:
     """One line, with its newline."""
     event = recorded.event
     kind: Kind
+    if isinstance(event, Detail):
+        return _line(recorded.t, detail_kind(event), event)
     match event:
         case Snapshot():
             kind = "snapshot"
@@ -58,7 +64,11 @@ def to_line(recorded: Recorded) -> bytes:
         case SupervisorGone():
             kind = "unsupervised"
     body = event if isinstance(event, msgspec.Struct) else event.reason if isinstance(event, LinkDown) else None
-    return msgspec.json.encode(_Line(recorded.t, kind, msgspec.Raw(msgspec.json.encode(body)))) + b"\n"
+    return _line(recorded.t, kind, body)
+
+
+def _line(t: float, kind: Kind, body: object) -> bytes:
+    return msgspec.json.encode(_Line(t, kind, msgspec.Raw(msgspec.json.encode(body)))) + b"\n"
 
 
 def from_line(line: bytes) -> Recorded:

@@ -8,6 +8,7 @@ from typing import Final
 
 from admin_tui.actions import Order
 from admin_tui.courier import OnAnswer
+from admin_tui.details import Detail, DetailKind, detail_kind
 from admin_tui.feed import OnEvent
 from admin_tui.recording import Recorded
 from bus.loop import Loop
@@ -29,7 +30,8 @@ class ReplayFeed:
 
     def __init__(self, recorded: Sequence[Recorded], loop: Loop | None = None) -> None:
         self._timelines = {r.event.request: r.event for r in recorded if isinstance(r.event, TimelineReply)}
-        self._pending: deque[Recorded] = deque(r for r in recorded if not isinstance(r.event, TimelineReply))
+        self._details = [(r.t, r.event) for r in recorded if isinstance(r.event, Detail)]
+        self._pending: deque[Recorded] = deque(r for r in recorded if not isinstance(r.event, TimelineReply | Detail))
         self._loop = loop
         self._t = 0.0
         self._on_event: OnEvent = lambda _: None
@@ -51,6 +53,12 @@ class ReplayFeed:
     def ask_timeline(self, request: int) -> None:
         """Answered from the file."""
         self._on_event(self._timelines.get(request) or TimelineReply(0, request, ()))
+
+    def ask(self, kind: DetailKind) -> None:
+        """Answered with what the recording has of this time, or else with the first that it has."""
+        known = [(t, detail) for t, detail in self._details if detail_kind(detail) == kind]
+        if known:
+            self._on_event(next((detail for t, detail in reversed(known) if t <= self._t), known[0][1]))
 
     def give(self, order: Order, on_answer: OnAnswer, *, supervised: bool) -> None:  # noqa: ARG002
         """Refused: there is nobody to obey."""

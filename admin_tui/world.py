@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Final, Literal, NamedTuple, get_args
 
+from admin_tui.details import Detail, Details
 from admin_tui.glyphs import Condition
 from bus.messages.control import Fleet, UnitStatus
 from bus.messages.observe import (
@@ -46,7 +47,7 @@ class SupervisorGone(NamedTuple):
     """There is no supervisor to ask; processes run under systemd, or the supervisor is down."""
 
 
-Event = Snapshot | Update | Fleet | TimelineReply | LinkUp | LinkDown | SupervisorGone
+Event = Snapshot | Update | Fleet | TimelineReply | Detail | LinkUp | LinkDown | SupervisorGone
 
 
 class Pace(NamedTuple):
@@ -63,6 +64,7 @@ class World:
         heard_ns: when the feed last said anything, on the screen's clock; 0 before it did.
         down: why the metrics process does not answer; empty where it does.
         units: processes as the supervisor sees them; empty without one.
+        details: what was asked for beyond the feed.
     """
 
     def __init__(self) -> None:
@@ -80,11 +82,15 @@ class World:
         self.recent: tuple[FinishedRequest, ...] = ()
         self.units: dict[str, UnitStatus] = {}
         self.timeline: TimelineReply | None = None
+        self.details = Details()
         self._history: dict[Trend, deque[tuple[int, float]]] = {name: deque(maxlen=HISTORY) for name in get_args(Trend)}
         self._marks: dict[str, deque[tuple[int, int, float, int]]] = {}
 
     def apply(self, event: Event, now_ns: int) -> None:
         """Something was said."""
+        if isinstance(event, Detail):
+            self.details.take(event, now_ns)
+            return
         match event:
             case Snapshot() | Update():
                 self._take(event, now_ns)

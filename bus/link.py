@@ -16,6 +16,7 @@ import zmq
 
 from bus.build import BUILD
 from bus.curve import CurveClient
+from bus.doors import RoundTrips
 from bus.identity import Identity
 from bus.liveness import DeathWatch
 from bus.loop import Cancel
@@ -80,6 +81,7 @@ class Link(Generic[In]):
         self.peer_epoch = 0
         self.peer_progress = 0
         self.peer_busy = False
+        self._trips = RoundTrips()
         self.protocol = ANY_PROTOCOL  # until a welcome says which
         self._seen_ns = 0
         self._seq_out = 0
@@ -130,6 +132,7 @@ class Link(Generic[In]):
             self._curve.protect(self._socket)
         self._socket.connect(self._address)
         self._seq_out = self._seq_in = 0
+        self._trips = RoundTrips()
         self.protocol = ANY_PROTOCOL
         self._pump = Pump(self._life.loop, self._socket, self._receive)
 
@@ -167,7 +170,7 @@ class Link(Generic[In]):
         if not self.peer_busy and self._life.loop.now_ns() - self._seen_ns > SILENT_S * 1e9:
             self._down("silent")
         else:
-            self._put(self._life.heartbeat())
+            self._put(self._trips.beat(self._life.heartbeat(), self._life.loop.now_ns()))
 
     def _put(self, body: msgspec.Struct) -> bool:
         self._seq_out += 1
@@ -205,6 +208,7 @@ class Link(Generic[In]):
             self._seen_ns = self._life.loop.now_ns()
             if isinstance(body, Heartbeat):
                 self.peer_progress, self.peer_busy = body.progress, body.busy
+                self._trips.heard(body, self._seen_ns)
             elif isinstance(body, Bye):
                 self._down(body.reason or "bye")
             else:

@@ -8,6 +8,7 @@ import msgspec
 import zmq
 
 from bus.messages.telemetry import Timeline, ToMetrics
+from bus.messages.vitals import Doors
 from bus.names import METRICS, TELEMETRY_DOOR, ipc, socket_path
 from bus.wire import Codec
 
@@ -15,15 +16,17 @@ if TYPE_CHECKING:
     from bus.process import Life
 
 PERIOD_S: Final = 0.5
+SLOW: Final = 4  # periods between two of what is said seldom
 
 
 class TelemetryPublisher:
-    """Publishes twice a second: the sample, live requests, pending timeline events."""
+    """Publishes twice a second: the sample, live requests, views, pending timeline events; what changes little and is
+    long only every two seconds."""
 
     def __init__(self, life: Life) -> None:
         self._life = life
         self._codec: Codec[ToMetrics] = Codec("telemetry", ToMetrics)
-        self._seq = 0
+        self._seq = self._rounds = 0
         self._socket = life.context.socket(zmq.PUB)
         self._socket.setsockopt(zmq.SNDHWM, 1000)
         self._socket.setsockopt(zmq.LINGER, 0)
@@ -43,6 +46,12 @@ class TelemetryPublisher:
         self._send(self._life.sample())
         if telemetry.live_view is not None:
             self._send(telemetry.live_view())
+        for view in (*telemetry.views, *(telemetry.slow_views if self._rounds % SLOW == 0 else ())):
+            if (said := view()) is not None:
+                self._send(said)
+        if telemetry.doors and self._rounds % SLOW == 0:
+            self._send(Doors(self._life.name, tuple(door() for door in telemetry.doors.values())))
+        self._rounds += 1
         if events := telemetry.take_events():
             self._send(Timeline(self._life.name, events))
 

@@ -15,12 +15,13 @@ import struct
 import time
 from array import array
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
 
+from bus.doors import DoorCounts
 from bus.messages.pages import MAX_PACKET_BYTES, Denied
 
 log = logging.getLogger(__name__)
@@ -61,15 +62,17 @@ class Connection:
         pid, uid: of the process that connected, by the kernel's word.
         session: the service's own.
         unsent: the reply that waits for room in the socket. While there is one, no further request is read.
+        received, sent, seen_ns: packets both ways, and when the last one came; 0 before one did.
     """
 
-    __slots__ = ("pid", "session", "sock", "uid", "unsent")
+    __slots__ = ("pid", "received", "seen_ns", "sent", "session", "sock", "uid", "unsent")
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.pid, self.uid, _ = _CREDENTIALS.unpack(
             sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         )
+        self.received = self.sent = self.seen_ns = 0
         self.session: Any = None
         self.unsent: deque[bytes] = deque()
 
@@ -96,6 +99,7 @@ class PacketServer(Generic[In]):
         self._decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(union, strict=True)
         self._encoder = msgspec.msgpack.Encoder()
         self._connections: set[Connection] = set()
+        self.counts = DoorCounts()
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
         path.unlink(missing_ok=True)  # of a dead incarnation: the name's lock is ours
         previous = os.umask(0o177)
@@ -110,6 +114,8 @@ class PacketServer(Generic[In]):
         """Send a reply. Where there is no room for it, it waits, and the client's next request with it."""
         if connection not in self._connections:
             return
+        self.counts.sent += 1
+        connection.sent += 1
         packet = self._encoder.encode(body)
         try:
             _send(connection.sock, packet, fds)
@@ -122,6 +128,11 @@ class PacketServer(Generic[In]):
             self._loop.after(_RETRY_S, lambda: self._flush(connection))
         except (OSError, PacketTooLarge) as error:
             self._give_up(connection, str(error))
+
+    @property
+    def connections(self) -> Collection[Connection]:
+        """Those that are open."""
+        return self._connections
 
     def hang_up(self, connection: Connection) -> None:
         """End a connection."""
@@ -154,6 +165,7 @@ class PacketServer(Generic[In]):
         sock.setblocking(False)
         connection = Connection(sock)
         if connection.uid not in (0, os.geteuid()) or len(self._connections) >= _MAX_CONNECTIONS:
+            self.counts.refuse("forbidden")
             log.warning("refused user %d (pid %d)", connection.uid, connection.pid)
             sock.close()
             return
@@ -181,12 +193,17 @@ class PacketServer(Generic[In]):
             if not packet:
                 self.hang_up(connection)
                 return
+            self.counts.received += 1
+            connection.received += 1
+            connection.seen_ns = time.monotonic_ns()
             if len(packet) > MAX_PACKET_BYTES:
+                self.counts.refuse("malformed")
                 self._on_malformed(connection, "packet too large")
                 continue
             try:
                 message = self._decoder.decode(packet)
             except _UNDECODABLE as error:
+                self.counts.refuse("malformed")
                 self._on_malformed(connection, str(error))
                 continue
             self._on_message(connection, message)
@@ -207,6 +224,7 @@ class PacketServer(Generic[In]):
             self._listen_to(connection)
 
     def _give_up(self, connection: Connection, why: str) -> None:
+        self.counts.dropped += 1
         log.warning("pid %d: %s", connection.pid, why)
         self._loop.after(0.0, lambda: self.hang_up(connection))
 

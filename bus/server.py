@@ -24,9 +24,11 @@ import zmq
 
 from bus.build import BUILD
 from bus.curve import CurveServer
+from bus.doors import DoorCounts, RoundTrips, quantiles
 from bus.identity import Identity
 from bus.liveness import DeathWatch
 from bus.messages.common import Bye, Heartbeat, Hello, Nack, NackReason, ProcessState, Welcome
+from bus.messages.vitals import Door, DoorPeer
 from bus.names import VISITORS, socket_path
 from bus.releases import Speaker, disagreement, ourselves
 from bus.socket import Pump, bind_ipc, configure
@@ -44,14 +46,15 @@ OUTBOX_MESSAGES: Final = 10_000  # beyond the socket's own high-water mark
 class Peer:
     """A process at the other end. Its fields say what it last said of itself."""
 
-    __slots__ = ("_outbox", "_route", "_seq_in", "_seq_out", "_watch", "build", "busy", "epoch", "name", "pid",
-                 "progress", "protocol", "role", "seen_ns", "state")  # fmt: skip
+    __slots__ = ("_outbox", "_route", "_seq_in", "_seq_out", "_trips", "_watch", "build", "busy", "epoch", "name",
+                 "pid", "progress", "protocol", "role", "seen_ns", "state", "uid")  # fmt: skip
 
-    def __init__(self, route: bytes, name: str, hello: Hello, epoch: int, protocol: int, now_ns: int) -> None:
+    def __init__(self, route: bytes, name: str, hello: Hello, epoch: int, protocol: int, uid: int, now_ns: int) -> None:
         self.name = name
         self.role = hello.role
         self.epoch = epoch
         self.pid = hello.pid
+        self.uid = uid  # by the kernel; -1 on another host
         self.build = hello.build
         self.protocol = protocol
         self.state: ProcessState = hello.state
@@ -62,7 +65,15 @@ class Peer:
         self._seq_in = 0
         self._seq_out = 0
         self._outbox: deque[list[bytes]] = deque()
+        self._trips = RoundTrips()
         self._watch: DeathWatch | None = None
+
+    def view(self, now_ns: int) -> DoorPeer:
+        """For telemetry."""
+        return DoorPeer(
+            self.name, self.pid, self.uid, self.epoch, self.state, self.busy, now_ns - self.seen_ns, self._seq_in,
+            self._seq_out, len(self._outbox), *quantiles(self._trips.took),
+        )  # fmt: skip
 
     def __repr__(self) -> str:
         return f"<Peer {self.name} epoch {self.epoch} pid {self.pid}>"
@@ -124,6 +135,9 @@ class Server(Generic[In]):
         self._received = life.telemetry.counter(
             "headrace_bus_received_total", "Messages received from peers", door=door
         )
+        self._sent = life.telemetry.counter("headrace_bus_sent_total", "Messages sent to peers", door=door)
+        self._counts = DoorCounts()
+        life.telemetry.doors[door] = self._view
         self._pump = Pump(life.loop, self._socket, self._receive)
         self._stop_beating = life.loop.every(HEARTBEAT_S, self._beat)
 
@@ -137,6 +151,8 @@ class Server(Generic[In]):
         if self._routes.get(peer._route) is not peer:
             return False
         peer._seq_out += 1
+        self._counts.sent += 1
+        self._sent.add()
         frames = self._codec.encode(body, self._life.name, self._life.epoch, peer._seq_out, peer.protocol)
         frames.insert(0, peer._route)
         if peer._outbox:
@@ -165,6 +181,7 @@ class Server(Generic[In]):
         self._routes.clear()
         self._peers.clear()
         self._stop_beating()
+        self._life.telemetry.doors.pop(self._door, None)
         self._pump.close(linger_ms=500)  # the byes
         if self._path is not None:
             self._path.unlink(missing_ok=True)
@@ -178,6 +195,7 @@ class Server(Generic[In]):
         while self._socket.getsockopt(zmq.RCVMORE):
             frames.append(self._socket.recv(zmq.NOBLOCK))
         self._received.add()
+        self._counts.received += 1
         try:
             header, body = self._codec.decode(frames)
         except BadFrame as bad:
@@ -205,6 +223,7 @@ class Server(Generic[In]):
     def _deliver(self, peer: Peer, body: Any) -> None:
         if isinstance(body, Heartbeat):
             peer.progress, peer.busy, peer.state = body.progress, body.busy, body.state
+            peer._trips.heard(body, peer.seen_ns)
         elif isinstance(body, Bye):
             self.leave(peer, body.reason or "bye")
         elif isinstance(body, Nack):
@@ -221,9 +240,12 @@ class Server(Generic[In]):
             return self._nack(route, "protocol", problem, header.seq)
         if hello.role not in self._roles:
             return self._nack(route, "forbidden", f"role {hello.role!r} has no business here", header.seq)
-        if not self._remote and (problem := _credential_problem(first, hello)):
-            log.warning("refused %s: %s", header.source, problem)
-            return self._nack(route, "forbidden", problem, header.seq)
+        uid = -1
+        if not self._remote:
+            uid, problem = _credentials(first, hello)
+            if problem:
+                log.warning("refused %s: %s", header.source, problem)
+                return self._nack(route, "forbidden", problem, header.seq)
         known = self._routes.get(route)
         if known is not None and known.name == header.source and known.epoch == header.epoch:
             known._seq_in = header.seq  # its hello crossed our welcome
@@ -235,7 +257,7 @@ class Server(Generic[In]):
             self.leave(previous, "replaced" if previous.epoch < header.epoch else "reconnected")
         if known is not None:
             self.leave(known, "renamed")
-        peer = Peer(route, header.source, hello, header.epoch, protocol, self._life.loop.now_ns())
+        peer = Peer(route, header.source, hello, header.epoch, protocol, uid, self._life.loop.now_ns())
         peer._seq_in = header.seq
         self._routes[route] = self._peers[peer.name] = peer
         if not self._remote:
@@ -265,6 +287,7 @@ class Server(Generic[In]):
             log.warning("refused %s: %s", source, problem)
 
     def _count_refused(self, reason: str) -> None:
+        self._counts.refuse(reason)
         self._life.telemetry.counter(
             "headrace_bus_refused_total", "Messages refused, by reason", door=self._door, reason=reason
         ).add()
@@ -277,6 +300,7 @@ class Server(Generic[In]):
         except zmq.Again:
             peer._outbox.append(frames)
             if len(peer._outbox) > OUTBOX_MESSAGES:
+                self._counts.dropped += 1
                 self._gone(peer, "does not read")
                 return False
         except zmq.ZMQError as error:
@@ -309,11 +333,21 @@ class Server(Generic[In]):
             if not peer.busy and now - peer.seen_ns > SILENT_S * 1e9:
                 self.leave(peer, "silent")
             else:
-                self.send(peer, heartbeat)
+                self.send(peer, peer._trips.beat(heartbeat, now))
+
+    # --- telling ---------------------------------------------------------------------------------------------------
+
+    def _view(self) -> Door:
+        now, peers = self._life.loop.now_ns(), self._peers.values()
+        return self._counts.door(
+            self._door, "ROUTER", (peer.view(now) for peer in peers), len(peers), (peer._trips for peer in peers),
+            queue_limit=OUTBOX_MESSAGES,
+        )  # fmt: skip
 
 
-def _credential_problem(frame: zmq.Frame, hello: Hello) -> str:
-    """Why the kernel's credentials of an ipc connection do not fit the hello; empty where they do.
+def _credentials(frame: zmq.Frame, hello: Hello) -> tuple[int, str]:
+    """The user at the other end of an ipc connection, by the kernel, and why that does not fit the hello; empty where
+    it does.
 
     libzmq gives them as `Peer-Address`: `localhost:uid:gid:pid` (SO_PEERCRED).
     """
@@ -321,9 +355,9 @@ def _credential_problem(frame: zmq.Frame, hello: Hello) -> str:
         _, uid, _, pid = str(frame.get("Peer-Address")).rsplit(":", 3)
         uid_number, pid_number = int(uid), int(pid)
     except (zmq.ZMQError, ValueError):
-        return "the connection carries no credentials"
+        return -1, "the connection carries no credentials"
     if uid_number not in (0, os.geteuid()):
-        return f"user {uid_number} may not speak here"
+        return uid_number, f"user {uid_number} may not speak here"
     if pid_number != hello.pid:
-        return f"hello says pid {hello.pid}, the kernel says {pid_number}"
-    return ""
+        return uid_number, f"hello says pid {hello.pid}, the kernel says {pid_number}"
+    return uid_number, ""

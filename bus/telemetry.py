@@ -9,7 +9,8 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from bus.messages.telemetry import LiveRequests, Series, TimelineEvent
+from bus.messages.telemetry import LiveRequests, Series, TimelineEvent, ToMetrics
+from bus.messages.vitals import Door
 
 MAX_PENDING_EVENTS: Final = 20_000
 
@@ -82,9 +83,13 @@ Instrument = Counter | Gauge | Histogram
 
 
 class Telemetry:
-    """All instruments of a process, its pending timeline events and its view of live requests.
+    """All instruments of a process, its pending timeline events, and what it says of itself beyond them.
 
     Asking for the same name and labels again gives the same instrument.
+
+    Attributes:
+        doors: what its listening sockets say, by door.
+        views: what else it says twice a second, where there is something; `slow_views` every two seconds.
     """
 
     def __init__(self) -> None:
@@ -92,6 +97,9 @@ class Telemetry:
         self.help: dict[str, str] = {}
         self._events: list[TimelineEvent] = []
         self.live_view: Callable[[], LiveRequests] | None = None
+        self.doors: dict[str, Callable[[], Door]] = {}
+        self.views: list[Callable[[], ToMetrics | None]] = []
+        self.slow_views: list[Callable[[], ToMetrics | None]] = []
         self.dropped_events = 0
 
     def counter(self, name: str, help: str, **labels: str) -> Counter:

@@ -74,6 +74,7 @@ class Pool:
         self._free: dict[int, list[int]] = {}  # by slab; every slab of the pool has an entry
         self._held: dict[int, int] = {}  # leased and pinned pages, by slab
         self._cached: dict[int, int] = {}  # by slab
+        self._leased: dict[int, int] = {}  # by slab
         self._children: dict[bytes, int] = {}  # how many sealed pages name this digest as parent, resident or not
         self._order = SegmentedLru()
 
@@ -94,6 +95,12 @@ class Pool:
         """Cells that can be leased at once."""
         return sum(map(len, self._free.values()))
 
+    def by_slab(self) -> Iterator[tuple[int, int, int, int, int]]:
+        """(slab, free, cached, pinned, leased): pages of every slab of the pool."""
+        for slab, free in self._free.items():
+            leased = self._leased[slab]
+            yield slab, len(free), self._cached[slab], self._held[slab] - leased, leased
+
     def free_cells(self) -> list[int]:
         """All of them, for tests and tools."""
         return [cell for cells in self._free.values() for cell in cells]
@@ -107,7 +114,7 @@ class Pool:
     def add_slab(self, slab: int) -> None:
         """A slab whose cells are free from now on."""
         self._free[slab] = list(reversed(self.grid.cells_of(slab)))
-        self._held[slab] = self._cached[slab] = 0
+        self._held[slab] = self._cached[slab] = self._leased[slab] = 0
 
     def cheapest_slab(self, usable: Callable[[int], bool]) -> tuple[int, int] | None:
         """A usable slab in which nothing is leased or pinned, with fewest cached pages: (cached pages, slab)."""
@@ -123,7 +130,7 @@ class Pool:
         gone = [cell for cell in self.grid.cells_of(slab) if cell in self.sealed]
         for cell in gone:
             self._drop(cell)
-        del self._free[slab], self._held[slab], self._cached[slab]
+        del self._free[slab], self._held[slab], self._cached[slab], self._leased[slab]
         return len(gone)
 
     # --- free and leased -------------------------------------------------------------------------------------------
@@ -137,6 +144,7 @@ class Pool:
             for _ in range(taken):
                 handles.append(self._lease(free.pop(), owner))
             self._held[slab] += taken
+            self._leased[slab] += taken
             if len(handles) == count:
                 break
         return handles
@@ -148,6 +156,7 @@ class Pool:
         self._headers.write(self.grid.header_of(cell), FREE, self.number, generation)
         slab = self.grid.slab_of(cell)
         self._held[slab] -= 1
+        self._leased[slab] -= 1
         self._free[slab].append(cell)
 
     def _lease(self, cell: int, owner: Owner) -> Handle:
@@ -162,6 +171,7 @@ class Pool:
     def seal(self, cell: int, digest: bytes, parent: bytes) -> None:
         """A leased page becomes an indexed one, with one pin. The digest must not be indexed."""
         generation = self.leased.pop(cell)
+        self._leased[self.grid.slab_of(cell)] -= 1
         self._headers.write(self.grid.header_of(cell), SEALED, self.number, generation, identity=digest + parent)
         page = Sealed(digest, parent, generation)
         page.pins = 1
@@ -263,7 +273,7 @@ class Pool:
             if digest not in self.index:
                 self._enter(cells[at], Sealed(digest, parent, generation))
                 cached += 1
-        self._held[slab] = sum(map(len, leases.values()))
+        self._held[slab] = self._leased[slab] = sum(map(len, leases.values()))
         self._cached[slab] = cached
         self._free[slab] = [cell for cell in reversed(cells) if cell not in self.leased and cell not in self.sealed]
         return leases

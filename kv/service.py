@@ -10,7 +10,7 @@ from typing import Final
 
 from bus.liveness import DeathWatch
 from bus.messages.control import Audit, Audited, Ok, Rejected, ToProcess
-from bus.messages.pages import Attach, Denied, Done, Fenced, PoolOpened, Prefetch, Stats, ToKv
+from bus.messages.pages import Attach, Denied, Done, Fenced, PoolOpened, Prefetch, ToKv
 from bus.names import PAGES_DOOR, socket_path
 from bus.process import Description, Life
 from bus.releases import Speaker, disagreement, ourselves
@@ -22,6 +22,8 @@ from kv.core import Core, Refusal
 from kv.disk.place import DiskPlace
 from kv.disk.tier import DiskTier
 from kv.layout import VERSION
+from kv.measures import Measures
+from kv.onlooker import Onlooker
 from kv.owners import Session, WriterKey
 from kv.witness import Holder, Witness, start_time
 
@@ -54,6 +56,7 @@ class PageService:
             log.error("the table of writers is damaged: pages of dead owners stay out of use while this arena lives")
         gc.enable()
         self._tier = DiskTier(life, arena, self.core, disk, self._send_answers) if disk is not None else None
+        self._onlooker = Onlooker(self.core, life.name)
         self._connections: dict[Session, Connection] = {}
         self._watches: dict[WriterKey, DeathWatch] = {}
         for known in living:
@@ -72,6 +75,7 @@ class PageService:
             log.info("took over %d cached pages", sum(pool.cached for pool in stats.pools))
             if self.core.settling:
                 self._life.loop.after(SETTLE_S, self._settle)
+        self._measures = Measures(self._life, self.core, self._onlooker, self._tier, self._server)
         self._life.loop.every(0.5, self._count)
         if self._tier is not None:
             self._tier.start()
@@ -168,6 +172,7 @@ class PageService:
             self._server.send(connection, refusal.reply(message.rid))
             return
         connection.session = session
+        self._onlooker.attached(session.name)
         self._connections[session] = connection
         if (session.role == "worker" and not self._may_write(session)) or (
             session.role == "scheduler" and not self._witness.note_holder(session.owner, session.pid)
@@ -262,44 +267,7 @@ class PageService:
             if (connection := self._connections.get(session)) is not None:
                 self._server.send(connection, reply)
 
-    # --- telemetry -------------------------------------------------------------------------------------------------
-
     def _count(self) -> None:
-        telemetry, stats = self._life.telemetry, self.core.stats()
         if self._tier is not None:
             self._tier.tick()
-            self._count_disk(self._tier, stats)
-        for pool in stats.pools:
-            for state in ("free", "leased", "pinned", "cached", "quarantined", "filling"):
-                telemetry.gauge("headrace_kv_pages", "Pages by state", pool=str(pool.pool), state=state).set(
-                    getattr(pool, state)
-                )
-        telemetry.gauge("headrace_kv_slabs_free", "Slabs of no pool").set(stats.slabs_free)
-        for name, help, value in (
-            ("headrace_kv_leases_total", "Pages leased", stats.leases_total),
-            ("headrace_kv_seals_total", "Pages sealed", stats.seals_total),
-            ("headrace_kv_lookups_total", "Look-ups", stats.lookups_total),
-            ("headrace_kv_hits_total", "Pages found by look-ups", stats.hits_total),
-            ("headrace_kv_misses_total", "Pages not found by look-ups", stats.misses_total),
-            ("headrace_kv_evictions_total", "Pages evicted", stats.evictions_total),
-        ):
-            self._counted(name, help, value)
-
-    def _count_disk(self, tier: DiskTier, stats: Stats) -> None:
-        gauge = self._life.telemetry.gauge
-        gauge("headrace_kv_disk_bytes", "Bytes that segments take").set(tier.bytes)
-        gauge("headrace_kv_disk_limit_bytes", "Bytes that they may take").set(tier.disk.limit)
-        gauge("headrace_kv_disk_pages", "Pages on disk").set(stats.disk_pages)
-        gauge("headrace_kv_disk_waiting_pages", "Pages that are to be written").set(self.core.spills.waiting)
-        gauge("headrace_kv_disk_read_bytes_per_second", "As measured").set(self.core.fills.bytes_per_s)
-        gauge("headrace_kv_disk_usable", "1 where it is used", way="read").set(not tier.reads.why)
-        gauge("headrace_kv_disk_usable", "1 where it is used", way="write").set(not tier.writes.why)
-        self._counted("headrace_kv_disk_writes_total", "Pages written to disk", stats.disk_writes_total)
-        self._counted("headrace_kv_disk_reads_total", "Pages that came back, verified", stats.disk_reads_total)
-        self._counted("headrace_kv_disk_lost_total", "Pages evicted before they were written", stats.disk_lost_total)
-        for kind, value in (("read", tier.reads.total), ("write", tier.writes.total), ("damaged", tier.damaged)):
-            self._counted("headrace_kv_disk_errors_total", "What the disk did wrong", value, kind=kind)
-
-    def _counted(self, name: str, help: str, value: int, **labels: str) -> None:
-        counter = self._life.telemetry.counter(name, help, **labels)
-        counter.add(value - counter.value)
+        self._measures.count()

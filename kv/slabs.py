@@ -55,6 +55,11 @@ class Slabs:
         """Slabs of no pool."""
         return len(self._unused)
 
+    @property
+    def lost(self) -> list[int]:
+        """Slabs that are out of use, because nobody can say whose they are."""
+        return np.flatnonzero(self._tables.slab_pool == LOST).tolist()
+
     def capacity(self, pool: Pool) -> int:
         """Pages that the pool would have were it alone."""
         return sum(len(pool.grid.cells_of(slab)) for slab in range(self.layout.slabs))

@@ -8,6 +8,7 @@ from typing import Final
 import zmq
 
 from bus.messages.control import Ok, Rejected, ToProcess
+from bus.messages.details import Question
 from bus.messages.observe import (
     Exposition,
     FromObserver,
@@ -17,18 +18,22 @@ from bus.messages.observe import (
     Update,
 )
 from bus.messages.telemetry import LiveRequests, Sample, Timeline, ToMetrics
-from bus.messages.vitals import Steps
+from bus.messages.vitals import Door, Steps
 from bus.names import FEED_DOOR, OBSERVE_DOOR, ROLES, TELEMETRY_DOOR, socket_path
 from bus.process import Description, Life
 from bus.server import Peer, Server
 from bus.socket import Pump, bind_ipc, configure
 from bus.wire import BadFrame, Codec
+from metrics.answers import Answers
 from metrics.core.collector import Collector
 from metrics.exposition import OwnCounts, exposition
+from metrics.host.nvml import Nvml
+from metrics.host.watch import HostWatch
 
 log = logging.getLogger(__name__)
 
 TICK_S: Final = 0.5
+LOOK_S: Final = 1.0
 FEED_BACKLOG: Final = 20  # updates kept for a reader that is slow; it takes a new snapshot after that
 
 
@@ -38,6 +43,8 @@ class MetricsService:
     def __init__(self, life: Life) -> None:
         self._life = life
         self._collector = Collector(life.config.metrics.timelines, life.loop.now_ns())
+        self._watch = HostWatch(Nvml())
+        self._answers = Answers(self._collector, self._watch, life.config.model)
         self._codec: Codec[ToMetrics] = Codec("telemetry", ToMetrics)
         self._feed_codec: Codec[Update] = Codec("observe", Update)
         self._frames = self._refused = self._published = 0
@@ -58,7 +65,9 @@ class MetricsService:
         self._observe: Server[FromObserver] = Server(
             life, OBSERVE_DOOR, "observe", FromObserver, roles=ROLES, on_message=self._on_question
         )
-        self._stop_ticking = life.loop.every(TICK_S, self._tick)
+        self._timers = (life.loop.every(TICK_S, self._tick), life.loop.every(LOOK_S, self._watch.look))
+        life.telemetry.doors[TELEMETRY_DOOR] = self._telemetry_door
+        life.telemetry.doors[FEED_DOOR] = self._feed_door
         life.ready()
 
     def describe(self) -> Description:
@@ -92,7 +101,9 @@ class MetricsService:
 
     def stop(self) -> None:
         """Close the doors."""
-        self._stop_ticking()
+        for cancel in self._timers:
+            cancel()
+        self._watch.close()
         self._observe.close()
         self._pump.close()
         self._feed.close(linger=0)
@@ -131,7 +142,16 @@ class MetricsService:
         elif isinstance(message, LiveRequests):
             self._collector.on_live(message, now)
         elif isinstance(message, Steps):
-            self._collector.on_steps(message)
+            self._collector.on_steps(message, now)
+        else:
+            self._collector.on_view(message, now)
+
+    def _telemetry_door(self) -> Door:
+        heard, refused = len(self._collector.fleet.members), (("malformed", self._refused),) if self._refused else ()
+        return Door(TELEMETRY_DOOR, "SUB", heard, self._frames, 0, 0, 0, 0, refused, ())
+
+    def _feed_door(self) -> Door:
+        return Door(FEED_DOOR, "PUB", -1, 0, self._published, 0, FEED_BACKLOG, 0, (), ())
 
     def _refuse(self, why: str) -> None:
         if self._refused.bit_count() <= 1:  # 0, 1, 2, 4, 8 … before it: a flood must not fill the journal
@@ -146,3 +166,5 @@ class MetricsService:
             self._observe.send(peer, self._collector.snapshot(message.rid))
         elif isinstance(message, GetTimeline):
             self._observe.send(peer, self._collector.timeline(message, self._life.loop.now_ns()))
+        elif isinstance(message, Question):
+            self._observe.send(peer, self._answers.answer(message, self._life.loop.now_ns()))

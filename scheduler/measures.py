@@ -6,8 +6,15 @@ from bisect import bisect_left
 
 import numpy as np
 
+from bus.messages.vitals import Steps
 from bus.telemetry import Counter, Gauge, Histogram, Telemetry
 from scheduler.core.state import State, Tally
+from scheduler.core.steplog import StepRecords
+
+_PHASE_BOUNDS = (
+    0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.015, 0.025, 0.04, 0.06, 0.09, 0.13, 0.2,
+    0.3, 0.5, 0.8, 1.5, 3.0, 10.0,
+)  # fmt: skip
 
 
 class Measures:
@@ -42,6 +49,43 @@ class Measures:
         self._ttft_s = seconds("ttft", "From the request at the ingress to its first token")
         self._itl_s = seconds("inter_token", "Between two tokens of a request")
         self._e2e_s = seconds("e2e", "From the request at the ingress to its end")
+        self._phases = {
+            part: telemetry.histogram(
+                "headrace_step_phase_seconds",
+                "What the time of a step goes into",
+                _PHASE_BOUNDS,
+                model=model,
+                part=part,
+            )
+            for part in ("plan", "send", "compute", "gather", "apply")
+        }
+        self._seen_steps = 0  # of the records
+        self._told_steps = 0
+
+    def sent(self, ns: int) -> None:
+        """A plan was handed to the sockets of all ranks."""
+        self._phases["send"].observe(ns / 1e9)
+
+    def steps(self, records: StepRecords, name: str) -> Steps | None:
+        """The steps since the last time, for telemetry; None where there were none, and that was said."""
+        lines = records.since(self._told_steps)
+        if not lines and self._told_steps:
+            return None
+        self._told_steps = records.total
+        return Steps(name, self._model, records.total, lines)
+
+    def take_steps(self, records: StepRecords) -> None:
+        """Count the steps since the last time."""
+        for line in records.since(self._seen_steps):
+            self._phases["plan"].observe(line.plan_ns / 1e9)
+            self._phases["compute"].observe(line.ran_ns / 1e9)
+            self._phases["gather"].observe(line.gather_ns / 1e9)
+            self._phases["apply"].observe(line.apply_ns / 1e9)
+            self._telemetry.counter(
+                "headrace_steps_bound_total", "Steps, by what kept them from having more in them", model=self._model,
+                bound=line.bound,
+            ).add()  # fmt: skip
+        self._seen_steps = records.total
 
     def take(self, state: State, ready: int) -> int:
         """Count what was tallied since the last time. Returns how many tokens were generated."""

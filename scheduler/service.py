@@ -16,6 +16,7 @@ from bus.process import Description, Life
 from bus.server import Peer, Server
 from scheduler.core import events as e
 from scheduler.core.core import SchedulerCore
+from scheduler.core.overview import scheduler_view
 from scheduler.core.state import Limits
 from scheduler.core.view import live_requests
 from scheduler.measures import Measures
@@ -43,7 +44,8 @@ class SchedulerService:
             inter_token_target_ns=model.inter_token_target_ms * 1e6, prefix_cache=model.prefix_cache,
             hang_ns=model.hang_s * 1e9,
         )  # fmt: skip
-        self.core = SchedulerCore(limits)
+        self.core = SchedulerCore(limits, life.loop.now_ns)
+        self._configured = limits
         self._groups = {number: RankGroup(number) for number in range(model.all_replicas)}
         self._geometry: Registered | None = None
         self._root = b""
@@ -70,6 +72,10 @@ class SchedulerService:
         self._timers = [life.loop.every(TICK_S, self._tick), life.loop.every(MEASURE_S, self._measure)]
         self._timers.append(life.loop.every(LOOK_S, self._look_whether_frozen))
         life.telemetry.live(lambda: live_requests(self.core.state, life.name, life.loop.now_ns()))
+        life.telemetry.views.append(lambda: self._measures.steps(self.core.steps, life.name))
+        life.telemetry.slow_views.append(
+            lambda: scheduler_view(self.core.state, life.name, self._configured, life.loop.now_ns())
+        )
         life.ready()
 
     def describe(self) -> Description:
@@ -285,6 +291,7 @@ class SchedulerService:
 
     def _measure(self) -> None:
         tokens = self._measures.take(self.core.state, self._ready)
+        self._measures.take_steps(self.core.steps)
         share = MEASURE_S / RATE_MEMORY_S
         self._tokens_per_s += share * (tokens / MEASURE_S - self._tokens_per_s)
 
@@ -303,7 +310,9 @@ class SchedulerService:
     def _act(self, actions: list[e.Action]) -> None:
         for action in actions:
             if isinstance(action, e.SendPlan):
+                began_ns = self._life.loop.now_ns()
                 self._to_ranks(action.replica, action.plan)
+                self._measures.sent(self._life.loop.now_ns() - began_ns)
             elif isinstance(action, e.Reply):
                 peer = self._ingresses.peers.get(action.home.name)
                 if peer is not None and peer.epoch == action.home.epoch:

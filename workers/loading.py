@@ -13,6 +13,7 @@ import torch
 from bus.blocks import KV_LAYOUT, root_digest
 from bus.catalogue import ModelMissing, locate
 from bus.messages.steps import KvShape, Registered
+from bus.messages.vitals import WorkerView
 from bus.packed import pack_u32
 from bus.process import EXIT_BUG, EXIT_CONFIG
 from workers.engine import Engine, choose, without_kernels
@@ -26,7 +27,7 @@ from workers.weights.digest import weights_digest
 from workers.weights.prepared import Prepared
 from workers.weights.sharding import TooManyRanks
 from workers.weights.source import WeightsError
-from workers.weights.store import Key, open_or_make
+from workers.weights.store import Key, is_kept, open_or_make
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,9 @@ class Loaded:
         engine: what computes.
         weights_digest: of the weights, and of what their KV depends on beside them.
         root: unsalted root of the digest chain of its KV.
+        file: name of the file or directory that they were read from.
+        load_s: how long that took.
+        shared: whether they are mapped from a file, as others of this host do.
     """
 
     weights: Prepared
@@ -51,6 +55,9 @@ class Loaded:
     weights_digest: bytes
     root: bytes
     context_tokens: int
+    file: str = ""
+    load_s: float = 0.0
+    shared: bool = False
 
     def registered(self, assignment: Assignment, group: int) -> Registered:
         """What a worker says when it is ready for plans. group: incarnation of the rank group."""
@@ -70,6 +77,39 @@ class Loaded:
             step_tokens=assignment.model.step_tokens,
             device=assignment.device.type,
             dtype=self.engine.name,
+        )
+
+    def view(self, name: str, assignment: Assignment) -> WorkerView:
+        """For telemetry."""
+        model, instance, architecture = assignment.model, assignment.instance, self.weights.architecture
+        bits = " and ".join(map(str, self.weights.bits))
+        prefills = assignment.prefills
+        return WorkerView(
+            name=name,
+            model=instance.model,
+            replica=instance.replica,
+            rank=instance.rank,
+            ranks=assignment.ranks,
+            source=model.source,
+            file=self.file,
+            architecture=architecture.name,
+            parameters=architecture.parameters,
+            quantisation=f"{bits} bits" if bits else str(self.weights.dtype).removeprefix("torch."),
+            engine=self.engine.name,
+            device=assignment.device.type,
+            threads=assignment.threads,
+            weight_bytes=self.weights.bytes,
+            shared=self.shared,
+            digest=self.weights_digest,
+            kv_dtype=self.kv.dtype,
+            kv_token_bytes=self.kv.page_bytes // self.kv.page_tokens,
+            page_tokens=self.kv.page_tokens,
+            context_tokens=self.context_tokens,
+            vocabulary=architecture.vocabulary,
+            slots=model.slots,
+            step_tokens=model.step_tokens,
+            load_s=self.load_s,
+            pool="" if prefills is None else "prefill" if prefills else "decode",
         )
 
 
@@ -115,7 +155,8 @@ def load(assignment: Assignment, progress: Callable[[float], None]) -> Loaded:
     kv = kv_shape(architecture, assignment.page_tokens, engine.dtype)
     # What else computes, makes other KV: it must not be found under the same digests.
     identity = hashlib.sha256(digest + engine.numerics).digest() if engine.numerics else digest
-    log.info("loaded %s in %.2f s", path.name, time.monotonic() - began, extra={"computed in": engine.name})
+    load_s = time.monotonic() - began
+    log.info("loaded %s in %.2f s", path.name, load_s, extra={"computed in": engine.name})
     return Loaded(
         weights=weights,
         engine=engine,
@@ -123,6 +164,9 @@ def load(assignment: Assignment, progress: Callable[[float], None]) -> Loaded:
         weights_digest=identity,
         root=root_digest(identity, kv.dtype, KV_LAYOUT, kv.page_tokens),
         context_tokens=config.context_tokens or architecture.context,
+        file=path.name,
+        load_s=load_s,
+        shared=is_kept(store_key(digest, engine, rank, ranks)),
     )
 
 

@@ -19,6 +19,7 @@ import torch
 
 from bus.liveness import DeathWatch
 from bus.messages.control import Ok, Rejected, ToProcess
+from bus.messages.vitals import WorkerView
 from bus.names import scheduler_name
 from bus.process import EXIT_CONFIG, EXIT_MISSING, Description, Life
 from kv.client import PageClient, PagesDenied
@@ -51,6 +52,8 @@ class WorkerService:
         self._phase = "starting"
         self._background: Background[Group] | Background[Loaded] | None = None
         self._watches: list[DeathWatch] = []
+        self._view: WorkerView | None = None
+        life.telemetry.slow_views.append(lambda: self._view)
         self._slots: Slots | None = None
         self._computed_in = ""
         self._pages: PageClient | None = None
@@ -115,6 +118,7 @@ class WorkerService:
 
     def _meet_others(self, loaded: Loaded) -> None:
         self._background = None
+        self._view = loaded.view(self._life.name, self._assignment)
         if self._assignment.ranks == 1:
             self._wait_for_pages(loaded)
             return

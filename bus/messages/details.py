@@ -168,7 +168,8 @@ class Core(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
     Attributes:
         steal: somebody else on the physical machine had it.
-        running: processes of headrace that were last seen on it; `pinned` those that may run on few cores, this one too.
+        running: processes of headrace that were last seen on it; `pinned` those that may run on few cores, of which
+            it is one.
     """
 
     cpu: int
@@ -248,8 +249,8 @@ class WorkerPace(msgspec.Struct, array_like=True, frozen=True, gc=False):
         step_s: mean; `skew_s` what it is above the median of the ranks of its replica.
         busy: share of the time in steps.
         cores: CPU time it takes, in cores.
-        cpus: where it may run, as the kernel writes lists.
-        node: where its memory is, most of it; -1 where unknown.
+        cpus: where it may run, as the kernel writes lists; `cpu` where it was last seen, -1 where nobody can look.
+        node: of that core.
     """
 
     name: str
@@ -289,7 +290,7 @@ class HostReply(msgspec.Struct, array_like=True, frozen=True, tag=57):
 
 
 class Endpoint(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """A listening socket. Rates in messages a second; -1 where nobody can know."""
+    """A listening socket. Rates in messages a second."""
 
     owner: str
     heard_ns: int

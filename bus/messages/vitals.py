@@ -74,7 +74,7 @@ class Steps(msgspec.Struct, array_like=True, frozen=True, tag=55):
 
 
 class QueueClass(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """Requests of one priority. `held` are those of the waiting that wait for something of their own (KV)."""
+    """Requests of one priority; lower runs earlier. `held` are those of the waiting that wait for KV of their own."""
 
     priority: int
     waiting: int
@@ -227,8 +227,8 @@ class DoorPeer(msgspec.Struct, array_like=True, frozen=True, gc=False):
         silent_ns: since it last said anything.
         last_seq: number of its last message; `sent_seq` of our last to it.
         queue: messages to it that its socket has no room for.
-        rtt_p50_ns, rtt_p99_ns: of the last minute's heartbeats, there and back, less the time they were held for; 0 where
-            unknown. The event loops of both sides are in it.
+        rtt_p50_ns, rtt_p99_ns: of the last minute's heartbeats, there and back, less the time they were held for; 0
+            where unknown. The event loops of both sides are in it.
     """
 
     name: str
@@ -249,8 +249,8 @@ class Door(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """One listening socket of a process. Counts since the process started.
 
     Attributes:
-        peers: at most 64; `peers_total` says how many there are.
-        sent: -1 where nobody can know (PUB).
+        peers: at most 64; `peers_total` says how many there are, -1 where nobody can know.
+        sent: by PUB once, however many listen.
         refused: messages that were not taken, by reason (see `NackReason`, and "repeated").
         dropped: peers that were given up because they do not read.
         queue_limit: messages to one peer beyond which it is given up.

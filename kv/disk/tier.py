@@ -112,13 +112,18 @@ class DiskTier:
         return bool(self.writes.why) or (self._recovered and self._writer.idle > 0 and not self._core.spills.waiting)
 
     @property
-    def text(self) -> str:
-        """For status."""
-        state = ", ".join(
+    def trouble(self) -> str:
+        """What does not work; empty where all does."""
+        return ", ".join(
             f"{what}: {trouble.why}"
             for what, trouble in (("not read", self.reads), ("not written", self.writes))
             if trouble.why
         )
+
+    @property
+    def text(self) -> str:
+        """For status."""
+        state = self.trouble
         return f"disk {self.bytes / (1 << 30):.1f} of {self.disk.limit / (1 << 30):.1f} GiB" + (
             f" ({state})" if state else ""
         )

@@ -10,7 +10,8 @@ from typing import Final
 
 from bus.messages.observe import GetTimeline, Snapshot, TimelineReply, Update
 from bus.messages.telemetry import LiveRequests, Sample, Timeline
-from bus.messages.vitals import Steps
+from bus.messages.vitals import Doors, SchedulerView, Steps
+from metrics.core.endpoints import Endpoints
 from metrics.core.explain import explain, has_ended, verdict
 from metrics.core.findings import Alarms, Condition, ModelWatch, page_conditions, process_conditions
 from metrics.core.fleet import Fleet
@@ -18,7 +19,9 @@ from metrics.core.live import Live
 from metrics.core.loads import model_loads, page_load
 from metrics.core.series import WINDOW_NS, SeriesStore
 from metrics.core.step_ring import StepRing
+from metrics.core.steps import StepLogs
 from metrics.core.timelines import Timelines
+from metrics.core.views import View, Views
 
 MIN_SPAN_NS: Final = 1_000_000_000  # rates over less would jump
 
@@ -33,6 +36,7 @@ class Collector:
     Attributes:
         stale: samples of incarnations that were replaced.
         crowded: samples of processes beyond the number that is kept.
+        views, steps, endpoints: what is not in the feed, but asked for.
     """
 
     def __init__(self, timelines: int, now_ns: int) -> None:
@@ -40,7 +44,10 @@ class Collector:
         self.series = SeriesStore()
         self.fleet = Fleet()
         self.timelines = Timelines(timelines)
-        self.steps = StepRing()
+        self.views = Views()
+        self.steps = StepLogs()
+        self.endpoints = Endpoints()
+        self._ring = StepRing()
         self._live = Live()
         self._alarms = Alarms()
         self._watches: dict[str, ModelWatch] = {}
@@ -71,13 +78,34 @@ class Collector:
         """Events of requests."""
         self.timelines.take(timeline)
 
-    def on_steps(self, steps: Steps) -> None:
-        """A scheduler's steps."""
-        self.steps.take(steps)
-
     def on_live(self, listed: LiveRequests, now_ns: int) -> None:
         """A scheduler's requests."""
         self._live.take(listed, now_ns)
+
+    def on_steps(self, steps: Steps, now_ns: int) -> None:
+        """A scheduler's steps."""
+        self.steps.take(steps, now_ns)
+        self._ring.take(steps)
+
+    def on_view(self, view: View, now_ns: int) -> None:
+        """What a detail screen shows of a process."""
+        self.views.take(view, now_ns)
+        if isinstance(view, Doors) and view.name in self.views.doors:
+            self.endpoints.take(view, now_ns)
+
+    def view_of(self, scheduler: str) -> SchedulerView | None:
+        """What a scheduler last said of itself."""
+        heard = self.views.schedulers.get(scheduler)
+        return heard.view if heard is not None else None
+
+    @property
+    def arena_bytes(self) -> int:
+        """Of the page server; 0 where none was heard."""
+        return sum(heard.view.arena_bytes for heard in self.views.arenas.values())
+
+    def span_s(self, now_ns: int) -> float:
+        """How much of the rates' window has been watched."""
+        return min(WINDOW_NS, max(MIN_SPAN_NS, now_ns - self._began_ns)) / 1e9
 
     def tick(self, now_ns: int) -> Update:
         """Look at everything as of now. The update holds what changed since the tick before."""
@@ -87,6 +115,9 @@ class Collector:
         for name in forgotten:
             self.series.forget(name)
         self._live.expire(now_ns)
+        self.views.expire(now_ns)
+        self.steps.expire(now_ns)
+        self.endpoints.expire(now_ns)
         before, self._view = self._view, self._look(self._view.seq + 1, now_ns)
         return difference(before, self._view)
 
@@ -103,12 +134,12 @@ class Collector:
         request = self.timelines.find(asked)
         events = self.timelines.events(request)
         model, response, choices = self.timelines.whose(request)
-        spans = explain(events, self.steps.of(model), now_ns)
+        spans = explain(events, self._ring.of(model), now_ns)
         told = verdict(spans, ended=has_ended(events))
         return TimelineReply(asked.rid, request, events, spans, model, response, choices, told, now_ns)
 
     def _look(self, seq: int, now_ns: int) -> Snapshot:
-        span_s = min(WINDOW_NS, max(MIN_SPAN_NS, now_ns - self._began_ns)) / 1e9
+        span_s = self.span_s(now_ns)
         models = model_loads(self.series, now_ns, span_s)
         pages = page_load(self.series)
 

@@ -13,6 +13,7 @@ GONE_NS: Final = 15 * SECOND
 FORGET_NS: Final = 600 * SECOND
 RESTART_WINDOW_NS: Final = 300 * SECOND
 MAX_PROCESSES: Final = 1_024
+CPU_POINTS: Final = 21  # ten seconds of samples
 
 Verdict = Literal["known", "first", "restarted", "stale", "too_many"]
 
@@ -26,13 +27,27 @@ class Member:
         restarts: arrival times of the incarnations after the first that was seen.
     """
 
-    __slots__ = ("gone", "progress_ns", "restarts", "sample", "seen_ns")
+    __slots__ = ("_cpu", "gone", "progress_ns", "restarts", "sample", "seen_ns")
 
     def __init__(self, sample: Sample, now_ns: int) -> None:
         self.sample = sample
         self.seen_ns = self.progress_ns = now_ns
         self.restarts: deque[int] = deque(maxlen=16)
         self.gone = False
+        self._cpu: deque[tuple[int, float]] = deque([(now_ns, sample.cpu_s)], maxlen=CPU_POINTS)
+
+    def took(self, sample: Sample, now_ns: int) -> None:
+        """Its newest sample."""
+        if sample.epoch != self.sample.epoch:
+            self._cpu.clear()
+        self.sample, self.seen_ns, self.gone = sample, now_ns, False
+        self._cpu.append((now_ns, sample.cpu_s))
+
+    @property
+    def cores(self) -> float:
+        """CPU time that it takes, of late, in cores."""
+        (began_ns, before), (ended_ns, after) = self._cpu[0], self._cpu[-1]
+        return max(0.0, after - before) / ((ended_ns - began_ns) / 1e9) if ended_ns > began_ns else 0.0
 
     def silent_ns(self, now_ns: int) -> int:
         """Age of its latest sample."""
@@ -68,7 +83,7 @@ class Fleet:
             member.restarts.append(now_ns)
         if restarted or not sample.busy or sample.progress != member.sample.progress:
             member.progress_ns = now_ns
-        member.sample, member.seen_ns, member.gone = sample, now_ns, False
+        member.took(sample, now_ns)
         return "restarted" if restarted else "known"
 
     def expire(self, now_ns: int) -> tuple[list[str], list[str]]:

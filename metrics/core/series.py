@@ -199,6 +199,23 @@ class SeriesStore:
         """What counters (or sums of histograms) gained in the window, over processes."""
         return sum(track.added_since(now_ns - WINDOW_NS).value for _, track in self._matching(name, **labels))
 
+    def added_by_process(self, name: str, now_ns: int, **labels: str) -> dict[str, Reading]:
+        """The same, apart: a histogram's sum and buckets of the window, or a counter's value, of each process."""
+        wanted = set(labels.items())
+        gained: dict[str, Reading] = {}
+        for (process, has), track in self._tracks.get(name, {}).items():
+            if wanted.issubset(has):
+                gained[process] = gained.get(process, Reading()).plus(track.added_since(now_ns - WINDOW_NS))
+        return gained
+
+    def bounds(self, name: str) -> dict[str, Bounds]:
+        """Of a histogram, of each process."""
+        return {process: track.bounds for (process, _), track in self._tracks.get(name, {}).items()}
+
+    def total(self, name: str, **labels: str) -> float:
+        """What counters came to since this process began to watch, over processes and their incarnations."""
+        return sum(track.total().value for _, track in self._matching(name, **labels))
+
     def quantiles(self, name: str, now_ns: int, qs: tuple[float, ...], **labels: str) -> tuple[float, ...]:
         """Quantiles of the observations in the window, of all processes' histograms merged."""
         bounds, buckets = merged(

@@ -18,6 +18,8 @@
 | `replica`   | the slots of one replica as struct of arrays; its steps in flight         |
 | `cost`      | how long a step will take                                                 |
 | `plan`      | the next step of a replica                                                |
+| `bounds`    | why a step has no more in it                                              |
+| `steplog`   | the steps of late, as an onlooker sees them                               |
 | `apply`     | what a step's result means for the columns                                |
 | `results`   | what it means for requests and ingresses                                  |
 | `pressure`  | what gives way when pages run out                                         |
@@ -28,4 +30,6 @@
 | `suspects`  | who may have caused a failure; the batch is bisected                      |
 | `trials`    | suspects moved: detained, tried, condemned                                |
 | `view`      | the requests in hand as an onlooker sees them                             |
+| `overview`  | queues, limits, replicas and hot prefixes, likewise                       |
+| `hot`       | which prefixes are found again and again                                  |
 """

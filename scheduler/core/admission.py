@@ -310,6 +310,8 @@ def _place(state: State, request: Request, replica: Replica) -> None:
         request.cached_tokens = min(hit, request.prompt_len)
         tally.prompt_tokens += request.prompt_len
         tally.queue_s.append((state.now - request.arrival_ns) / 1e9)
+    if hit and request.entries:
+        state.hot.hit(request.entries[-1].digest, hit, state.now)
     disk = min(request.from_disk, hit)
     request.book.placed(hit - disk, disk, state.now)
     state.note(request.id, "admitted", replica.number, replica=replica.number)

@@ -19,6 +19,7 @@ from bus.packed import unpack_u32
 from scheduler.core import events as e
 from scheduler.core.admission import admit, expire, found, unpark
 from scheduler.core.apply import BadResult
+from scheduler.core.bounds import record_of
 from scheduler.core.failure import look_after, pages_lost, replica_fenced, replica_leaves, replica_lost, step_broken
 from scheduler.core.pages import unpack_handles
 from scheduler.core.plan import plan_barrier, plan_step
@@ -28,6 +29,7 @@ from scheduler.core.replica import Replica
 from scheduler.core.results import step_done
 from scheduler.core.standing_still import hung, standstill, trouble
 from scheduler.core.state import Geometry, Limits, State
+from scheduler.core.steplog import StepRecords
 from scheduler.core.submit import abort, drop, finish, late, submit
 from scheduler.core.trials import hold_trials
 
@@ -35,10 +37,19 @@ LOOKUP_DEADLINE_S: Final = 0.005
 
 
 class SchedulerCore:
-    """Decides for one model. `state` is for those who look on; only `handle` changes it."""
+    """Decides for one model. `state` is for those who look on; only `handle` changes it.
 
-    def __init__(self, limits: Limits) -> None:
+    Args:
+        clock: nanoseconds; how long planning takes is measured by it. Nothing is decided by it.
+
+    Attributes:
+        steps: what became of them.
+    """
+
+    def __init__(self, limits: Limits, clock: Callable[[], int] = lambda: 0) -> None:
         self.state = State(limits)
+        self.steps = StepRecords()
+        self._clock = clock
         self.state.index.on_wake = lambda request: unpark(self.state, request)
         self._kv_capacity = 0
         self._early: list[e.Submitted] = []
@@ -119,9 +130,15 @@ class SchedulerCore:
             if replica.leaving:
                 continue
             while replica.ready and replica.in_flight < replica.depth and replica.running:
-                plan, chunks, replica.starved = plan_step(replica, state.pool, state.limits.inter_token_target_ns)
+                began = self._clock()
+                plan, chunks, replica.starved, cut = plan_step(replica, state.pool, state.limits.inter_token_target_ns)
                 if plan is None:
+                    replica.sat_out = replica.starved > 0
                     break
+                replica.flights[-1].record = record_of(
+                    state, replica, chunks, replica.starved, cut, self._clock() - began
+                )
+                replica.sat_out = False
                 state.out.append(e.SendPlan(replica.number, plan))
                 for chunk in chunks:
                     request = replica.requests[chunk.slot]
@@ -211,11 +228,16 @@ class SchedulerCore:
             replica_leaves(self.state, replica)
 
     def _step_done(self, event: e.StepDone) -> None:
-        replica = self.state.replicas[event.replica]
+        replica, began = self.state.replicas[event.replica], self._clock()
+        flight = replica.flights[0] if replica.flights else None
         try:
             step_done(self.state, replica, event.result)
         except BadResult as bad:
             self._fail_step(replica, event.result.step, str(bad))
+        else:
+            if flight is not None and flight.step == event.result.step:
+                took_ns = self._clock() - began
+                self.steps.done(replica.number, flight.record, event.result, self.state.now, took_ns)
         if replica.leaving:
             replica_leaves(self.state, replica)
 

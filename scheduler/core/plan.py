@@ -6,7 +6,7 @@ wants one more. Chunk sizes are bounded by the cost model, so that those who dec
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 
@@ -27,16 +27,21 @@ class Chunk(NamedTuple):
     sample: bool
 
 
+Cut = Literal["token_budget", "inter_token_target"]
+
+
 class Planned(NamedTuple):
     """A step, or none, and what it could not have.
 
     Attributes:
         starved: pages that rows of this step wanted and did not get.
+        cut: the first limit that kept tokens out of it; None where none did.
     """
 
     plan: StepPlan | None
     chunks: list[Chunk]
     starved: int
+    cut: Cut | None = None
 
 
 class _PageDiff:
@@ -78,18 +83,21 @@ def _plan(replica: Replica, pool: PagePool, target_ns: float, decoding: Bools, p
     diff = _PageDiff()
     decodes = np.flatnonzero(decoding & (replica.planned < replica.last_start))
     most = replica.step_limit - (min(MIN_CHUNK, replica.step_limit // 2) if prefilling else 0)
+    cut: Cut | None = None
     if len(decodes) > most:  # more slots than budget: whoever waits longest
+        cut = "token_budget"
         decodes = decodes[np.argsort(replica.last_step[decodes], kind="stable")[:most]]
     decodes, starved = _page_decodes(replica, pool, decodes, diff)
     starts = replica.planned[decodes]
     pairs = float(starts.sum())
     chunks: list[Chunk] = []
     if prefilling:
-        chunks, short, pairs = _chunks(replica, pool, tuple(prefilling), len(decodes), pairs, target_ns, diff)
+        chunks, short, pairs, short_of = _chunks(replica, pool, tuple(prefilling), len(decodes), pairs, target_ns, diff)
         starved += short
+        cut = cut or short_of
     if not chunks and not len(decodes):
-        return Planned(None, chunks, starved)
-    return Planned(_build(replica, pool, decodes, starts, chunks, pairs, diff), chunks, starved)
+        return Planned(None, chunks, starved, cut)
+    return Planned(_build(replica, pool, decodes, starts, chunks, pairs, diff), chunks, starved, cut)
 
 
 def plan_barrier(replica: Replica) -> StepPlan:
@@ -133,17 +141,21 @@ def _chunks(
     pairs: float,
     target_ns: float,
     diff: _PageDiff,
-) -> tuple[list[Chunk], int, float]:
-    """Prefill chunks in order of admission; also pages missed, and the step's pairs with the chunks'."""
+) -> tuple[list[Chunk], int, float, Cut | None]:
+    """Prefill chunks in order of admission; also pages missed, the step's pairs with the chunks', and what cut them."""
     chunks: list[Chunk] = []
+    cut: Cut | None = None
     tokens, starved = decodes, 0
     for slot in prefilling:
         budget = replica.step_limit - tokens
         start, end = int(replica.planned[slot]), int(replica.prefill_end[slot])
+        limit: Cut = "token_budget"
         if decodes and target_ns:
             bound = replica.cost.chunk_within(target_ns, tokens, pairs, start)
-            if bound is not None:
-                budget = min(budget, bound if chunks else max(bound, MIN_CHUNK))
+            if bound is not None and (bound := bound if chunks else max(bound, MIN_CHUNK)) < budget:
+                budget, limit = bound, "inter_token_target"
+        if budget < end - start:
+            cut = cut or limit
         if budget <= 0:
             break
         count, short = _page_chunk(replica, pool, slot, start, min(end - start, budget), diff)
@@ -159,7 +171,7 @@ def _chunks(
         if done:
             replica.prefilling.remove(slot)
             replica.decoding[slot] = draws
-    return chunks, starved, pairs
+    return chunks, starved, pairs, cut
 
 
 def _page_chunk(

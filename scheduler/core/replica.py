@@ -23,6 +23,7 @@ from bus.packed import pack_u32, unpack_u32
 from scheduler.core.cost import CostModel
 from scheduler.core.prefix import Entry
 from scheduler.core.request import Phase, Request, Standing
+from scheduler.core.steplog import PlanRecord
 from scheduler.core.watch import Watch
 
 Ints = npt.NDArray[np.int64]
@@ -42,6 +43,7 @@ class Flight:
         sampled: indexes of the rows that draw a token.
         tokens, pairs: the step's features for the cost model.
         opened: slots that the plan opens; they need not have a row in it yet.
+        record: for those who look on; a barrier has none.
     """
 
     step: int
@@ -52,6 +54,7 @@ class Flight:
     pairs: float
     predicted_ns: float
     opened: tuple[int, ...] = ()
+    record: PlanRecord | None = None
 
     @property
     def involved(self) -> set[int]:
@@ -113,6 +116,7 @@ class Replica:
         self.prefilling: list[int] = []
         self.backlog = 0
         self.starved = 0
+        self.sat_out = False  # nothing could be planned for want of pages, and nothing has been since
         self.running = 0
         self.scoring: set[int] = set()
         self.handing: set[int] = set()

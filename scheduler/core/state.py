@@ -17,6 +17,7 @@ from bus.messages.telemetry import HeldFor, TimelineEvent, TimelineKind
 from scheduler.core.budget import Budget
 from scheduler.core.events import Action, Home, LookUp, Note, Reply
 from scheduler.core.gate import DrainRate
+from scheduler.core.hot import HotPrefixes
 from scheduler.core.ledger import Ledger
 from scheduler.core.pages import PagePool
 from scheduler.core.prefix import PrefixIndex
@@ -119,6 +120,7 @@ class State:
         self.ledger = Ledger(self.pool, self.index)
         self.queue = WaitingQueue()
         self.rate = DrainRate()
+        self.hot = HotPrefixes()
         self.requests: dict[int, Request] = {}
         self.replicas: dict[int, Replica] = {}
         self.budgets: dict[int, Budget] = {}

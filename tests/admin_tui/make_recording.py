@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import TypeVar
 
 import msgspec
+from toy_details import MODELS, Details, ToyWatch
 
+from admin_tui.details import Detail
 from admin_tui.recording import Recorded, to_line
 from bus.messages.control import Fleet, UnitStatus
+from bus.messages.details import GetBus, GetHost, GetModels, GetPages, GetSteps, StepsReply
 from bus.messages.observe import GetTimeline, Snapshot, Update
 from bus.messages.telemetry import (
     LiveRequest,
@@ -27,7 +30,9 @@ from bus.messages.telemetry import (
     TimelineEvent,
     TimelineKind,
 )
+from bus.messages.vitals import Doors, PagesView, SchedulerView, Steps, WorkerView
 from bus.telemetry import LATENCY_BOUNDS
+from metrics.answers import Answers
 from metrics.core.collector import Collector
 
 Said = TypeVar("Said", Snapshot, Update)
@@ -37,6 +42,8 @@ STEP_S = 0.1
 SECONDS = 125
 UP_SINCE_NS = 9_000 * SECOND  # the host had been up for a while when the recording began
 STALL_AT_S = 112.0
+UNSHOWN = "headrace_step_tokens_total"
+ASKED_S = (2, 30, 60, 90, SECONDS - 1)  # when screens asked for details
 TENANTS = ("acme", "acme", "globex", "initech", "batch-eval")
 
 
@@ -86,6 +93,13 @@ class Model:
         self.events.append(TimelineEvent(request.id, at_ns(at_s), kind, value, self.steps, detail))
 
 
+def _step_seconds(worker: str, steps: int) -> Series:
+    """A worker's step times: replica 1 of the small model is slower than its sibling."""
+    mean = {"worker@smollm2.0.0": 0.021, "worker@smollm2.1.0": 0.026}.get(worker, 0.041)
+    below = (0, steps // 3, steps // 2, steps * 9 // 10, steps)
+    return Series("headrace_step_seconds", "histogram", (), steps * mean, (0.015, 0.02, 0.03, 0.05), below)
+
+
 def at_ns(t: float) -> int:
     return UP_SINCE_NS + round(t * SECOND)
 
@@ -100,6 +114,7 @@ class Toy:
             Model("qwen2.5-coder-0.5b", 1, 8, 118.0, 0.42),
         ]
         self.cpu: dict[str, float] = {}
+        self.details = Details(self.models, at_ns)
 
     def turn(self, t: float) -> None:
         """A tenth of a second."""
@@ -191,7 +206,8 @@ class Toy:
         for index in range(2):
             yield self._sample(f"ingress@{index}", 0.09 + 0.03 * index, 410 + 12 * index, int(t * 9), ())
         for model in self.models:
-            yield self._sample(f"scheduler@{model.name}", 0.11, 96, model.steps, tuple(self._series(model, t)))
+            series = (*self._series(model, t), *self.details.series(model))
+            yield self._sample(f"scheduler@{model.name}", 0.11, 96, model.steps, series)
         for name, cores, rss, work in (
             ("worker@smollm2.0.0", 0.94, 742, smol.steps), ("worker@smollm2.1.0", 0.91, 739, smol.steps),
             (f"worker@{qwen.name}.0.0", 0.98, 1_310, qwen.steps),
@@ -203,6 +219,8 @@ class Toy:
                 Series("headrace_worker_steps_total", "counter", (), work),
                 Series("headrace_worker_slots", "gauge", (), 24),
                 Series("headrace_worker_tokens_total", "counter", (), work * 31),
+                _step_seconds(name, work),
+                Series("headrace_step_tokens_total", "counter", (), work * 31),
             )
             yield self._sample(name, 0.0 if stalled else cores, rss, work, series, busy=True)
         yield self._sample("kv@host", 0.04, 1_190, int(t * 42), tuple(self._pages()))
@@ -286,6 +304,7 @@ def fleet(t: float) -> Fleet:
 def recorded() -> Iterator[Recorded]:
     """The whole recording, one update a second."""
     toy, collector = Toy(), Collector(500, at_ns(0))
+    answers = Answers(collector, ToyWatch(at_ns), MODELS)
     turns = round(1 / STEP_S)
     for tick in range(SECONDS * turns):
         t = tick * STEP_S
@@ -302,15 +321,38 @@ def recorded() -> Iterator[Recorded]:
             yield Recorded(t, slim(collector.snapshot(0), full=True) if tick == 0 else update)
             if tick % (20 * turns) == 0:
                 yield Recorded(t, fleet(t))
+            tell(collector, toy.details, t)
+            if tick // turns in ASKED_S:
+                for question in (GetSteps(0), GetPages(0), GetHost(0), GetBus(0), GetModels(0)):
+                    yield Recorded(t, short(answers.answer(question, at_ns(t)), whole=t > SECONDS - 2))
     view = collector.snapshot(0)
     for request in (*(r.request for r in view.requests), *(r.request for r in view.recent[:40])):
         yield Recorded(SECONDS, collector.timeline(GetTimeline(0, request), at_ns(SECONDS)))
 
 
+def tell(collector: Collector, details: Details, t: float) -> None:
+    """What processes say for the detail screens."""
+    for said in details.said(t):
+        if isinstance(said, Steps):
+            collector.on_steps(said, at_ns(t))
+        else:
+            assert isinstance(said, SchedulerView | PagesView | Doors | WorkerView)
+            collector.on_view(said, at_ns(t))
+
+
+def short(reply: Detail, *, whole: bool) -> Detail:
+    """With few step lines, but at the end."""
+    if whole or not isinstance(reply, StepsReply):
+        return reply
+    models = tuple(msgspec.structs.replace(model, lines=model.lines[-20:]) for model in reply.models)
+    return msgspec.structs.replace(reply, models=models)
+
+
 def slim(said: Said, *, full: bool) -> Said:
-    """Without histograms, which no screen reads; processes only now and then; few finished requests."""
+    """Without histograms, which no screen reads, and what only details are made of; processes only now and then; few
+    finished requests."""
     processes = [
-        msgspec.structs.replace(p, series=tuple(s for s in p.series if s.kind != "histogram"))
+        msgspec.structs.replace(p, series=tuple(s for s in p.series if s.kind != "histogram" and s.name != UNSHOWN))
         for p in said.processes or ()
     ]
     recent = said.recent[:40] if said.recent is not None else None

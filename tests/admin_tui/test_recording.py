@@ -14,6 +14,7 @@ from admin_tui.replay import ReplayFeed
 from admin_tui.world import NO_PAGES, Event, LinkDown, LinkUp, SupervisorGone
 from bus.loop import PollLoop
 from bus.messages.control import Fleet, UnitStatus
+from bus.messages.details import BusReply, HostReply, Memory, ModelsReply, PagesReply, StepsReply
 from bus.messages.observe import Snapshot, TimelineReply, Update
 from bus.messages.telemetry import TimelineEvent
 
@@ -21,6 +22,9 @@ EVENTS: list[Event] = [
     LinkUp(), LinkDown("died"), SupervisorGone(), Fleet(1, (UnitStatus("kv@host", 5, "ready", 0, 1.5),), "x.toml"),
     Snapshot(1, 2, 3, (), (), NO_PAGES, (), 0, ()), Update(3, 4, None, None, NO_PAGES, None, 0, None),
     TimelineReply(0, 9, (TimelineEvent(9, 1, "queued"),)),
+    StepsReply(1, 2, ()), BusReply(1, 2, ()), ModelsReply(1, 2, 3, (), ()),
+    PagesReply(1, 2, 3, 4, 5, 6, 7, False, 0.5, 0.5, 0.5, 0.5, -1.0, (), (), (), (), b"\x01\x06", b"\xff\x00", 8),
+    HostReply(1, 2, "h", "6.1", "cpu", 9.5, (), (), Memory(*range(10)), (0.5, 0.5, 0.5), (), (), ()),
 ]  # fmt: skip
 
 
@@ -55,3 +59,14 @@ def test_a_replay_keeps_time_answers_for_timelines_and_obeys_nobody() -> None:
     feed.ask_timeline(8)
     assert got[2:] == [EVENTS[6], TimelineReply(0, 8, ())]
     feed.close()
+
+
+def test_a_replay_answers_a_question_with_what_was_known_at_its_time() -> None:
+    recorded = [Recorded(t, StepsReply(0, at, ())) for t, at in ((1.0, 10), (2.0, 20), (90.0, 900))]
+    got: list[Event] = []
+    feed = ReplayFeed([*recorded, Recorded(2.5, EVENTS[5])])
+    feed.ask("steps")  # before it began: nothing is on screen
+    feed.start(got.append)
+    feed.ask("steps")
+    feed.ask("host")  # of which the recording knows nothing
+    assert got == [EVENTS[5], StepsReply(0, 20, ())]

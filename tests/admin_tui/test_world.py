@@ -7,6 +7,7 @@ import pytest
 
 from admin_tui.world import NO_PAGES, LinkDown, LinkUp, SupervisorGone, World
 from bus.messages.control import Fleet, UnitStatus
+from bus.messages.details import BusReply, StepsReply
 from bus.messages.observe import Finding, PageLoad, Snapshot, Update
 from bus.messages.telemetry import Sample
 
@@ -86,3 +87,15 @@ def test_the_condition_of_a_process_is_the_worst_that_is_known() -> None:
     assert world.condition(WORKER.name) == "ready"
     assert world_of(processes=(WORKER,), findings=(finding("stalled"),)).condition(WORKER.name) == "late"
     assert world_of(processes=(WORKER,), findings=(finding("gone"),)).condition(WORKER.name) == "dead"
+
+
+def test_details_are_kept_by_question_with_their_age() -> None:
+    world = World()
+    assert (world.details.steps, world.details.age_s("steps", 9)) == (None, -1.0)
+    world.apply(StepsReply(1, 5, ()), 2_000_000_000)
+    world.apply(BusReply(1, 5, ()), 3_000_000_000)
+    world.apply(StepsReply(2, 6, ()), 4_000_000_000)
+    assert world.details.steps == StepsReply(2, 6, ())
+    assert (world.details.age_s("steps", 5_500_000_000), world.details.age_s("bus", 5_500_000_000)) == (1.5, 2.5)
+    assert not world.details.complete
+    assert world.heard_ns == 0  # an answer is not the feed

@@ -59,6 +59,14 @@ class Architecture:
     stop_ids: tuple[int, ...] = field(default=())
     bos_id: int | None = None
 
+    @property
+    def parameters(self) -> int:
+        """Of the whole model; an embedding that is the head as well counts once."""
+        attention = self.hidden * self.head_dim * 2 * (self.heads + self.kv_heads)
+        bias = self.head_dim * (self.heads + 2 * self.kv_heads) if self.qkv_bias else 0
+        layer = attention + bias + 3 * self.hidden * self.intermediate + 2 * self.hidden
+        return self.layers * layer + self.vocabulary * self.hidden * (1 if self.tied else 2) + self.hidden
+
 
 def read_architecture(path: Path) -> Architecture:
     """Of a GGUF file or a Hugging Face directory.

@@ -74,6 +74,16 @@ class Prepared:
         self.architecture, self.shard, self.dtype, self.kernels = architecture, shard, dtype, kernels
         self.tensors = tensors
 
+    @property
+    def bytes(self) -> int:
+        """Of all tensors; those that lie in the same memory count once."""
+        return sum({address: size for address, size in map(_memory, self.tensors.values())}.values())
+
+    @property
+    def bits(self) -> tuple[int, ...]:
+        """Of a weight, in the matrices that the kernels multiply with; empty where torch does."""
+        return tuple(sorted({int(tensor[0]) for name, tensor in self.tensors.items() if name.endswith(".form")}))
+
     def embedding(self) -> Tensor:
         """[vocabulary of this rank, hidden]."""
         return self.tensors["embedding"]
@@ -109,3 +119,10 @@ class Prepared:
     def down(self, layer: int) -> Tensor:
         """Packed."""
         return self.tensors[f"{layer}.down"]
+
+
+def _memory(tensor: Tensor) -> tuple[int, int]:
+    """Address and bytes."""
+    if tensor.is_mkldnn:
+        return torch.ops.mkldnn.data_ptr(tensor), torch.ops.mkldnn._nbytes(tensor)
+    return tensor.data_ptr(), tensor.nbytes

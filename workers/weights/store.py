@@ -139,6 +139,11 @@ def open_or_make(key: Key, make: Callable[[], Mapping[str, Tensor]]) -> Mapping[
     return found
 
 
+def is_kept(key: Key) -> bool:
+    """Whether there is a file that processes of this host share."""
+    return (directory() / key.file).exists()
+
+
 def _cannot_keep(error: OSError) -> None:
     log.warning("weights cannot be kept in %s (%s): this process has its own copy", directory(), error.strerror)
 
