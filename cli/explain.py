@@ -21,7 +21,7 @@ from cli.supervisor.logfiles import printable
 
 PATIENCE_S: Final = 3.0
 BAR: Final = 28
-MOST_ROWS: Final = 48
+MOST_ROWS: Final = 24
 MARGIN: Final = 44  # columns before the text
 _RESPONSE: Final = re.compile(r"(chatcmpl|cmpl)-([0-9a-f]{16})(:\d+)?")
 _HEX: Final = re.compile(r"(0x)?([0-9a-f]{4,16})")
@@ -202,7 +202,7 @@ def _line(row: Row, begin: int, whole: int, width: int) -> Text:
     line.append(" " * (BAR - last))
     line.append(f" {'▲' if span.slow else ' '} ", "yellow")
     line.append(f"{span.phase:<9}", colour)
-    text = f"{row.spans} such: {span.text}" if row.spans > 1 else span.text
+    text = f"{row.spans} like this, the first: {span.text}" if row.spans > 1 else span.text
     line.append(printable(text))
     line.truncate(max(MARGIN, width), overflow="ellipsis")
     return line

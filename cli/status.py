@@ -157,7 +157,7 @@ def _print(found: Found) -> None:
 
 
 def _health(model: ModelEntry) -> str:
-    """`model m: live, ready (1 of 2 replicas: …), progressing; 3 running, 0 waiting, 120 tok/s`"""
+    """`model m: live, ready (1 of 2 replicas: why), progressing; 3 running, 0 waiting, 120 tok/s`"""
     if not model.live:
         return f"model {model.name}: not live: {printable(model.trouble)}"
     why = f": {printable(model.trouble)}" if model.trouble else ""
@@ -165,8 +165,9 @@ def _health(model: ModelEntry) -> str:
     moves = "idle" if not model.running + model.waiting else "progressing"
     if not model.progressing:
         moves = f"standing still for {model.stuck_s:.0f} s: {printable(model.stuck)}"
+    state = "" if model.state == "ready" else f"{model.state}, "
     return (
-        f"model {model.name}: {model.state}, live, {ready}, {moves}; "
+        f"model {model.name}: {state}live, {ready}, {moves}; "
         f"{model.running} running, {model.waiting} waiting, {model.output_tokens_per_s:.0f} tok/s"
     )
 

@@ -76,7 +76,8 @@ HeldFor = Literal[
     "lookup",  # the page server is asked which blocks it has
     "disk",  # blocks come from disk; value = tokens
     "sibling",  # another request computes the same prefix
-    "pool",  # the replicas of its kind have enough to do
+    "backlog",  # the replicas have as many tokens of prompts to compute as go into a step; value = how many
+    "turn",  # nothing of its own any more: those before it
     "suspect",  # it was in steps that failed, and is tried apart from others
 ]
 

@@ -33,7 +33,7 @@ class Book:
 
     def held(self, why: HeldFor | None, now: int) -> None:
         """It waits for something else from now on."""
-        if self.waiting_for is not None:
+        if self.waiting_for not in (None, "turn"):
             self._held[self.waiting_for] = self._held.get(self.waiting_for, 0) + now - self._why_ns
         self.waiting_for, self._why_ns = why, now
 

@@ -105,7 +105,7 @@ def _note_no_place(state: State, request: Request) -> None:
     elif not any(replica.free_slots for replica in serving):
         state.note_held(request, "slots", state.running, state.holders_of_slots())
     else:
-        state.note_held(request, "pool", sum(replica.backlog for replica in serving), state.holders_of_slots())
+        state.note_held(request, "backlog", sum(replica.backlog for replica in serving), state.holders_of_slots())
 
 
 def _others_may_pass(state: State, request: Request) -> bool:
@@ -255,6 +255,7 @@ def unpark(state: State, request_id: int) -> None:
     request = state.requests.get(request_id)
     if request is not None and request.phase is Phase.PARKED and request.standing is not Standing.DETAINED:
         state.queue.unpark(request)
+        state.note_held(request, "turn")
         state.blocked_version = -1
 
 

@@ -105,6 +105,8 @@ def _accept(state: State, home: Home, message: Submit) -> None:
         state.note(request.id, "resumed", request.generated, detail="submitted again with its tokens")
     else:
         state.note(request.id, "queued", ahead)
+    if not any(replica.free_slots for replica in state.replicas.values()):
+        state.note_held(request, "slots", state.running, state.holders_of_slots())
     if message.deadline_ns:
         heappush(state.deadlines, (message.deadline_ns, request.id))
     if (reason := _ended_before(state, request)) is not None:

@@ -101,7 +101,7 @@ def test_a_request_is_told_from_the_first_byte_to_the_last() -> None:
     chunks = ((ME, 200), (OTHER, 64))
     spans = explain(STORY, steps(step(7, 240, 35, chunks=chunks, prefill_tokens=264), step(8, 268, 25)))
     assert causes(spans) == [
-        ("parse", 1), ("template", 2), ("tokenise", 5), ("scheduler-wait", 1), ("submit", 1), ("turn", 20),
+        ("parse", 1), ("template", 2), ("tokenise", 5), ("submit", 1), ("submit", 1), ("turn", 20),
         ("slots", 60), ("pages", 110), ("hit", 0), ("hit", 0), ("chunk", 40), ("chunk", 30), ("decode", 630),
         ("text", 2), ("write", 1),
     ]  # fmt: skip
@@ -131,6 +131,19 @@ def the_gap(known: ReplicaSteps) -> Span:
     assert found.end_ns == 800 * MS
     assert found.slow
     return found
+
+
+def test_a_step_that_was_planned_behind_another_is_told_apart_from_it() -> None:
+    events = decoding_of(event(0, "admitted"), event(0, "chunk", 300, step=5), event(900, "first_token", step=5))
+    known = steps(step(4, 500, 490, chunks=((OTHER, 512),)), step(5, 899, 390))
+    spans = explain(events, known)
+    assert causes(spans)[:2] == [("steps", 509), ("chunk", 391)]
+    assert spans[0].requests == (OTHER,)
+    assert "step 4 still ran" in spans[0].text
+
+
+def decoding_of(*events: TimelineEvent) -> tuple[TimelineEvent, ...]:
+    return (*events, event(2000, "finished", 40, "length"))
 
 
 def test_a_gap_is_put_down_to_the_prompt_that_was_in_its_step() -> None:

@@ -31,8 +31,11 @@ def trained(**limits: object) -> World:
 
 def test_an_idle_model_is_ready_and_stands_not_still() -> None:
     world = trained()
-    ticks(world, 60)
+    for _ in range(600):
+        world.tick(0.1)
+        world.do(e.ReplicaComputed(0, 5_000_000_000))  # it uses no CPU, as it should
     assert facts(world).replicas_ready == 1
+    assert world.core.state.replicas[0].watch.waited_ns == 0
     assert (facts(world).trouble, facts(world).stuck, facts(world).stuck_ns) == ("", "", 0)
 
 

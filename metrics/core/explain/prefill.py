@@ -11,6 +11,7 @@ from metrics.core.explain import words
 from metrics.core.step_ring import ReplicaSteps
 
 NOTICEABLE_NS: Final = 1_000_000
+UNDER_WAY_NS: Final = 10_000_000
 
 
 def prefill(chunks: Sequence[TimelineEvent], begin_ns: int, end_ns: int, steps: ReplicaSteps) -> Iterator[Span]:
@@ -28,6 +29,9 @@ def prefill(chunks: Sequence[TimelineEvent], begin_ns: int, end_ns: int, steps: 
         last = number == len(chunks) - 1
         until = end_ns if last else line.at_ns if line is not None else chunks[number + 1].at_ns
         until = min(max(until, at), end_ns)
+        if line is not None and (began := min(line.at_ns - line.ran_ns - line.gather_ns, until)) - at > UNDER_WAY_NS:
+            yield _behind(at, began, event, steps)
+            at = began
         others = tuple(request for request, _ in line.chunks if request != event.request) if line is not None else ()
         text = words.chunk(event.value, line, event.step, event.request)
         slow = line is not None and words.is_slow(line)
@@ -35,6 +39,17 @@ def prefill(chunks: Sequence[TimelineEvent], begin_ns: int, end_ns: int, steps: 
         at = until
     if at < end_ns:
         yield Span("prefill", "steps", at, end_ns, "had a slot, and was in no step yet")
+
+
+def _behind(begin_ns: int, end_ns: int, event: TimelineEvent, steps: ReplicaSteps) -> Span:
+    """Its step was planned, and the one before it still ran."""
+    seen = steps.within(event.replica, begin_ns, end_ns)
+    text = f"its step {event.step} was planned, and step {event.step - 1} still ran"
+    others: tuple[int, ...] = ()
+    if seen and (longest := max(seen, key=lambda line: line.ran_ns)).chunks:
+        others = tuple(request for request, _ in longest.chunks if request != event.request)[:4]
+        text += f" with prompts of {words.named(others)}" if others else ""
+    return Span("prefill", "steps", begin_ns, end_ns, text, event.step, event.replica, others)
 
 
 def _waited(begin_ns: int, end_ns: int, event: TimelineEvent, steps: ReplicaSteps) -> Span:

@@ -22,6 +22,7 @@ from metrics.core.step_ring import ReplicaSteps
 
 SLOW_NS: Final = 100_000_000  # a wait of so long, or of a tenth of the whole where that is more, is what to look at
 SLOW_SHARE: Final = 0.1
+CHECKED_NS: Final = 5_000_000  # an ingress that waits for its scheduler waits longer than this
 NO_STEPS: Final = ReplicaSteps()
 
 # Work of an ingress, named by the event that ends it.
@@ -152,10 +153,14 @@ def _close(condition: _Condition, until_ns: int, ended_by: TimelineEvent | None,
         yield from prefill(condition.chunks, begin, until_ns, steps)
         return
     if phase == "decode":
+        if ended_by is not None and ended_by.kind == "finished":
+            condition.text = f"decoded, {ended_by.value:,} tokens in all"
         yield from _decoded(condition, until_ns, steps)
         return
     if phase == "ingress" and ended_by is not None and ended_by.kind in _INGRESS:
         cause, text = _INGRESS[ended_by.kind]
+        if cause == "scheduler-wait" and until_ns - begin < CHECKED_NS:
+            cause, text = "submit", "checked that it fits the model"
     elif ended_by is not None and ended_by.kind == "delivered" and ended_by.value > (until_ns - begin) // 2:
         cause, text = "client", f"the client read slowly: it was waited for {words.span(ended_by.value)} in all"
     yield Span(phase, cause, begin, until_ns, text, requests=condition.others)

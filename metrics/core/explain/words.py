@@ -20,14 +20,13 @@ WAITS: Final[dict[str, str]] = {
     "lookup": "the page server was asked which blocks of the prompt it has",
     "disk": "{n} tokens of the prompt came from disk",
     "sibling": "another request computed the same prefix",
-    "pool": "the replicas of its kind had {n} tokens of prompts to compute",
+    "backlog": "the replicas had {n} tokens of other prompts to compute first",
     "suspect": "it was in steps that failed, and was tried apart from others",
     "refused": "the scheduler refused it for now; the ingress tried again",
     "scheduler-wait": "its scheduler had no replica yet, or was away",
 }
 
 BOUNDS: Final[dict[str, str]] = {
-    "slots": "every slot is taken",
     "kv_pages": "pages are short",
     "token_budget": "step_tokens is reached",
     "inter_token_target": "more would have held up those who decode",
@@ -45,7 +44,7 @@ _IN_SHORT: Final[dict[str, str]] = {
     "lookup": "waiting for the page server's answer",
     "disk": "waiting for pages from disk",
     "sibling": "waiting for a request with the same prefix",
-    "pool": "waiting for its pool of replicas",
+    "backlog": "waiting for other prompts to be computed",
     "suspect": "waiting to be tried after a failure",
     "refused": "waiting to be taken again",
     "scheduler-wait": "waiting for its scheduler",
