@@ -28,7 +28,9 @@ from metrics.answers import Answers
 from metrics.core.collector import Collector
 from metrics.exposition import OwnCounts, exposition
 from metrics.host.nvml import Nvml
+from metrics.host.vitals import Vitals
 from metrics.host.watch import HostWatch
+from metrics.settings import settings, written_places
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +44,8 @@ class MetricsService:
 
     def __init__(self, life: Life) -> None:
         self._life = life
-        self._collector = Collector(life.config.metrics.timelines, life.loop.now_ns())
+        self._collector = Collector(life.config.metrics.timelines, life.loop.now_ns(), settings(life.config))
+        self._vitals = Vitals(written_places(life.config, life.run))
         self._watch = HostWatch(Nvml())
         self._answers = Answers(self._collector, self._watch, life.config.model)
         self._codec: Codec[ToMetrics] = Codec("telemetry", ToMetrics)
@@ -65,7 +68,7 @@ class MetricsService:
         self._observe: Server[FromObserver] = Server(
             life, OBSERVE_DOOR, "observe", FromObserver, roles=ROLES, on_message=self._on_question
         )
-        self._timers = (life.loop.every(TICK_S, self._tick), life.loop.every(LOOK_S, self._watch.look))
+        self._timers = (life.loop.every(TICK_S, self._tick), life.loop.every(LOOK_S, self._look))
         life.telemetry.doors[TELEMETRY_DOOR] = self._telemetry_door
         life.telemetry.doors[FEED_DOOR] = self._feed_door
         life.ready()
@@ -113,6 +116,10 @@ class MetricsService:
     def control(self, message: ToProcess) -> Ok | Rejected | None:  # noqa: ARG002
         """No commands of its own."""
         return None
+
+    def _look(self) -> None:
+        self._watch.look()
+        self._collector.on_host(self._vitals.read())
 
     def _tick(self) -> None:
         update = self._collector.tick(self._life.loop.now_ns())

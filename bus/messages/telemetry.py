@@ -29,7 +29,12 @@ class Series(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Sample(msgspec.Struct, array_like=True, frozen=True, tag=10):
-    """A process describes itself, twice a second."""
+    """A process describes itself, twice a second.
+
+    Attributes:
+        at_ns: CLOCK_MONOTONIC when it did; 0 where it does not say.
+        troubles: what keeps it from talking to others, a line each.
+    """
 
     name: str
     role: str
@@ -42,6 +47,8 @@ class Sample(msgspec.Struct, array_like=True, frozen=True, tag=10):
     cpu_s: float
     rss_bytes: int
     series: tuple[Series, ...]
+    at_ns: int = 0
+    troubles: tuple[str, ...] = ()
 
 
 TimelineKind = Literal[
@@ -130,11 +137,19 @@ class LiveRequest(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class LiveRequests(msgspec.Struct, array_like=True, frozen=True, tag=12):
-    """The requests of one scheduler, at 2 Hz; at most 500, longest-lived first, `total` says how many there are."""
+    """The requests of one scheduler, at 2 Hz; at most 500, longest-lived first, `total` says how many there are.
+
+    Attributes:
+        stuck, stuck_ns: see `requests.ModelFacts`.
+        deadline_ns: CLOCK_MONOTONIC of the next deadline of a request that waits; 0 where none has one.
+    """
 
     name: str
     total: int
     requests: tuple[LiveRequest, ...]
+    stuck: str = ""
+    stuck_ns: int = 0
+    deadline_ns: int = 0
 
 
 ToMetrics = Sample | Timeline | LiveRequests | Steps | SchedulerView | PagesView | Doors | WorkerView

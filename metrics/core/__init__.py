@@ -10,6 +10,8 @@
 | `explain`     | why one request took as long as it did                             |
 | `live`        | requests in schedulers' hands                                      |
 | `loads`       | one line per model, and the pages, out of the series               |
+| `rules`       | what is wrong now, and the catalogue of alarms                     |
+| `judge`       | all rules over all that is known                                   |
 | `findings`    | what an operator should know, with hysteresis                      |
 | `collector`   | all of the above behind one object                                 |
 | `instruments` | help texts and public names                                        |

@@ -13,6 +13,7 @@ import pytest
 from msgspec import NODEFAULT
 
 from bus.config import (
+    AlarmsConfig,
     CurveConfig,
     IngressConfig,
     KvConfig,
@@ -28,6 +29,7 @@ SECTIONS: dict[str, type[Section]] = {
     "[ingress]": IngressConfig,
     "[kv]": KvConfig,
     "[metrics]": MetricsConfig,
+    "[alarms]": AlarmsConfig,
     "[log]": LogConfig,
     "[curve]": CurveConfig,
     "[[model]]": ModelConfig,
