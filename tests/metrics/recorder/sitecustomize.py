@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from typing import Any
 
 PATH = os.environ.get("HEADRACE_TRACE")
@@ -37,6 +38,15 @@ if PATH and "metrics@host" in sys.orig_argv:
     hear("on_sample", Sample)
     hear("on_live", LiveRequests)
     hear("on_steps", Steps)
+    if os.environ.get("HEADRACE_TRACE_TIMELINES"):
+        noted = collector.Collector.on_timeline
+
+        def note(self: Any, message: Any) -> None:
+            write("Timeline", time.monotonic_ns(), message)
+            noted(self, message)
+
+        collector.Collector.on_timeline = note  # type: ignore[method-assign]
+
     looked = collector.Collector.tick
 
     def tick(self: Any, now_ns: int) -> Any:
