@@ -36,10 +36,11 @@ class NotAnId(ValueError):
 
 
 class Row(msgspec.Struct, frozen=True):
-    """A line of the waterfall: one span, or several of a kind."""
+    """A line of the waterfall: one span, or several: of a kind, or `mixed`."""
 
     span: Span
     spans: int = 1
+    mixed: bool = False
 
 
 def question(text: str) -> GetTimeline:
@@ -78,7 +79,7 @@ def rows(spans: Sequence[Span], most: int = MOST_ROWS) -> list[Row]:
             together.append(row)
     if len(together) <= most:
         return together
-    # The longest ones stay; the others between them are told as one line each time.
+    # The longest ones stay; what is between two of them is told as one line.
     longest = sorted(together, key=lambda row: row.span.begin_ns - row.span.end_ns)[: most // 2]
     keep = {id(row) for row in longest}
     kept: list[Row] = []
@@ -88,8 +89,7 @@ def rows(spans: Sequence[Span], most: int = MOST_ROWS) -> list[Row]:
             kept.append(row)
         else:
             merged = msgspec.structs.replace(last.span, end_ns=row.span.end_ns, requests=(), slow=False)
-            kept[-1] = Row(merged, last.spans + row.spans)
-            continue
+            kept[-1] = Row(merged, last.spans + row.spans, mixed=True)
     return kept
 
 
@@ -202,7 +202,8 @@ def _line(row: Row, begin: int, whole: int, width: int) -> Text:
     line.append(" " * (BAR - last))
     line.append(f" {'▲' if span.slow else ' '} ", "yellow")
     line.append(f"{span.phase:<9}", colour)
-    text = f"{row.spans} like this, the first: {span.text}" if row.spans > 1 else span.text
+    told = "short ones" if row.mixed else "like this"
+    text = f"{row.spans} {told}, the first: {span.text}" if row.spans > 1 else span.text
     line.append(printable(text))
     line.truncate(max(MARGIN, width), overflow="ellipsis")
     return line

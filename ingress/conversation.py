@@ -297,8 +297,9 @@ class Conversation:
             if live := self._live.get(request):
                 values = [logprobs.get(at) for at in range(first, following)] if logprobs else []
                 end = finished.pop(request, None) if finished else None
-                if live.generation.timing is not None and (new := start + count - len(live.generation.emitted)) > 0:
-                    live.generation.timing.drew(new, deltas.step, now_ns)
+                known = len(live.generation.emitted)
+                if live.generation.timing is not None and start <= known < start + count:
+                    live.generation.timing.drew(start + count - known, deltas.step, now_ns)
                 self._delta(live, start, tokens[first:following], values, end, now_ns)
             first = following
         for end in finished.values():  # those that end without a token, and those that are over here already

@@ -97,8 +97,9 @@ class Timing(msgspec.Struct, array_like=True, kw_only=True):
             self.lost_ns = 0
 
     def adopted(self, times: int) -> None:
-        """From an ingress that died some time after its newest token."""
+        """From an ingress that died some time after its newest token; a scheduler had it."""
         self.adoptions = times
+        self.submitted_ns = self.submitted_ns or self.received_ns
         self.lost(self.last_ns or self.submitted_ns or self.received_ns)
 
     @property

@@ -37,7 +37,7 @@ def ledger(finish: Finish) -> RequestTiming | UnsetType:
         steps=account.chunks + max(0, timing.tokens - account.placed),
         tokens=timing.tokens,
         preemptions=account.preemptions,
-        resumptions=account.resumptions + timing.resubmissions + timing.adoptions,
+        resumptions=account.resumptions + max(timing.resubmissions, timing.adoptions),
         ingress=_ingress(timing),
     )
 

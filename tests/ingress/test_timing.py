@@ -117,6 +117,17 @@ def test_the_ingress_that_takes_it_over_goes_on_with_the_account(played: Played)
     timing.submitted(now)
     assert (timing.first_ns, timing.tokens, timing.account) == (SECOND + 50 * MS, 2, ACCOUNT)
     assert (timing.adoptions, timing.recovering_ns) == (1, 300 * MS)
+    assert timed(Finish("stop", Usage(8, 2), timing=timing)).resumptions == 1  # its scheduler had it all the time
+
+
+def test_what_comes_again_or_too_early_is_not_counted(played: Played) -> None:
+    stream = played.accepted(timing=True)
+    played.receive(deltas(7, 0, "he"))
+    played.receive(deltas(7, 0, "he"))
+    played.receive(deltas(7, 4, "o"))  # what is missing is asked for again
+    played.receive(deltas(7, 2, "llo", "length"))
+    told = timed(pieces(stream).finish)
+    assert (told.tokens, told.resumptions) == (5, 0)
 
 
 @given(st.lists(st.integers(0, 200), min_size=1, max_size=20))

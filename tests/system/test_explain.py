@@ -12,6 +12,8 @@ import httpx
 import pytest
 from stack import Stack, until
 
+from headrace_client import Client
+
 pytestmark = [pytest.mark.system, pytest.mark.model]
 
 WORKER = "worker@smollm2.0.0"
@@ -61,6 +63,32 @@ def test_an_answer_tells_where_its_time_went_and_explain_agrees(stack: Stack) ->
     assert {span["phase"] for span in told["spans"]} == {"ingress", "queue", "prefill", "decode", "delivery"}
     assert explained(stack, timing["request"][-8:])["request"] == timing["request"]  # as screens show it
     assert told["verdict"] in stack.headrace("explain", answer["id"]).stdout
+
+
+def test_streams_and_zeromq_tell_the_same(stack: Stack) -> None:
+    """In the chunk that ends a choice; of several choices, each has its own."""
+    body = {"model": "smollm2", "prompt": "One, two,", "max_tokens": 6, "ignore_eos": True, "n": 2, "seed": 1}
+    ends: dict[int, dict[str, Any]] = {}
+    streamed = {**body, "stream": True, "include_timing": True}
+    with httpx.stream("POST", f"{stack.url}/v1/completions", json=streamed, timeout=120) as reply:
+        for line in reply.iter_lines():
+            if line.startswith("data: {"):
+                chunk = json.loads(line.removeprefix("data: "))
+                assert ("headrace" in chunk) == (chunk["choices"][0]["finish_reason"] is not None)
+                if "headrace" in chunk:
+                    ends[chunk["choices"][0]["index"]] = chunk["headrace"]
+    assert len({timing["request"] for timing in ends.values()}) == len(ends) == 2
+    with Client(run=stack.run) as client:
+        answer = client.complete("One, two,", max_tokens=6, ignore_eos=True, n=2, include_timing=True)
+        assert answer.timing is not None
+        assert [each["tokens"] for each in answer.timing["choices"]] == [6, 6]
+        assert client.complete("One, two,", max_tokens=2).timing is None
+        with client.chat("Count.", stream=True, max_tokens=3, include_timing=True) as stream:
+            list(stream)
+            assert stream.timing is not None
+            assert stream.timing["tokens"] <= 3
+    told = explained(stack, answer.id)
+    assert set(told["choices"]) == {each["request"] for each in answer.timing["choices"]}
 
 
 def test_a_second_prompt_says_what_it_found(stack: Stack) -> None:
