@@ -20,7 +20,7 @@ from bus.messages.observe import Phase, Span, TimelineReply
 from bus.messages.telemetry import TimelineEvent
 
 CHUNKS_SHOWN: Final = 4
-MARGIN: Final = 25  # columns before what is told
+MARGIN: Final = 35  # columns before what is told
 _PHASES: Final = (("queue", palette.QUEUE), ("prefill", palette.PREFILL), ("decode", palette.DECODE))
 _COLOURS: Final[dict[Phase, str]] = {
     "ingress": palette.SOFT, "queue": palette.QUEUE, "prefill": palette.PREFILL, "decode": palette.DECODE,
@@ -31,6 +31,7 @@ _SIGNS: Final = {
     "first_token": palette.GOOD, "finished": palette.GOOD, "aborted": palette.CRIT, "refused": palette.CRIT,
 }  # fmt: skip
 _WARNINGS: Final = ("held", "preempted", "stalled")
+_NO_TROUBLE: Final = ("turn", "lookup")  # why requests are held that are just on their way
 _ENDS: Final = ("finished", "aborted", "refused")
 
 
@@ -97,9 +98,10 @@ def span_lines(spans: Sequence[Span], width: int, glyphs: Glyphs) -> list[Text]:
 
 def _span_line(span: Span, began: int, width: int, glyphs: Glyphs) -> list[Text]:
     took = duration((span.end_ns - span.begin_ns) / 1e9) if span.end_ns > span.begin_ns else ""
-    sign = f"{glyphs.states['late']} " if span.slow else ""
-    parts = wrap(f"{sign}{took:>7}  {sanitize(span.text, 400)}", max(20, width - MARGIN)) or [""]
-    first = _line(span.begin_ns - began, glyphs.branch, span.phase, parts[0], _COLOURS[span.phase])
+    sign = glyphs.states["late"] if span.slow else " "
+    parts = wrap(sanitize(span.text, 400), max(20, width - MARGIN)) or [""]
+    what = f"{took:>7} {sign} {parts[0]}"
+    first = _line(span.begin_ns - began, glyphs.branch, span.phase, what, _COLOURS[span.phase])
     if not span.slow:
         return [first]
     return [first, *(Text(f"{'':{MARGIN}}{part}", palette.TEXT) for part in parts[1:])]
@@ -162,7 +164,8 @@ def _event_line(
     mark = glyphs.last if event is events[-1] and event.kind in _ENDS else glyphs.branch
     colour = _SIGNS.get(event.kind, palette.PREFILL if event.kind == "chunk" else palette.SOFT)
     name, what = _told(event, began, previous, events)
-    sign = f"{glyphs.states['late']} " if event.kind in _WARNINGS else ""
+    warns = event.kind in _WARNINGS and event.detail not in _NO_TROUBLE
+    sign = f"{glyphs.states['late']} " if warns else ""
     return _line(event.at_ns - began, mark, name, sign + what, colour)
 
 
