@@ -183,11 +183,11 @@ def test_what_a_dead_worker_cost_begins_with_the_last_token_and_ends_with_the_ne
     )  # fmt: skip
     spans = explain(events)
     assert causes(spans) == [
-        ("steps", 10), ("decode", 450), ("worker-lost", 60), ("replica", 980), ("chunk", 100), ("decode", 400),
+        ("steps", 10), ("decode", 450), ("worker-lost", 60), ("worker-lost", 980), ("chunk", 100), ("decode", 400),
     ]  # fmt: skip
     assert spans[2].begin_ns == 460 * MS
     assert [span.phase for span in spans[2:4]] == ["recovery", "recovery"]
-    assert "worker@m.0.0 died" in spans[2].text
+    assert all("worker@m.0.0 died" in span.text for span in spans[2:4])
 
 
 def test_a_dead_scheduler_is_recovery_until_its_successor_has_taken_the_request() -> None:

@@ -90,6 +90,8 @@ def _next(now: _Condition, event: TimelineEvent) -> _Condition | None:
         case "queued":
             before = f", {event.value} before it" if event.value else ""
             return _Condition("queue", "turn", f"waited its turn{before}", at)
+        case "held" if now.phase == "recovery" and event.detail == "replica":
+            return _Condition("recovery", now.cause, f"{now.text}, and no replica was ready until one was back", at)
         case "held":
             recovering = now.phase == "recovery"
             phase: Phase = "recovery" if recovering else "queue"
