@@ -47,8 +47,8 @@ class Gauge:
         self.name, self.labels, self.value = name, labels, 0.0
 
     def set(self, value: float) -> None:
-        """It is `value` now."""
-        self.value = value
+        """It is `value` now. A bool is a number to Python, but not on the wire."""
+        self.value = float(value)
 
     def series(self) -> Series:
         """As it is now."""

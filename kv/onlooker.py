@@ -1,5 +1,7 @@
-"""The arena as an onlooker sees it: pools, a map, who holds what. Reads the core, and only what it has counted already:
-the work is a few steps a slab and a client, never one a page.
+"""The arena as an onlooker sees it: pools, a map, who holds what. Reads the core.
+
+In a large arena it reads only what is counted already: the work is a few steps a slab and a client. Only where pages
+are few are they looked at one by one.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from kv.owners import WriterKey
 from kv.pool import Owner, Pool
 
 MAX_CELLS: Final = 2048
+FEW_PAGES: Final = 4096  # a millisecond
+FINE_CELLS: Final = 256  # into so many a small arena is divided
 MAX_HOLDERS: Final = 128
 MAX_NAMES: Final = 1024
 _CODE: Final = {state: code for code, state in enumerate(MAP_STATES)}
@@ -41,14 +45,16 @@ class Onlooker:
 
     def attached(self, name: str) -> None:
         """A process of that name is there: what it leaves behind is told by its hash only."""
-        self._names[name_hash(name)] = name
+        hashed = name_hash(name)
+        self._names[hashed] = name
+        self._names.move_to_end(hashed)
         if len(self._names) > MAX_NAMES:
             self._names.popitem(last=False)
 
     def view(self) -> PagesView:
         """Everything but what is on disk."""
         core, layout = self._core, self._core.layout
-        states, used, per_cell = arena_map(core)
+        states, used, cell_bytes = arena_map(core)
         pools = tuple(
             PoolView(
                 pool.number, _openers(core, pool.number), pool.grid.stride, sum(1 for _ in pool.slabs),
@@ -59,7 +65,7 @@ class Onlooker:
         )  # fmt: skip
         return PagesView(
             self._name, layout.arena_bytes, layout.slab_bytes, layout.slabs, core.slabs.free, pools,
-            tuple(islice(self._holders(), MAX_HOLDERS)), states, used, per_cell * layout.slab_bytes, core.settling,
+            tuple(islice(self._holders(), MAX_HOLDERS)), states, used, cell_bytes, core.settling,
         )  # fmt: skip
 
     def _capacity(self, pool: Pool) -> int:
@@ -89,35 +95,76 @@ class Onlooker:
 
 
 def arena_map(core: Core) -> tuple[bytes, bytes, int]:
-    """States and fill of the map's cells, and how many slabs a cell is."""
-    slabs = core.layout.slabs
-    per_cell = -(-slabs // MAX_CELLS)
-    shares: Shares = np.zeros((-(-slabs // per_cell) * per_cell, len(MAP_STATES)))  # of each slab, by state
-    shares[:slabs, _CODE["none"]] = 1.0
+    """States and fill of the map's cells, and how many bytes a cell is."""
+    layout, pools = core.layout, list(core.pools.values())
+    slabs, parts, per_cell = layout.slabs, _parts(core), -(-layout.slabs // MAX_CELLS)
+    shares: Shares = np.zeros(
+        (-(-slabs // per_cell) * per_cell * parts, len(MAP_STATES))
+    )  # by part of a slab, by state
+    shares[: slabs * parts, _CODE["none"]] = 1.0
     for slab in core.slabs.lost:
-        shares[slab] = 0.0
-        shares[slab, _CODE["lost"]] = 1.0
-    for pool in core.pools.values():
-        _enter(pool, shares)
+        shares[slab * parts : (slab + 1) * parts] = 0.0
+        shares[slab * parts : (slab + 1) * parts, _CODE["lost"]] = 1.0
+    for pool in pools:
+        if parts > 1:
+            _enter_pages(pool, shares, parts, layout.slab_bytes // parts)
+        else:
+            _enter_slabs(pool, shares)
     cells = shares.reshape(-1, per_cell, len(MAP_STATES)).sum(1)
     in_use = cells.copy()
     in_use[:, : _CODE["cached"]] = 0.0
     # What is in use shows: a cell with one page of ten pinned is "pinned", and a tenth full.
-    states = np.where(in_use.any(1), in_use.argmax(1), cells.argmax(1))
+    states = np.where(in_use.any(1), in_use.argmax(1), cells.argmax(1)).astype(np.uint8)
     whole = np.maximum(cells.sum(1), 1e-9)  # the last cell may be short
-    return states.astype(np.uint8).tobytes(), np.ceil(255 * in_use.sum(1) / whole).astype(np.uint8).tobytes(), per_cell
+    used = np.ceil(255 * in_use.sum(1) / whole).astype(np.uint8)
+    return states.tobytes(), used.tobytes(), layout.slab_bytes * per_cell // parts
 
 
-def _enter(pool: Pool, shares: Shares) -> None:
-    aside: dict[int, int] = {}
-    for cell in pool.quarantined:  # some only while writers of a dead owner live
-        slab = pool.grid.slab_of(cell)
-        aside[slab] = aside.get(slab, 0) + 1
-    for slab, free, cached, pinned, leased in pool.by_slab():
-        quarantined = aside.get(slab, 0)
-        counts = np.array((free, cached, pinned, leased - quarantined, quarantined), np.float64)
-        shares[slab] = 0.0
-        shares[slab, _PAGES] = counts / max(1.0, counts.sum())
+def _parts(core: Core) -> int:
+    """Into how many cells a slab is divided: a small arena has few, which would make a coarse map."""
+    pools, slab_bytes = core.pools.values(), core.layout.slab_bytes
+    if sum(pool.total for pool in pools) > FEW_PAGES:
+        return 1
+    largest = max((pool.grid.stride for pool in pools), default=slab_bytes)
+    most = min(FINE_CELLS // core.layout.slabs, slab_bytes // largest)
+    return next((parts for parts in range(most, 1, -1) if slab_bytes % parts == 0), 1)
+
+
+def _enter_slabs(pool: Pool, shares: Shares) -> None:
+    rows = np.array(list(pool.by_slab()), np.int64).reshape(-1, 5)  # slab, free, cached, pinned, leased
+    slabs, counts = rows[:, 0], np.zeros((len(rows), len(_PAGES)))
+    counts[:, :4] = rows[:, 1:]
+    if pool.quarantined:  # some only while writers of a dead owner live
+        cells = np.fromiter(pool.quarantined, np.int64, len(pool.quarantined))
+        aside = np.bincount(cells * pool.grid.stride // pool.grid.slab_bytes, minlength=len(shares))[slabs]
+        counts[:, 3] -= aside
+        counts[:, 4] = aside
+    shares[slabs] = 0.0
+    shares[slabs[:, None], _PAGES] = counts / np.maximum(counts.sum(1, keepdims=True), 1.0)
+
+
+def _enter_pages(pool: Pool, shares: Shares, parts: int, part_bytes: int) -> None:
+    """A page counts where it begins; a part in which none begins is like the one before it."""
+    counts: Shares = np.zeros_like(shares)
+    for state, cells in (
+        ("free", pool.free_cells()),
+        ("cached", [cell for cell, page in pool.sealed.items() if not page.pins]),
+        ("pinned", [cell for cell, page in pool.sealed.items() if page.pins]),
+        ("leased", [cell for cell in pool.leased if cell not in pool.quarantined]),
+        ("quarantined", list(pool.quarantined)),
+    ):
+        begin = np.array(cells, np.int64) * pool.grid.stride // part_bytes
+        counts[:, _CODE[state]] = np.bincount(begin, minlength=len(counts))
+    counts /= np.maximum(counts.sum(1, keepdims=True), 1.0)
+    for slab in pool.slabs:
+        for part in range(slab * parts, (slab + 1) * parts):
+            if counts[part].any():
+                shares[part] = counts[part]
+            elif part > slab * parts:
+                shares[part] = shares[part - 1]
+            else:
+                shares[part] = 0.0
+                shares[part, _CODE["free"]] = 1.0
 
 
 def _openers(core: Core, number: int) -> tuple[str, ...]:

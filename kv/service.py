@@ -173,7 +173,8 @@ class PageService:
             self._server.send(connection, refusal.reply(message.rid))
             return
         connection.session = session
-        self._onlooker.attached(session.name)
+        if session.role in ("scheduler", "worker"):
+            self._onlooker.attached(session.name)
         self._connections[session] = connection
         if (session.role == "worker" and not self._may_write(session)) or (
             session.role == "scheduler" and not self._witness.note_holder(session.owner, session.pid)

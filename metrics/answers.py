@@ -53,8 +53,8 @@ class Answers:
                     rid,
                     now_ns,
                     tuple(
-                        model_steps(name, log, collector.view_of(name), collector.series, now_ns, span_s)
-                        for name, log in sorted(collector.steps.logs.items(), key=lambda item: item[1].model)
+                        model_steps(name, log, heard, collector.series, now_ns, span_s)
+                        for name, log, heard in collector.schedulers()
                         if question.model in ("", log.model)
                     ),
                 )

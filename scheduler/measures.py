@@ -67,9 +67,9 @@ class Measures:
         self._phases["send"].observe(ns / 1e9)
 
     def steps(self, records: StepRecords, name: str) -> Steps | None:
-        """The steps since the last time, for telemetry; None where there were none, and that was said."""
+        """The steps since the last time, for telemetry; None where there were none."""
         lines = records.since(self._told_steps)
-        if not lines and self._told_steps:
+        if not lines:
             return None
         self._told_steps = records.total
         return Steps(name, self._model, records.total, lines)

@@ -10,6 +10,12 @@
 | `explain`     | why one request took as long as it did                             |
 | `live`        | requests in schedulers' hands                                      |
 | `loads`       | one line per model, and the pages, out of the series               |
+| `views`       | what processes last said for the detail screens                    |
+| `steps`       | the last thousand steps of each scheduler, and what bounded them   |
+| `arena`       | pools, tiers, prefixes and holders, with models and rates          |
+| `endpoints`   | doors of all processes, with rates                                 |
+| `pace`        | step times of workers, and skew of ranks                           |
+| `sheet`       | models as served, and where the memory went                        |
 | `rules`       | what is wrong now, and the catalogue of alarms                     |
 | `judge`       | all rules over all that is known                                   |
 | `findings`    | what an operator should know, with hysteresis                      |

@@ -5,6 +5,7 @@ The view of the last tick answers snapshots, so a snapshot and the feed's update
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 from bus.messages.observe import GetTimeline, Snapshot, TimelineReply, Update
@@ -20,9 +21,9 @@ from metrics.core.loads import model_loads, page_load
 from metrics.core.rules.host import HostView
 from metrics.core.series import WINDOW_NS, SeriesStore
 from metrics.core.step_ring import StepRing
-from metrics.core.steps import StepLogs
+from metrics.core.steps import StepLog, StepLogs
 from metrics.core.timelines import Timelines
-from metrics.core.views import View, Views
+from metrics.core.views import Heard, View, Views
 
 MIN_SPAN_NS: Final = 1_000_000_000  # rates over less would jump
 TICK_NS: Final = 500_000_000
@@ -101,10 +102,13 @@ class Collector:
         if isinstance(view, Doors) and view.name in self.views.doors:
             self.endpoints.take(view, now_ns)
 
-    def view_of(self, scheduler: str) -> SchedulerView | None:
-        """What a scheduler last said of itself."""
-        heard = self.views.schedulers.get(scheduler)
-        return heard.view if heard is not None else None
+    def schedulers(self) -> Iterator[tuple[str, StepLog, Heard[SchedulerView] | None]]:
+        """(name, steps, view) of those that were heard, by model. One that was idle all the time has no steps."""
+        logs, views = self.steps.logs, self.views.schedulers
+        known = list(logs.items())
+        known += [(name, StepLog(heard.view.model)) for name, heard in views.items() if name not in logs]
+        for name, log in sorted(known, key=lambda item: item[1].model):
+            yield name, log, views.get(name)
 
     @property
     def arena_bytes(self) -> int:

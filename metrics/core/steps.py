@@ -11,6 +11,7 @@ from bus.messages.details import BoundShare, ModelSteps, StepPart
 from bus.messages.vitals import SchedulerView, StepBound, StepLine, Steps
 from metrics.core.fleet import MAX_PROCESSES
 from metrics.core.series import SeriesStore
+from metrics.core.views import Heard
 
 WINDOW_STEPS: Final = 1_000
 LINES: Final = 120
@@ -58,14 +59,15 @@ class StepLogs:
 
 
 def model_steps(
-    name: str, log: StepLog, view: SchedulerView | None, series: SeriesStore, now_ns: int, span_s: float
+    name: str, log: StepLog, heard: Heard[SchedulerView] | None, series: SeriesStore, now_ns: int, span_s: float
 ) -> ModelSteps:
     """A model's steps as a screen shows them.
 
     Args:
+        heard: what else its scheduler said of itself.
         span_s: how much of the rates' window has been watched.
     """
-    lines = tuple(log.lines)
+    lines, view = tuple(log.lines), heard.view if heard else None
 
     def part(name: str) -> StepPart:
         p50, p95 = series.quantiles("headrace_step_phase_seconds", now_ns, (0.5, 0.95), model=log.model, part=name)
@@ -77,7 +79,7 @@ def model_steps(
     return ModelSteps(
         model=log.model,
         scheduler=name,
-        heard_ns=log.heard_ns,
+        heard_ns=max(log.heard_ns, heard.at_ns if heard else 0),
         total=log.total,
         window=len(lines),
         window_s=window_s,
@@ -116,7 +118,10 @@ def _took_ns(line: StepLine) -> int:
 
 
 def _idle_share(lines: Sequence[StepLine]) -> float:
-    idle = sum(line.waited_ns for line in lines if line.bound != "pipeline")
+    firsts = {line.replica: line for line in reversed(lines)}.values()  # what came before them is not in the window
+    idle = sum(line.waited_ns for line in lines if line.bound != "pipeline") - sum(
+        line.waited_ns for line in firsts if line.bound != "pipeline"
+    )
     whole = idle + sum(map(_took_ns, lines))
     return idle / whole if whole else 0.0
 

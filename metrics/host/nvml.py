@@ -104,7 +104,7 @@ def _gpu(nvml: Any, index: int, names: Mapping[int, str]) -> Gpu:
 
     def number(question: str, *args: object, scale: float = 1.0) -> float:
         answer = ask(question, *args)
-        return -1 if answer is None else answer * scale
+        return -1.0 if answer is None else float(answer * scale)
 
     busy, memory, pci = (
         ask("nvmlDeviceGetUtilizationRates"),

@@ -56,8 +56,8 @@ class StepRecords:
         self._lines.append(
             StepLine(
                 replica, result.step, now, result.ran_ns, record.predicted_ns, result.waited_ns, record.plan_ns,
-                apply_ns, max(0, elapsed_ns - in_it_ns), record.rows, record.decodes, record.prefill_tokens, record.chunk_count,
-                record.chunks, record.waiting, record.starved, _seen(record, result),
+                apply_ns, max(0, elapsed_ns - in_it_ns), record.rows, record.decodes, record.prefill_tokens,
+                record.chunk_count, record.chunks, record.waiting, record.starved, _seen(record, result),
             )
         )  # fmt: skip
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from admin_tui.actions import Order
+from admin_tui.details import DETAILS
 from admin_tui.feed import LiveFeed
 from admin_tui.loop import GuestLoop
 from admin_tui.world import LinkDown, World
@@ -155,3 +156,16 @@ async def test_a_door_that_is_not_there_is_said_to_be_unreachable(host: Host, mo
     host.feed.give(Order("cancel", "nobody", 1), lambda *a: answers.append(a), supervised=False)
     await host.until(lambda: answers)
     assert answers == [(False, "scheduler@nobody cannot be reached")]
+
+
+async def test_details_come_when_they_are_asked_for_and_not_before(host: Host) -> None:
+    await host.until(lambda: "metrics@host" in host.world.processes)
+    assert host.world.details.host is None
+    for kind in DETAILS:
+        host.feed.ask(kind)
+    await host.until(lambda: host.world.details.complete)
+    assert host.world.details.host is not None
+    assert host.world.details.host.cores
+    assert host.world.details.models is not None
+    assert host.world.details.models.memory_bytes == host.world.details.host.memory.total
+    assert 0.0 <= host.world.details.age_s("bus", host.feed.now_ns()) < 20

@@ -19,6 +19,18 @@ from prometheus_client.parser import text_string_to_metric_families
 from bus.identity import Visitor
 from bus.link import Link
 from bus.loop import PollLoop
+from bus.messages.details import (
+    BusReply,
+    GetBus,
+    GetHost,
+    GetModels,
+    GetPages,
+    GetSteps,
+    HostReply,
+    ModelsReply,
+    PagesReply,
+    StepsReply,
+)
 from bus.messages.observe import (
     Exposition,
     GetExposition,
@@ -30,6 +42,7 @@ from bus.messages.observe import (
     Update,
 )
 from bus.messages.telemetry import Sample, Series, Timeline, TimelineEvent
+from bus.messages.vitals import PagesView, SchedulerView, StepLine, Steps
 from bus.names import FEED_DOOR, METRICS, OBSERVE_DOOR, TELEMETRY_DOOR, ipc, socket_path
 from bus.wire import Codec
 
@@ -178,3 +191,34 @@ def test_a_restarted_publisher_adds_to_its_totals(stack: Stack) -> None:
     stack.publish(sample(5, epoch=2), epoch=2)
     stack.until(lambda: b"headrace_output_tokens_total" in stack.ask(GetExposition(1), Exposition).text)
     stack.until(lambda: b'model="m"} 15.0' in stack.ask(GetExposition(2), Exposition).text)
+
+
+def test_details_are_answered_with_what_processes_said_and_what_the_machine_is(stack: Stack) -> None:
+    stack.samples(tokens=1)
+    line = StepLine(0, 9, 1, 2, 3, 4, 5, 6, 7, 1, 1, 0, 0, (), 2, 0, "slots")
+
+    def say() -> None:
+        stack.publish(Steps(SCHEDULER, "m", 9, (line,)))
+        stack.publish(SchedulerView(SCHEDULER, "m", 16, (), (), (), ()))
+        stack.publish(PagesView("kv@host", 64, 32, 2, 1, (), (), b"\x00\x01", b"\x00\xff", 32, False), "kv@host")
+        stack.loop.turn(0.05)
+
+    say()
+    while not stack.ask(GetPages(1), PagesReply).heard_ns or not stack.ask(GetSteps(2), StepsReply).models:
+        say()
+    (steps,) = stack.ask(GetSteps(3, "m"), StepsReply).models
+    assert (steps.model, steps.scheduler, steps.bounds[0].bound, steps.lines[-1]) == ("m", SCHEDULER, "slots", line)
+    assert stack.ask(GetSteps(4, "another"), StepsReply).models == ()
+    pages = stack.ask(GetPages(5), PagesReply)
+    assert (pages.arena_bytes, pages.map, pages.map_used) == (64, b"\x00\x01", b"\x00\xff")
+    host = stack.ask(GetHost(6), HostReply)
+    assert len(host.cores) == os.cpu_count()
+    assert host.memory.arena == 64
+    assert SCHEDULER in {name for core in host.cores for name in core.running}  # it gave our pid
+    stack.until(lambda: len(stack.ask(GetBus(7), BusReply).endpoints) == 4)
+    doors = {(each.owner, each.door.door): each for each in stack.ask(GetBus(8), BusReply).endpoints}
+    assert doors.keys() == {(METRICS, name) for name in ("control", "observe", "telemetry", "feed")}
+    models = stack.ask(GetModels(9), ModelsReply)
+    assert [model.model for model in models.models] == ["smollm2"]  # the configuration's, though nobody serves it
+    assert models.memory_bytes == host.memory.total
+    assert sum(row.bytes for row in models.sheet) == models.memory_bytes

@@ -13,7 +13,7 @@ from tiny import LLAMA3_ROPE, saved, tiny, written
 from torch import Tensor
 
 from workers.models.config import SUPPORTED, read_architecture
-from workers.models.load import BUILDERS
+from workers.models.load import BUILDERS, load_weights
 from workers.models.rope import inverse_frequencies
 
 IDS = [int(n) for n in torch.randint(0, 101, (90,), generator=torch.Generator().manual_seed(3))]
@@ -58,6 +58,22 @@ def test_prefill_and_decode_equal_transformers(variant: str, tmp_path: Path) -> 
     path = saved(model, tmp_path)
     close(computed(Runner(path), len(IDS)), model)
     close(computed(Runner(path, page_tokens=8), 33, 17, 2), model)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_parameters_are_counted_as_transformers_does(variant: str, tmp_path: Path) -> None:
+    family, changes = VARIANTS[variant]
+    model = tiny(family, **changes)
+    assert read_architecture(saved(model, tmp_path)).parameters == model.num_parameters()
+
+
+def test_weights_know_their_size_and_what_lies_in_one_place_counts_once(tmp_path: Path) -> None:
+    for tied in (False, True):
+        path = saved(tiny("llama", tie_word_embeddings=tied), tmp_path / str(tied))
+        weights = load_weights(path, dtype=torch.float32)
+        assert weights.bits == ()
+        least = 4 * weights.architecture.parameters
+        assert least <= weights.bytes < 2 * least
 
 
 @pytest.mark.parametrize(("family", "ranks"), [("llama", 2), ("llama", 3), ("qwen2", 2)])

@@ -230,3 +230,9 @@ def test_a_mapped_model_computes_what_a_loaded_one_does(tmp_path: Path, family: 
         assert torch.equal(*(runner.logits(runner.step([("one", prompt)])[0]) for runner in (loaded, mapped)))
         for runner in (loaded, mapped):
             runner.free("one")
+
+
+def test_it_is_known_whether_others_can_share_them() -> None:
+    assert not store.is_kept(KEY)
+    open_or_make(KEY, some)
+    assert store.is_kept(KEY)

@@ -77,7 +77,7 @@ class Prepared:
     @property
     def bytes(self) -> int:
         """Of all tensors; those that lie in the same memory count once."""
-        return sum({address: size for address, size in map(_memory, self.tensors.values())}.values())
+        return sum(dict(map(_memory, self.tensors.values())).values())
 
     @property
     def bits(self) -> tuple[int, ...]:
