@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from heapq import nlargest
 from itertools import islice
 from typing import Final
 
@@ -223,9 +224,9 @@ class State:
             self.note(request.id, "held", value, detail=why, others=tuple(islice(others, OTHERS)))
 
     def holders_of_slots(self) -> Iterator[int]:
-        """Who runs, those that hold most pages first."""
+        """Who runs, those that hold most pages first. Nothing is done before the first is asked for."""
         running = [request for replica in self.replicas.values() for request in replica.requests if request is not None]
-        return (request.id for request in sorted(running, key=lambda request: -len(request.table)))
+        yield from (request.id for request in nlargest(OTHERS, running, key=lambda request: len(request.table)))
 
     def account(self, request: Request, reason: FinishReason, generated: int, error: str = "") -> Finished:
         """The request ends: count it, and make its account."""
