@@ -92,10 +92,10 @@ def test_a_worker_that_is_stopped_in_a_step_stands_still_and_the_answer_complete
 
 
 def test_a_long_prefill_is_no_standstill(stack: Stack) -> None:
-    """Polled all the time while a prompt of thousands of tokens is computed: never anything but well."""
+    """Polled all the time while a long prompt is computed: never anything but well."""
     until(lambda: all_is_well(stack), 60, "all three")
     answers: list[httpx.Response] = []
-    asking = answer(stack, " ".join(f"{number} bottles" for number in range(900)), 4, answers)
+    asking = answer(stack, " ".join(f"{number} bottles" for number in range(450)), 4, answers)
     polled = 0
     while asking.is_alive():
         assert all_is_well(stack), json.dumps(stack.status()["models"])
@@ -103,7 +103,7 @@ def test_a_long_prefill_is_no_standstill(stack: Stack) -> None:
         time.sleep(0.05)
     asking.join()
     assert answers[0].status_code == 200, answers[0].text
-    assert answers[0].json()["usage"]["prompt_tokens"] > 1500
+    assert answers[0].json()["usage"]["prompt_tokens"] > 1200
     assert polled > 2
 
 
