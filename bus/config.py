@@ -79,6 +79,20 @@ class MetricsConfig(Section, frozen=True):
     timelines: Positive = 2000
 
 
+class AlarmsConfig(Section, frozen=True):
+    """From where on an operator should know. 0 is never.
+
+    Attributes:
+        ttft_s: p95 of the times to the first token, over ten seconds.
+        inter_token_s: p95 of the times between tokens.
+        queue_wait_s: age of the request that waits longest for a slot.
+    """
+
+    ttft_s: Annotated[float, Meta(ge=0)] = 30.0
+    inter_token_s: Annotated[float, Meta(ge=0)] = 1.0
+    queue_wait_s: Annotated[float, Meta(ge=0)] = 60.0
+
+
 class LogConfig(Section, frozen=True):
     """`[log]`: what processes write to standard error, and how."""
 
@@ -198,6 +212,7 @@ class Config(Section, frozen=True):
     ingress: IngressConfig = IngressConfig()
     kv: KvConfig = KvConfig()
     metrics: MetricsConfig = MetricsConfig()
+    alarms: AlarmsConfig = AlarmsConfig()
     log: LogConfig = LogConfig()
     admin: AdminConfig = AdminConfig()
     curve: CurveConfig | None = None

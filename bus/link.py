@@ -104,6 +104,11 @@ class Link(Generic[In]):
         self._life.loop.soon(lambda: self._down("does not read"))
         return False
 
+    @property
+    def silent_ns(self) -> int:
+        """Since when nothing was heard of the server; 0 where it is not up."""
+        return self._life.loop.now_ns() - self._seen_ns if self.up else 0
+
     def close(self) -> None:
         """Say bye and close. `on_down` is not called."""
         if self._closed:

@@ -225,7 +225,8 @@ class Life:
         times, memory = self._process.cpu_times(), self._process.memory_info()
         return Sample(
             self.name, self.role, self.pid, self.epoch, self.state, self.started_ns, self.progress, self.busy,
-            times.user + times.system, memory.rss, self.telemetry.series(),
+            times.user + times.system, memory.rss, self.telemetry.series(), self.loop.now_ns(),
+            self.troubles.texts(self.loop.now_ns()),
         )  # fmt: skip
 
     def attach(self, service: Service) -> None:

@@ -513,6 +513,28 @@ def audit(*, json: Switch = False) -> int:
     return look(as_json=json)
 
 
+@app.command(group=LOOKING, sort_key=7)
+def explain(request: str, *, json: Switch = False) -> int:
+    """Why one request took as long as it did: every wait with its cause, and the step or the requests behind it.
+
+    For example:
+
+        headrace explain chatcmpl-6d18ea135df1772d    # the id that its client has
+        headrace explain a135df17                     # as `headrace top` shows it
+        headrace explain chatcmpl-6d18ea135df1772d --json
+
+    Known are the last requests, [metrics] timelines of them, and those in hand. Exit code 1 where it is not known, 69
+    where the metrics process does not answer.
+
+    Args:
+        request: Id of a response (also in the header X-Request-Id), or of a request.
+        json: For programs: {"request": "...", "verdict": "...", "spans": [...], "events": [...]}.
+    """
+    from cli.explain import explain as tell
+
+    return tell(request, as_json=json)
+
+
 @app.command(group=MODELS, sort_key=1)
 def pull(model: str) -> int:
     """Fetch a model into the model store, verified.

@@ -11,11 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from bus.messages.common import ProcessState
-from bus.messages.control import UnitStatus
+from bus.messages.control import ModelStatus, UnitStatus
 from bus.names import SUPERVISOR, parse_process, run_directory
 from cli.control import Caller, Unreachable, running_names
 from cli.keeper import keeper_of
 from cli.supervisor.logfiles import printable
+from cli.supervisor.proc import is_stopped
 
 _GLYPHS: Final = {"ready": "● ready", "starting": "◐ starting", "draining": "◌ draining", "stopped": "○ stopped",
            "failed": "✖ failed"}  # fmt: skip
@@ -36,10 +37,12 @@ class Entry(msgspec.Struct, kw_only=True):
     last_exit: str = ""
     build: str = ""
     troubles: list[str] = []
+    live: bool = True
 
 
 class ModelEntry(msgspec.Struct, kw_only=True):
-    """A model in `headrace status --json`, as its scheduler sees it."""
+    """A model in `headrace status --json`, as its scheduler sees it. Three things are apart: `live`, its scheduler
+    answers; `ready`, a replica could take a request now; `progressing`, the work in hand gets on, or there is none."""
 
     name: str
     state: ProcessState
@@ -48,6 +51,12 @@ class ModelEntry(msgspec.Struct, kw_only=True):
     waiting: int
     running: int
     output_tokens_per_s: float
+    live: bool = True
+    ready: bool = False
+    progressing: bool = True
+    trouble: str = ""
+    stuck: str = ""
+    stuck_s: float = 0.0
 
 
 class Found(msgspec.Struct):
@@ -80,7 +89,13 @@ def gather(caller: Caller) -> Found:
         entry.load, entry.detail = status.load, status.detail
         if entry.state != "failed":  # what failed before may be up for a moment; it has not shown yet that it can stay
             entry.state = status.state
-        models += [msgspec.convert(model, ModelEntry, from_attributes=True) for model in status.models]
+        models += map(_model, status.models)
+    for name in running.keys() - statuses.keys():
+        if not (entry := entries[name]).troubles:
+            entry.live = False
+            entry.troubles = [_why_silent(name, entry.pid)]
+            if entry.role == "scheduler":
+                models.append(_not_live(parse_process(name).instance, entry.troubles[0]))
     return Found(list(entries.values()), models)
 
 
@@ -94,6 +109,26 @@ def _kept(caller: Caller) -> tuple[UnitStatus, ...]:
         return keeper.fleet().units if keeper is not None else ()
     except Unreachable:
         return ()
+
+
+def _model(told: ModelStatus) -> ModelEntry:
+    entry = msgspec.convert(told, ModelEntry, from_attributes=True)
+    entry.ready, entry.progressing = told.replicas_ready > 0, not told.stuck
+    entry.stuck_s = round(told.stuck_s, 1)
+    return entry
+
+
+def _not_live(name: str, why: str) -> ModelEntry:
+    return ModelEntry(
+        name=name, state="failed", replicas=0, replicas_ready=0, waiting=0, running=0, output_tokens_per_s=0.0,
+        live=False, progressing=False, trouble=why, stuck=why,
+    )  # fmt: skip
+
+
+def _why_silent(name: str, pid: int) -> str:
+    if is_stopped(pid):
+        return f"{name} is stopped by a signal (SIGSTOP): kill -CONT {pid}, or headrace restart {name}"
+    return f"{name} does not answer: it is starting, very busy, or stuck (kill -USR1 {pid} has its log say where it is)"
 
 
 def show(*, as_json: bool) -> int:
@@ -130,12 +165,23 @@ def _print(found: Found) -> None:
         for trouble in entry.troubles:
             console.print(f"✖ {entry.name}: {printable(trouble)}", markup=False, soft_wrap=True)
     for model in found.models:
-        console.print(
-            f"model {model.name}: {model.state}, {model.replicas_ready} of {model.replicas} replicas ready, "
-            f"{model.running} running, {model.waiting} waiting, {model.output_tokens_per_s:.0f} tok/s",
-            markup=False,
-            soft_wrap=True,
-        )
+        console.print(_health(model), markup=False, soft_wrap=True)
+
+
+def _health(model: ModelEntry) -> str:
+    """`model m: live, ready (1 of 2 replicas: why), progressing; 3 running, 0 waiting, 120 tok/s`"""
+    if not model.live:
+        return f"model {model.name}: not live: {printable(model.trouble)}"
+    why = f": {printable(model.trouble)}" if model.trouble else ""
+    ready = f"{'ready' if model.ready else 'not ready'} ({model.replicas_ready} of {model.replicas} replicas{why})"
+    moves = "idle" if not model.running + model.waiting else "progressing"
+    if not model.progressing:
+        moves = f"standing still for {model.stuck_s:.0f} s: {printable(model.stuck)}"
+    state = "" if model.state == "ready" else f"{model.state}, "
+    return (
+        f"model {model.name}: {state}live, {ready}, {moves}; "
+        f"{model.running} running, {model.waiting} waiting, {model.output_tokens_per_s:.0f} tok/s"
+    )
 
 
 def _duration(seconds: float) -> str:

@@ -58,6 +58,11 @@ class Answer(msgspec.Struct, frozen=True):
         """Of the first choice: "stop" or "length"."""
         return self.choices[0].finish_reason
 
+    @property
+    def timing(self) -> dict[str, Any] | None:
+        """Where its time went, with `include_timing=True`."""
+        return self.raw.get("headrace")
+
 
 class Piece(msgspec.Struct, frozen=True):
     """What is new in one choice of a streamed answer. `logprobs` are the entries of the tokens in it."""
@@ -97,6 +102,7 @@ class _Chunk(msgspec.Struct, frozen=True):
     id: str
     choices: list[_ChunkChoice]
     usage: Usage | None = None
+    headrace: dict[str, Any] | None = None
 
 
 class _Models(msgspec.Struct, frozen=True):
@@ -147,12 +153,14 @@ class Progress:
         id: of the response; empty before the first chunk.
         event: number of the last chunk.
         usage: known at the end.
+        timing: of the choice that ended last, with `include_timing`.
     """
 
     def __init__(self) -> None:
         self.id = ""
         self.event = 0
         self.usage: Usage | None = None
+        self.timing: dict[str, Any] | None = None
         self._given: dict[int, _Given] = {}
 
     @property
@@ -177,6 +185,7 @@ class Progress:
         chunk = _chunk.decode(body)
         self.id, self.event = chunk.id, event
         self.usage = chunk.usage or self.usage
+        self.timing = chunk.headrace or self.timing
         for choice in chunk.choices:
             piece = self._new(choice)
             if piece.text or piece.logprobs or piece.token_ids or piece.finish_reason:

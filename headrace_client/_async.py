@@ -333,6 +333,11 @@ class AsyncStream:
         return self._progress.usage
 
     @property
+    def timing(self) -> dict[str, Any] | None:
+        """Where its time went, with `include_timing=True`; known when a choice is complete, and of that one."""
+        return self._progress.timing
+
+    @property
     def text(self) -> str:
         """Of the first choice, so far."""
         return self._progress.text

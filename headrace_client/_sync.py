@@ -141,6 +141,11 @@ class Stream:
         return self._stream.usage
 
     @property
+    def timing(self) -> dict[str, Any] | None:
+        """Where its time went, with `include_timing=True`; known when a choice is complete, and of that one."""
+        return self._stream.timing
+
+    @property
     def text(self) -> str:
         """Of the first choice, so far."""
         return self._stream.text

@@ -68,13 +68,15 @@ class Order(msgspec.Struct, frozen=True, gc=False):
     tenant: str = ""
     submitted_ns: int = 0
     adopted: int = 0
+    timing: bool = False
 
 
 class _Live:
     """A request from `open` to its last piece."""
 
     __slots__ = (
-        "asked", "asked_ns", "generation", "opened", "order", "refusals", "retry_ns", "sent", "stream", "waits_ns",
+        "asked", "asked_ns", "generation", "opened", "order", "refusals", "retry_ns", "sent", "stream", "text_ns",
+        "waits_ns",
     )  # fmt: skip
 
     def __init__(
@@ -88,6 +90,7 @@ class _Live:
         self.refusals = 0
         self.asked_ns = 0  # when missing tokens were asked for
         self.asked = 0
+        self.text_ns = 0  # that it took to make text of its tokens
 
     @property
     def settled(self) -> bool:
@@ -102,6 +105,7 @@ class Conversation:
         model: its `facts` and `up` are kept here.
         send: to the scheduler; False where the link is down.
         tell: for requests' timelines.
+        clock: of `now_ns`; how long text takes is measured with it.
     """
 
     def __init__(
@@ -109,8 +113,9 @@ class Conversation:
         model: ServedModel,
         send: Callable[[msgspec.Struct], bool],
         tell: Callable[[TimelineEvent], None],
+        clock: Callable[[], int],
     ) -> None:
-        self._model, self._send, self._tell = model, send, tell
+        self._model, self._send, self._tell, self._clock = model, send, tell, clock
         self._live: dict[int, _Live] = {}
         self._restless: dict[int, _Live] = {}  # those that time may do something to
 
@@ -149,12 +154,15 @@ class Conversation:
 
     # --- from the link ---------------------------------------------------------------------------------------------
 
-    def link_down(self, now_ns: int) -> None:
+    def link_down(self, now_ns: int, why: str) -> None:
         """What the scheduler had may be lost. Nothing is sent before it has introduced itself again."""
         self._model.up = False
         self._restless.update(self._live)
         for live in self._live.values():
             live.sent, live.retry_ns, live.waits_ns = False, 0, now_ns
+            if live.generation.timing is not None:
+                live.generation.timing.lost(now_ns)
+            self._note(live.order.request, now_ns, "orphaned", detail=why)
 
     def receive(self, message: Message, now_ns: int) -> None:
         """A message from the scheduler."""
@@ -221,9 +229,12 @@ class Conversation:
                 tenant=order.tenant,
                 submitted_ns=order.submitted_ns,
                 adopted=order.adopted,
+                timing=order.timing,
             )
         )
         if live.sent:
+            if live.generation.timing is not None and not live.asked:
+                live.generation.timing.submitted(now_ns)
             self._note(order.request, now_ns, "submitted" if live.opened else "resumed", value=len(emitted))
 
     def _identity(self, order: Order) -> tuple[bytes, bytes]:
@@ -275,6 +286,9 @@ class Conversation:
         for request, cached in deltas.cached:
             if (live := self._live.get(request)) and not live.generation.emitted:
                 live.generation.cached_tokens = cached
+        for request, account in deltas.accounts:
+            if (live := self._live.get(request)) and live.generation.timing is not None:
+                live.generation.timing.accounted(account)
         finished = {end.request: end for end in deltas.finished}
         logprobs = dict(deltas.logprobs)
         first = 0
@@ -283,6 +297,9 @@ class Conversation:
             if live := self._live.get(request):
                 values = [logprobs.get(at) for at in range(first, following)] if logprobs else []
                 end = finished.pop(request, None) if finished else None
+                known = len(live.generation.emitted)
+                if live.generation.timing is not None and start <= known < start + count:
+                    live.generation.timing.drew(start + count - known, deltas.step, now_ns)
                 self._delta(live, start, tokens[first:following], values, end, now_ns)
             first = following
         for end in finished.values():  # those that end without a token, and those that are over here already
@@ -301,7 +318,12 @@ class Conversation:
         if live.opened is not None or live.refusals:
             self._taken(live)
         known = len(live.generation.emitted)
+        begun_ns = self._clock()
         piece, verdict = live.generation.take(start, tokens, logprobs, finished)
+        done_ns = self._clock()
+        live.text_ns += done_ns - begun_ns
+        if live.generation.timing is not None:
+            live.generation.timing.text_ns += done_ns - begun_ns
         if live.asked and len(live.generation.emitted) > known:
             live.asked = 0
         if piece is not None:
@@ -312,6 +334,7 @@ class Conversation:
             self._ask_again(live, now_ns)
             return
         del self._live[live.order.request]
+        self._note(live.order.request, done_ns, "told", live.text_ns)
         if verdict == "stopped":
             self._abort(live, "stop")
 

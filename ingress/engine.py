@@ -20,6 +20,7 @@ from bus.messages.telemetry import TimelineEvent, TimelineKind
 from bus.names import REQUESTS_DOOR, scheduler_name
 from ingress.conversation import OPEN_PATIENCE_S, Conversation, Message, Opened
 from ingress.errors import ApiError, model_not_found, not_ready, overloaded
+from ingress.health import ModelHealth, health
 from ingress.job import Job, place, place_again
 from ingress.models import ServedModel
 from ingress.records import Drawn
@@ -81,8 +82,7 @@ class Engine:
         await self.known(model, OPEN_PATIENCE_S)
         now_ns = self._life.loop.now_ns()
         order, generation = place(job, model, secrets.randbits(63), now_ns)
-        self._note(order.request, job.received_ns or now_ns, "received")
-        self._note(order.request, now_ns, "tokenized", value=generation.prompt_tokens)
+        self._note_prepared(job, order.request, generation.prompt_tokens, now_ns)
 
         answer: asyncio.Future[ApiError | None] = asyncio.get_running_loop().create_future()
         # The waiter may have been cancelled (its client is gone) by the time the answer comes.
@@ -110,7 +110,13 @@ class Engine:
         """
         model, now_ns = self.model(job.model), self._life.loop.now_ns()
         (order, generation), told = place_again(job, model, request, now_ns, adopted, drawn)
+        self._note(request, now_ns, "adopted", value=adopted)
         return self._conversations[model.name].open(order, generation, None, now_ns), told
+
+    def health(self, model: ServedModel) -> ModelHealth:
+        """Whether a model could answer now, and whether its work gets on, as its scheduler says; nobody is asked."""
+        link = self._links[model.name]
+        return health(model, scheduler_name(model.name), link.silent_ns, self._life.loop.now_ns())
 
     async def known(self, model: ServedModel, patience_s: float) -> None:
         """Wait until the model's scheduler has said what a request must know of it. One that has just come back says
@@ -136,6 +142,18 @@ class Engine:
     def open_streams(self) -> int:
         """Answers under way."""
         return sum(map(len, self._conversations.values()))
+
+    def name(self, requests: Iterable[int], response: str) -> None:
+        """These are the choices of a response: under its id their client knows them."""
+        now_ns = self._life.loop.now_ns()
+        for request in requests:
+            self._tell(TimelineEvent(request, now_ns, "named", detail=response))
+
+    def delivered(self, requests: Iterable[int], waited_ns: int) -> None:
+        """All of these answers was written to their client, which was waited for so long."""
+        now_ns = self._life.loop.now_ns()
+        for request in requests:
+            self._note(request, now_ns, "delivered", value=waited_ns)
 
     def abort(self, requests: Iterable[int]) -> None:
         """These answers are not wanted any more. Nothing happens to those that have ended."""
@@ -165,7 +183,8 @@ class Engine:
     # --- links -----------------------------------------------------------------------------------------------------
 
     def _talk(self, model: ServedModel) -> Conversation:
-        return Conversation(model, lambda body: self._links[model.name].send(body), self._tell)
+        now_ns = self._life.loop.now_ns
+        return Conversation(model, lambda body: self._links[model.name].send(body), self._tell, now_ns)
 
     def _connect(self, name: str, talk: Conversation) -> Link[Message]:
         loop = self._life.loop
@@ -186,7 +205,7 @@ class Engine:
             "requests",
             ToIngress,
             on_message=receive,
-            on_down=lambda _: talk.link_down(loop.now_ns()),
+            on_down=lambda why: talk.link_down(loop.now_ns(), why),
         )
 
     def _tick(self) -> None:
@@ -196,6 +215,16 @@ class Engine:
         self._open_gauge.set(self.open_streams)
 
     # --- telemetry -------------------------------------------------------------------------------------------------
+
+    def _note_prepared(self, job: Job, request: int, prompt_tokens: int, now_ns: int) -> None:
+        marks = job.marks
+        self._note(request, job.received_ns or now_ns, "received")
+        if marks is not None and marks.parsed_ns:
+            self._note(request, marks.parsed_ns, "parsed")
+        if marks is not None and marks.rendered_ns:
+            self._note(request, marks.rendered_ns, "rendered")
+        tokenized_ns = marks.tokenized_ns if marks is not None else 0
+        self._note(request, tokenized_ns or now_ns, "tokenized", value=prompt_tokens)
 
     def _note(self, request: int, at_ns: int, kind: TimelineKind, value: int = 0) -> None:
         self._tell(TimelineEvent(request, at_ns, kind, value=value))

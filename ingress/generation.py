@@ -15,6 +15,7 @@ from ingress.streams import Finish, Piece, TokenText, Usage
 from ingress.text.detokenizer import Detokenizer
 from ingress.text.stop import StopMatcher, StopStrings
 from ingress.text.tokenizer import Tokenizer
+from ingress.timing import Timing
 
 Verdict = Literal[
     "going",  # more will come
@@ -43,6 +44,7 @@ class Generation:
         min_tokens: no stop string counts before so many tokens.
         include_stop: keep the text of what stopped.
         logprobs: whether pieces carry log probabilities.
+        timing: where its time goes, where that was asked for; its conversation keeps it.
 
     Attributes:
         emitted: the tokens so far.
@@ -62,7 +64,9 @@ class Generation:
         include_stop: bool = False,
         skip_special: bool = True,
         logprobs: bool = False,
+        timing: Timing | None = None,
     ) -> None:
+        self.timing = timing
         self.emitted: list[int] = []
         self.prompt_tokens = prompt_tokens
         self.cached_tokens = 0
@@ -119,7 +123,9 @@ class Generation:
         """End it from this side: the last piece, with the text held back so far."""
         text, found = self._flush()
         usage = Usage(self.prompt_tokens, len(self.emitted), self.cached_tokens)
-        return self._piece(text, Finish(finish_reason, usage, None, error), cut=found is not None) or Piece()
+        return (
+            self._piece(text, Finish(finish_reason, usage, None, error, self.timing), cut=found is not None) or Piece()
+        )
 
     # --- text ------------------------------------------------------------------------------------------------------
 
@@ -161,7 +167,7 @@ class Generation:
         tokens, self._new_tokens = tuple(self._new_tokens), []
         raw, self._new_raw = tuple(self._new_raw), []
         ready = self._ready_logprobs(everything=finish is not None and not cut)
-        return Piece(text, tokens, ready, finish, raw, self.cached_tokens)
+        return Piece(text, tokens, ready, finish, raw, self.cached_tokens, self.timing)
 
     def _ready_logprobs(self, *, everything: bool) -> tuple[TokenText, ...]:
         """Those of tokens whose text begins in what went out: what a stop string cut away has none."""
@@ -174,9 +180,9 @@ class Generation:
     def _finish(self, finished: Finished | None, found: str | None) -> Finish:
         usage = Usage(self.prompt_tokens, len(self.emitted), self.cached_tokens)
         if found is not None or finished is None:
-            return Finish("stop", usage, found)
+            return Finish("stop", usage, found, "", self.timing)
         last = self.emitted[-1] if self.emitted and finished.reason == "stop" else None
-        return Finish(finished.reason, usage, last if last in self._own_stops else None, finished.error)
+        return Finish(finished.reason, usage, last if last in self._own_stops else None, finished.error, self.timing)
 
 
 def token_text(tokenizer: Tokenizer, token: int, logprob: TokenLogprobs) -> TokenText:

@@ -18,6 +18,7 @@ from ingress.models import ServedModel
 from ingress.records import Drawn
 from ingress.streams import Piece
 from ingress.text.stop import StopStrings
+from ingress.timing import Marks, Timing
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,6 +43,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         deadline_s: seconds from `received_ns` after which the answer is useless.
         skip_special_tokens: control tokens leave no text.
         received_ns: CLOCK_MONOTONIC when the request was read; 0 is now.
+        marks: when it was parsed, rendered and tokenised.
+        timing: its end tells where its time went.
     """
 
     model: str
@@ -60,6 +63,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     deadline_s: float | None = None
     skip_special_tokens: bool = True
     received_ns: int = 0
+    marks: Marks | None = None
+    timing: bool = False
 
 
 class Placed(NamedTuple):
@@ -96,6 +101,7 @@ def place(job: Job, model: ServedModel, request: int, now_ns: int) -> Placed:
         prompt_logprobs=job.prompt_logprobs,
         tenant=job.tenant,
         submitted_ns=received_ns,
+        timing=job.timing,
     )
     generation = Generation(
         model.tokenizer,
@@ -107,6 +113,7 @@ def place(job: Job, model: ServedModel, request: int, now_ns: int) -> Placed:
         include_stop=job.include_stop,
         skip_special=job.skip_special_tokens,
         logprobs=job.sampling.logprobs >= 0,
+        timing=_timing(job, request, received_ns) if job.timing else None,
     )
     return Placed(order, generation)
 
@@ -123,12 +130,27 @@ def place_again(
     order, generation = place(job, model, request, now_ns)
     told: list[Piece] = []
     for record in drawn:
+        generation.timing = record.timing or generation.timing
         generation.cached_tokens = record.cached_tokens
         piece, verdict = generation.take(len(generation.emitted), record.tokens, record.raw)
         if piece is None or verdict != "going":
             raise ValueError(f"what was told of request {request} is not how its answer begins")
         told.append(piece)
+    if generation.timing is not None:
+        generation.timing.adopted(adopted)
     return Placed(msgspec.structs.replace(order, adopted=adopted), generation), told
+
+
+def _timing(job: Job, request: int, received_ns: int) -> Timing:
+    if (marks := job.marks) is None:
+        return Timing(request=request, received_ns=received_ns)
+    return Timing(
+        request=request,
+        received_ns=received_ns,
+        parsed_ns=marks.parsed_ns,
+        rendered_ns=marks.rendered_ns,
+        tokenized_ns=marks.tokenized_ns,
+    )
 
 
 def _token_ids(prompt: Sequence[int] | npt.NDArray[np.integer], vocabulary: int) -> npt.NDArray[np.integer]:

@@ -16,6 +16,7 @@ import msgspec
 from bus.messages.clients import Operation
 from bus.messages.requests import TokenLogprobs
 from ingress.streams import Finish
+from ingress.timing import Timing
 
 MAGIC: Final = b"headrace stream 1\n"
 _PREFIX: Final = struct.Struct("<II")
@@ -56,6 +57,7 @@ class Drawn(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=1):
     cached_tokens: int = 0
     raw: tuple[TokenLogprobs | None, ...] = ()
     finish: Finish | None = None
+    timing: Timing | None = None
 
 
 class Said(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=2):

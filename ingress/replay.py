@@ -41,6 +41,7 @@ class Replay:
         owner: who may (the tenant).
         listeners: how many are connected now.
         idle_ns: since when nobody listens to it, or it is complete; 0 while somebody does.
+        requests: of its choices.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Replay:
         self.idle_ns = now_ns
         self.bytes = 0
         self.complete = False
+        self.requests: Sequence[int] = ()
         self._on_abandoned, self._on_dropped = on_abandoned, on_dropped
         self._events: list[bytes] = []
         self._first = 1  # number of the first one that is kept

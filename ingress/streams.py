@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 
 from bus.messages.requests import FinishReason, TokenLogprobs
+from ingress.timing import Timing
 
 AbortReason = Literal["client", "stop", "deadline", "shutdown"]
 
@@ -43,12 +44,14 @@ class Finish(msgspec.Struct, frozen=True, gc=False):
         stop_reason: the stop string that was found or the caller's stop token that was drawn; `None` at the end of
             sequence and for every other reason.
         error: what to tell the client where `reason` is "error" or "abort".
+        timing: where its time went, where that was asked for.
     """
 
     reason: FinishReason
     usage: Usage
     stop_reason: str | int | None = None
     error: str = ""
+    timing: Timing | None = None
 
 
 class Piece(msgspec.Struct, frozen=True, gc=False):
@@ -63,6 +66,7 @@ class Piece(msgspec.Struct, frozen=True, gc=False):
         raw: of each of `tokens`, as the scheduler sent it; empty unless asked for. With it the answer can be taken up
             after this piece, where `logprobs` still lacks those of tokens whose text is held back.
         cached_tokens: of the prompt, as known by now.
+        timing: where the answer's time went so far, where that was asked for. It goes on changing.
     """
 
     text: str = ""
@@ -71,6 +75,7 @@ class Piece(msgspec.Struct, frozen=True, gc=False):
     finish: Finish | None = None
     raw: tuple[TokenLogprobs | None, ...] = ()
     cached_tokens: int = 0
+    timing: Timing | None = None
 
 
 def merge(pieces: list[Piece]) -> Piece:
@@ -84,6 +89,7 @@ def merge(pieces: list[Piece]) -> Piece:
         pieces[-1].finish,
         tuple(entry for piece in pieces for entry in piece.raw),
         pieces[-1].cached_tokens,
+        pieces[-1].timing,
     )
 
 

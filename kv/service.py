@@ -120,6 +120,7 @@ class PageService:
         found = [*faults(self.core, self._arena.tables), *self._dead_sessions()]
         for fault in found[:MAX_FAULTS]:
             log.error("audit: %s", fault)
+        self._life.telemetry.gauge("headrace_kv_audit_faults", "Faults that the last audit found").set(len(found))
         return Audited(rid, sum(pool.total for pool in self.core.stats().pools), tuple(found[:MAX_FAULTS]))
 
     def _dead_sessions(self) -> Iterator[str]:

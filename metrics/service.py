@@ -9,7 +9,6 @@ from typing import Final
 import zmq
 
 from bus import listen_fds
-from bus.messages.control import Ok, Rejected, ToProcess
 from bus.control import OPEN_MODE
 from bus.credentials import Doorkeeper, lend
 from bus.messages.control import Acknowledge, Answer, GetNotes, Ok, Rejected, Silence, ToProcess
@@ -21,7 +20,6 @@ from bus.messages.observe import (
     GetExposition,
     GetSnapshot,
     GetTimeline,
-    TimelineReply,
     Update,
 )
 from bus.messages.telemetry import LiveRequests, Sample, Timeline, ToMetrics
@@ -37,7 +35,9 @@ from metrics.core.collector import Collector
 from metrics.core.notes import Notes, NotNow
 from metrics.exposition import OwnCounts, exposition
 from metrics.host.nvml import Nvml
+from metrics.host.vitals import Vitals
 from metrics.host.watch import HostWatch
+from metrics.settings import settings, written_places
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,8 @@ class MetricsService:
 
     def __init__(self, life: Life) -> None:
         self._life = life
-        self._collector = Collector(life.config.metrics.timelines, life.loop.now_ns())
+        self._collector = Collector(life.config.metrics.timelines, life.loop.now_ns(), settings(life.config))
+        self._vitals = Vitals(written_places(life.config, life.run))
         self._watch = HostWatch(Nvml())
         self._answers = Answers(self._collector, self._watch, life.config.model)
         self._codec: Codec[ToMetrics] = Codec("telemetry", ToMetrics)
@@ -79,7 +80,7 @@ class MetricsService:
             life, OBSERVE_DOOR, "observe", FromObserver, roles=ROLES, on_message=self._on_question,
             admit=Doorkeeper(life.config.admin).admit, mode=OPEN_MODE,
         )  # fmt: skip
-        self._timers = (life.loop.every(TICK_S, self._tick), life.loop.every(LOOK_S, self._watch.look))
+        self._timers = (life.loop.every(TICK_S, self._tick), life.loop.every(LOOK_S, self._look))
         life.telemetry.doors[TELEMETRY_DOOR] = self._telemetry_door
         life.telemetry.doors[FEED_DOOR] = self._feed_door
         life.ready()
@@ -147,6 +148,10 @@ class MetricsService:
             log.error("notes on findings: %s", problem)
         return problem
 
+    def _look(self) -> None:
+        self._watch.look()
+        self._collector.on_host(self._vitals.read())
+
     def _tick(self) -> None:
         update = self._collector.tick(self._life.loop.now_ns())
         if update.findings is not None:
@@ -202,7 +207,6 @@ class MetricsService:
         elif isinstance(message, GetSnapshot):
             self._observe.send(peer, self._collector.snapshot(message.rid))
         elif isinstance(message, GetTimeline):
-            events = self._collector.timeline(message.request)
-            self._observe.send(peer, TimelineReply(message.rid, message.request, events))
+            self._observe.send(peer, self._collector.timeline(message, self._life.loop.now_ns()))
         elif isinstance(message, Question):
             self._observe.send(peer, self._answers.answer(message, self._life.loop.now_ns()))

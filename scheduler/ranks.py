@@ -11,6 +11,8 @@ import logging
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
+from typing import Final
 
 import msgspec
 import psutil
@@ -21,6 +23,8 @@ from bus.messages.steps import Registered
 from bus.server import Peer
 
 log = logging.getLogger(__name__)
+
+SILENT_NS: Final = 5_000_000_000  # an idle process beats twice a second
 
 
 class Rank:
@@ -45,6 +49,15 @@ class Rank:
         except psutil.Error:
             return 0
         return int((times.user + times.system) * 1e9)
+
+    def frozen(self, now_ns: int) -> str:
+        """Why it would execute nothing now; empty where it would. One that is busy may be silent: a step is not
+        interrupted to say anything."""
+        if _is_stopped(self.peer.pid):
+            return f"{self.peer.name} (pid {self.peer.pid}) is stopped by a signal (SIGSTOP)"
+        if not self.peer.busy and now_ns - self.peer.seen_ns > SILENT_NS:
+            return f"{self.peer.name} (pid {self.peer.pid}) has nothing to do and says nothing"
+        return ""
 
     def kill(self) -> None:
         """SIGKILL: a process that hangs in a driver or a collective does not hear anything softer."""
@@ -128,6 +141,10 @@ class RankGroup:
         """CPU time that all ranks have used."""
         return sum(rank.cpu_ns() for rank in self.ranks.values())
 
+    def frozen(self, now_ns: int) -> str:
+        """Why the replica would execute nothing now; empty where it would."""
+        return next((why for rank in self.ranks.values() if (why := rank.frozen(now_ns))), "")
+
     def kill(self) -> None:
         """End all processes of the replica."""
         for rank in (*self.ranks.values(), *self._writers.values()):
@@ -138,3 +155,11 @@ class RankGroup:
         """Let go of all processes."""
         for rank in (*self.ranks.values(), *self._writers.values()):
             rank.close()
+
+
+def _is_stopped(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False  # it is gone, which others see
+    return stat[stat.rindex(")") + 2] in "Tt"

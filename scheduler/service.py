@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 
 TICK_S: Final = 0.05
 MEASURE_S: Final = 0.25
+LOOK_S: Final = 0.5
 RATE_MEMORY_S: Final = 5.0
 LONG_STEP_NS: Final = 500_000_000  # from here on it matters whether the worker computes
 
@@ -87,6 +88,7 @@ class SchedulerService:
         )  # fmt: skip
         self._pages = PageLink(life, self._on_kv)
         self._timers = [life.loop.every(TICK_S, self._tick), life.loop.every(MEASURE_S, self._measure)]
+        self._timers.append(life.loop.every(LOOK_S, self._look_whether_frozen))
         life.telemetry.live(lambda: live_requests(self.core.state, life.name, life.loop.now_ns()))
         life.telemetry.views.append(lambda: self._measures.steps(self.core.steps, life.name))
         life.telemetry.slow_views.append(
@@ -95,12 +97,13 @@ class SchedulerService:
         life.ready()
 
     def describe(self) -> Description:
-        state = self.core.state
-        ready = self._ready
+        state, facts = self.core.state, self._current_facts()
+        ready = facts.replicas_ready
         slots = sum(replica.slots for replica in state.replicas.values() if replica.ready)
         status = ModelStatus(
             self._model.name, self._state, self._model.all_replicas, ready, len(state.queue), state.running,
-            self._tokens_per_s,
+            self._tokens_per_s, facts.trouble, facts.stuck,
+            (self._life.loop.now_ns() - facts.stuck_ns) / 1e9 if facts.stuck_ns else 0.0,
         )  # fmt: skip
         text = f"{state.running} running, {len(state.queue)} waiting, {ready} of {self._model.all_replicas} replicas"
         if changed := difference(self._limits, self._configured):
@@ -324,6 +327,15 @@ class SchedulerService:
                 self._feed(e.ReplicaComputed(number, self._groups[number].cpu_ns()))
         self._feed(e.Tick())
         self._tell_facts()  # a replica that was taken out may be back
+
+    def _look_whether_frozen(self) -> None:
+        now_ns = self._life.loop.now_ns()
+        for number, group in self._groups.items():
+            replica = self.core.state.replicas.get(number)
+            if replica is not None and group.whole and (why := group.frozen(now_ns)) != replica.frozen:
+                log.log(logging.WARNING if why else logging.INFO, "replica %d: %s", number, why or "moves again")
+                self._feed(e.ReplicaFrozen(number, why))
+                self._tell_facts()
 
     def _measure(self) -> None:
         tokens = self._measures.take(self.core.state, self._ready)

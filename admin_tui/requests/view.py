@@ -128,4 +128,4 @@ class RequestsView(View):
         reply = scene.world.timeline
         if reply is None or reply.request != self.opened:
             return [Text("asking for it")]
-        return timeline.lines(reply.events, scene.world.at_ns, width, scene.glyphs)
+        return timeline.lines(reply, scene.world.at_ns, width, scene.glyphs)

@@ -13,7 +13,7 @@ import msgspec
 
 from bus.messages.common import Bye, Heartbeat, Hello, Nack, Welcome
 
-Operation = Literal["models", "chat.completions", "completions", "tokenize", "detokenize", "ready"]
+Operation = Literal["models", "chat.completions", "completions", "tokenize", "detokenize", "ready", "progress"]
 
 
 class Call(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=10):

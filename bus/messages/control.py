@@ -151,7 +151,7 @@ class GetNotes(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=76):
 
 
 class ModelStatus(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """A served model, as its scheduler sees it."""
+    """A served model, as its scheduler sees it. For `trouble` and `stuck` see `requests.ModelFacts`."""
 
     name: str
     state: ProcessState
@@ -160,6 +160,9 @@ class ModelStatus(msgspec.Struct, array_like=True, frozen=True, gc=False):
     waiting: int
     running: int
     output_tokens_per_s: float
+    trouble: str = ""
+    stuck: str = ""
+    stuck_s: float = 0.0
 
 
 class Status(msgspec.Struct, array_like=True, frozen=True, tag=20):

@@ -8,6 +8,8 @@ new snapshot.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from bus.messages.common import Bye, Heartbeat, Hello, Nack, Welcome
@@ -29,10 +31,18 @@ class GetSnapshot(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=11
 
 
 class GetTimeline(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=12):
-    """The events of one request."""
+    """The events of one request, and what its time went into.
+
+    Attributes:
+        request: 0 where it is to be found by the others.
+        response: the id that its client sees; its first choice is meant.
+        suffix: of the request's id in hexadecimal, as screens show it.
+    """
 
     rid: int
     request: int
+    response: str = ""
+    suffix: str = ""
 
 
 class Exposition(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=20):
@@ -85,14 +95,27 @@ class PageLoad(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class Finding(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """Something an operator should know: what, since when, and what to do about it."""
+    """Something an operator should know: what, since when, and what to do about it.
+
+    Attributes:
+        code: of `docs/alarms.md`.
+        severity: "warn" or "crit".
+        subject: a process, a model, or "host".
+        cause: why it is so, as far as that can be told.
+        action, key: what to do next on the screen, and its key there: a capital letter acts on the subject.
+        id: `CODE:SUBJECT`, the same for as long as it lasts and when it comes again.
+    """
 
     code: str
-    severity: str  # "warn" or "crit"
+    severity: str
     subject: str
     text: str
     since_ns: int
     advice: str = ""
+    cause: str = ""
+    action: str = ""
+    key: str = ""
+    id: str = ""
 
 
 class FinishedRequest(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -124,12 +147,52 @@ class Snapshot(msgspec.Struct, array_like=True, frozen=True, tag=21):
     recent: tuple[FinishedRequest, ...] = ()
 
 
+Phase = Literal["ingress", "queue", "prefill", "decode", "recovery", "delivery"]
+
+
+class Span(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A stretch of a request's time and what it went into; none overlap, and together they are all of it.
+
+    Attributes:
+        phase: what kind of time it is.
+        cause: why it was spent, a word of `metrics.core.explain`'s table.
+        text: the same as a sentence.
+        step, replica: the step that it ended with; 0 and -1 where there is none.
+        requests: others that it was spent for, or because of.
+        slow: it is far longer than such a stretch should be: it is what to look at.
+    """
+
+    phase: Phase
+    cause: str
+    begin_ns: int
+    end_ns: int
+    text: str
+    step: int = 0
+    replica: int = -1
+    requests: tuple[int, ...] = ()
+    slow: bool = False
+
+
 class TimelineReply(msgspec.Struct, array_like=True, frozen=True, tag=22):
-    """Events of one request in order of time; empty where it is unknown or too long ago."""
+    """Events of one request in order of time; empty where it is unknown or too long ago.
+
+    Attributes:
+        spans: the same as an account of its time, in order.
+        model, response: whose it is, and the id that its client sees; empty where unknown.
+        choices: all requests of that response.
+        verdict: in one sentence, what took longest and why.
+        at_ns: when this was so; the end of a request that is in hand.
+    """
 
     rid: int
     request: int
     events: tuple[TimelineEvent, ...]
+    spans: tuple[Span, ...] = ()
+    model: str = ""
+    response: str = ""
+    choices: tuple[int, ...] = ()
+    verdict: str = ""
+    at_ns: int = 0
 
 
 class Update(msgspec.Struct, array_like=True, frozen=True, tag=30):

@@ -74,6 +74,7 @@ class Submit(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=10):
         submitted_ns: CLOCK_MONOTONIC when the ingress had read the request.
         adopted: how often the request has passed from a dead ingress to another. What an earlier home of it still had
             under way, a submission or an abort, has a lower number and changes nothing.
+        timing: `Deltas.accounts` are wanted.
     """
 
     request: int
@@ -90,6 +91,7 @@ class Submit(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=10):
     tenant: str = ""
     submitted_ns: int = 0
     adopted: int = 0
+    timing: bool = False
 
 
 class Abort(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=11):
@@ -114,6 +116,9 @@ class ModelFacts(msgspec.Struct, array_like=True, frozen=True, tag=20):
         vocabulary: number of logits; a token id is below it.
         replicas_ready: replicas that can take a request now.
         replicas: replicas configured.
+        trouble: why that is not all of them; empty where it is.
+        stuck: what keeps the work in hand from getting on; empty where it does, or there is none.
+        stuck_ns: CLOCK_MONOTONIC since when; 0 where it is not.
     """
 
     model: str
@@ -123,6 +128,9 @@ class ModelFacts(msgspec.Struct, array_like=True, frozen=True, tag=20):
     vocabulary: int
     replicas_ready: int
     replicas: int
+    trouble: str = ""
+    stuck: str = ""
+    stuck_ns: int = 0
 
 
 class Accepted(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=21):
@@ -171,6 +179,32 @@ class Finished(msgspec.Struct, array_like=True, frozen=True, gc=False):
     error: str = ""
 
 
+class Account(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """Where a request's time went at one scheduler, from its submission there to its newest first token in a slot.
+
+    Attributes:
+        since_ns: CLOCK_MONOTONIC of the submission: which account it is. A later one of the same replaces it.
+        queue_ns: without a slot, all waits together.
+        held: (why, ns) of these that were not just its turn; see `telemetry.HeldFor`.
+        prefill_ns: from a slot to the next token, all times together.
+        memory_tokens, disk_tokens: found there instead of computed, all times together.
+        computed_tokens, chunks: computed before tokens could be drawn (again).
+        placed: how often it got a slot.
+    """
+
+    since_ns: int = 0
+    queue_ns: int = 0
+    held: tuple[tuple[str, int], ...] = ()
+    prefill_ns: int = 0
+    memory_tokens: int = 0
+    disk_tokens: int = 0
+    computed_tokens: int = 0
+    chunks: int = 0
+    placed: int = 0
+    preemptions: int = 0
+    resumptions: int = 0
+
+
 class Deltas(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=23):
     """All that a step brought for one ingress.
 
@@ -183,6 +217,8 @@ class Deltas(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=23):
         finished: requests that end with these tokens.
         cached: (request, prompt tokens whose KV was found instead of computed) where there are any, with the first
             tokens of a request: an ingress that finds a stop string is not sent its `Finished`.
+        accounts: (request, account) with the first tokens after each time that it got a slot, where `Submit.timing`
+            asks for it. What comes after such tokens, the ingress sees itself.
     """
 
     step: int
@@ -193,6 +229,7 @@ class Deltas(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=23):
     logprobs: tuple[tuple[int, TokenLogprobs], ...] = ()
     finished: tuple[Finished, ...] = ()
     cached: tuple[tuple[int, int], ...] = ()
+    accounts: tuple[tuple[int, Account], ...] = ()
 
 
 class PromptLogprobs(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=24):

@@ -67,5 +67,5 @@ def fingerprint(config: Config, name: str) -> str:
         case "kv":
             parts = [config.kv]
         case _:
-            parts = [config.metrics]
+            parts = [config.metrics, config.alarms, config.model, config.ingress]
     return hashlib.sha256(msgspec.json.encode([parts, config.log], order="deterministic")).hexdigest()[:16]

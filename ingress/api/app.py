@@ -130,7 +130,8 @@ class App:
     async def _stream(self, replay: Events, after: int, request: Request, sink: Sink, *, keep: bool) -> None:
         replay.attach()
         try:
-            await request.unless_gone(write_events(sink, replay, after, is_failure))
+            waited_ns = await request.unless_gone(write_events(sink, replay, after, is_failure, self._pipeline.now_ns))
+            self._pipeline.delivered(replay, waited_ns)
         except EventsGone as gone:
             await self._failed(sink, ApiError(410, "invalid_request_error", f"{gone}", code="events_gone"))
         except asyncio.CancelledError:

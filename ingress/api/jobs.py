@@ -20,6 +20,7 @@ from ingress.api.schema_completion import CompletionRequest
 from ingress.api.validate import prompts_of
 from ingress.engine import Job, ServedModel
 from ingress.errors import invalid_request
+from ingress.timing import Marks
 
 DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's, for /v1/completions only
 _INLINE_MESSAGES = 64  # templates are rendered in place up to so many messages and characters, else in a thread
@@ -34,12 +35,14 @@ class Caller(NamedTuple):
         owner: who may resume the answer.
         received_ns: CLOCK_MONOTONIC when the request was read.
         seed: to draw with where the request names none; None is any.
+        marks: is told when the prompt is rendered and tokenised.
     """
 
     tenant: str
     owner: str
     received_ns: int
     seed: int | None = None
+    marks: Marks | None = None
 
 
 def owner_of(authorization: str) -> str:
@@ -101,6 +104,7 @@ async def plan_chat(request: ChatRequest, model: ServedModel, caller: Caller, se
             add_generation_prompt=request.add_generation_prompt,
             continue_final_message=request.continue_final_message,
             extra=request.chat_template_kwargs,
+            marks=caller.marks,
         )
         prompts = [Prompt(None, ids)]
     alternatives = -1 if not request.logprobs else request.top_logprobs or 0
@@ -135,6 +139,7 @@ async def chat_ids(
     add_generation_prompt: bool | None,
     continue_final_message: bool | None,
     extra: dict[str, Any] | None,
+    marks: Marks | None = None,
 ) -> list[int]:
     """Token ids of rendered messages.
 
@@ -161,6 +166,8 @@ async def chat_ids(
     size = sum(len(str(message.get("content"))) for message in plain)
     small = len(plain) <= _INLINE_MESSAGES and size <= _INLINE_CHARACTERS
     text = render() if small else await asyncio.to_thread(render)
+    if marks is not None:
+        marks.rendered()
     return await model.encode(text, special=False)
 
 
@@ -193,6 +200,8 @@ def _plan(
     alternatives: int,
     prompt_logprobs: int | None,
 ) -> Plan:
+    if caller.marks is not None:
+        caller.marks.tokenized()
     if settled is not None:
         seed = settled.seed
     elif (named := request.seed if request.seed is not None else caller.seed) is not None:
@@ -233,6 +242,8 @@ def _plan(
                     else prompt_logprobs,
                     skip_special_tokens=request.skip_special_tokens is not False,
                     received_ns=caller.received_ns,
+                    marks=caller.marks,
+                    timing=bool(request.include_timing),
                 )
 
     return Plan(prompts, list(jobs()), request.n or 1, seed, request.streams)

@@ -25,7 +25,9 @@ from ingress.api.schema_other import (
     DetokenizeReply,
     ModelCard,
     ModelList,
+    ModelProgress,
     ModelReadiness,
+    Progress,
     Readiness,
     TokenizeReply,
 )
@@ -33,9 +35,11 @@ from ingress.api.streaming import Find, Host, Streaming
 from ingress.api.telling import Telling, Whole
 from ingress.engine import Engine, ServedModel, Stream
 from ingress.errors import ApiError, invalid_request, not_ready
+from ingress.health import ModelHealth
 from ingress.journal import Journals
 from ingress.records import Opening
 from ingress.replay import Replay
+from ingress.timing import Marks
 
 READY_RETRY_S: Final = 2.0
 
@@ -77,6 +81,7 @@ class Pipeline:
             "detokenize": self._detokenize,
             "models": self._models,
             "ready": self._ready,
+            "progress": self._progress,
         }
 
     async def answer(self, operation: Operation, body: bytes, caller: Caller) -> Answer:
@@ -123,6 +128,11 @@ class Pipeline:
         """
         return await self._streaming.resume(response, authorization, after, ask_siblings=ask_siblings)
 
+    def delivered(self, events: Events, waited_ns: int) -> None:
+        """All events were written to their client, which was waited for so long."""
+        if isinstance(events, Replay):
+            self._engine.delivered(events.requests, waited_ns)
+
     def now_ns(self) -> int:
         """CLOCK_MONOTONIC."""
         return self._loop.now_ns()
@@ -146,12 +156,15 @@ class Pipeline:
     async def _open(self, operation: Operation, body: bytes, caller: Caller, number: int | None) -> _Open:
         """Plan a call and open its choices. `number`: of the response's id; None is that of the first request."""
         kind = KINDS[operation]
+        marks = Marks(self._loop.now_ns)
         request = kind.decode(body)
+        marks.parsed()
         model = self._engine.model(request.model)
-        plan = await kind.plan(request, model, caller, None)
+        plan = await kind.plan(request, model, caller._replace(marks=marks), None)
         streams = await open_all(self._engine, plan.jobs)
         requests = tuple(stream.request for stream in streams)
         response = f"{kind.prefix}-{requests[0] if number is None else number:016x}"
+        self._engine.name(requests, response)
         head = Head(response, int(time.time()), model.name, fingerprint(model))
         opening = Opening(
             operation, body, caller.tenant, caller.owner, caller.received_ns, head.id, head.created,
@@ -195,25 +208,36 @@ class Pipeline:
         return encode(ModelList(data=[_card(model) for model in self._engine.models.values()]))
 
     async def _ready(self, body: bytes, caller: Caller) -> bytes:  # noqa: ARG002
-        models = [_readiness(model) for model in self._engine.models.values()]
+        models = [_readiness(model.name, self._engine.health(model)) for model in self._engine.models.values()]
         if missing := [model for model in models if not model.ready]:
-            raise not_ready(
-                "Not ready: "
-                + ", ".join(f"{model.id} ({model.replicas_ready} of {model.replicas} replicas)" for model in missing),
-                READY_RETRY_S,
-            )
+            raise not_ready("Not ready: " + "; ".join(map(_in_words, missing)), READY_RETRY_S)
         return encode(Readiness(models=models))
+
+    async def _progress(self, body: bytes, caller: Caller) -> bytes:  # noqa: ARG002
+        models = [_progress(model.name, self._engine.health(model)) for model in self._engine.models.values()]
+        if stuck := [model for model in models if not model.progressing]:
+            told = "; ".join(f"{model.id}: {model.reason} (for {model.stuck_s:.0f} s)" for model in stuck)
+            raise ApiError(
+                503, "service_unavailable_error", f"Standing still: {told}", code="standing_still",
+                retry_after_s=READY_RETRY_S,
+            )  # fmt: skip
+        return encode(Progress(models=models))
 
 
 def _card(model: ServedModel) -> ModelCard:
     return ModelCard(id=model.name, created=model.created, max_model_len=model.context_tokens, ready=model.ready)
 
 
-def _readiness(model: ServedModel) -> ModelReadiness:
-    facts = model.facts if model.up else None
+def _readiness(name: str, now: ModelHealth) -> ModelReadiness:
     return ModelReadiness(
-        id=model.name,
-        ready=model.ready,
-        replicas_ready=facts.replicas_ready if facts is not None else 0,
-        replicas=facts.replicas if facts is not None else 0,
+        id=name, ready=now.ready, replicas_ready=now.replicas_ready, replicas=now.replicas, reason=now.trouble or None
     )
+
+
+def _progress(name: str, now: ModelHealth) -> ModelProgress:
+    return ModelProgress(id=name, progressing=now.progressing, stuck_s=round(now.stuck_s, 1), reason=now.stuck or None)
+
+
+def _in_words(model: ModelReadiness) -> str:
+    why = f": {model.reason}" if model.reason else ""
+    return f"{model.id} ({model.replicas_ready} of {model.replicas} replicas){why}"

@@ -9,7 +9,8 @@ from msgspec import UNSET, UnsetType
 from ingress.api import schema_chat as schema
 from ingress.api.answer import Head, Mould, encode, finish_reason, finite, prompt_logprobs, readable, total_usage
 from ingress.api.jobs import Plan
-from ingress.api.schema_common import Usage
+from ingress.api.ledger import ledger, together
+from ingress.api.schema_common import RequestTiming, Usage
 from ingress.engine import Finish, Piece, TokenText
 
 _ROLE = schema.Delta(role="assistant", content="", refusal=None)
@@ -69,7 +70,7 @@ class ChatRenderer:
                 finish_reason=finish_reason(piece.finish),
                 stop_reason=piece.finish.stop_reason,
             )
-            chunks.append(self._chunk(choice))
+            chunks.append(self._chunk(choice, timing=ledger(piece.finish)))
         return chunks
 
     def last(self, finishes: Sequence[Finish]) -> list[bytes]:
@@ -89,6 +90,7 @@ class ChatRenderer:
                 usage=total_usage(finishes, self._plan.n),
                 prompt_token_ids=self._plan.prompts[0].ids if self._token_ids else UNSET,
                 prompt_logprobs=prompt_logprobs(prompts[0]) if self._prompt_logprobs else UNSET,
+                headrace=together([ledger(finish) for finish in finishes]),
             )
         )
 
@@ -114,6 +116,7 @@ class ChatRenderer:
         choice: schema.ChunkChoice | None,
         usage: Usage | None = None,
         prompt_ids: list[int] | UnsetType = UNSET,
+        timing: RequestTiming | UnsetType = UNSET,
     ) -> bytes:
         return encode(
             schema.ChatCompletionChunk(
@@ -124,6 +127,7 @@ class ChatRenderer:
                 choices=[choice] if choice is not None else [],
                 usage=usage if self._include_usage else UNSET,
                 prompt_token_ids=prompt_ids,
+                headrace=timing,
             )
         )
 

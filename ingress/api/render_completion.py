@@ -5,12 +5,13 @@ from __future__ import annotations
 import codecs
 from collections.abc import Sequence
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from ingress.api import schema_completion as schema
 from ingress.api.answer import Head, Mould, encode, finish_reason, finite, prompt_logprobs, total_usage
 from ingress.api.jobs import Plan, Prompt
-from ingress.api.schema_common import Usage
+from ingress.api.ledger import ledger, together
+from ingress.api.schema_common import RequestTiming, Usage
 from ingress.engine import Finish, Piece, TokenText
 from ingress.text.tokenizer import Tokenizer
 
@@ -57,7 +58,8 @@ class CompletionRenderer:
         choice = self._choice(index, piece, prompt, begins)
         if not (begins or choice.text or piece.logprobs or piece.finish or (self._token_ids and piece.tokens)):
             return []
-        return [self._chunk([choice])]
+        timing = ledger(piece.finish) if piece.finish is not None else UNSET
+        return [self._chunk([choice], timing=timing)]
 
     def last(self, finishes: Sequence[Finish]) -> list[bytes]:
         """The chunk with the usage, where it was asked for."""
@@ -78,6 +80,7 @@ class CompletionRenderer:
                 system_fingerprint=self._head.fingerprint,
                 choices=choices,
                 usage=total_usage(finishes, self._plan.n),
+                headrace=together([ledger(finish) for finish in finishes]),
             )
         )
 
@@ -133,7 +136,12 @@ class CompletionRenderer:
             mould = self._moulds[index] = Mould(self._chunk([schema.CompletionChoice(index=index, text="")]), "text")
         return mould
 
-    def _chunk(self, choices: list[schema.CompletionChoice], usage: Usage | None = None) -> bytes:
+    def _chunk(
+        self,
+        choices: list[schema.CompletionChoice],
+        usage: Usage | None = None,
+        timing: RequestTiming | UnsetType = UNSET,
+    ) -> bytes:
         return encode(
             schema.Completion(
                 id=self._head.id,
@@ -142,6 +150,7 @@ class CompletionRenderer:
                 system_fingerprint=self._head.fingerprint,
                 choices=choices,
                 usage=usage if self._include_usage else UNSET,
+                headrace=timing,
             )
         )
 

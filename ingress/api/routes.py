@@ -13,6 +13,7 @@ from ingress.api.schema_other import (
     Health,
     ModelCard,
     ModelList,
+    Progress,
     Readiness,
     TokenizeReply,
     TokenizeRequest,
@@ -87,6 +88,10 @@ ROUTES: Final = (
     ),
     Route("GET", "/health", "health", "Whether this process is alive.", reply=Health),
     Route("GET", "/ready", "ready", "Whether every configured model can answer.", reply=Readiness, errors=(503,)),
+    Route(
+        "GET", "/progress", "progress", "Whether the work of every model gets on; one that has none does.",
+        reply=Progress, errors=(503,),
+    ),
     Route("GET", "/metrics", "metrics", "Metrics of the host, for Prometheus.", media="text/plain", errors=(503,)),
     Route("GET", "/openapi.json", "openapi", "This description.", reply=dict),
 )  # fmt: skip

@@ -13,6 +13,7 @@ from ingress.api.schema_common import (
     Generation,
     PromptLogprobs,
     Refused,
+    RequestTiming,
     Usage,
 )
 
@@ -222,6 +223,7 @@ class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
     system_fingerprint: str | None
     prompt_token_ids: list[int] | UnsetType = UNSET
     prompt_logprobs: PromptLogprobs | UnsetType = UNSET
+    headrace: RequestTiming | UnsetType = UNSET
 
 
 class Delta(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -244,7 +246,8 @@ class ChunkChoice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChatCompletionChunk(msgspec.Struct, frozen=True, kw_only=True):
-    """One event of a stream. With `stream_options.include_usage` all but the last have `usage: null`."""
+    """One event of a stream. With `stream_options.include_usage` all but the last have `usage: null`. `headrace` is in
+    the chunk that ends a choice, and of that choice."""
 
     id: str
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
@@ -255,3 +258,4 @@ class ChatCompletionChunk(msgspec.Struct, frozen=True, kw_only=True):
     system_fingerprint: str | None
     usage: Usage | UnsetType | None = UNSET
     prompt_token_ids: list[int] | UnsetType = UNSET
+    headrace: RequestTiming | UnsetType = UNSET

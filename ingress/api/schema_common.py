@@ -73,6 +73,9 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS, description="Alternatives per prompt token.")] | None
     ) = None
     priority: Annotated[int, Meta(ge=-(2**31), lt=2**31, description="Lower runs earlier. Default 0.")] | None = None
+    include_timing: Annotated[bool, Meta(description="Adds `headrace`: where the time of the answer went.")] | None = (
+        None
+    )
     cache_salt: (
         Annotated[
             str,
@@ -97,6 +100,53 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         if self.stop is None:
             return ()
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+
+class CachedTokens(msgspec.Struct, frozen=True, gc=False):
+    """Tokens whose KV was found instead of computed, by where."""
+
+    memory: int
+    disk: int
+
+
+class IngressTiming(msgspec.Struct, frozen=True, gc=False):
+    """Work of the server's front, in milliseconds; `wait_ms` is until the model's scheduler could be told."""
+
+    parse_ms: float
+    template_ms: float
+    tokenize_ms: float
+    wait_ms: float
+    text_ms: float
+
+
+class RequestTiming(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the time of one answer went, in milliseconds, over all processes that had it and died.
+
+    `total_ms` ends with the last token. `held_ms` is by cause the part of `queue_ms` that was not just its turn.
+    `longest_gap_*`: between two tokens, the step that ended it, and how many tokens came before. `chunks` and
+    `computed_tokens` are of the prompt, and of what had to be computed again. `headrace explain` takes `request`.
+    """
+
+    request: str
+    total_ms: float
+    ttft_ms: float | None
+    queue_ms: float
+    held_ms: dict[str, float]
+    prefill_ms: float
+    decode_ms: float
+    recovery_ms: float
+    longest_gap_ms: float
+    longest_gap_step: int | None
+    longest_gap_after: int | None
+    cached_tokens: CachedTokens
+    computed_tokens: int
+    chunks: int
+    steps: int
+    tokens: int
+    preemptions: int
+    resumptions: int
+    ingress: IngressTiming
+    choices: list[RequestTiming] | UnsetType = UNSET
 
 
 class PromptTokensDetails(msgspec.Struct, frozen=True, gc=False):

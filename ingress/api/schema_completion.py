@@ -13,6 +13,7 @@ from ingress.api.schema_common import (
     Generation,
     PromptLogprobs,
     Refused,
+    RequestTiming,
     TokenId,
     Usage,
 )
@@ -74,7 +75,8 @@ class CompletionChoice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Completion(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole answer, or one event of a stream."""
+    """The whole answer, or one event of a stream. There `headrace` is in the chunk that ends a choice, and of that
+    choice."""
 
     id: str
     object: Literal["text_completion"] = "text_completion"
@@ -83,3 +85,4 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     choices: list[CompletionChoice]
     system_fingerprint: str | None
     usage: Usage | UnsetType | None = UNSET
+    headrace: RequestTiming | UnsetType = UNSET

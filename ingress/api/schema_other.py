@@ -73,12 +73,14 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelReadiness(msgspec.Struct, frozen=True, kw_only=True):
-    """One configured model, from what its scheduler says; never from a probe request."""
+    """One configured model, from what its scheduler says; never from a probe request. `reason`: why not all of its
+    replicas are ready."""
 
     id: str
     ready: bool
     replicas_ready: int
     replicas: int
+    reason: str | None = None
 
 
 class Readiness(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,3 +88,20 @@ class Readiness(msgspec.Struct, frozen=True, kw_only=True):
 
     status: Literal["ready"] = "ready"
     models: list[ModelReadiness]
+
+
+class ModelProgress(msgspec.Struct, frozen=True, kw_only=True):
+    """One configured model: whether its work gets on. One that has none does. `reason`: what stands still, and since
+    when."""
+
+    id: str
+    progressing: bool
+    stuck_s: float
+    reason: str | None = None
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of `GET /progress` where no model's work stands still."""
+
+    status: Literal["progressing"] = "progressing"
+    models: list[ModelProgress]

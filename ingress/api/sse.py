@@ -94,15 +94,20 @@ def parse_event_id(text: str, response: str) -> int | None:
     return int(number)
 
 
-async def write_events(sink: Sink, replay: Events, after: int, is_failure: Callable[[bytes], bool]) -> None:
+async def write_events(
+    sink: Sink, replay: Events, after: int, is_failure: Callable[[bytes], bool], clock: Callable[[], int]
+) -> int:
     """All events after number `after`, to the end. `[DONE]` says that the answer is whole, so a failed one has none.
     Nor has a failure an id: whoever resumes is told again, and never that nothing is missing.
+
+    Returns:
+        For how many ns of `clock` the reader was waited for.
 
     Raises:
         EventsGone: the reader fell so far behind that events it needs were dropped.
     """
     await sink.start(200, (*STREAM_HEADERS, (b"x-request-id", replay.response.encode())))
-    last, failed = after, False
+    last, failed, waited_ns = after, False, 0
 
     def hear(number: int, body: bytes) -> bool:
         nonlocal last, failed
@@ -110,7 +115,10 @@ async def write_events(sink: Sink, replay: Events, after: int, is_failure: Calla
         return sink.write_now(data(body) if failed else event(replay.response, number, body))
 
     while not await replay.follow(last, hear):
+        full_ns = clock()
         await sink.drain()
+        waited_ns += clock() - full_ns
     if not failed:
         await sink.write(DONE)
     await sink.end()
+    return waited_ns

@@ -140,6 +140,7 @@ class Streaming:
 
         now_ns = self._host.loop.now_ns()
         replay = self._replays.create(opening.response, opening.owner, abandoned, now_ns, on_dropped=journal.drop)
+        replay.requests = requests
         for event in events:
             replay.append(event)
         if tell is None:

@@ -76,7 +76,7 @@ class Telling:
                 return True
             self._finishes[index] = piece.finish
         events = self._renderer.piece(index, piece, self._streams[index].prompt_logprobs)
-        say(Drawn(index, piece.tokens, tuple(events), piece.cached_tokens, piece.raw, piece.finish))
+        say(Drawn(index, piece.tokens, tuple(events), piece.cached_tokens, piece.raw, piece.finish, piece.timing))
         if piece.finish is None or not self._finishes.keys() >= self._streams.keys():
             return False
         self._last(say)

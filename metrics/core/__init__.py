@@ -6,6 +6,8 @@
 | `series`      | every instrument of every process, across incarnations; windows    |
 | `fleet`       | the latest sample of each process; who is late, gone, restarting   |
 | `timelines`   | events of the last N requests; the list of finished ones           |
+| `step_ring`   | the recent steps of each model                                     |
+| `explain`     | why one request took as long as it did                             |
 | `live`        | requests in schedulers' hands                                      |
 | `loads`       | one line per model, and the pages, out of the series               |
 | `views`       | what processes last said for the detail screens                    |
@@ -14,6 +16,8 @@
 | `endpoints`   | doors of all processes, with rates                                 |
 | `pace`        | step times of workers, and skew of ranks                           |
 | `sheet`       | models as served, and where the memory went                        |
+| `rules`       | what is wrong now, and the catalogue of alarms                     |
+| `judge`       | all rules over all that is known                                   |
 | `findings`    | what an operator should know, with hysteresis                      |
 | `notes`       | what operators said of findings                                    |
 | `collector`   | all of the above behind one object                                 |

@@ -8,20 +8,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from bus.messages.observe import Snapshot, Update
-from bus.messages.telemetry import LiveRequests, Sample, Timeline, TimelineEvent
+from bus.messages.observe import GetTimeline, Snapshot, TimelineReply, Update
+from bus.messages.telemetry import LiveRequests, Sample, Timeline
 from bus.messages.vitals import Doors, SchedulerView, Steps
 from metrics.core.endpoints import Endpoints
-from metrics.core.findings import Alarms, Condition, ModelWatch, page_conditions, process_conditions
+from metrics.core.explain import explain, has_ended, verdict
+from metrics.core.findings import Alarms
 from metrics.core.fleet import Fleet
+from metrics.core.judge import NO_SETTINGS, Judge, Known, Settings
 from metrics.core.live import Live
 from metrics.core.loads import model_loads, page_load
+from metrics.core.rules.host import HostView
 from metrics.core.series import WINDOW_NS, SeriesStore
+from metrics.core.step_ring import StepRing
 from metrics.core.steps import StepLog, StepLogs
 from metrics.core.timelines import Timelines
 from metrics.core.views import Heard, View, Views
 
 MIN_SPAN_NS: Final = 1_000_000_000  # rates over less would jump
+TICK_NS: Final = 500_000_000
+HELD_UP_NS: Final = 1_000_000_000  # a tick that comes so late says that nobody was listened to
 
 
 class Collector:
@@ -30,6 +36,7 @@ class Collector:
     Args:
         timelines: how many requests' timelines are kept.
         now_ns: when watching began.
+        settings: what is expected and asked for.
 
     Attributes:
         stale: samples of incarnations that were replaced.
@@ -37,23 +44,28 @@ class Collector:
         views, steps, endpoints: what is not in the feed, but asked for.
     """
 
-    def __init__(self, timelines: int, now_ns: int) -> None:
-        self._began_ns = now_ns
+    def __init__(self, timelines: int, now_ns: int, settings: Settings = NO_SETTINGS) -> None:
+        self._began_ns = self._ticked_ns = now_ns
         self.series = SeriesStore()
         self.fleet = Fleet()
         self.timelines = Timelines(timelines)
         self.views = Views()
         self.steps = StepLogs()
         self.endpoints = Endpoints()
+        self._ring = StepRing()
         self._live = Live()
         self._alarms = Alarms()
-        self._watches: dict[str, ModelWatch] = {}
+        self._judge = Judge(settings)
+        self._host: HostView | None = None
+        self._held_up_ns = self._oldest_sample_ns = 0
         self.stale = 0
         self.crowded = 0
         self._view = self._look(0, now_ns)
 
     def on_sample(self, sample: Sample, now_ns: int) -> None:
         """A process described itself."""
+        if sample.at_ns:
+            self._oldest_sample_ns = max(self._oldest_sample_ns, now_ns - sample.at_ns)
         before = self.fleet.members.get(sample.name)
         heard_ns = before.seen_ns if before else None
         match self.fleet.take(sample, now_ns):
@@ -82,6 +94,7 @@ class Collector:
     def on_steps(self, steps: Steps, now_ns: int) -> None:
         """A scheduler's steps."""
         self.steps.take(steps, now_ns)
+        self._ring.take(steps)
 
     def on_view(self, view: View, now_ns: int) -> None:
         """What a detail screen shows of a process."""
@@ -106,8 +119,15 @@ class Collector:
         """How much of the rates' window has been watched."""
         return min(WINDOW_NS, max(MIN_SPAN_NS, now_ns - self._began_ns)) / 1e9
 
+    def on_host(self, view: HostView) -> None:
+        """A look at the machine."""
+        self._host = view
+
     def tick(self, now_ns: int) -> Update:
         """Look at everything as of now. The update holds what changed since the tick before."""
+        self._held_up_ns, self._ticked_ns = max(0, now_ns - self._ticked_ns - TICK_NS), now_ns
+        if self._held_up_ns >= HELD_UP_NS:
+            self.fleet.forgive(self._held_up_ns)  # their samples wait in the socket
         gone, forgotten = self.fleet.expire(now_ns)
         for name in gone:
             self.series.drop_gauges(name)
@@ -128,24 +148,25 @@ class Collector:
             view.findings, view.recent,
         )  # fmt: skip
 
-    def timeline(self, request: int) -> tuple[TimelineEvent, ...]:
-        """Events of one request in order of time."""
-        return self.timelines.events(request)
+    def timeline(self, asked: GetTimeline, now_ns: int) -> TimelineReply:
+        """Events of one request in order of time, and what that went into."""
+        request = self.timelines.find(asked)
+        events = self.timelines.events(request)
+        model, response, choices = self.timelines.whose(request)
+        spans = explain(events, self._ring.of(model), now_ns)
+        told = verdict(spans, ended=has_ended(events))
+        return TimelineReply(asked.rid, request, events, spans, model, response, choices, told, now_ns)
 
     def _look(self, seq: int, now_ns: int) -> Snapshot:
         span_s = self.span_s(now_ns)
         models = model_loads(self.series, now_ns, span_s)
         pages = page_load(self.series)
 
-        def conditions() -> Iterator[Condition]:
-            for name, member in self.fleet.members.items():
-                yield from process_conditions(name, member, now_ns)
-            for load in models:
-                yield from self._watches.setdefault(load.model, ModelWatch()).conditions(load, now_ns)
-            yield from page_conditions(pages, sum(load.preemptions_per_s for load in models))
-
-        for model in self._watches.keys() - {load.model for load in models}:
-            del self._watches[model]
+        known = Known(
+            self.fleet.members, models, pages, self._live.lists(), self.series, self.steps.logs, self._host,
+            self._held_up_ns, self._oldest_sample_ns, now_ns - self._began_ns,
+        )  # fmt: skip
+        self._oldest_sample_ns = 0
         return Snapshot(
             rid=0,
             seq=seq,
@@ -155,7 +176,7 @@ class Collector:
             pages=pages,
             requests=self._live.requests(),
             requests_total=self._live.total(),
-            findings=self._alarms.step(conditions(), now_ns),
+            findings=self._alarms.step(self._judge.conditions(known, now_ns), now_ns),
             recent=self.timelines.finished(),
         )
 

@@ -1,144 +1,47 @@
-"""What an operator should know, from what was collected. Rules say what is wrong now; `Alarms` says since when.
+"""What an operator should know: conditions over time. Rules say what is wrong now; `Alarms` since when, and whether
+that was for long enough.
 
-A condition becomes a finding when it has held for `RAISE_NS` and ends when it has been away for `CLEAR_NS`: one that
-flickers is one finding, not twenty.
+A condition becomes a finding when it has held for the alarm's `raise_s` and ends when it has been away for its
+`clear_s`: one that flickers is one finding, not twenty. Its id stays the same, also when it comes again.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from typing import Final, Literal, NamedTuple
 
-from bus.messages.observe import Finding, ModelLoad, PageLoad
-from metrics.core.fleet import LATE_NS, RESTART_WINDOW_NS, SECOND, Member
+from bus.messages.observe import Finding
+from metrics.core.rules.catalogue import SECOND, alarm
 
-RAISE_NS: Final = SECOND
-CLEAR_NS: Final = 5 * SECOND
-STALL_WARN_NS: Final = 5 * SECOND
-STALL_CRIT_NS: Final = 30 * SECOND
-RESTARTS: Final = 3
-QUEUE_FLOOR: Final = 8
-QUEUE_HISTORY_NS: Final = 10 * SECOND
-HIT_FLOOR: Final = 0.2
-HIT_MEMORY: Final = 0.005  # weight of the newest ratio at 2 Hz: a memory of about 100 s
-PAGES_LOW: Final = 0.05
+BLINK_NS: Final = SECOND  # a condition may be away for so long and be the same, before it was ever said
+MAX_ALARMS: Final = 512
 
 Severity = Literal["warn", "crit"]
 
 
 class Condition(NamedTuple):
-    """Something is wrong now."""
+    """Something is wrong now.
+
+    Attributes:
+        advice: where it is not the catalogue's.
+        cause: why it is so, as far as that can be told.
+    """
 
     code: str
     severity: Severity
     subject: str
     text: str
-    advice: str
-
-
-def process_conditions(name: str, member: Member, now_ns: int) -> Iterator[Condition]:
-    """What one process's samples, or their absence, say."""
-    silent, stalled = member.silent_ns(now_ns), member.stalled_ns(now_ns)
-    state = member.sample.state
-    if member.restarts_within(RESTART_WINDOW_NS, now_ns) >= RESTARTS:
-        times = member.restarts_within(RESTART_WINDOW_NS, now_ns)
-        yield Condition(
-            "restart-loop", "crit", name, f"restarted {times} times in 5 min", "read its log for the exit it repeats"
-        )
-    if state == "failed":
-        yield Condition("failed", "crit", name, "failed and is not running", "read its log, then restart it")
-    elif state == "stopped":
-        return
-    elif member.gone:
-        yield Condition(
-            "gone", "crit", name, f"silent for {silent / 1e9:.0f} s: dead or stuck", "restart it if it does not return"
-        )
-    elif silent >= LATE_NS:
-        yield Condition("late", "warn", name, f"silent for {silent / 1e9:.0f} s", "restart it if it stays silent")
-    elif stalled >= STALL_WARN_NS:
-        severity: Severity = "crit" if stalled >= STALL_CRIT_NS else "warn"
-        yield Condition(
-            "stalled", severity, name, f"has work and made no progress for {stalled / 1e9:.0f} s", "restart it"
-        )
-
-
-def page_conditions(pages: PageLoad, preemptions_per_s: float) -> Iterator[Condition]:
-    """Whether the arena is at its end."""
-    usable = pages.free + pages.cached
-    if pages.total and not pages.slabs_free and usable < PAGES_LOW * pages.total:
-        yield Condition(
-            "pages-exhausted",
-            "crit" if preemptions_per_s > 0 else "warn",
-            "kv@host",
-            f"{usable} of {pages.total} pages left for new tokens"
-            + (f", {preemptions_per_s:.1f} preemptions/s" if preemptions_per_s > 0 else ""),
-            "raise [kv] arena, or lower slots of a model",
-        )
-
-
-class ModelWatch:
-    """One model's recent past, for what only a trend shows."""
-
-    def __init__(self) -> None:
-        self._waiting: deque[tuple[int, int]] = deque()
-        self._usual_hits = -1.0
-
-    def conditions(self, load: ModelLoad, now_ns: int) -> Iterator[Condition]:
-        """What this line, after those before it, says."""
-        yield from self._replicas(load)
-        yield from self._queue(load, now_ns)
-        yield from self._hits(load)
-
-    def _replicas(self, load: ModelLoad) -> Iterator[Condition]:
-        ready, wanted = load.replicas_ready, load.replicas
-        if wanted and not ready:
-            yield Condition(
-                "no-replica", "crit", load.model, "no replica is ready: requests wait or are refused",
-                "look at its workers in the fleet",
-            )  # fmt: skip
-        elif ready < wanted:
-            yield Condition(
-                "replicas-missing", "warn", load.model, f"{ready} of {wanted} replicas ready",
-                "look at its workers in the fleet",
-            )  # fmt: skip
-
-    def _queue(self, load: ModelLoad, now_ns: int) -> Iterator[Condition]:
-        self._waiting.append((now_ns, load.waiting))
-        while self._waiting[0][0] < now_ns - QUEUE_HISTORY_NS:
-            self._waiting.popleft()
-        before = self._waiting[0][1]
-        if load.waiting >= QUEUE_FLOOR and load.waiting > 1.5 * before:
-            yield Condition(
-                "queue-growing", "warn", load.model,
-                f"queue grew from {before} to {load.waiting} in 10 s, the oldest waits {load.oldest_wait_s:.1f} s",
-                "add a replica, or expect refusals when it is full",
-            )  # fmt: skip
-        if load.refused_per_s > 0:
-            yield Condition(
-                "refusing", "warn", load.model, f"refuses {load.refused_per_s:.1f} requests/s",
-                "add a replica, or raise queue_requests if the wait is acceptable",
-            )  # fmt: skip
-
-    def _hits(self, load: ModelLoad) -> Iterator[Condition]:
-        now = load.prefix_hit_ratio
-        if now < 0:
-            return
-        usual = self._usual_hits
-        self._usual_hits = now if usual < 0 else usual + HIT_MEMORY * (now - usual)
-        if usual > HIT_FLOOR and now < usual / 2:
-            yield Condition(
-                "prefix-hits-dropped", "warn", load.model, f"prefix hits {now:.0%}, usually {usual:.0%}",
-                "prompts no longer share a beginning, or pages are evicted early",
-            )  # fmt: skip
+    advice: str = ""
+    cause: str = ""
 
 
 class _Alarm:
-    __slots__ = ("condition", "last_ns", "since_ns")
+    __slots__ = ("condition", "last_ns", "raised", "since_ns")
 
     def __init__(self, condition: Condition, now_ns: int) -> None:
         self.condition = condition
         self.since_ns = self.last_ns = now_ns
+        self.raised = False
 
 
 class Alarms:
@@ -150,16 +53,25 @@ class Alarms:
     def step(self, conditions: Iterator[Condition], now_ns: int) -> tuple[Finding, ...]:
         """The findings as of now, critical ones first, then the oldest first."""
         for condition in conditions:
-            alarm = self._alarms.setdefault((condition.code, condition.subject), _Alarm(condition, now_ns))
-            alarm.condition, alarm.last_ns = condition, now_ns
-        for key, alarm in list(self._alarms.items()):
-            raised = alarm.last_ns - alarm.since_ns >= RAISE_NS
-            if now_ns - alarm.last_ns >= (CLEAR_NS if raised else RAISE_NS):
+            key = (condition.code, condition.subject)
+            if key not in self._alarms and len(self._alarms) >= MAX_ALARMS:
+                continue
+            known = self._alarms.setdefault(key, _Alarm(condition, now_ns))
+            known.condition, known.last_ns = condition, now_ns
+            known.raised = known.raised or now_ns - known.since_ns >= alarm(condition.code).raise_ns
+        for key, known in list(self._alarms.items()):
+            patience_ns = alarm(known.condition.code).clear_ns if known.raised else BLINK_NS
+            if now_ns - known.last_ns >= patience_ns and now_ns > known.last_ns:
                 del self._alarms[key]
-        raised_now = [alarm for alarm in self._alarms.values() if alarm.last_ns - alarm.since_ns >= RAISE_NS]
-        raised_now.sort(key=lambda alarm: (alarm.condition.severity != "crit", alarm.since_ns, alarm.condition.subject))
-        return tuple(
-            Finding(c.code, c.severity, c.subject, c.text, alarm.since_ns, c.advice)
-            for alarm in raised_now
-            for c in (alarm.condition,)
-        )
+        raised = [known for known in self._alarms.values() if known.raised]
+        raised.sort(key=lambda known: (known.condition.severity != "crit", known.since_ns, known.condition.subject))
+        return tuple(_finding(known.condition, known.since_ns) for known in raised)
+
+
+def _finding(condition: Condition, since_ns: int) -> Finding:
+    known = alarm(condition.code)
+    return Finding(
+        condition.code, condition.severity, condition.subject, condition.text, since_ns,
+        condition.advice or known.advice, condition.cause, known.action, known.key,
+        f"{condition.code}:{condition.subject}",
+    )  # fmt: skip

@@ -29,6 +29,7 @@ HELP: Final[dict[str, str]] = {
     "headrace_stock_pages": "Leased pages that wait in the scheduler for tokens.",
     "headrace_oldest_wait_seconds": "Age of the request that waits longest.",
     "headrace_kv_pages": "Pages of the KV arena, by state and pool.",
+    "headrace_kv_audit_faults": "Faults that the last audit of the pages found.",
 }
 
 PUBLIC_NAMES: Final[dict[str, str]] = {

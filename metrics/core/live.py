@@ -32,6 +32,10 @@ class Live:
         everyone = chain.from_iterable(listed.requests for _, listed in self._lists.values())
         return tuple(sorted(everyone, key=lambda live: (-live.age_ns, live.request))[:MAX_LISTED])
 
+    def lists(self) -> dict[str, LiveRequests]:
+        """What each scheduler said last."""
+        return {name: listed for name, (_, listed) in self._lists.items()}
+
     def total(self) -> int:
         """How many there are, listed or not."""
         return sum(listed.total for _, listed in self._lists.values())

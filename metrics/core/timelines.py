@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Final
 
-from bus.messages.observe import FinishedRequest
+from bus.messages.observe import FinishedRequest, GetTimeline
 from bus.messages.telemetry import Timeline, TimelineEvent, TimelineKind
 
 MAX_EVENTS: Final = 512  # per request; the first half of them is never dropped
@@ -15,11 +15,11 @@ _SCHEDULER: Final = "scheduler@"
 
 
 class _Record:
-    __slots__ = ("dropped", "ended", "events", "model")
+    __slots__ = ("dropped", "ended", "events", "model", "response")
 
     def __init__(self) -> None:
         self.events: list[TimelineEvent] = []
-        self.model = ""
+        self.model = self.response = ""
         self.ended = False
         self.dropped = 0
 
@@ -29,6 +29,8 @@ class _Record:
             del self.events[MAX_EVENTS // 2]
             self.dropped += 1
         self.ended = self.ended or event.kind in ENDS
+        if event.kind == "named":
+            self.response = event.detail
 
 
 class Timelines:
@@ -42,6 +44,7 @@ class Timelines:
         self._limit = limit
         self._records: OrderedDict[int, _Record] = OrderedDict()
         self._finished: OrderedDict[int, FinishedRequest] = OrderedDict()
+        self._responses: dict[str, list[int]] = {}
 
     def __len__(self) -> int:
         return len(self._records)
@@ -57,10 +60,13 @@ class Timelines:
             else:
                 self._records.move_to_end(event.request)
             record.model = model or record.model
+            named = record.response
             record.add(event)
+            if record.response != named:
+                self._responses.setdefault(record.response, []).append(event.request)
             touched[event.request] = record
             if len(self._records) > self._limit:
-                self._records.popitem(last=False)
+                self._forget(*self._records.popitem(last=False))
         for request, record in touched.items():
             if record.ended:
                 self._finish(request, record)
@@ -69,6 +75,30 @@ class Timelines:
         self._finished[request] = summary(request, record.model, record.events)
         if len(self._finished) > MAX_FINISHED:
             self._finished.popitem(last=False)
+
+    def _forget(self, request: int, record: _Record) -> None:
+        choices = self._responses.get(record.response, [])
+        if request in choices:
+            choices.remove(request)
+            if not choices:
+                del self._responses[record.response]
+
+    def find(self, asked: GetTimeline) -> int:
+        """The request that is meant; 0 where none is known."""
+        if asked.response and (choices := self._responses.get(asked.response)):
+            return choices[0]
+        if asked.request:
+            return asked.request
+        if asked.suffix:
+            return next((request for request in reversed(self._records) if f"{request:x}".endswith(asked.suffix)), 0)
+        return 0
+
+    def whose(self, request: int) -> tuple[str, str, tuple[int, ...]]:
+        """Its model, its response's id, and all choices of that."""
+        record = self._records.get(request)
+        if record is None:
+            return "", "", ()
+        return record.model, record.response, tuple(self._responses.get(record.response, ()))
 
     def events(self, request: int) -> tuple[TimelineEvent, ...]:
         """In order of time; empty where the request is unknown or forgotten."""
@@ -99,6 +129,12 @@ def summary(request: int, model: str, events: list[TimelineEvent]) -> FinishedRe
         duration_ns=end.at_ns - start,
         ttft_ns=max(0, first - start) if first else 0,
         prompt_tokens=max((event.value for event in ordered if event.kind == "tokenized"), default=0),
-        cached_tokens=max((event.value for event in ordered if event.kind == "hit"), default=0),
+        cached_tokens=_found_first(ordered),
         generated_tokens=max((event.value for event in ordered if event.kind in ("finished", "aborted")), default=0),
     )
+
+
+def _found_first(ordered: list[TimelineEvent]) -> int:
+    """Tokens that were found when it was first placed, in whatever tier; what a resumption finds is its own again."""
+    hits = [event for event in ordered if event.kind == "hit"]
+    return sum(event.value for event in hits if event.at_ns == hits[0].at_ns)

@@ -5,6 +5,7 @@
 | `events`    | everything that can happen, and everything that can be asked for          |
 | `core`      | the state machine: one event, then admit, plan, tell kv                   |
 | `state`     | all that is known, in one place                                           |
+| `account`   | where the time of one request goes, as it happens                         |
 | `request`   | one request from submission to its end                                    |
 | `submit`    | a submission taken, refused or recognised; an abort                       |
 | `gate`      | how fast the queue drains: Retry-After                                    |
@@ -25,6 +26,7 @@
 | `failure`   | failed steps, lost replicas, lost pages, hangs                            |
 | `budget`    | classes of errors, and how many a replica may have                        |
 | `watch`     | whether a step hangs                                                      |
+| `standing_still` | why replicas do not answer, and work in hand does not get on         |
 | `suspects`  | who may have caused a failure; the batch is bisected                      |
 | `trials`    | suspects moved: detained, tried, condemned                                |
 | `view`      | the requests in hand as an onlooker sees them                             |

@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 
 from bus.blocks import DIGEST_BYTES
+from bus.messages.telemetry import HeldFor
 from scheduler.core.events import LookUp
 from scheduler.core.handover import candidates, hands_over, has_pools
 from scheduler.core.prefix import Entry
@@ -47,13 +48,17 @@ def admit(state: State) -> None:
     if state.blocked_version == state.pool.version:
         return  # the head did not fit, and nothing has changed since
     if not any(replica.openings for replica in state.replicas.values()):
-        return  # the usual case with a queue: nobody in it need be looked at
+        if (first := state.queue.head()) is not None:
+            state.note_held(first, "slots", state.running, state.holders_of_slots())
+        return  # the usual case with a queue: nobody else in it need be looked at
     while True:
         window = state.queue.first(LOOK_PAST)
         head: Request | None = None
         moved = False
         for request in window:
             replica = _choose(state, request)
+            if replica is None:
+                _note_no_place(state, request)
             if replica is None and (request.standing is Standing.ON_TRIAL or _others_may_pass(state, request)):
                 continue  # its place is taken; others may go elsewhere
             if replica is None:
@@ -62,7 +67,7 @@ def admit(state: State) -> None:
             moved |= tried not in (_Try.NO_ROOM, _Try.BUSY)
             if tried is _Try.NO_ROOM:
                 head = head or request
-                state.note_held(request, "pages")
+                state.note_held(request, "pages", ceil(_need(state, request)), state.holders_of_slots())
                 if head.passed_over >= MAX_PASSED_OVER:
                     break
             elif tried is _Try.ADMITTED and head is not None:
@@ -91,6 +96,16 @@ def _choose(state: State, request: Request) -> Replica | None:
         if best is None or (load, number) < best:
             best = (load, number)
     return state.replicas[best[1]] if best is not None else None
+
+
+def _note_no_place(state: State, request: Request) -> None:
+    serving = [replica for replica in state.replicas.values() if replica.serving]
+    if not serving:
+        state.note_held(request, "replica")
+    elif not any(replica.free_slots for replica in serving):
+        state.note_held(request, "slots", state.running, state.holders_of_slots())
+    else:
+        state.note_held(request, "backlog", sum(replica.backlog for replica in serving), state.holders_of_slots())
 
 
 def _others_may_pass(state: State, request: Request) -> bool:
@@ -128,7 +143,7 @@ def _wait_for_prefix(state: State, request: Request, replica: Replica) -> bool:
         last = first
         while last + 1 < request.reusable_blocks and request.digest(last + 1) in index.computing:
             last += 1
-        _park(state, request, request.digest(last), "sibling")
+        _park(state, request, request.digest(last), "sibling", (index.computing[digest],))
         return True
     if (number := index.asked.get(digest)) is not None:
         if state.lookups[number].expired:
@@ -139,13 +154,14 @@ def _wait_for_prefix(state: State, request: Request, replica: Replica) -> bool:
         return False
     # What was known here behind the blocks that kv was asked about may have been given back to it since.
     if first >= request.looked_up:
+        state.note_held(request, "lookup")
         request.looked_up = _look_up(state, request, first, request.reusable_blocks)
         return True
     until, request.on_disk_until = min(request.on_disk_until, request.reusable_blocks), 0
     wait_ms = _worth_waiting_ms(request, replica, first, until) if until > first else 0
     if not wait_ms:
         return False
-    state.note_held(request, "disk")
+    state.note_held(request, "disk", (until - first) * request.page_tokens)
     _look_up(state, request, first, until, wait_ms)
     return True
 
@@ -165,10 +181,10 @@ def _worth_waiting_ms(request: Request, replica: Replica, first: int, until: int
     return ceil(min(patience_ms, compute_ms)) if disk_ms < compute_ms else 0
 
 
-def _park(state: State, request: Request, digest: bytes, why: str) -> None:
+def _park(state: State, request: Request, digest: bytes, why: HeldFor, others: tuple[int, ...] = ()) -> None:
     state.queue.park(request)
     state.index.wait(digest, request.id)
-    state.note_held(request, why)
+    state.note_held(request, why, others=others)
 
 
 def _look_up(state: State, request: Request, first: int, until: int, wait_ms: int = 0) -> int:
@@ -203,6 +219,7 @@ def found(
     request.on_disk_until, request.on_disk_us = asked.first_block + len(pages) + ahead if more else 0, ahead_us
     if asked.from_disk:
         state.tally.disk_tokens += len(pages) * request.page_tokens
+        request.from_disk += len(pages) * request.page_tokens
     entries: list[Entry] = []
     for offset in range(asked.blocks):
         block = asked.first_block + offset
@@ -238,6 +255,7 @@ def unpark(state: State, request_id: int) -> None:
     request = state.requests.get(request_id)
     if request is not None and request.phase is Phase.PARKED and request.standing is not Standing.DETAINED:
         state.queue.unpark(request)
+        state.note_held(request, "turn")
         state.blocked_version = -1
 
 
@@ -245,12 +263,16 @@ def _fits(state: State, request: Request) -> bool:
     """Whether its pages, and a share of what all may still generate, are within reach."""
     if not state.running and not state.pool.coming:
         return True  # it was refused at submission if it could not run alone
+    owed = sum(_owed(replica, state.reserve) for replica in state.replicas.values())
+    return state.pool.used + owed + _need(state, request) <= state.pool.reachable
+
+
+def _need(state: State, request: Request) -> float:
+    """Pages that it wants: those of what it knows, less those that are found, and a share of its output's."""
     size = request.page_tokens
     now_blocks = -(-(request.known + 1) // size)
     all_blocks = -(-limit_of(state, request) // size)
-    need = now_blocks - len(request.entries) + state.reserve * max(0, all_blocks - now_blocks)
-    owed = sum(_owed(replica, state.reserve) for replica in state.replicas.values())
-    return state.pool.used + owed + need <= state.pool.reachable
+    return now_blocks - len(request.entries) + state.reserve * max(0, all_blocks - now_blocks)
 
 
 def _owed(replica: Replica, reserve: float) -> float:
@@ -289,11 +311,14 @@ def _place(state: State, request: Request, replica: Replica) -> None:
         request.cached_tokens = min(hit, request.prompt_len)
         tally.prompt_tokens += request.prompt_len
         tally.queue_s.append((state.now - request.arrival_ns) / 1e9)
-    state.note(request.id, "admitted", replica.number)
-    if hit:
-        state.note(request.id, "hit", hit)
-        if request.entries:
-            state.hot.hit(request.entries[-1].digest, hit, state.now)
-    request.held_for = ""
+    if hit and request.entries:
+        state.hot.hit(request.entries[-1].digest, hit, state.now)
+    disk = min(request.from_disk, hit)
+    request.book.placed(hit - disk, disk, state.now)
+    state.note(request.id, "admitted", replica.number, replica=replica.number)
+    for tier, tokens in (("memory", hit - disk), ("disk", disk)):
+        if tokens:
+            state.note(request.id, "hit", tokens, detail=tier)
+    request.from_disk = 0
     request.front = False
     request.passed_over = 0

@@ -29,6 +29,7 @@ from scheduler.core.prefix import EntryState
 from scheduler.core.pressure import relieve
 from scheduler.core.replica import Replica
 from scheduler.core.results import step_done
+from scheduler.core.standing_still import hung, standstill, trouble
 from scheduler.core.state import Geometry, Limits, State
 from scheduler.core.steplog import StepRecords
 from scheduler.core.submit import abort, drop, finish, late, submit
@@ -64,6 +65,7 @@ class SchedulerCore:
             e.ReplicaLost: self._replica_lost,
             e.ReplicaFenced: lambda event: replica_fenced(self.state, self.state.replicas[event.replica]),
             e.ReplicaDrain: self._replica_drain,
+            e.ReplicaFrozen: self._replica_frozen,
             e.ReplicaComputed: lambda event: self.state.replicas[event.replica].watch.cpu(event.cpu_ns),
             e.ReplicaLeaving: self._replica_leaving,
             e.StepDone: self._step_done,
@@ -104,12 +106,12 @@ class SchedulerCore:
     def facts(self, root: bytes, vocabulary: int) -> ModelFacts:
         """What ingresses should know. `root` is the digest chain's."""
         state = self.state
-        ready = sum(1 for replica in state.replicas.values() if replica.serving)
+        ready = sum(1 for replica in state.replicas.values() if replica.serving and not hung(replica))
         known = state.geometry
         page_tokens, context_tokens = (known.page_tokens, state.context_tokens) if known else (0, 0)
         return ModelFacts(
             state.limits.model, root if known else b"", page_tokens, context_tokens, vocabulary,
-            ready if state.pool.capacity else 0, state.limits.replicas,
+            ready if state.pool.capacity else 0, state.limits.replicas, trouble(state), state.stuck, state.stuck_ns,
         )  # fmt: skip
 
     # --- moving on -------------------------------------------------------------------------------------------------
@@ -142,7 +144,10 @@ class SchedulerCore:
                 replica.sat_out = False
                 state.out.append(e.SendPlan(replica.number, plan))
                 for chunk in chunks:
-                    state.note(int(replica.request_id[chunk.slot]), "chunk", chunk.length, plan.step)
+                    request = replica.requests[chunk.slot]
+                    assert request is not None
+                    request.book.chunk(chunk.length)
+                    state.note(request.id, "chunk", chunk.length, plan.step, replica=replica.number)
             if replica.ready and replica.closing and not replica.running and not replica.flights:
                 # No step will carry them, and a worker that drains waits until its slots are empty.
                 state.out.append(e.SendPlan(replica.number, plan_barrier(replica)))
@@ -214,6 +219,11 @@ class SchedulerCore:
     def _replica_drain(self, event: e.ReplicaDrain) -> None:
         if (replica := self.state.replicas.get(event.replica)) is not None:
             replica.draining = event.draining
+
+    def _replica_frozen(self, event: e.ReplicaFrozen) -> None:
+        if (replica := self.state.replicas.get(event.replica)) is not None:
+            replica.frozen = event.why
+            self.state.blocked_version = -1
 
     def _replica_leaving(self, event: e.ReplicaLeaving) -> None:
         replica = self.state.replicas.get(event.replica)
@@ -315,3 +325,5 @@ class SchedulerCore:
             if replica.barred and state.budget(replica.number).barred_until_ns <= state.now:
                 replica.barred, replica.ready = False, True
                 state.blocked_version = -1
+        state.stuck = standstill(state)
+        state.stuck_ns = (state.stuck_ns or state.now) if state.stuck else 0

@@ -76,6 +76,13 @@ class ReplicaLost(Event, frozen=True, gc=False):
     why: str
 
 
+class ReplicaFrozen(Event, frozen=True, gc=False):
+    """Processes of a replica stand still, or (`why` is empty) do not any more."""
+
+    replica: int
+    why: str
+
+
 class ReplicaFenced(Event, frozen=True, gc=False):
     """No rank of a lost replica can write any more: all are dead or have started over."""
 

@@ -143,6 +143,7 @@ def _requeue(state: State, request: Request, why: str) -> None:
     state.queue.push(request)
     if request.entries:
         state.holders[request.id] = request
+    request.book.left(state.now, preempted=False)
     state.note(request.id, "resumed", request.generated, detail=why)
     if request.standing is Standing.DETAINED:
         detain(state, request)

@@ -84,7 +84,7 @@ def hand_over(state: State, replica: Replica, flight: Flight) -> None:
         generations = [state.pool.generation[page] for page in request.table]
         limit = limit_of(state, request)
         target.open(request, state.home_number(request.home), limit, generations, computed=computed)
-        state.note(request.id, "admitted", target.number)
+        state.note(request.id, "admitted", target.number, replica=target.number)
 
 
 def _decoders(state: State) -> list[Replica]:

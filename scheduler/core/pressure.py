@@ -7,13 +7,15 @@ request that starves for long starts over, and they take turns.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
 from typing import Final
 
 import numpy as np
 
 from scheduler.core.replica import Replica
 from scheduler.core.request import Request
-from scheduler.core.state import State
+from scheduler.core.state import OTHERS, State
 
 LONE_PATIENCE_NS: Final = 2_000_000_000
 RESERVE_STEP: Final = 0.2
@@ -57,7 +59,14 @@ def preempt(state: State, request: Request, why: str) -> None:
     request.looked_up = 0
     state.tally.preemptions += 1
     state.queue.push(request)
-    state.note(request.id, "preempted", request.generated, detail=why)
+    request.book.left(state.now, preempted=True)
+    state.note(request.id, "preempted", request.generated, detail=why, others=tuple(_first_in_line(state)))
+
+
+def _first_in_line(state: State) -> Iterator[int]:
+    """The most important of those who run: for them it gave way."""
+    running = [request for replica in state.replicas.values() for request in replica.requests if request is not None]
+    return islice((request.id for request in sorted(running, key=lambda request: request.key)), OTHERS)
 
 
 def _victim(state: State) -> Request | None:

@@ -45,6 +45,13 @@ class WaitingQueue:
         if request.phase is Phase.WAITING:
             self._leave_heap(request)
 
+    def head(self) -> Request | None:
+        """The first that waits."""
+        while self._heap and self._heap[0][3] != self._heap[0][4].ticket:
+            heappop(self._heap)
+            self._gone -= 1
+        return self._heap[0][4] if self._heap else None
+
     def first(self, count: int) -> list[Request]:
         """The first `count` that wait, in order. They stay."""
         taken: list[tuple[int, int, int, int, Request]] = []

@@ -82,6 +82,7 @@ class Replica:
         handing: slots whose requests go to another replica when all but the last of their tokens are computed.
         tried: slots of requests on trial (`suspects`): their steps have no other rows, and are in flight alone.
         barred: it is up, and taken out for failing too often.
+        frozen: why its processes would not execute anything now (stopped, silent); empty where they would.
         lost_ns: when it was lost; 0 while it is up, and when its processes are known to be gone.
         step_limit: `step_tokens`, or less for a while after a step that ran out of memory.
         slot_cap, step_cap: what the operator allows of `slots` and `step_tokens`.
@@ -100,6 +101,7 @@ class Replica:
         self.leaving = False
         self.killed = False
         self.barred = False
+        self.frozen = ""
         self.lost_ns = 0
         self.next_step = 1
         self.completed_step = 0
@@ -138,7 +140,8 @@ class Replica:
         self.stop_from = column()  # known tokens from which stop ids count
         self.last_step, self.last_token_ns = column(), column()
         self.request_id = np.zeros(slots, np.uint64)
-        self.active, self.decoding, self.keyed = (np.zeros(slots, np.bool_) for _ in range(3))
+        # fresh: has drawn nothing since it was opened
+        self.active, self.decoding, self.keyed, self.fresh = (np.zeros(slots, np.bool_) for _ in range(4))
         self.stops: Ints = np.full((slots, 1), NO_STOP, np.int64)
         # Virtual memory: rows cost what requests write of them.
         self.tokens = np.zeros((slots, context_tokens), np.uint32)
@@ -156,7 +159,7 @@ class Replica:
     @property
     def serving(self) -> bool:
         """Whether it takes what is new."""
-        return self.ready and not self.draining and not self.leaving
+        return self.ready and not self.draining and not self.leaving and not self.frozen
 
     @property
     def openings(self) -> int:
@@ -199,7 +202,7 @@ class Replica:
         request.found = computed
         self.requests[slot] = request
         self.running += 1
-        self.active[slot] = True
+        self.active[slot] = self.fresh[slot] = True
         self.decoding[slot] = False
         self.keyed[slot] = request.reuse
         self.request_id[slot] = request.id

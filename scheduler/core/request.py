@@ -11,6 +11,7 @@ from typing import Final
 
 from bus.blocks import DIGEST_BYTES, chain, next_digest
 from bus.messages.requests import Submit, TokenLogprobs
+from scheduler.core.account import Book
 from scheduler.core.events import Home
 from scheduler.core.prefix import Entry
 
@@ -51,6 +52,8 @@ class Request:
         strikes: failures of its replica in a row, without getting further in between than `struck_at` tokens computed.
         struck_ns: when that row began.
         found: tokens whose KV was there when it got its slot.
+        from_disk: tokens whose KV was read from disk for it since it last began to wait.
+        book: where its time goes.
         alone: of these, those in which nobody else was in the step.
         alone_on: replica on which it failed alone; -1 for none.
         logprobs, prompt_logprobs: kept for resubmission; only where asked for.
@@ -73,7 +76,7 @@ class Request:
     on_disk_until: int = 0
     on_disk_us: int = 0
     passed_over: int = 0
-    held_for: str = ""
+    from_disk: int = 0
     replica: int = -1
     slot: int = -1
     admitted_ns: int = 0
@@ -90,8 +93,10 @@ class Request:
     standing: Standing = Standing.CLEAR
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
+    book: Book = field(init=False)
 
     def __post_init__(self) -> None:
+        self.book = Book(self.arrival_ns)
         self.output = self.submit.emitted
         if self.reuse:
             self.chain = self._prompt_chain()

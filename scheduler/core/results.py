@@ -18,8 +18,8 @@ from scheduler.core.replica import Flight, Ints, Replica
 from scheduler.core.request import Request
 from scheduler.core.state import State
 
-STALL_FACTOR: Final = 8.0
-STALL_MIN_NS: Final = 500_000_000
+STALL_FACTOR: Final = 4.0
+STALL_MIN_NS: Final = 100_000_000
 
 
 def step_done(state: State, replica: Replica, result: StepResult) -> None:
@@ -51,9 +51,10 @@ def step_done(state: State, replica: Replica, result: StepResult) -> None:
         state.ledger.seal(request, replica.tokens[slot], blocks, replica.number)
     if result.prompt_logprobs:
         _prompt_logprobs(state, replica, flight, outcome, result)
-    first = _observe(state, replica, outcome)
+    accounts = _settle(state, replica, outcome, result.step)
+    first = _observe(state, replica, outcome, result.step)
     ended = _ended(state, replica, outcome)
-    _deltas(state, replica, outcome, result, first, ended)
+    _deltas(state, replica, outcome, result, first, ended, accounts)
     # Before those who end give back: what this step could write is theirs to give back at once.
     state.ledger.give_back(replica.complete(result.step))
     for request, _ in ended:
@@ -86,6 +87,7 @@ def _deltas(
     result: StepResult,
     first: list[Request],
     ended: list[tuple[Request, Finished]],
+    accounts: list[Request],
 ) -> None:
     """One message per ingress that has something in this step."""
     slots = outcome.slots
@@ -104,12 +106,13 @@ def _deltas(
         home = state.homes[number]
         finished = tuple(account for request, account in ended if request.home == home)
         cached = tuple((r.id, r.cached_tokens) for r in first if r.home == home and r.cached_tokens)
+        timed = tuple((r.id, r.book.account()) for r in accounts if r.home == home and r.submit.timing)
         state.reply(
             home,
             Deltas(
                 result.step, pack_u64(replica.request_id[slots[rows]]), pack_u32(outcome.indexes[rows]),
                 pack_u32(np.ones(len(rows), np.uint32)), pack_u32(outcome.tokens[rows]), tuple(values), finished,
-                cached,
+                cached, timed,
             ),
         )  # fmt: skip
 
@@ -137,7 +140,22 @@ def _prompt_logprobs(state: State, replica: Replica, flight: Flight, outcome: Ou
             state.reply(request.home, PromptLogprobs(request.id, sent, tuple(fresh)))
 
 
-def _observe(state: State, replica: Replica, outcome: Outcome) -> list[Request]:
+def _settle(state: State, replica: Replica, outcome: Outcome, step: int) -> list[Request]:
+    """Requests that drew their first token since they got their slot: their prefill is over."""
+    fresh = replica.fresh[outcome.slots]
+    settled: list[Request] = []
+    if fresh.any():
+        for slot in outcome.slots[fresh].tolist():
+            request = replica.requests[slot]
+            assert request is not None
+            request.book.drew(state.now)
+            state.note(request.id, "first_token", step=step, replica=replica.number)
+            settled.append(request)
+        replica.fresh[outcome.slots] = False
+    return settled
+
+
+def _observe(state: State, replica: Replica, outcome: Outcome, step: int) -> list[Request]:
     """Times to first tokens and between tokens; the requests whose first token, since they were submitted, this is."""
     slots, now = outcome.slots, state.now
     begun: list[Request] = []
@@ -154,15 +172,15 @@ def _observe(state: State, replica: Replica, outcome: Outcome) -> list[Request]:
             if not request.submitted_len:
                 request.ttft_ns = now - (request.submit.submitted_ns or request.arrival_ns)
                 state.tally.ttft_s.append(request.ttft_ns / 1e9)
-                state.note(request.id, "first_token")
         last, slots = last[~first], slots[~first]
         if not len(slots):
             return begun
     gaps = (now - last).astype(np.float64)
     state.tally.gaps_s.append(gaps / 1e9)
     longest = float(gaps.max())
-    if replica.gap_ns and longest > max(STALL_MIN_NS, STALL_FACTOR * replica.gap_ns):
-        for index in np.flatnonzero(gaps > max(STALL_MIN_NS, STALL_FACTOR * replica.gap_ns)).tolist():
-            state.note(int(replica.request_id[slots[index]]), "stalled", int(gaps[index]))
+    if replica.gap_ns and longest > (far := max(STALL_MIN_NS, STALL_FACTOR * replica.gap_ns)):
+        for index in np.flatnonzero(gaps > far).tolist():
+            number = int(replica.request_id[slots[index]])
+            state.note(number, "stalled", int(gaps[index]), step, replica=replica.number)
     replica.gap_ns += 0.05 * (float(gaps.mean()) - replica.gap_ns) if replica.gap_ns else float(gaps.mean())
     return begun

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from heapq import nlargest
+from itertools import islice
 from typing import Final
 
 import msgspec
@@ -11,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bus.messages.requests import Accepted, Deltas, Finished, FinishReason, PromptLogprobs, RefusalCode, Refused
-from bus.messages.telemetry import TimelineEvent, TimelineKind
+from bus.messages.telemetry import HeldFor, TimelineEvent, TimelineKind
 from scheduler.core.budget import Budget
 from scheduler.core.events import Action, Home, LookUp, Note, Reply
 from scheduler.core.gate import DrainRate
@@ -25,6 +28,7 @@ from scheduler.core.request import Phase, Request, Standing
 from scheduler.core.suspects import Suspects
 
 QUARANTINE_REMEMBERED: Final = 1024
+OTHERS: Final = 4  # of those whom a request waits for, so many are named
 STRAIGHT: Final = 64  # about what a decode replica computes within its inter-token target anyway
 
 
@@ -103,6 +107,7 @@ class State:
         budgets: what each replica that was ever up has spent on failures.
         quarantined: ids that were found to take their worker down, oldest first.
         looked_ns: when it was last looked whether steps hang.
+        stuck, stuck_ns: what the work in hand waits for that does not come, and since when.
         reserve: the share of its remaining output that is kept free for each running request (SGLang's new-token
             ratio): up when that proves too little, slowly down again while it does not.
     """
@@ -135,6 +140,7 @@ class State:
         self.reserve = 0.5
         self.starved_since = 0
         self.looked_ns = 0
+        self.stuck, self.stuck_ns = "", 0
         self.blocked_version = -1
         self.tally = Tally()
 
@@ -205,15 +211,29 @@ class State:
         self.note(request, "refused", detail=code)
         self.reply(home, Refused(request, code, message, retry_after_s))
 
-    def note(self, request: int, kind: TimelineKind, value: int = 0, step: int = 0, detail: str = "") -> None:
+    def note(
+        self,
+        request: int,
+        kind: TimelineKind,
+        value: int = 0,
+        step: int = 0,
+        detail: str = "",
+        replica: int = -1,
+        others: tuple[int, ...] = (),
+    ) -> None:
         """Something happened to a request."""
-        self.out.append(Note(TimelineEvent(request, self.now, kind, value, step, detail)))
+        self.out.append(Note(TimelineEvent(request, self.now, kind, value, step, detail, replica, others)))
 
-    def note_held(self, request: Request, why: str) -> None:
-        """It was not admitted, and why; said once per reason."""
-        if request.held_for != why:
-            request.held_for = why
-            self.note(request.id, "held", detail=why)
+    def note_held(self, request: Request, why: HeldFor, value: int = 0, others: Iterable[int] = ()) -> None:
+        """It was not admitted, and why; said once per reason. `others` is looked at only then."""
+        if request.book.waiting_for != why:
+            request.book.held(why, self.now)
+            self.note(request.id, "held", value, detail=why, others=tuple(islice(others, OTHERS)))
+
+    def holders_of_slots(self) -> Iterator[int]:
+        """Who runs, those that hold most pages first. Nothing is done before the first is asked for."""
+        running = [request for replica in self.replicas.values() for request in replica.requests if request is not None]
+        yield from (request.id for request in nlargest(OTHERS, running, key=lambda request: len(request.table)))
 
     def account(self, request: Request, reason: FinishReason, generated: int, error: str = "") -> Finished:
         """The request ends: count it, and make its account."""

@@ -101,7 +101,12 @@ def _accept(state: State, home: Home, message: Submit) -> None:
     state.queue.push(request)
     state.blocked_version = -1
     state.reply(home, Accepted(request.id, ahead))
-    state.note(request.id, "queued" if not message.emitted else "resumed", ahead)
+    if message.emitted:
+        state.note(request.id, "resumed", request.generated, detail="submitted again with its tokens")
+    else:
+        state.note(request.id, "queued", ahead)
+    if not any(replica.free_slots for replica in state.replicas.values()):
+        state.note_held(request, "slots", state.running, state.holders_of_slots())
     if message.deadline_ns:
         heappush(state.deadlines, (message.deadline_ns, request.id))
     if (reason := _ended_before(state, request)) is not None:
@@ -166,12 +171,13 @@ def _again(state: State, request: Request, home: Home, message: Submit) -> None:
         return
     request.home = home
     request.submit = msgspec.structs.replace(request.submit, adopted=message.adopted)
+    output = request.output
     if request.phase is Phase.RUNNING:
         replica = state.replicas[request.replica]
         replica.home[request.slot] = state.home_number(home)
         output = replica.output(request.slot, 0)
-    else:
-        output = request.output
+        if not replica.fresh[request.slot]:
+            state.note(request.id, "first_token", detail="goes on", replica=request.replica)
     state.reply(home, Accepted(request.id, 0))
     if request.prompt_logprobs and not message.emitted:
         state.reply(home, PromptLogprobs(request.id, 1, tuple(request.prompt_logprobs)))
@@ -181,7 +187,6 @@ def _again(state: State, request: Request, home: Home, message: Submit) -> None:
         count = len(missing) // 4
         logprobs = tuple(enumerate(request.logprobs[start - request.submitted_len :])) if request.logprobs else ()
         cached = ((request.id, request.cached_tokens),) if request.cached_tokens else ()
-        state.reply(
-            home,
-            Deltas(0, pack_u64([request.id]), pack_u32([start]), pack_u32([count]), missing, logprobs, (), cached),
-        )
+        accounts = ((request.id, request.book.account()),) if request.submit.timing else ()
+        packed = pack_u64([request.id]), pack_u32([start]), pack_u32([count])
+        state.reply(home, Deltas(0, *packed, missing, logprobs, (), cached, accounts))

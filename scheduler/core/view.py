@@ -15,7 +15,16 @@ MOST: Final = 500
 def live_requests(state: State, name: str, now: int) -> LiveRequests:
     """At most 500, in order of arrival: a dict keeps it."""
     shown = tuple(_live(state, request, now) for request in islice(state.requests.values(), MOST))
-    return LiveRequests(name, len(state.requests), shown)
+    return LiveRequests(name, len(state.requests), shown, state.stuck, state.stuck_ns, _next_deadline_ns(state))
+
+
+def _next_deadline_ns(state: State) -> int:
+    """Of those that wait; the first of all is looked at, which is enough: it is the next to be missed."""
+    if not state.deadlines:
+        return 0
+    deadline_ns, number = state.deadlines[0]
+    request = state.requests.get(number)
+    return deadline_ns if request is not None and request.phase is not Phase.RUNNING else 0
 
 
 def _live(state: State, request: Request, now: int) -> LiveRequest:

@@ -38,7 +38,7 @@ class Watch:
 
     def look(self, step: int, elapsed_ns: int) -> None:
         """The oldest step is `step` (-1: there is none), `elapsed_ns` after the last look."""
-        if step != self._step:
+        if step != self._step or step < 0:
             self._step, self._seen_cpu = step, False
             self.waited_ns = self.idle_ns = 0
             return

@@ -20,7 +20,7 @@ from admin_tui.details import Detail
 from admin_tui.recording import Recorded, to_line
 from bus.messages.control import Fleet, UnitStatus
 from bus.messages.details import GetBus, GetHost, GetModels, GetPages, GetSteps, StepsReply
-from bus.messages.observe import Snapshot, TimelineReply, Update
+from bus.messages.observe import GetTimeline, Snapshot, Update
 from bus.messages.telemetry import (
     LiveRequest,
     LiveRequests,
@@ -329,7 +329,7 @@ def recorded() -> Iterator[Recorded]:
     yield Recorded(SECONDS - 1, usage())
     view = collector.snapshot(0)
     for request in (*(r.request for r in view.requests), *(r.request for r in view.recent[:40])):
-        yield Recorded(SECONDS, TimelineReply(0, request, collector.timeline(request)))
+        yield Recorded(SECONDS, collector.timeline(GetTimeline(0, request), at_ns(SECONDS)))
 
 
 def usage() -> UsageReply:

@@ -14,6 +14,7 @@ from msgspec import NODEFAULT
 
 from bus.config import (
     AdminConfig,
+    AlarmsConfig,
     CurveConfig,
     IngressConfig,
     KvConfig,
@@ -30,6 +31,7 @@ SECTIONS: dict[str, type[Section]] = {
     "[ingress]": IngressConfig,
     "[kv]": KvConfig,
     "[metrics]": MetricsConfig,
+    "[alarms]": AlarmsConfig,
     "[log]": LogConfig,
     "[systemd]": SystemdConfig,
     "[admin]": AdminConfig,

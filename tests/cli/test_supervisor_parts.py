@@ -37,7 +37,7 @@ def test_a_fingerprint_changes_with_what_the_process_reads_and_with_nothing_else
     assert changed == {"kv@host"}
     other_model = Config(ingress=CONFIG.ingress, model=(ModelConfig(name="small", source="x.gguf"), WIDE))
     changed = {u.name for u in desired_units(CONFIG) if fingerprint(CONFIG, u.name) != fingerprint(other_model, u.name)}
-    assert changed == {"scheduler@small", "worker@small.0.0", "ingress@0", "ingress@1"}
+    assert changed == {"metrics@host", "scheduler@small", "worker@small.0.0", "ingress@0", "ingress@1"}
 
 
 def test_workers_share_the_cores_and_the_others_have_one_thread() -> None:

@@ -59,7 +59,7 @@ class Played:
         self.events: list[TimelineEvent] = []
         self.now = SECOND
         self.answers: dict[int, ApiError | None] = {}
-        self.talk = Conversation(self.model, self._send, self.events.append)
+        self.talk = Conversation(self.model, self._send, self.events.append, lambda: self.now)
 
     def _send(self, body: msgspec.Struct) -> bool:
         if self.linked:
@@ -72,7 +72,7 @@ class Played:
 
     def down(self) -> None:
         self.linked = False
-        self.talk.link_down(self.now)
+        self.talk.link_down(self.now, "died")
 
     def receive(self, message: ModelFacts | Accepted | Refused | Deltas | PromptLogprobs) -> None:
         self.talk.receive(message, self.now)
@@ -288,7 +288,12 @@ def test_a_new_scheduler_gets_every_live_request_with_its_tokens(played: Played)
     played.receive(Accepted(7, 0))
     played.receive(deltas(7, 2, "llo", "length"))
     assert pieces(stream).text == "hello"
-    assert [event.kind for event in played.events if event.request == 7] == ["submitted", "resumed"]
+    assert [event.kind for event in played.events if event.request == 7] == [
+        "submitted",
+        "orphaned",
+        "resumed",
+        "told",
+    ]
 
 
 def test_nothing_is_sent_before_the_scheduler_has_introduced_itself(played: Played) -> None:

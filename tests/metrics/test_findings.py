@@ -8,19 +8,17 @@ from hypothesis import strategies as st
 
 from bus.messages.observe import ModelLoad, PageLoad
 from bus.messages.telemetry import Sample
-from metrics.core.findings import (
-    CLEAR_NS,
-    RAISE_NS,
-    Alarms,
-    Condition,
-    ModelWatch,
-    page_conditions,
-    process_conditions,
-)
+from metrics.core.findings import Alarms, Condition
 from metrics.core.fleet import GONE_NS, SECOND, Fleet
+from metrics.core.rules.catalogue import ALARMS
+from metrics.core.rules.models import ModelWatch
+from metrics.core.rules.pages import PageTroubles, page_conditions
+from metrics.core.rules.processes import process_conditions
 
 TICK = SECOND // 2
 BAD = Condition("late", "warn", "worker@m.0.0", "text", "advice")
+RAISE_NS, CLEAR_NS = ALARMS["late"].raise_ns, ALARMS["late"].clear_ns
+NONE = PageTroubles()
 IDLE = ModelLoad("m", 1, 1, 0, 0, 0.0, 0, 0, 0, 0, 0, 0, 0, 0, 0, -1.0, 0, 0)
 
 
@@ -57,13 +55,13 @@ def test_a_finding_starts_and_ends_only_by_hysteresis(present: list[bool]) -> No
 def test_a_blip_is_no_finding() -> None:
     alarms = Alarms()
     alarms.step(iter([BAD]), 0)
-    alarms.step(iter([]), RAISE_NS)
+    alarms.step(iter([]), 2 * TICK)
     assert alarms.step(iter([BAD]), RAISE_NS + TICK) == ()
 
 
 def test_critical_findings_come_first() -> None:
     alarms = Alarms()
-    worse = BAD._replace(code="gone", severity="crit")
+    worse = BAD._replace(subject="kv@host", severity="crit")
     for now in (0, RAISE_NS):
         found = alarms.step(iter([BAD, worse]), now)
     assert [finding.severity for finding in found] == ["crit", "warn"]
@@ -81,6 +79,10 @@ def test_processes_are_late_then_gone_and_stalled_only_when_busy() -> None:
     fleet.take(quiet, GONE_NS + SECOND)
     (stalled,) = process_conditions("kv@host", member, GONE_NS + SECOND)
     assert stalled.code == "stalled"
+    working = msgspec.structs.replace(quiet, name="worker@m.0.0", role="worker")
+    fleet.take(working, 0)
+    fleet.take(working, GONE_NS)
+    assert codes(process_conditions("worker@m.0.0", fleet.members["worker@m.0.0"], GONE_NS)) == []
 
 
 def test_three_restarts_in_five_minutes_are_a_loop() -> None:
@@ -117,10 +119,10 @@ def test_missing_replicas_and_refusals() -> None:
 
 
 def test_pages_run_out_when_neither_free_nor_evictable_ones_are_left() -> None:
-    assert codes(page_conditions(PageLoad(0, 0, 0, 0, 0, 0), 0.0)) == []
-    assert codes(page_conditions(PageLoad(100, 0, 50, 44, 6, 0), 0.0)) == []
-    assert codes(page_conditions(PageLoad(100, 0, 50, 48, 2, 0, slabs_free=3), 0.0)) == []
-    (low,) = page_conditions(PageLoad(100, 0, 50, 48, 2, 0), 0.0)
+    assert codes(page_conditions(PageLoad(0, 0, 0, 0, 0, 0), 0.0, NONE)) == []
+    assert codes(page_conditions(PageLoad(100, 0, 50, 44, 6, 0), 0.0, NONE)) == []
+    assert codes(page_conditions(PageLoad(100, 0, 50, 48, 2, 0, slabs_free=3), 0.0, NONE)) == []
+    (low,) = page_conditions(PageLoad(100, 0, 50, 48, 2, 0), 0.0, NONE)
     assert low.severity == "warn"
-    (bad,) = page_conditions(PageLoad(100, 0, 50, 48, 2, 0), 1.5)
+    (bad,) = page_conditions(PageLoad(100, 0, 50, 48, 2, 0), 1.5, NONE)
     assert bad.severity == "crit"

@@ -380,6 +380,6 @@ def test_what_happens_is_counted_and_shown(house: House) -> None:
     (live,) = view().requests
     assert (live.request, live.state, live.replica, live.cached_tokens) == (2, "decode", 0, 8)
     kinds = [event.kind for event in life.telemetry.take_events() if event.request == 1]
-    assert kinds == ["queued", "admitted", "chunk", "first_token", "finished"]
+    assert kinds == ["queued", "held", "held", "admitted", "chunk", "first_token", "finished"]
     status = house.services["scheduler"].describe().models[0]
     assert (status.state, status.replicas_ready, status.running) == ("ready", 1, 1)
