@@ -6,7 +6,7 @@ import gc
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import cyclopts
 from cyclopts import Group, Parameter
@@ -226,6 +226,42 @@ def status(*, json: Switch = False) -> int:
     from cli.status import show
 
     return show(as_json=json)
+
+
+@app.command(group=LOOKING, sort_key=7)
+def usage(
+    *,
+    by: Literal["model", "tenant", "key", "hour", "day", "request"] = "model",
+    since: str = "24h",
+    model: str = "",
+    limit: int = 1000,
+    json: Switch = False,
+    csv: Switch = False,
+) -> int:
+    """What requests used, what that cost, and what the host cost while it was idle.
+
+    For example:
+
+        headrace usage                          # the last 24 hours by model
+        headrace usage --by day --since 4w
+        headrace usage --by request --since 1h --limit 20
+        headrace usage --by tenant --since 30d --csv > june.csv
+
+    Tokens are those that clients were told. Computing is a request's part of the steps that it was in, in core seconds.
+    Costs need [cost] price_per_hour in the configuration; they are those of the prices that were in force then.
+
+    Args:
+        by: One line for each of these. Hours and days are UTC's; "request" lists the latest.
+        since: How far back: minutes, hours, days or weeks, as 90m, 24h, 7d, 4w. The hour that this falls into counts
+            in full; beyond 40 days, and by day, the day does.
+        model: Only requests of this one.
+        limit: Most lines.
+        json: Print every number as JSON.
+        csv: Print lines for a spreadsheet.
+    """
+    from cli.usage import show
+
+    return show(by, since, model, limit, as_json=json, as_csv=csv)
 
 
 @app.command(group=LOOKING, sort_key=2)

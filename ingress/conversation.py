@@ -24,15 +24,18 @@ from bus.messages.requests import (
     PromptLogprobs,
     Refused,
     Sampling,
+    Spent,
     Submit,
     TokenLogprobs,
 )
 from bus.messages.telemetry import TimelineEvent, TimelineKind
+from bus.messages.usage import Outcome
 from bus.packed import pack_u32, unpack_u32, unpack_u64
+from ingress.accounts import Ledger, NoLedger, Used, Whose
 from ingress.errors import ApiError, deadline, from_refusal, not_ready
 from ingress.generation import Generation, token_text
 from ingress.models import ServedModel
-from ingress.streams import AbortReason, Stream
+from ingress.streams import AbortReason, Piece, Stream
 
 log = logging.getLogger(__name__)
 
@@ -45,14 +48,15 @@ ASK_AGAIN: Final = 8  # ... and so many times in a row
 # An accepted request is refused with these by a scheduler that has just come back; all pass with time.
 _PASSING: Final = frozenset({"overloaded", "not_ready", "draining"})
 
-Message = ModelFacts | Accepted | Refused | Deltas | PromptLogprobs | Nack
+Message = ModelFacts | Accepted | Refused | Deltas | PromptLogprobs | Spent | Nack
 Opened = Callable[[ApiError | None], None]
 
 
 class Order(msgspec.Struct, frozen=True, gc=False):
-    """What stays the same however often a request is submitted; the fields are `Submit`'s.
+    """What stays the same however often a request is submitted; the fields are `Submit`'s, but for these.
 
     Attributes:
+        key, counts_prompt: see `Job`.
         salt: keeps its cached prefix apart; empty shares it with everyone whose salt is empty.
     """
 
@@ -68,6 +72,9 @@ class Order(msgspec.Struct, frozen=True, gc=False):
     tenant: str = ""
     submitted_ns: int = 0
     adopted: int = 0
+    key: str = ""
+    counts_prompt: bool = True
+    traceparent: str = ""
 
 
 class _Live:
@@ -102,6 +109,7 @@ class Conversation:
         model: its `facts` and `up` are kept here.
         send: to the scheduler; False where the link is down.
         tell: for requests' timelines.
+        ledger: is told what requests used; None where nobody wants to know.
     """
 
     def __init__(
@@ -109,8 +117,10 @@ class Conversation:
         model: ServedModel,
         send: Callable[[msgspec.Struct], bool],
         tell: Callable[[TimelineEvent], None],
+        ledger: Ledger | None = None,
     ) -> None:
         self._model, self._send, self._tell = model, send, tell
+        self._ledger: Ledger = ledger or NoLedger()
         self._live: dict[int, _Live] = {}
         self._restless: dict[int, _Live] = {}  # those that time may do something to
 
@@ -140,8 +150,10 @@ class Conversation:
         if live is None:
             return
         self._abort(live, reason)
+        last = live.generation.end("abort", error)
+        self._account(live, last, reason, None)
         self._answer(live, not_ready("The request was aborted.", 1.0))
-        live.stream.push(live.generation.end("abort", error))
+        live.stream.push(last)
 
     def leave(self, request: int) -> None:
         """Another ingress takes it over: nothing more is heard or said of it here."""
@@ -170,6 +182,8 @@ class Conversation:
             case PromptLogprobs():
                 if live := self._live.get(message.request):
                     self._prompt_logprobs(live, message)
+            case Spent():
+                self._ledger.computed(message.request, message.spent_ns, message.prefill_ns)
             case ModelFacts():
                 self._facts(message, now_ns)
             case Nack():
@@ -221,6 +235,7 @@ class Conversation:
                 tenant=order.tenant,
                 submitted_ns=order.submitted_ns,
                 adopted=order.adopted,
+                traceparent=order.traceparent,
             )
         )
         if live.sent:
@@ -288,6 +303,8 @@ class Conversation:
         for end in finished.values():  # those that end without a token, and those that are over here already
             if live := self._live.get(end.request):
                 self._delta(live, len(live.generation.emitted), [], [], end, now_ns)
+            else:
+                self._ledger.computed(end.request, end.spent_ns, end.prefill_ns)
 
     def _delta(
         self,
@@ -312,6 +329,9 @@ class Conversation:
             self._ask_again(live, now_ns)
             return
         del self._live[live.order.request]
+        if piece is not None and piece.finish is not None:
+            computed = (finished.spent_ns, finished.prefill_ns) if finished is not None else None
+            self._account(live, piece, piece.finish.reason, computed)
         if verdict == "stopped":
             self._abort(live, "stop")
 
@@ -348,7 +368,21 @@ class Conversation:
     def _fail(self, live: _Live, message: str) -> None:
         del self._live[live.order.request]
         log.error("request %d failed: %s", live.order.request, message)
-        live.stream.push(live.generation.end("error", message))
+        last = live.generation.end("error", message)
+        self._account(live, last, "error", None)
+        live.stream.push(last)
+
+    def _account(self, live: _Live, last: Piece, outcome: Outcome, computed: tuple[int, int] | None) -> None:
+        """What it used, if it was ever taken. In the spool before anybody can see the end."""
+        if live.opened is not None or last.finish is None:
+            return
+        order, usage = live.order, last.finish.usage
+        self._ledger.ended(
+            Used(
+                order.request, Whose(self._model.name, order.tenant, order.key, order.counts_prompt), outcome,
+                usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens, order.submitted_ns, computed,
+            )
+        )  # fmt: skip
 
     def _note(self, request: int, now_ns: int, kind: TimelineKind, value: int = 0, detail: str = "") -> None:
         self._tell(TimelineEvent(request, now_ns, kind, value=value, detail=detail))

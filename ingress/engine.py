@@ -18,6 +18,7 @@ from bus.link import Link
 from bus.messages.requests import ModelFacts, ToIngress
 from bus.messages.telemetry import TimelineEvent, TimelineKind
 from bus.names import REQUESTS_DOOR, scheduler_name
+from ingress.accounts import Ledger
 from ingress.conversation import OPEN_PATIENCE_S, Conversation, Message, Opened
 from ingress.errors import ApiError, model_not_found, not_ready, overloaded
 from ingress.job import Job, place, place_again
@@ -43,13 +44,18 @@ class Process(Identity, Protocol):
 class Engine:
     """All served models of this process, and the links to their schedulers.
 
+    Args:
+        ledger: is told what requests used.
+
     Attributes:
         models: by name, as configured.
     """
 
-    def __init__(self, life: Process, models: Sequence[ServedModel], *, max_streams: int) -> None:
+    def __init__(
+        self, life: Process, models: Sequence[ServedModel], *, max_streams: int, ledger: Ledger | None = None
+    ) -> None:
         self.models: Mapping[str, ServedModel] = {model.name: model for model in models}
-        self._life, self._max_streams = life, max_streams
+        self._life, self._max_streams, self._ledger = life, max_streams, ledger
         self._known = {model.name: asyncio.Event() for model in models}  # what its scheduler knows of its replicas
         self._waiting = 0  # requests whose model is not known yet
         self._conversations = {model.name: self._talk(model) for model in models}
@@ -81,7 +87,7 @@ class Engine:
         await self.known(model, OPEN_PATIENCE_S)
         now_ns = self._life.loop.now_ns()
         order, generation = place(job, model, secrets.randbits(63), now_ns)
-        self._note(order.request, job.received_ns or now_ns, "received")
+        self._note(order.request, job.received_ns or now_ns, "received", detail=job.traceparent)
         self._note(order.request, now_ns, "tokenized", value=generation.prompt_tokens)
 
         answer: asyncio.Future[ApiError | None] = asyncio.get_running_loop().create_future()
@@ -165,7 +171,7 @@ class Engine:
     # --- links -----------------------------------------------------------------------------------------------------
 
     def _talk(self, model: ServedModel) -> Conversation:
-        return Conversation(model, lambda body: self._links[model.name].send(body), self._tell)
+        return Conversation(model, lambda body: self._links[model.name].send(body), self._tell, self._ledger)
 
     def _connect(self, name: str, talk: Conversation) -> Link[Message]:
         loop = self._life.loop
@@ -197,8 +203,8 @@ class Engine:
 
     # --- telemetry -------------------------------------------------------------------------------------------------
 
-    def _note(self, request: int, at_ns: int, kind: TimelineKind, value: int = 0) -> None:
-        self._tell(TimelineEvent(request, at_ns, kind, value=value))
+    def _note(self, request: int, at_ns: int, kind: TimelineKind, value: int = 0, detail: str = "") -> None:
+        self._tell(TimelineEvent(request, at_ns, kind, value=value, detail=detail))
 
     def _tell(self, event: TimelineEvent) -> None:
         self._life.telemetry.event(event)

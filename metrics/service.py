@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import Final
 
 import zmq
 
+from bus.ceilings import ceilings_file, cores
+from bus.ceilings import load as load_ceilings
 from bus.messages.control import Ok, Rejected, ToProcess
 from bus.messages.observe import (
     Exposition,
@@ -18,17 +21,23 @@ from bus.messages.observe import (
     Update,
 )
 from bus.messages.telemetry import LiveRequests, Sample, Timeline, ToMetrics
-from bus.names import FEED_DOOR, OBSERVE_DOOR, ROLES, TELEMETRY_DOOR, socket_path
+from bus.messages.usage import GetUsage, TakeUsage, UsageTaken
+from bus.names import FEED_DOOR, OBSERVE_DOOR, ROLES, TELEMETRY_DOOR, socket_path, state_directory
 from bus.process import Description, Life
 from bus.server import Peer, Server
 from bus.socket import Pump, bind_ipc, configure
 from bus.wire import BadFrame, Codec
 from metrics.core.collector import Collector
+from metrics.core.costs import rate_of
 from metrics.exposition import OwnCounts, exposition
+from metrics.ledger.keeper import Keeper, no_ledger
+from metrics.tracing.exporter import Exporter, OtelMissing
+from metrics.tracing.tracer import Tracer
 
 log = logging.getLogger(__name__)
 
 TICK_S: Final = 0.5
+LOOK_S: Final = 10.0  # whether the host was measured meanwhile
 FEED_BACKLOG: Final = 20  # updates kept for a reader that is slow; it takes a new snapshot after that
 
 
@@ -42,6 +51,9 @@ class MetricsService:
         self._feed_codec: Codec[Update] = Codec("observe", Update)
         self._frames = self._refused = self._published = 0
         self._draining = False
+        self._keeper: Keeper | None = None
+        self._exporter: Exporter | None = None
+        self._tracer: Tracer | None = None
 
     def start(self) -> None:
         """Open the doors; ready at once: there is nothing to wait for."""
@@ -58,6 +70,11 @@ class MetricsService:
         self._observe: Server[FromObserver] = Server(
             life, OBSERVE_DOOR, "observe", FromObserver, roles=ROLES, on_message=self._on_question
         )
+        if life.config.usage.ledger:
+            self._keeper = Keeper(life.loop, state_directory(), life.config)
+        self._trace()
+        self._look()
+        self._stop_looking = life.loop.every(LOOK_S, self._look)
         self._stop_ticking = life.loop.every(TICK_S, self._tick)
         life.ready()
 
@@ -93,6 +110,11 @@ class MetricsService:
     def stop(self) -> None:
         """Close the doors."""
         self._stop_ticking()
+        self._stop_looking()
+        if self._keeper is not None:
+            self._keeper.close()
+        if self._exporter is not None:
+            self._exporter.close()
         self._observe.close()
         self._pump.close()
         self._feed.close(linger=0)
@@ -104,7 +126,12 @@ class MetricsService:
         return None
 
     def _tick(self) -> None:
-        update = self._collector.tick(self._life.loop.now_ns())
+        now_ns = self._life.loop.now_ns()
+        if self._keeper is not None:
+            self._collector.ledger_problem = self._keeper.problem
+        if self._tracer is not None:
+            self._tracer.tick(now_ns)
+        update = self._collector.tick(now_ns)
         frames = self._feed_codec.encode(update, self._life.name, self._life.epoch, update.seq)
         try:
             self._feed.send_multipart(frames, zmq.NOBLOCK)
@@ -138,10 +165,53 @@ class MetricsService:
 
     def _on_question(self, peer: Peer, message: FromObserver) -> None:
         if isinstance(message, GetExposition):
-            own = OwnCounts(self._frames, self._refused, self._published)
-            self._observe.send(peer, Exposition(message.rid, exposition(self._collector, own)))
+            text = exposition(self._collector, self._own(), openmetrics=message.openmetrics)
+            self._observe.send(peer, Exposition(message.rid, text))
         elif isinstance(message, GetSnapshot):
             self._observe.send(peer, self._collector.snapshot(message.rid))
         elif isinstance(message, GetTimeline):
             events = self._collector.timeline(message.request)
             self._observe.send(peer, TimelineReply(message.rid, message.request, events))
+        elif isinstance(message, TakeUsage):
+            taken = partial(self._observe.send, peer, UsageTaken(message.rid))
+            if self._keeper is not None:
+                self._keeper.write(f"{peer.name} {peer.epoch}", message.records, taken)
+            else:
+                taken()  # nobody wants to know, by a configuration that it has not read yet
+        elif isinstance(message, GetUsage):
+            if self._keeper is not None:
+                self._keeper.ask(message, partial(self._observe.send, peer))
+            else:
+                self._observe.send(peer, no_ledger(message))
+
+    def _own(self) -> OwnCounts:
+        keeper, exporter = self._keeper, self._exporter
+        return OwnCounts(
+            self._frames,
+            self._refused,
+            self._published,
+            keeper.written if keeper is not None else 0,
+            keeper.waiting if keeper is not None else 0,
+            keeper.bytes if keeper is not None else 0,
+            exporter.sent if exporter is not None else None,
+            exporter.dropped if exporter is not None else None,
+            rate_of(self._life.config.cost, cores(), 0),
+        )
+
+    def _trace(self) -> None:
+        """Make spans, where that is wanted and can be done."""
+        settings, collector = self._life.config.traces, self._collector
+        if not settings.endpoint:
+            return
+        try:
+            exporter = Exporter(settings.endpoint)
+        except OtelMissing as missing:
+            log.error("%s", missing)
+            collector.traces_problem = str(missing)
+            return
+        tracer = Tracer(collector.timelines, settings.sample, exporter.offer)
+        collector.on_end = lambda request: tracer.ended(request, self._life.loop.now_ns())
+        self._exporter, self._tracer = exporter, tracer
+
+    def _look(self) -> None:
+        self._collector.ceilings = load_ceilings(ceilings_file())

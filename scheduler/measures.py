@@ -32,6 +32,9 @@ class Measures:
         self._lookup = counter("prefix_lookup_tokens", "Tokens whose KV was looked for")
         self._preemptions = counter("preemptions", "Requests that gave way for lack of pages, to be computed again")
         self._overrun = counter("overrun_tokens", "Tokens generated after the client had enough")
+        self._unclaimed = counter(
+            "unclaimed_compute_seconds", "Computing for requests that had left before their step was complete"
+        )
         self._waiting = gauge("queue_requests", "Requests that wait")
         self._running = gauge("running_requests", "Requests that have a slot")
         self._oldest = gauge("oldest_wait_seconds", "How long the first of the queue has waited")
@@ -57,6 +60,7 @@ class Measures:
         self._lookup.add(tally.lookup_tokens)
         self._preemptions.add(tally.preemptions)
         self._overrun.add(tally.overrun_tokens)
+        self._unclaimed.add(tally.unclaimed_ns / 1e9)
         for histogram, values in (
             (self._queue_s, tally.queue_s),
             (self._ttft_s, tally.ttft_s),

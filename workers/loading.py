@@ -70,6 +70,7 @@ class Loaded:
             step_tokens=assignment.model.step_tokens,
             device=assignment.device.type,
             dtype=self.engine.name,
+            threads=assignment.threads if assignment.device.type == "cpu" else 1,
         )
 
 

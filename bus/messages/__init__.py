@@ -9,6 +9,7 @@
 | `pages`     | scheduler, worker <-> kv           | Unix SEQPACKET (passes the arena) |
 | `telemetry` | everyone -> metrics                | PUB/SUB                           |
 | `observe`   | anyone <-> metrics, metrics feed   | ROUTER/DEALER, PUB/SUB            |
+| `usage`     | what requests used, within observe | ROUTER/DEALER                     |
 | `control`   | operator <-> every process         | ROUTER/DEALER                     |
 
 Tags are unique within a channel; the first ten belong to `common`. Arrays of numbers travel packed

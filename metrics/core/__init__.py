@@ -9,6 +9,10 @@
 | `live`        | requests in schedulers' hands                                      |
 | `loads`       | one line per model, and the pages, out of the series               |
 | `findings`    | what an operator should know, with hysteresis                      |
+| `exemplars`   | for each latency bucket, the last request in it                     |
+| `traces`      | spans of a request, made of its timeline                           |
+| `ceilings`    | how close steps come to what the host can do                       |
+| `costs`       | what computing costs                                               |
 | `collector`   | all of the above behind one object                                 |
 | `instruments` | help texts and public names                                        |
 """

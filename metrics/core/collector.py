@@ -5,12 +5,14 @@ The view of the last tick answers snapshots, so a snapshot and the feed's update
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
+from bus.ceilings import Ceilings
 from bus.messages.observe import Snapshot, Update
 from bus.messages.telemetry import LiveRequests, Sample, Timeline, TimelineEvent
-from metrics.core.findings import Alarms, Condition, ModelWatch, page_conditions, process_conditions
+from metrics.core.exemplars import Exemplars
+from metrics.core.findings import Alarms, Condition, ModelWatch, own_conditions, page_conditions, process_conditions
 from metrics.core.fleet import Fleet
 from metrics.core.live import Live
 from metrics.core.loads import model_loads, page_load
@@ -30,6 +32,9 @@ class Collector:
     Attributes:
         stale: samples of incarnations that were replaced.
         crowded: samples of processes beyond the number that is kept.
+        ceilings: what the host can do, where that was measured.
+        ledger_problem, traces_problem: why usage cannot be written, or spans sent; empty where they can.
+        on_end: told of requests that have ended, perhaps more than once.
     """
 
     def __init__(self, timelines: int, now_ns: int) -> None:
@@ -37,6 +42,10 @@ class Collector:
         self.series = SeriesStore()
         self.fleet = Fleet()
         self.timelines = Timelines(timelines)
+        self.exemplars = Exemplars()
+        self.ceilings: Ceilings | None = None
+        self.ledger_problem = self.traces_problem = ""
+        self.on_end: Callable[[int], None] | None = None
         self._live = Live()
         self._alarms = Alarms()
         self._watches: dict[str, ModelWatch] = {}
@@ -65,7 +74,10 @@ class Collector:
 
     def on_timeline(self, timeline: Timeline) -> None:
         """Events of requests."""
-        self.timelines.take(timeline)
+        for request in self.timelines.take(timeline):
+            self.exemplars.take(request, self.timelines.model(request), self.timelines.events(request))
+            if self.on_end is not None:
+                self.on_end(request)
 
     def on_live(self, listed: LiveRequests, now_ns: int) -> None:
         """A scheduler's requests."""
@@ -96,7 +108,7 @@ class Collector:
 
     def _look(self, seq: int, now_ns: int) -> Snapshot:
         span_s = min(WINDOW_NS, max(MIN_SPAN_NS, now_ns - self._began_ns)) / 1e9
-        models = model_loads(self.series, now_ns, span_s)
+        models = model_loads(self.series, now_ns, span_s, self.ceilings)
         pages = page_load(self.series)
 
         def conditions() -> Iterator[Condition]:
@@ -104,6 +116,7 @@ class Collector:
                 yield from process_conditions(name, member, now_ns)
             for load in models:
                 yield from self._watches.setdefault(load.model, ModelWatch()).conditions(load, now_ns)
+            yield from own_conditions(self.ledger_problem, self.traces_problem)
             yield from page_conditions(pages, sum(load.preemptions_per_s for load in models))
 
         for model in self._watches.keys() - {load.model for load in models}:

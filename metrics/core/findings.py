@@ -77,6 +77,17 @@ def page_conditions(pages: PageLoad, preemptions_per_s: float) -> Iterator[Condi
         )
 
 
+def own_conditions(ledger: str, traces: str) -> Iterator[Condition]:
+    """Whether what requests use can be written down, and spans be sent: why not, or empty."""
+    if ledger:
+        yield Condition(
+            "ledger-stuck", "warn", "metrics@host", f"usage is not written: {ledger}",
+            "make room on the disk of the state directory; ingresses keep 50,000 records each until then",
+        )  # fmt: skip
+    if traces:
+        yield Condition("traces-off", "warn", "metrics@host", traces, "install it, or leave [traces] out")
+
+
 class ModelWatch:
     """One model's recent past, for what only a trend shows."""
 

@@ -59,7 +59,7 @@ class CostModel:
         """Expected time; 0 before enough was seen."""
         if not self.trusted:
             return 0.0
-        a, b, c = self._rates()
+        a, b, c = self.rates()
         return a + b * tokens + c * pairs
 
     def chunk_within(self, target_ns: float, tokens: int, pairs: float, start: int) -> int | None:
@@ -69,7 +69,7 @@ class CostModel:
         """
         if not self.trusted:
             return None
-        a, b, c = self._rates()
+        a, b, c = self.rates()
         left = target_ns - a - b * tokens - c * pairs
         linear = b + c * start
         if left <= 0:
@@ -81,6 +81,7 @@ class CostModel:
         # c/2 n^2 + linear n = left: a chunk attends to what is before it and, on average, to half of itself.
         return int((-linear + sqrt(linear * linear + 2 * c * left)) / c)
 
-    def _rates(self) -> tuple[float, float, float]:
+    def rates(self) -> tuple[float, float, float]:
+        """Nanoseconds of a step whatever is in it, of a token, and of a token-context pair."""
         a, b, c = self._weights
         return max(a, 0.0) * 1e6, max(b, 0.0) * _TOKENS * 1e6, max(c, 0.0) * _PAIRS * 1e6

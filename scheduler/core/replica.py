@@ -40,6 +40,7 @@ class Flight:
 
     Attributes:
         sampled: indexes of the rows that draw a token.
+        counts: tokens of each row.
         tokens, pairs: the step's features for the cost model.
         opened: slots that the plan opens; they need not have a row in it yet.
     """
@@ -47,6 +48,7 @@ class Flight:
     step: int
     slots: Ints
     ends: Ints
+    counts: Ints
     sampled: Ints
     tokens: int
     pairs: float
@@ -82,15 +84,20 @@ class Replica:
         lost_ns: when it was lost; 0 while it is up, and when its processes are known to be gone.
         step_limit: `step_tokens`, or less for a while after a step that ran out of memory.
         leaving: its processes are about to end; no step is planned any more.
+        cores: that its ranks compute with, in all: a second of a step is so many of computing.
+        spent_ns, prefill_ns: computing that who is in a slot has cost since it entered, and what of it was prefill.
         retired: left by requests while steps that may write their pages are in flight.
         limbo: left by requests when the replica failed; reusable when it is fenced.
     """
 
-    def __init__(self, number: int, slots: int, step_tokens: int, context_tokens: int, page_tokens: int) -> None:
+    def __init__(
+        self, number: int, slots: int, step_tokens: int, context_tokens: int, page_tokens: int, cores: int = 1
+    ) -> None:
         self.number = number
         self.slots = slots
         self.step_tokens = step_tokens
         self.page_tokens = page_tokens
+        self.cores = cores
         self.ready = False
         self.draining = False
         self.leaving = False
@@ -131,6 +138,7 @@ class Replica:
         self.room = column()  # tokens that the pages of the block table hold
         self.stop_from = column()  # known tokens from which stop ids count
         self.last_step, self.last_token_ns = column(), column()
+        self.spent_ns, self.prefill_ns = column(), column()
         self.request_id = np.zeros(slots, np.uint64)
         self.active, self.decoding, self.keyed = (np.zeros(slots, np.bool_) for _ in range(3))
         self.stops: Ints = np.full((slots, 1), NO_STOP, np.int64)
@@ -199,6 +207,7 @@ class Replica:
         self.stop_from[slot] = prompt_len + submit.sampling.min_tokens
         self.last_step[slot] = self.completed_step
         self.last_token_ns[slot] = request.last_token_ns
+        self.spent_ns[slot] = self.prefill_ns[slot] = 0
         self.tokens[slot, :known] = unpack_u32(tokens)
         self._set_stops(slot, submit.stop_token_ids)
         self.prefilling.append(slot)
@@ -229,6 +238,8 @@ class Replica:
         prompt_len, known = int(self.prompt_len[slot]), int(self.known[slot])
         request.output = self.tokens[slot, prompt_len:known].astype("<u4").tobytes()
         request.last_token_ns = int(self.last_token_ns[slot])
+        request.spent_ns += int(self.spent_ns[slot])
+        request.prefill_ns += int(self.prefill_ns[slot])
         request.replica = request.slot = -1
         self.requests[slot] = None
         self.running -= 1

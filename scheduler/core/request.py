@@ -51,6 +51,7 @@ class Request:
         strikes: failures of its replica in a row, without getting further in between than `struck_at` tokens computed.
         struck_ns: when that row began.
         found: tokens whose KV was there when it got its slot.
+        spent_ns, prefill_ns: computing that it cost before it last left a slot, and what of it was prefill.
         alone: of these, those in which nobody else was in the step.
         alone_on: replica on which it failed alone; -1 for none.
         logprobs, prompt_logprobs: kept for resubmission; only where asked for.
@@ -81,6 +82,8 @@ class Request:
     ttft_ns: int = 0
     cached_tokens: int = 0
     preemptions: int = 0
+    spent_ns: int = 0
+    prefill_ns: int = 0
     strikes: int = 0
     struck_at: int = -1
     struck_ns: int = 0

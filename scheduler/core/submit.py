@@ -7,7 +7,7 @@ from heapq import heappush
 import msgspec
 
 from bus.blocks import DIGEST_BYTES
-from bus.messages.requests import Abort, Accepted, Deltas, FinishReason, PromptLogprobs, Submit
+from bus.messages.requests import Abort, Accepted, Deltas, FinishReason, PromptLogprobs, Spent, Submit
 from bus.packed import pack_u32, pack_u64, unpack_u32
 from scheduler.core.events import Home
 from scheduler.core.request import Phase, Request
@@ -22,6 +22,7 @@ def submit(state: State, home: Home, message: Submit) -> None:
         return
     if live is not None:
         take_out(state, live)  # to be begun again
+        state.tally.unclaimed_ns += live.spent_ns
     if message.request in state.quarantined:
         state.refuse(home, message.request, "quarantined", state.quarantined[message.request])
         return
@@ -55,12 +56,13 @@ def finish(state: State, request: Request, reason: FinishReason, error: str = ""
 
 
 def abort(state: State, message: Abort) -> None:
-    """An ingress does not want it any more."""
+    """An ingress does not want it any more; it is told what it has cost."""
     request = state.requests.get(message.request)
     if request is None or late(request.submit, message):
         return
     drop(state, request, message.reason)
     state.tally.overrun_tokens += max(0, request.generated - message.emitted)
+    state.reply(request.home, Spent(request.id, *state.spent_ns(request)))
 
 
 def late(known: Submit, message: Submit | Abort) -> bool:
@@ -101,7 +103,7 @@ def _accept(state: State, home: Home, message: Submit) -> None:
     state.queue.push(request)
     state.blocked_version = -1
     state.reply(home, Accepted(request.id, ahead))
-    state.note(request.id, "queued" if not message.emitted else "resumed", ahead)
+    state.note(request.id, "queued" if not message.emitted else "resumed", ahead, detail=message.traceparent)
     if message.deadline_ns:
         heappush(state.deadlines, (message.deadline_ns, request.id))
     if (reason := _ended_before(state, request)) is not None:

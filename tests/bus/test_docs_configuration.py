@@ -13,6 +13,7 @@ import pytest
 from msgspec import NODEFAULT
 
 from bus.config import (
+    CostConfig,
     CurveConfig,
     IngressConfig,
     KvConfig,
@@ -21,6 +22,8 @@ from bus.config import (
     ModelConfig,
     PoolsConfig,
     Section,
+    TracesConfig,
+    UsageConfig,
 )
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
@@ -28,6 +31,9 @@ SECTIONS: dict[str, type[Section]] = {
     "[ingress]": IngressConfig,
     "[kv]": KvConfig,
     "[metrics]": MetricsConfig,
+    "[usage]": UsageConfig,
+    "[cost]": CostConfig,
+    "[traces]": TracesConfig,
     "[log]": LogConfig,
     "[curve]": CurveConfig,
     "[[model]]": ModelConfig,
