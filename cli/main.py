@@ -167,6 +167,7 @@ def bench(
     slo_tpot: float = 0.1,
     seed: int = 1,
     profile: Switch = False,
+    ceilings: Switch = False,
     json: Switch = False,
 ) -> int:
     """Load a running endpoint with real lengths; measure TTFT, TPOT, tokens a second, goodput.
@@ -177,6 +178,7 @@ def bench(
         headrace bench --rate 2 --requests 120    # Poisson arrivals, 2 a second
         headrace bench --compare http://127.0.0.1:9000/v1
         headrace bench --profile --concurrency 1 --max-prompt 16    # where the time of decode steps goes
+        headrace bench --ceilings                 # what this host can do at most, while nothing runs
 
     With --compare the same load goes to both, in turns, and the ratios are printed.
 
@@ -197,10 +199,17 @@ def bench(
         slo_tpot: Seconds per further token that count as good.
         seed: The same seed makes the same load.
         profile: Print where the time of the workers' steps went, too. The endpoint must be headrace's.
+        ceilings: Measure memory bandwidth and arithmetic of this host instead, some five seconds, and keep them: what
+            models reach of them is in `headrace status` and in the metrics from then on. Refused while requests run.
         json: Print every number as JSON.
     """
     from bus.config import find_config, load_config
     from cli.bench.command import Asked, measure
+
+    if ceilings:
+        from cli.bench.ceilings import measure_host
+
+        return measure_host(as_json=json)
 
     base = url or f"http://{load_config(find_config()).ingress.http}/v1"
     return measure(

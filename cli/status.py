@@ -11,8 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from bus.messages.common import ProcessState
+from bus.messages.observe import GetSnapshot, Snapshot
 from bus.names import SUPERVISOR, parse_process, run_directory
-from cli.control import Caller, running_names
+from cli.control import STATUS_TIMEOUT_S, Caller, Unreachable, running_names
+from cli.observer import ask
 from cli.supervisor.logfiles import printable
 
 _GLYPHS: Final = {"ready": "● ready", "starting": "◐ starting", "draining": "◌ draining", "stopped": "○ stopped",
@@ -37,7 +39,12 @@ class Entry(msgspec.Struct, kw_only=True):
 
 
 class ModelEntry(msgspec.Struct, kw_only=True):
-    """A model in `headrace status --json`, as its scheduler sees it."""
+    """A model in `headrace status --json`, as its scheduler sees it.
+
+    Attributes:
+        mbu, mfu: memory bandwidth and arithmetic of its steps in the last ten seconds, of what the host was measured to
+            do (`headrace bench --ceilings`); -1 where no step ran, or it was not measured.
+    """
 
     name: str
     state: ProcessState
@@ -46,6 +53,8 @@ class ModelEntry(msgspec.Struct, kw_only=True):
     waiting: int
     running: int
     output_tokens_per_s: float
+    mbu: float = -1.0
+    mfu: float = -1.0
 
 
 class Found(msgspec.Struct):
@@ -83,10 +92,22 @@ def gather(caller: Caller) -> Found:
     return Found(list(entries.values()), models)
 
 
+def _reached(caller: Caller, found: Found) -> None:
+    """Fill in what models reach of the host, which the metrics process knows."""
+    try:
+        loads = {load.model: load for load in ask(caller, GetSnapshot(1), Snapshot, STATUS_TIMEOUT_S).models}
+    except Unreachable:
+        return
+    for model in found.models:
+        if (load := loads.get(model.name)) is not None:
+            model.mbu, model.mfu = load.mbu, load.mfu
+
+
 def show(*, as_json: bool) -> int:
     """Print it. Exit code 1 where nothing runs."""
     with Caller() as caller:
         found = gather(caller)
+        _reached(caller, found)
     if as_json:
         print(msgspec.json.encode(found).decode())
     elif found.processes:
@@ -119,7 +140,8 @@ def _print(found: Found) -> None:
     for model in found.models:
         console.print(
             f"model {model.name}: {model.state}, {model.replicas_ready} of {model.replicas} replicas ready, "
-            f"{model.running} running, {model.waiting} waiting, {model.output_tokens_per_s:.0f} tok/s",
+            f"{model.running} running, {model.waiting} waiting, {model.output_tokens_per_s:.0f} tok/s"
+            + (f", {model.mbu:.0%} of memory bandwidth, {model.mfu:.0%} of arithmetic" if model.mbu >= 0 else ""),
             markup=False,
             soft_wrap=True,
         )

@@ -13,7 +13,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from bus.messages.usage import GetUsage, Grouping, HostUsage, UsageReply, UsageRow
+from bus.messages.usage import GetUsage, Grouping, UsageReply, UsageRow
 from cli.control import Caller, Unreachable
 from cli.observer import ask
 from cli.supervisor.logfiles import printable
@@ -51,6 +51,16 @@ class Line(msgspec.Struct, frozen=True, omit_defaults=False):
     outcome: str = ""
 
 
+class Host(msgspec.Struct, frozen=True):
+    """The host in `headrace usage --json`. The fields are those of `bus.messages.usage.HostUsage`."""
+
+    up_s: float
+    core_s: float
+    utilisation: float
+    cost: float
+    idle_cost: float
+
+
 class Report(msgspec.Struct, frozen=True):
     """`headrace usage --json`. Times are Unix seconds; `more` is how many groups the limit left out."""
 
@@ -60,7 +70,7 @@ class Report(msgspec.Struct, frozen=True):
     currency: str
     rows: list[Line]
     total: Line
-    host: HostUsage
+    host: Host
     more: int
     problem: str
 
@@ -109,7 +119,7 @@ def report_of(reply: UsageReply, by: Grouping) -> Report:
     priced = bool(reply.currency)
     return Report(
         reply.since_s, reply.until_s, by, reply.currency, [line(row, priced=priced) for row in reply.rows],
-        line(reply.total, priced=priced), reply.host, reply.more, reply.problem,
+        line(reply.total, priced=priced), Host(*msgspec.structs.astuple(reply.host)), reply.more, reply.problem,
     )  # fmt: skip
 
 
@@ -201,8 +211,8 @@ def _host(console: Console, report: Report) -> None:
     host = report.host
     if not host.up_s:
         return
-    hours = host.up_s / 3600
-    said = f"\nthe host was up for {hours:,.1f} h; {host.utilisation:.1%} of its cores went into requests"
+    up = f"{host.up_s / 3600:,.1f} h" if host.up_s >= 7200 else f"{host.up_s / 60:,.1f} min"
+    said = f"\nthe host was up for {up}; {host.utilisation:.1%} of its cores went into requests"
     if report.currency:
         said += (
             f"\nit cost {_money(host.cost)} {report.currency}, of which {_money(host.idle_cost)} "

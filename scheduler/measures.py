@@ -32,6 +32,7 @@ class Measures:
         self._lookup = counter("prefix_lookup_tokens", "Tokens whose KV was looked for")
         self._preemptions = counter("preemptions", "Requests that gave way for lack of pages, to be computed again")
         self._overrun = counter("overrun_tokens", "Tokens generated after the client had enough")
+        self._computed = counter("compute_seconds", "Steps, times the cores that computed them")
         self._unclaimed = counter(
             "unclaimed_compute_seconds", "Computing for requests that had left before their step was complete"
         )
@@ -60,6 +61,7 @@ class Measures:
         self._lookup.add(tally.lookup_tokens)
         self._preemptions.add(tally.preemptions)
         self._overrun.add(tally.overrun_tokens)
+        self._computed.add(tally.computed_ns / 1e9)
         self._unclaimed.add(tally.unclaimed_ns / 1e9)
         for histogram, values in (
             (self._queue_s, tally.queue_s),

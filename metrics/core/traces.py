@@ -20,6 +20,7 @@ _SAMPLED: Final = 1
 _CARRIES_TRACEPARENT: Final = ("received", "queued", "resumed")
 _LENGTH: Final = 55
 _ENDS: Final = ("finished", "aborted", "refused")
+_PARTS: Final = (("queue", "queued"), ("prefill", "admitted"), ("decode", "first_token"))  # and how each begins
 _WORTH_TELLING: Final = ("held", "hit", "chunk", "preempted", "resumed", "stalled")
 MAX_EVENTS: Final = 128  # of one span
 
@@ -89,21 +90,16 @@ def spans(request: int, model: str, events: Sequence[TimelineEvent]) -> list[Spa
         "request", trace, root, int(given[36:52], 16) if given else 0, events[0].at_ns, end.at_ns,
         _attributes(request, model, first, events, end), (), error,
     )  # fmt: skip
-    marks = [
-        ("queue", "queued"),
-        ("prefill", "admitted"),
-        ("decode", "first_token"),
-    ]  # fmt: skip
-    begun = [(name, first[kind].at_ns) for name, kind in marks if kind in first]
+    begun = [(name, first[kind].at_ns) for name, kind in _PARTS if kind in first]
     made = [whole]
     for index, (name, begin_ns) in enumerate(begun):
-        end_ns = max(begin_ns, begun[index + 1][1] if index + 1 < len(begun) else end.at_ns)
-        moments = tuple(
-            Moment(event.kind, event.at_ns, _said(event))
-            for event in events
-            if event.kind in _WORTH_TELLING and begin_ns <= event.at_ns < max(end_ns, begin_ns + 1)
-        )[:MAX_EVENTS]
-        made.append(Span(name, trace, _digest(request, name, 8), root, begin_ns, end_ns, {}, moments))
+        last = index + 1 == len(begun)
+        end_ns = max(begin_ns, end.at_ns if last else begun[index + 1][1])
+        within = [event for event in events if begin_ns <= event.at_ns and (last or event.at_ns < end_ns)]
+        moments = (Moment(event.kind, event.at_ns, _said(event)) for event in within if event.kind in _WORTH_TELLING)
+        made.append(
+            Span(name, trace, _digest(request, name, 8), root, begin_ns, end_ns, {}, tuple(moments)[:MAX_EVENTS])
+        )
     return made
 
 

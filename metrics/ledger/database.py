@@ -26,6 +26,7 @@ HOUR: Final = 3600
 DAY: Final = 86400
 VERSION: Final = 1
 FAILED: Final = frozenset({"error", "shutdown", "deadline"})
+MOST: Final = 1 << 53  # nothing real is more, and what SQLite cannot hold would be tried for ever
 PRUNED_AT_ONCE: Final = 5000  # rows of requests, so that no transaction is long
 
 _SCHEMA: Final = """
@@ -106,8 +107,10 @@ class Database:
             for record in records:
                 row = (
                     record.request, record.ended_ms, record.model, record.tenant, record.key, record.outcome,
-                    record.prompt_tokens, record.cached_tokens, record.generated_tokens, record.compute_ns,
-                    record.prefill_ns, record.duration_ns,
+                    *(min(value, MOST) for value in (
+                        record.prompt_tokens, record.cached_tokens, record.generated_tokens, record.compute_ns,
+                        record.prefill_ns, record.duration_ns,
+                    )),
                 )  # fmt: skip
                 if not connection.execute(_INSERT, row).rowcount:
                     continue

@@ -41,7 +41,9 @@ def weigh(cost: CostModel, counts: Ints, ends: Ints) -> npt.NDArray[np.float64]:
 def bill(state: State, replica: Replica, flight: Flight, live: Bools, ran_ns: int) -> None:
     """Enter a completed step of some rows into the columns of those who were in it."""
     slots = flight.slots
-    parts = split(ran_ns * replica.cores, weigh(replica.cost, flight.counts, flight.ends))
+    total = ran_ns * replica.cores
+    parts = split(total, weigh(replica.cost, flight.counts, flight.ends))
+    state.tally.computed_ns += total
     if not live.all():
         state.tally.unclaimed_ns += int(parts[~live].sum())
         slots, parts = slots[live], parts[live]

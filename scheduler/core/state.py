@@ -92,6 +92,7 @@ class Tally:
     disk_tokens: int = 0
     preemptions: int = 0
     overrun_tokens: int = 0
+    computed_ns: int = 0
     unclaimed_ns: int = 0
     queue_s: list[float] = field(default_factory=list)
     ttft_s: list[float] = field(default_factory=list)

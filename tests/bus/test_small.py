@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bus import blocks, catalogue, curve, names
 from bus.packed import pack_u32, pack_u64, unpack_u32, unpack_u64
-from bus.telemetry import Telemetry
+from bus.telemetry import Histogram, Telemetry
 
 TOKENS = st.lists(st.integers(0, 2**32 - 1), max_size=70)
 
@@ -86,7 +86,7 @@ def test_packing_u64(values: list[int]) -> None:
 
 @given(st.lists(st.floats(0, 100)))
 def test_histogram_buckets_are_cumulative_and_complete(values: list[float]) -> None:
-    histogram = Telemetry().histogram("h", "help", (1.0, 10.0))
+    histogram = Histogram("h", (), (1.0, 10.0))
     for value in values:
         histogram.observe(value)
     series = histogram.series()
