@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from typing import get_args
 
 import numpy as np
 
+from bus.messages.requests import FinishReason, RefusalCode
 from bus.telemetry import Counter, Gauge, Histogram, Telemetry
 from scheduler.core.state import State, Tally
 
@@ -42,6 +44,11 @@ class Measures:
         self._stock = gauge("stock_pages", "Leased pages that wait for tokens")
         self._ready = gauge("replicas_ready", "Replicas that take requests")
         self._replicas = gauge("replicas", "Replicas configured")
+        # There from the beginning: a rate of what appears with its first event misses that event.
+        for reason in get_args(FinishReason):
+            self._counted("requests", "Requests that ended, by reason", 0, reason=reason)
+        for code in get_args(RefusalCode):
+            self._counted("refused", "Requests that were not taken, by code", 0, code=code)
         self._queue_s = seconds("queue", "From the scheduler's acceptance to a slot")
         self._ttft_s = seconds("ttft", "From the request at the ingress to its first token")
         self._itl_s = seconds("inter_token", "Between two tokens of a request")
