@@ -54,7 +54,7 @@ class Gauge:
 
     def set(self, value: float) -> None:
         """It is `value` now."""
-        self.value = value
+        self.value = float(value)  # a bool would not be taken as a number at the other end, and the sample with it
 
     def series(self) -> Series:
         """As it is now."""

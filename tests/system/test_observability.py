@@ -125,6 +125,9 @@ def test_the_ledger_has_what_clients_were_told_whoever_is_killed_meanwhile(stack
 
 
 def test_usage_is_told_as_table_json_and_csv(stack: Stack) -> None:
+    for number in range(6):
+        ask(stack, number)
+    until(lambda: ledger(stack)["total"]["requests"] >= 6, 30, "the ledger")
     report = ledger(stack)
     assert report["currency"] == "EUR"
     assert report["host"]["cost"] == pytest.approx(report["host"]["up_s"] / 1000, rel=0.01)
