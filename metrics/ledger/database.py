@@ -105,17 +105,20 @@ class Database:
         new = 0
         with self._transaction() as connection:
             for record in records:
-                row = (
-                    record.request, record.ended_ms, record.model, record.tenant, record.key, record.outcome,
-                    *(min(value, MOST) for value in (
+                counts = tuple(
+                    min(value, MOST)
+                    for value in (
                         record.prompt_tokens, record.cached_tokens, record.generated_tokens, record.compute_ns,
                         record.prefill_ns, record.duration_ns,
-                    )),
+                    )
+                )  # fmt: skip
+                row = (
+                    record.request, record.ended_ms, record.model, record.tenant, record.key, record.outcome, *counts,
                 )  # fmt: skip
                 if not connection.execute(_INSERT, row).rowcount:
                     continue
                 new += 1
-                values = (1, int(record.outcome in FAILED), *row[6:11])
+                values = (1, int(record.outcome in FAILED), *counts[:5])
                 ended_s = record.ended_ms // 1000
                 for grain in (HOUR, DAY):
                     key = (grain, ended_s - ended_s % grain, record.model, record.tenant, record.key)
