@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -284,6 +286,46 @@ def test_a_full_disk_is_said_keeps_the_last_batch_of_each_and_ends_well(
     kept.until(lambda: sorted(kept.done) == ["a", "b"])
     assert kept.total().total.requests == 459
     assert kept.keeper.problem == ""
+    kept.keeper.close()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of a megabyte and a half."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1536k", "tmpfs", str(place)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting is not permitted here")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@pytest.mark.parametrize("opened_before", [True, False])
+def test_a_disk_that_is_really_full(small_disk: Path, opened_before: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("metrics.ledger.keeper.RETRY_S", 0.05)
+    ballast = small_disk / "ballast"
+
+    def fill() -> None:
+        with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+
+    if not opened_before:
+        fill()
+    kept = Kept(small_disk)
+    if opened_before:
+        kept.write("a", 1)
+        kept.until(lambda: kept.done == ["a"])
+        fill()
+    for source in range(20):  # what is left of a page here and there is used up as well
+        kept.write(str(source), *range(1000 * source + 2, 1000 * source + 502))
+    kept.until(lambda: kept.keeper.problem)
+    assert kept.keeper.waiting > 0
+    ballast.unlink()
+    kept.until(lambda: kept.keeper.waiting == 0)
+    kept.until(lambda: not kept.keeper.problem)
+    assert kept.total().total.requests == 20 * 500 + opened_before
     kept.keeper.close()
 
 
