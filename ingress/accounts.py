@@ -92,6 +92,7 @@ class Accounts:
         self._numbers = itertools.count(1)
         self._batch: TakeUsage | None = None  # on its way
         self._sent_ns = self._adopted_ns = 0
+        self._there = False  # the metrics process
         self._kept = telemetry.gauge("headrace_usage_spool_records", "Records of usage that are not in the ledger yet")
         self._dropped = telemetry.counter("headrace_usage_dropped_total", "Records of usage that were too many to keep")
 
@@ -133,7 +134,13 @@ class Accounts:
 
     def link_up(self) -> None:
         """The metrics process is another one than before: it may not have heard what is on its way."""
-        self._batch = None
+        self._batch, self._there = None, True
+
+    def delivering(self, now_ns: int) -> bool:
+        """Whether records are about to reach the ledger: a process that ends now would leave them to its successor."""
+        if not self._spool.records or not self._there:
+            return False
+        return self._batch is None or now_ns - self._sent_ns < PATIENCE_NS
 
     def taken(self, message: UsageTaken) -> None:
         """A batch is in the ledger."""
@@ -151,5 +158,6 @@ class Accounts:
             self._batch = None
             return
         batch = TakeUsage(next(self._numbers), records)
-        if self._send(batch):
+        self._there = self._send(batch)
+        if self._there:
             self._batch, self._sent_ns = batch, now_ns

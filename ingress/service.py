@@ -104,11 +104,13 @@ class IngressService:
             door.undrain()
 
     def drained(self) -> bool:
-        """Whether every answer is complete and written, or has been left to others."""
+        """Whether every answer is complete, written and accounted for, or has been left to others."""
         if self._handed_over:
             return True
         answering = (self._http is not None and self._http.busy) or any(door.busy for door in self._doors)
-        return not answering and (self._engine is None or self._engine.open_streams == 0)
+        if answering or (self._engine is not None and self._engine.open_streams):
+            return False
+        return self._accounts is None or not self._accounts.delivering(self._life.loop.now_ns())
 
     def hand_over(self) -> None:
         """Nothing but to end: `stop` leaves the streams, and their clients find them at another ingress."""

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 from bus.messages.telemetry import TimelineEvent
 
 _SAMPLED: Final = 1
-_CARRIES_TRACEPARENT: Final = ("received", "queued", "resumed")
+_CARRIES_TRACEPARENT: Final = ("received", "queued")
 _LENGTH: Final = 55
 _ENDS: Final = ("finished", "aborted", "refused")
 _PARTS: Final = (("queue", "queued"), ("prefill", "admitted"), ("decode", "first_token"))  # and how each begins

@@ -103,7 +103,10 @@ def _accept(state: State, home: Home, message: Submit) -> None:
     state.queue.push(request)
     state.blocked_version = -1
     state.reply(home, Accepted(request.id, ahead))
-    state.note(request.id, "queued" if not message.emitted else "resumed", ahead, detail=message.traceparent)
+    if message.emitted:
+        state.note(request.id, "resumed", ahead)
+    else:
+        state.note(request.id, "queued", ahead, detail=message.traceparent)
     if message.deadline_ns:
         heappush(state.deadlines, (message.deadline_ns, request.id))
     if (reason := _ended_before(state, request)) is not None:

@@ -176,6 +176,22 @@ def test_a_batch_is_told_until_it_is_taken_and_then_the_next(told: Told) -> None
     assert not told.spool.records
 
 
+def test_a_process_that_ends_waits_for_the_ledger_but_not_for_one_that_is_away_or_stuck(told: Told) -> None:
+    told.end(1)
+    assert not told.accounts.delivering(told.now_ns), "nobody is there"
+    told.accounts.link_up()
+    assert told.accounts.delivering(told.now_ns)
+    told.later()
+    assert told.accounts.delivering(told.now_ns)
+    assert not told.accounts.delivering(told.now_ns + PATIENCE_NS), "it cannot write"
+    told.take()
+    assert not told.accounts.delivering(told.now_ns)
+    told.end(2)
+    told.there = False
+    told.later()
+    assert not told.accounts.delivering(told.now_ns)
+
+
 def test_an_answer_to_another_batch_says_nothing(told: Told) -> None:
     told.end(1)
     told.later()
