@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -235,3 +236,21 @@ def test_a_further_choice_does_not_count_its_prompt_again(told: Told) -> None:
     told.later()
     (record,) = told.sent[0].records
     assert (record.prompt_tokens, record.cached_tokens, record.generated_tokens) == (0, 0, 7)
+
+
+def test_a_file_that_is_begun_anew_between_two_looks_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, other = Spool(tmp_path, "ingress@0", 1), Spool(tmp_path, "ingress@1", 1)
+    mine.add(record(1))
+    lock, turns = fcntl.flock, iter((True, False))
+
+    def flock(file: int, operation: int) -> None:
+        if next(turns, False):  # it has opened the old file, and its owner begins a new one
+            mine._begin()
+        lock(file, operation)
+
+    monkeypatch.setattr("ingress.spool.fcntl.flock", flock)
+    other.adopt()
+    path = tmp_path / "usage" / "ingress@0.1"
+    assert read(path.read_bytes()) == [record(1)]
