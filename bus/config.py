@@ -19,6 +19,7 @@ from bus.names import MODEL_NAME
 
 Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0)]
+NotNegative = Annotated[float, Meta(ge=0)]
 
 MIN_DISK: Final = 64 << 20  # four segments of the disk tier
 
@@ -91,6 +92,49 @@ class AlarmsConfig(Section, frozen=True):
     ttft_s: Annotated[float, Meta(ge=0)] = 30.0
     inter_token_s: Annotated[float, Meta(ge=0)] = 1.0
     queue_wait_s: Annotated[float, Meta(ge=0)] = 60.0
+
+
+class UsageConfig(Section, frozen=True):
+    """`[usage]`: the ledger of what requests used, in the state directory.
+
+    Attributes:
+        ledger: whether it is kept.
+        keep_requests_days, keep_hours_days, keep_days: how long each request, each hour and each day is kept.
+    """
+
+    ledger: bool = True
+    keep_requests_days: Positive = 35
+    keep_hours_days: Positive = 400
+    keep_days: Positive = 3650
+
+
+class CostConfig(Section, frozen=True):
+    """`[cost]`: what the host costs, so that `headrace usage` can say what requests cost. 0 is no price.
+
+    Attributes:
+        price_per_hour: of the host, whether it works or not.
+        currency: of both prices.
+        price_per_kwh: of energy; needs `watts_busy`.
+        watts_idle, watts_busy: what the host draws with nothing to do, and with all cores at work.
+    """
+
+    price_per_hour: NotNegative = 0.0
+    currency: str = "EUR"
+    price_per_kwh: NotNegative = 0.0
+    watts_idle: NotNegative = 0.0
+    watts_busy: NotNegative = 0.0
+
+
+class TracesConfig(Section, frozen=True):
+    """`[traces]`: spans of requests for an OpenTelemetry collector. Needs `pip install headrace[otel]`.
+
+    Attributes:
+        endpoint: base URL of its OTLP/HTTP receiver, for example `http://127.0.0.1:4318`; empty sends nothing.
+        sample: share of the requests that are traced, of those whose client does not say.
+    """
+
+    endpoint: str = ""
+    sample: Annotated[float, Meta(ge=0, le=1)] = 1.0
 
 
 class LogConfig(Section, frozen=True):
@@ -213,6 +257,9 @@ class Config(Section, frozen=True):
     kv: KvConfig = KvConfig()
     metrics: MetricsConfig = MetricsConfig()
     alarms: AlarmsConfig = AlarmsConfig()
+    usage: UsageConfig = UsageConfig()
+    cost: CostConfig = CostConfig()
+    traces: TracesConfig = TracesConfig()
     log: LogConfig = LogConfig()
     admin: AdminConfig = AdminConfig()
     curve: CurveConfig | None = None
@@ -330,6 +377,13 @@ def _problems(config: Config) -> list[tuple[Where, str]]:
             found.append((("ingress", "zmq"), 'expected "ipc" or tcp://HOST:PORT'))
         elif config.curve is None:
             found.append((("ingress", "zmq"), "tcp needs keys: add a [curve] section (see headrace curve-keygen)"))
+    cost = config.cost
+    if cost.price_per_kwh and not cost.watts_busy:
+        found.append((("cost", "price_per_kwh"), "energy has a price, but watts_busy does not say how much is used"))
+    if cost.watts_busy < cost.watts_idle:
+        found.append((("cost", "watts_busy"), f"less than watts_idle ({cost.watts_idle:g})"))
+    if not re.fullmatch(r"(https?://\S+)?", config.traces.endpoint):
+        found.append((("traces", "endpoint"), "expected the URL of an OTLP/HTTP receiver, as http://127.0.0.1:4318"))
     if not config.model:
         found.append((("model",), "at least one [[model]] is needed"))
     names: set[str] = set()

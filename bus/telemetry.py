@@ -20,6 +20,21 @@ LATENCY_BOUNDS: Final = (
     60.0, 120.0, 300.0, 600.0,
 )  # fmt: skip
 
+# Histograms of one name have the same bounds in every process, or they could not be added up: `Telemetry` sees to it.
+STEP_BOUNDS: Final = (
+    0.001, 0.002, 0.004, 0.008, 0.015, 0.025, 0.04, 0.06, 0.09, 0.13, 0.2, 0.3, 0.5, 0.8, 1.5, 3.0, 10.0,
+)  # fmt: skip
+ROW_BOUNDS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
+PHASE_BOUNDS: Final = (
+    0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.015, 0.025, 0.04, 0.06, 0.09, 0.13, 0.2,
+    0.3, 0.5, 0.8, 1.5, 3.0, 10.0,
+)  # fmt: skip
+BOUNDS_OF: Final = {  # others: LATENCY_BOUNDS
+    "headrace_step_seconds": STEP_BOUNDS,
+    "headrace_step_rows": ROW_BOUNDS,
+    "headrace_step_phase_seconds": PHASE_BOUNDS,
+}
+
 
 class Counter:
     """A number that only goes up."""
@@ -114,8 +129,9 @@ class Telemetry:
         assert isinstance(found, Gauge), f"{name} is a {type(found).__name__}"
         return found
 
-    def histogram(self, name: str, help: str, bounds: Sequence[float] = LATENCY_BOUNDS, **labels: str) -> Histogram:
-        """The histogram of that name and labels."""
+    def histogram(self, name: str, help: str, **labels: str) -> Histogram:
+        """The histogram of that name and labels, with the bounds that its name has everywhere."""
+        bounds = BOUNDS_OF.get(name, LATENCY_BOUNDS)
         found = self._find(name, help, labels, lambda n, ls: Histogram(n, ls, bounds))
         assert isinstance(found, Histogram), f"{name} is a {type(found).__name__}"
         return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
@@ -85,6 +86,8 @@ def _warnings(config: Config) -> list[str]:
             )
     if not any(name.startswith("ingress@") for name in running) and (trouble := _address_trouble(config.ingress.http)):
         found.append(f"ingress.http: {trouble}")
+    if config.traces.endpoint and find_spec("opentelemetry") is None:
+        found.append("traces.endpoint: OpenTelemetry is not installed, nothing is traced: pip install 'headrace[otel]'")
     return found
 
 

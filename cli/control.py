@@ -115,6 +115,10 @@ class Caller:
         """The run directory of the stack."""
         return self._visitor.run
 
+    def turn(self, seconds: float) -> None:
+        """Let what has come be heard; wait for it at most so long."""
+        self._loop.turn(seconds)
+
     def close(self) -> None:
         """Say bye."""
         for link in self._links.values():

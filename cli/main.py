@@ -178,6 +178,7 @@ def bench(
     slo_tpot: float = 0.1,
     seed: int = 1,
     profile: Switch = False,
+    ceilings: Switch = False,
     json: Switch = False,
 ) -> int:
     """Load a running endpoint with real lengths; measure TTFT, TPOT, tokens a second, goodput.
@@ -188,6 +189,7 @@ def bench(
         headrace bench --rate 2 --requests 120    # Poisson arrivals, 2 a second
         headrace bench --compare http://127.0.0.1:9000/v1
         headrace bench --profile --concurrency 1 --max-prompt 16    # where the time of decode steps goes
+        headrace bench --ceilings                 # what this host can do at most, while nothing runs
 
     With --compare the same load goes to both, in turns, and the ratios are printed.
 
@@ -208,10 +210,17 @@ def bench(
         slo_tpot: Seconds per further token that count as good.
         seed: The same seed makes the same load.
         profile: Print where the time of the workers' steps went, too. The endpoint must be headrace's.
+        ceilings: Measure memory bandwidth and arithmetic of this host instead, some five seconds, and keep them: what
+            models reach of them is in `headrace status` and in the metrics from then on. Refused while requests run.
         json: Print every number as JSON.
     """
     from bus.config import find_config, load_config
     from cli.bench.command import Asked, measure
+
+    if ceilings:
+        from cli.bench.ceilings import measure_host
+
+        return measure_host(as_json=json)
 
     base = url or f"http://{load_config(find_config()).ingress.http}/v1"
     return measure(
@@ -237,6 +246,42 @@ def status(*, json: Switch = False) -> int:
     from cli.status import show
 
     return show(as_json=json)
+
+
+@app.command(group=LOOKING, sort_key=7)
+def usage(
+    *,
+    by: Literal["model", "tenant", "key", "hour", "day", "request"] = "model",
+    since: str = "24h",
+    model: str = "",
+    limit: int = 1000,
+    json: Switch = False,
+    csv: Switch = False,
+) -> int:
+    """What requests used, what that cost, and what the host cost while it was idle.
+
+    For example:
+
+        headrace usage                          # the last 24 hours by model
+        headrace usage --by day --since 4w
+        headrace usage --by request --since 1h --limit 20
+        headrace usage --by tenant --since 30d --csv > june.csv
+
+    Tokens are those that clients were told. Computing is a request's part of the steps that it was in, in core seconds.
+    Costs need [cost] price_per_hour in the configuration; they are those of the prices that were in force then.
+
+    Args:
+        by: One line for each of these. Hours and days are UTC's; "request" lists the latest.
+        since: How far back: minutes, hours, days or weeks, as 90m, 24h, 7d, 4w. The hour that this falls into counts
+            in full; beyond 40 days, and by day, the day does.
+        model: Only requests of this one.
+        limit: Most lines.
+        json: Print every number as JSON.
+        csv: Print lines for a spreadsheet.
+    """
+    from cli.usage import show
+
+    return show(by, since, model, limit, as_json=json, as_csv=csv)
 
 
 @app.command(group=LOOKING, sort_key=2)

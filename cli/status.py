@@ -12,9 +12,11 @@ from rich.text import Text
 
 from bus.messages.common import ProcessState
 from bus.messages.control import ModelStatus, UnitStatus
+from bus.messages.observe import GetSnapshot, Snapshot
 from bus.names import SUPERVISOR, parse_process, run_directory
-from cli.control import Caller, Unreachable, running_names
+from cli.control import STATUS_TIMEOUT_S, Caller, Unreachable, running_names
 from cli.keeper import keeper_of
+from cli.observer import ask
 from cli.supervisor.logfiles import printable
 from cli.supervisor.proc import is_stopped
 
@@ -42,7 +44,12 @@ class Entry(msgspec.Struct, kw_only=True):
 
 class ModelEntry(msgspec.Struct, kw_only=True):
     """A model in `headrace status --json`, as its scheduler sees it. Three things are apart: `live`, its scheduler
-    answers; `ready`, a replica could take a request now; `progressing`, the work in hand gets on, or there is none."""
+    answers; `ready`, a replica could take a request now; `progressing`, the work in hand gets on, or there is none.
+
+    Attributes:
+        mbu, mfu: memory bandwidth and arithmetic of its steps in the last ten seconds, of what the host was measured to
+            do (`headrace bench --ceilings`); -1 where no step ran, or it was not measured.
+    """
 
     name: str
     state: ProcessState
@@ -57,6 +64,8 @@ class ModelEntry(msgspec.Struct, kw_only=True):
     trouble: str = ""
     stuck: str = ""
     stuck_s: float = 0.0
+    mbu: float = -1.0
+    mfu: float = -1.0
 
 
 class Found(msgspec.Struct):
@@ -131,10 +140,22 @@ def _why_silent(name: str, pid: int) -> str:
     return f"{name} does not answer: it is starting, very busy, or stuck (kill -USR1 {pid} has its log say where it is)"
 
 
+def _reached(caller: Caller, found: Found) -> None:
+    """Fill in what models reach of the host, which the metrics process knows."""
+    try:
+        loads = {load.model: load for load in ask(caller, GetSnapshot(1), Snapshot, STATUS_TIMEOUT_S).models}
+    except Unreachable:
+        return
+    for model in found.models:
+        if (load := loads.get(model.name)) is not None:
+            model.mbu, model.mfu = load.mbu, load.mfu
+
+
 def show(*, as_json: bool) -> int:
     """Print it. Exit code 1 where nothing runs."""
     with Caller() as caller:
         found = gather(caller)
+        _reached(caller, found)
     if as_json:
         print(msgspec.json.encode(found).decode())
     elif found.processes:
@@ -181,6 +202,7 @@ def _health(model: ModelEntry) -> str:
     return (
         f"model {model.name}: {state}live, {ready}, {moves}; "
         f"{model.running} running, {model.waiting} waiting, {model.output_tokens_per_s:.0f} tok/s"
+        + (f", {model.mbu:.0%} of memory bandwidth, {model.mfu:.0%} of arithmetic" if model.mbu >= 0 else "")
     )
 
 

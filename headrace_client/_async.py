@@ -79,42 +79,79 @@ class AsyncClient:
 
     @overload
     async def chat(
-        self, messages: Messages, model: str | None = None, *, stream: Literal[False] = False, **parameters: Any
+        self,
+        messages: Messages,
+        model: str | None = None,
+        *,
+        stream: Literal[False] = False,
+        traceparent: str = "",
+        **parameters: Any,
     ) -> Answer: ...
     @overload
     async def chat(
-        self, messages: Messages, model: str | None = None, *, stream: Literal[True], **parameters: Any
+        self,
+        messages: Messages,
+        model: str | None = None,
+        *,
+        stream: Literal[True],
+        traceparent: str = "",
+        **parameters: Any,
     ) -> AsyncStream: ...
     async def chat(
-        self, messages: Messages, model: str | None = None, *, stream: bool = False, **parameters: Any
+        self,
+        messages: Messages,
+        model: str | None = None,
+        *,
+        stream: bool = False,
+        traceparent: str = "",
+        **parameters: Any,
     ) -> Answer | AsyncStream:
         """Answer a conversation, or a text that the user says.
 
         Args:
             model: None takes the only one that is served.
             stream: return an iterator of pieces instead of the whole.
+            traceparent: of the trace that the caller is in (W3C Trace Context): the request becomes a part of it.
             parameters: as in OpenAI's API: temperature, max_tokens, stop, …
 
         Raises:
             HeadraceError: see the package's docstring.
         """
         body = _calls.chat(messages, model or await self._only_model(), stream, parameters)
-        return await self._generate("chat.completions", body, stream)
+        return await self._generate("chat.completions", body, stream, traceparent)
 
     @overload
     async def complete(
-        self, prompt: Prompt, model: str | None = None, *, stream: Literal[False] = False, **parameters: Any
+        self,
+        prompt: Prompt,
+        model: str | None = None,
+        *,
+        stream: Literal[False] = False,
+        traceparent: str = "",
+        **parameters: Any,
     ) -> Answer: ...
     @overload
     async def complete(
-        self, prompt: Prompt, model: str | None = None, *, stream: Literal[True], **parameters: Any
+        self,
+        prompt: Prompt,
+        model: str | None = None,
+        *,
+        stream: Literal[True],
+        traceparent: str = "",
+        **parameters: Any,
     ) -> AsyncStream: ...
     async def complete(
-        self, prompt: Prompt, model: str | None = None, *, stream: bool = False, **parameters: Any
+        self,
+        prompt: Prompt,
+        model: str | None = None,
+        *,
+        stream: bool = False,
+        traceparent: str = "",
+        **parameters: Any,
     ) -> Answer | AsyncStream:
         """Continue a text or token ids. Arguments and errors as in `chat`."""
         body = _calls.completion(prompt, model or await self._only_model(), stream, parameters)
-        return await self._generate("completions", body, stream)
+        return await self._generate("completions", body, stream, traceparent)
 
     async def models(self) -> list[Model]:
         """What is served."""
@@ -168,36 +205,40 @@ class AsyncClient:
             raise HeadraceError(f"say which model: {names or 'none'} served")
         return served[0].id
 
-    async def _generate(self, operation: Operation, body: bytes, stream: bool) -> Answer | AsyncStream:
+    async def _generate(
+        self, operation: Operation, body: bytes, stream: bool, traceparent: str
+    ) -> Answer | AsyncStream:
         if not stream:
-            return _answers.answer(await self._reply(operation, body))
+            return _answers.answer(await self._reply(operation, body, traceparent))
         progress = Progress()
-        pieces = AsyncStream(progress, self._pieces(operation, body, progress))
+        pieces = AsyncStream(progress, self._pieces(operation, body, progress, traceparent))
         await pieces.begin()
         return pieces
 
-    async def _reply(self, operation: Operation, body: bytes) -> bytes:
+    async def _reply(self, operation: Operation, body: bytes, traceparent: str = "") -> bytes:
         """The reply of a call that does not stream. A server that is lost is asked again, or another."""
-        async with aclosing(self._words(operation, body, None)) as words:
+        async with aclosing(self._words(operation, body, None, traceparent)) as words:
             async for told in words:
                 if isinstance(told, Reply):
                     return told.body
         raise ConnectionFailed("the server answered with a stream that nobody asked for")
 
-    async def _pieces(self, operation: Operation, body: bytes, progress: Progress) -> AsyncGenerator[Piece, None]:
-        async with aclosing(self._words(operation, body, progress)) as words:
+    async def _pieces(
+        self, operation: Operation, body: bytes, progress: Progress, traceparent: str
+    ) -> AsyncGenerator[Piece, None]:
+        async with aclosing(self._words(operation, body, progress, traceparent)) as words:
             async for told in words:
                 if isinstance(told, Chunk):
                     for piece in progress.chunk(told.event, told.body):
                         yield piece
 
     async def _words(
-        self, operation: Operation, body: bytes, progress: Progress | None
+        self, operation: Operation, body: bytes, progress: Progress | None, traceparent: str
     ) -> AsyncGenerator[Chunk | Reply, None]:
         """What servers say to one call, until it is complete, over as many connections as it takes."""
         lost_at: float | None = None
         while True:
-            message: Call | Resume = Call(0, operation, body, self._authorization)
+            message: Call | Resume = Call(0, operation, body, self._authorization, traceparent)
             if lost_at is not None and progress is not None and progress.id:
                 message = Resume(0, progress.id, progress.event, self._authorization)
             async with aclosing(self._one_connection(message)) as words:

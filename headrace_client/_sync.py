@@ -47,36 +47,77 @@ class Client:
 
     @overload
     def chat(
-        self, messages: Messages, model: str | None = None, *, stream: Literal[False] = False, **parameters: Any
+        self,
+        messages: Messages,
+        model: str | None = None,
+        *,
+        stream: Literal[False] = False,
+        traceparent: str = "",
+        **parameters: Any,
     ) -> Answer: ...
     @overload
     def chat(
-        self, messages: Messages, model: str | None = None, *, stream: Literal[True], **parameters: Any
+        self,
+        messages: Messages,
+        model: str | None = None,
+        *,
+        stream: Literal[True],
+        traceparent: str = "",
+        **parameters: Any,
     ) -> Stream: ...
     def chat(
-        self, messages: Messages, model: str | None = None, *, stream: bool = False, **parameters: Any
+        self,
+        messages: Messages,
+        model: str | None = None,
+        *,
+        stream: bool = False,
+        traceparent: str = "",
+        **parameters: Any,
     ) -> Answer | Stream:
         """Answer a conversation, or a text that the user says. See `AsyncClient.chat`."""
         if stream:
-            return Stream(self, self._wait(self._client.chat(messages, model, stream=True, **parameters)))
-        answer: Answer = self._wait(self._client.chat(messages, model, **parameters))
+            return Stream(
+                self, self._wait(self._client.chat(messages, model, stream=True, traceparent=traceparent, **parameters))
+            )
+        answer: Answer = self._wait(self._client.chat(messages, model, traceparent=traceparent, **parameters))
         return answer
 
     @overload
     def complete(
-        self, prompt: Prompt, model: str | None = None, *, stream: Literal[False] = False, **parameters: Any
+        self,
+        prompt: Prompt,
+        model: str | None = None,
+        *,
+        stream: Literal[False] = False,
+        traceparent: str = "",
+        **parameters: Any,
     ) -> Answer: ...
     @overload
     def complete(
-        self, prompt: Prompt, model: str | None = None, *, stream: Literal[True], **parameters: Any
+        self,
+        prompt: Prompt,
+        model: str | None = None,
+        *,
+        stream: Literal[True],
+        traceparent: str = "",
+        **parameters: Any,
     ) -> Stream: ...
     def complete(
-        self, prompt: Prompt, model: str | None = None, *, stream: bool = False, **parameters: Any
+        self,
+        prompt: Prompt,
+        model: str | None = None,
+        *,
+        stream: bool = False,
+        traceparent: str = "",
+        **parameters: Any,
     ) -> Answer | Stream:
         """Continue a text or token ids. See `AsyncClient.complete`."""
         if stream:
-            return Stream(self, self._wait(self._client.complete(prompt, model, stream=True, **parameters)))
-        answer: Answer = self._wait(self._client.complete(prompt, model, **parameters))
+            return Stream(
+                self,
+                self._wait(self._client.complete(prompt, model, stream=True, traceparent=traceparent, **parameters)),
+            )
+        answer: Answer = self._wait(self._client.complete(prompt, model, traceparent=traceparent, **parameters))
         return answer
 
     def models(self) -> list[Model]:

@@ -24,15 +24,18 @@ from bus.messages.requests import (
     PromptLogprobs,
     Refused,
     Sampling,
+    Spent,
     Submit,
     TokenLogprobs,
 )
 from bus.messages.telemetry import TimelineEvent, TimelineKind
+from bus.messages.usage import Outcome
 from bus.packed import pack_u32, unpack_u32, unpack_u64
+from ingress.accounts import Ledger, NoLedger, Used, Whose
 from ingress.errors import ApiError, deadline, from_refusal, not_ready
 from ingress.generation import Generation, token_text
 from ingress.models import ServedModel
-from ingress.streams import AbortReason, Stream
+from ingress.streams import AbortReason, Piece, Stream
 
 log = logging.getLogger(__name__)
 
@@ -45,14 +48,15 @@ ASK_AGAIN: Final = 8  # ... and so many times in a row
 # An accepted request is refused with these by a scheduler that has just come back; all pass with time.
 _PASSING: Final = frozenset({"overloaded", "not_ready", "draining"})
 
-Message = ModelFacts | Accepted | Refused | Deltas | PromptLogprobs | Nack
+Message = ModelFacts | Accepted | Refused | Deltas | PromptLogprobs | Spent | Nack
 Opened = Callable[[ApiError | None], None]
 
 
 class Order(msgspec.Struct, frozen=True, gc=False):
-    """What stays the same however often a request is submitted; the fields are `Submit`'s.
+    """What stays the same however often a request is submitted; the fields are `Submit`'s, but for these.
 
     Attributes:
+        key, counts_prompt: see `Job`.
         salt: keeps its cached prefix apart; empty shares it with everyone whose salt is empty.
     """
 
@@ -69,6 +73,9 @@ class Order(msgspec.Struct, frozen=True, gc=False):
     submitted_ns: int = 0
     adopted: int = 0
     timing: bool = False
+    key: str = ""
+    counts_prompt: bool = True
+    traceparent: str = ""
 
 
 class _Live:
@@ -106,6 +113,7 @@ class Conversation:
         send: to the scheduler; False where the link is down.
         tell: for requests' timelines.
         clock: of `now_ns`; how long text takes is measured with it.
+        ledger: is told what requests used; None where nobody wants to know.
     """
 
     def __init__(
@@ -114,8 +122,10 @@ class Conversation:
         send: Callable[[msgspec.Struct], bool],
         tell: Callable[[TimelineEvent], None],
         clock: Callable[[], int],
+        ledger: Ledger | None = None,
     ) -> None:
         self._model, self._send, self._tell, self._clock = model, send, tell, clock
+        self._ledger: Ledger = ledger or NoLedger()
         self._live: dict[int, _Live] = {}
         self._restless: dict[int, _Live] = {}  # those that time may do something to
 
@@ -145,8 +155,10 @@ class Conversation:
         if live is None:
             return
         self._abort(live, reason)
+        last = live.generation.end("abort", error)
+        self._account(live, last, reason, None)
         self._answer(live, not_ready("The request was aborted.", 1.0))
-        live.stream.push(live.generation.end("abort", error))
+        live.stream.push(last)
 
     def leave(self, request: int) -> None:
         """Another ingress takes it over: nothing more is heard or said of it here."""
@@ -178,6 +190,8 @@ class Conversation:
             case PromptLogprobs():
                 if live := self._live.get(message.request):
                     self._prompt_logprobs(live, message)
+            case Spent():
+                self._ledger.computed(message.request, message.spent_ns, message.prefill_ns)
             case ModelFacts():
                 self._facts(message, now_ns)
             case Nack():
@@ -230,6 +244,7 @@ class Conversation:
                 submitted_ns=order.submitted_ns,
                 adopted=order.adopted,
                 timing=order.timing,
+                traceparent=order.traceparent,
             )
         )
         if live.sent:
@@ -305,6 +320,8 @@ class Conversation:
         for end in finished.values():  # those that end without a token, and those that are over here already
             if live := self._live.get(end.request):
                 self._delta(live, len(live.generation.emitted), [], [], end, now_ns)
+            else:
+                self._ledger.computed(end.request, end.spent_ns, end.prefill_ns)
 
     def _delta(
         self,
@@ -327,6 +344,9 @@ class Conversation:
         if live.asked and len(live.generation.emitted) > known:
             live.asked = 0
         if piece is not None:
+            if piece.finish is not None:
+                computed = (finished.spent_ns, finished.prefill_ns) if finished is not None else None
+                self._account(live, piece, piece.finish.reason, computed)
             live.stream.push(piece)
         if verdict == "going":
             return
@@ -371,7 +391,21 @@ class Conversation:
     def _fail(self, live: _Live, message: str) -> None:
         del self._live[live.order.request]
         log.error("a request failed: %s", message, extra={"request": f"{live.order.request:x}"})
-        live.stream.push(live.generation.end("error", message))
+        last = live.generation.end("error", message)
+        self._account(live, last, "error", None)
+        live.stream.push(last)
+
+    def _account(self, live: _Live, last: Piece, outcome: Outcome, computed: tuple[int, int] | None) -> None:
+        """What it used, if it was ever taken. In the spool before anybody can see the end."""
+        if live.opened is not None or last.finish is None:
+            return
+        order, usage = live.order, last.finish.usage
+        self._ledger.ended(
+            Used(
+                order.request, Whose(self._model.name, order.tenant, order.key, order.counts_prompt), outcome,
+                usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens, order.submitted_ns, computed,
+            )
+        )  # fmt: skip
 
     def _note(self, request: int, now_ns: int, kind: TimelineKind, value: int = 0, detail: str = "") -> None:
         self._tell(TimelineEvent(request, now_ns, kind, value=value, detail=detail))

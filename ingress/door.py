@@ -27,7 +27,7 @@ from bus.process import Life
 from bus.server import Peer, Server
 from ingress.api.answer import envelope, is_failure, told_failure
 from ingress.api.events import Events
-from ingress.api.jobs import Caller, owner_of
+from ingress.api.jobs import Caller, owner_of, traceparent
 from ingress.api.pipeline import Pipeline
 from ingress.errors import ApiError, draining, internal, overloaded, too_large
 from ingress.replay import EventsGone
@@ -162,7 +162,12 @@ class Door:
     async def _call(self, peer: Peer, call: Call) -> Last:
         if len(call.body) > self._max_body:
             raise too_large(f"The body is larger than {self._max_body} bytes ([ingress] max_body).")
-        caller = Caller("", owner_of(call.authorization), self._pipeline.now_ns())
+        caller = Caller(
+            "",
+            owner_of(call.authorization),
+            self._pipeline.now_ns(),
+            traceparent=traceparent(call.traceparent),
+        )
         answer = await self._pipeline.answer(call.operation, call.body, caller)
         if isinstance(answer, bytes):
             return Reply(call.call, answer)

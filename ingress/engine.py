@@ -18,6 +18,7 @@ from bus.link import Link
 from bus.messages.requests import ModelFacts, ToIngress
 from bus.messages.telemetry import TimelineEvent, TimelineKind
 from bus.names import REQUESTS_DOOR, scheduler_name
+from ingress.accounts import Ledger
 from ingress.conversation import OPEN_PATIENCE_S, Conversation, Message, Opened
 from ingress.errors import ApiError, model_not_found, not_ready, overloaded
 from ingress.health import ModelHealth, health
@@ -44,13 +45,18 @@ class Process(Identity, Protocol):
 class Engine:
     """All served models of this process, and the links to their schedulers.
 
+    Args:
+        ledger: is told what requests used.
+
     Attributes:
         models: by name, as configured.
     """
 
-    def __init__(self, life: Process, models: Sequence[ServedModel], *, max_streams: int) -> None:
+    def __init__(
+        self, life: Process, models: Sequence[ServedModel], *, max_streams: int, ledger: Ledger | None = None
+    ) -> None:
         self.models: Mapping[str, ServedModel] = {model.name: model for model in models}
-        self._life, self._max_streams = life, max_streams
+        self._life, self._max_streams, self._ledger = life, max_streams, ledger
         self._known = {model.name: asyncio.Event() for model in models}  # what its scheduler knows of its replicas
         self._waiting = 0  # requests whose model is not known yet
         self._conversations = {model.name: self._talk(model) for model in models}
@@ -184,7 +190,7 @@ class Engine:
 
     def _talk(self, model: ServedModel) -> Conversation:
         now_ns = self._life.loop.now_ns
-        return Conversation(model, lambda body: self._links[model.name].send(body), self._tell, now_ns)
+        return Conversation(model, lambda body: self._links[model.name].send(body), self._tell, now_ns, self._ledger)
 
     def _connect(self, name: str, talk: Conversation) -> Link[Message]:
         loop = self._life.loop
@@ -218,7 +224,7 @@ class Engine:
 
     def _note_prepared(self, job: Job, request: int, prompt_tokens: int, now_ns: int) -> None:
         marks = job.marks
-        self._note(request, job.received_ns or now_ns, "received")
+        self._note(request, job.received_ns or now_ns, "received", detail=job.traceparent)
         if marks is not None and marks.parsed_ns:
             self._note(request, marks.parsed_ns, "parsed")
         if marks is not None and marks.rendered_ns:
@@ -226,8 +232,8 @@ class Engine:
         tokenized_ns = marks.tokenized_ns if marks is not None else 0
         self._note(request, tokenized_ns or now_ns, "tokenized", value=prompt_tokens)
 
-    def _note(self, request: int, at_ns: int, kind: TimelineKind, value: int = 0) -> None:
-        self._tell(TimelineEvent(request, at_ns, kind, value=value))
+    def _note(self, request: int, at_ns: int, kind: TimelineKind, value: int = 0, detail: str = "") -> None:
+        self._tell(TimelineEvent(request, at_ns, kind, value=value, detail=detail))
 
     def _tell(self, event: TimelineEvent) -> None:
         self._life.telemetry.event(event)

@@ -39,6 +39,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         priority: lower runs earlier.
         cache_salt: keeps the cached prefix apart from everyone without the same salt.
         tenant: for accounting, fair sharing and cache separation.
+        key: whose credentials were shown, for accounting.
+        counts_prompt: it is not a further choice of a prompt that is accounted for already.
+        traceparent: of the trace that the client is in; empty where it named none.
         prompt_logprobs: -1 for none, else alternatives per prompt token.
         deadline_s: seconds from `received_ns` after which the answer is useless.
         skip_special_tokens: control tokens leave no text.
@@ -59,6 +62,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = 0
     cache_salt: str = ""
     tenant: str = ""
+    key: str = ""
+    counts_prompt: bool = True
+    traceparent: str = ""
     prompt_logprobs: int = -1
     deadline_s: float | None = None
     skip_special_tokens: bool = True
@@ -100,6 +106,9 @@ def place(job: Job, model: ServedModel, request: int, now_ns: int) -> Placed:
         deadline_ns=received_ns + int(job.deadline_s * 1e9) if job.deadline_s is not None else 0,
         prompt_logprobs=job.prompt_logprobs,
         tenant=job.tenant,
+        key=job.key,
+        counts_prompt=job.counts_prompt,
+        traceparent=job.traceparent,
         submitted_ns=received_ns,
         timing=job.timing,
     )

@@ -15,6 +15,8 @@ from bus.curve import BadKeyFile, CurveServer, credential
 from bus.limits import too_few_open_files
 from bus.messages.control import Ok, Rejected, Reload, ToProcess
 from bus.process import EXIT_CONFIG, EXIT_MISSING, Description, Life
+from ingress.accounts import SEND_S, Accounts, NoLedger
+from ingress.api.exposition import MetricsClient
 from ingress.api.http import HttpFront, serve
 from ingress.api.pipeline import Pipeline
 from ingress.door import Door
@@ -22,6 +24,7 @@ from ingress.engine import Engine
 from ingress.journal import Journals
 from ingress.models import ModelUnusable, ServedModel, load
 from ingress.siblings import find
+from ingress.spool import Spool
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +42,8 @@ class IngressService:
         self._http: HttpFront | None = None
         self._doors: list[Door] = []
         self._curve: CurveServer | None = None
+        self._metrics: MetricsClient | None = None
+        self._accounts: Accounts | None = None
         self._handed_over = False
 
     def start(self) -> None:
@@ -50,13 +55,15 @@ class IngressService:
         if problem := too_few_open_files(settings.max_streams + OTHER_FILES, f"max_streams = {settings.max_streams}"):
             self._life.fail(f"[ingress] {problem}", EXIT_CONFIG)
             return
-        self._engine = Engine(self._life, models, max_streams=settings.max_streams)
+        metrics = self._observe()
+        ledger = self._accounts or NoLedger()
+        self._engine = Engine(self._life, models, max_streams=settings.max_streams, ledger=ledger)
         journals = Journals(self._life.run, self._life.name, self._life.epoch, self._life.telemetry)
         self._pipeline = Pipeline(
             self._engine, self._life, journals, grace_s=settings.resume_grace_s, find=partial(find, self._life)
         )
         try:
-            self._http = serve(self._pipeline, self._life)
+            self._http = serve(self._pipeline, metrics, self._life)
         except OSError as error:
             self._life.fail(
                 f"cannot listen on {settings.http} ([ingress] http): {error.strerror or error}", EXIT_CONFIG
@@ -97,11 +104,13 @@ class IngressService:
             door.undrain()
 
     def drained(self) -> bool:
-        """Whether every answer is complete and written, or has been left to others."""
+        """Whether every answer is complete, written and accounted for, or has been left to others."""
         if self._handed_over:
             return True
         answering = (self._http is not None and self._http.busy) or any(door.busy for door in self._doors)
-        return not answering and (self._engine is None or self._engine.open_streams == 0)
+        if answering or (self._engine is not None and self._engine.open_streams):
+            return False
+        return self._accounts is None or not self._accounts.delivering(self._life.loop.now_ns())
 
     def hand_over(self) -> None:
         """Nothing but to end: `stop` leaves the streams, and their clients find them at another ingress."""
@@ -109,7 +118,15 @@ class IngressService:
 
     def stop(self) -> None:
         """Close the doors first, so that nothing new finds a closed engine."""
-        for part in (*self._doors, self._http, self._pipeline, self._engine, self._curve):
+        for part in (
+            *self._doors,
+            self._http,
+            self._pipeline,
+            self._engine,
+            self._metrics,
+            self._accounts,
+            self._curve,
+        ):
             if part is not None:
                 part.close()
 
@@ -139,6 +156,18 @@ class IngressService:
             index = int(self._life.instance) if self._life.instance.isdigit() else 0
             address = f"{host}:{int(port) + index}"
             self._doors.append(Door(self._life, pipeline, max_body=max_body, address=address, curve=self._curve))
+
+    def _observe(self) -> MetricsClient:
+        """The link to the metrics process, and the records that go over it."""
+        life = self._life
+        if not life.config.usage.ledger:
+            self._metrics = MetricsClient(life)
+            return self._metrics
+        accounts = Accounts(Spool(life.run, life.name, life.epoch), lambda usage: metrics.tell(usage), life.telemetry)
+        metrics = self._metrics = MetricsClient(life, accounts.link_up, accounts.taken)
+        self._accounts = accounts
+        life.loop.every(SEND_S, lambda: accounts.tick(life.loop.now_ns()))
+        return metrics
 
     def _load(self) -> list[ServedModel] | None:
         try:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 from typing import Final
 
 import zmq
 
 from bus import listen_fds
+from bus.ceilings import ceilings_file, cores
+from bus.ceilings import load as load_ceilings
 from bus.control import OPEN_MODE
 from bus.credentials import Doorkeeper, lend
 from bus.messages.control import Acknowledge, Answer, GetNotes, Ok, Rejected, Silence, ToProcess
@@ -23,8 +26,9 @@ from bus.messages.observe import (
     Update,
 )
 from bus.messages.telemetry import LiveRequests, Sample, Timeline, ToMetrics
+from bus.messages.usage import GetUsage, TakeUsage, UsageTaken
 from bus.messages.vitals import Door, Steps
-from bus.names import FEED_DOOR, OBSERVE_DOOR, ROLES, TELEMETRY_DOOR, socket_path
+from bus.names import FEED_DOOR, OBSERVE_DOOR, ROLES, TELEMETRY_DOOR, socket_path, state_directory
 from bus.process import Description, Life
 from bus.server import Peer, Server
 from bus.socket import Pump, bind_ipc, configure
@@ -32,17 +36,22 @@ from bus.wire import BadFrame, Codec
 from metrics import notebook
 from metrics.answers import Answers
 from metrics.core.collector import Collector
+from metrics.core.costs import rate_of
 from metrics.core.notes import Notes, NotNow
 from metrics.exposition import OwnCounts, exposition
 from metrics.host.nvml import Nvml
 from metrics.host.vitals import Vitals
 from metrics.host.watch import HostWatch
+from metrics.ledger.keeper import Keeper, no_ledger
 from metrics.settings import settings, written_places
+from metrics.tracing.exporter import Exporter, OtelMissing
+from metrics.tracing.tracer import Tracer
 
 log = logging.getLogger(__name__)
 
 TICK_S: Final = 0.5
 LOOK_S: Final = 1.0
+CEILINGS_S: Final = 10.0  # whether the host was measured meanwhile
 FEED_BACKLOG: Final = 20  # updates kept for a reader that is slow; it takes a new snapshot after that
 
 
@@ -61,6 +70,9 @@ class MetricsService:
         self._draining = False
         self._notes = Notes(notebook.load(), time.time())
         self._raised: tuple[tuple[str, str], ...] = ()
+        self._keeper: Keeper | None = None
+        self._exporter: Exporter | None = None
+        self._tracer: Tracer | None = None
 
     def start(self) -> None:
         """Open the doors; ready at once: there is nothing to wait for."""
@@ -80,7 +92,14 @@ class MetricsService:
             life, OBSERVE_DOOR, "observe", FromObserver, roles=ROLES, on_message=self._on_question,
             admit=Doorkeeper(life.config.admin).admit, mode=OPEN_MODE,
         )  # fmt: skip
-        self._timers = (life.loop.every(TICK_S, self._tick), life.loop.every(LOOK_S, self._look))
+        if life.config.usage.ledger:
+            self._keeper = Keeper(life.loop, state_directory(), life.config)
+        self._trace()
+        self._read_ceilings()
+        self._timers = (
+            life.loop.every(TICK_S, self._tick), life.loop.every(LOOK_S, self._look),
+            life.loop.every(CEILINGS_S, self._read_ceilings),
+        )  # fmt: skip
         life.telemetry.doors[TELEMETRY_DOOR] = self._telemetry_door
         life.telemetry.doors[FEED_DOOR] = self._feed_door
         life.ready()
@@ -119,6 +138,10 @@ class MetricsService:
         for cancel in self._timers:
             cancel()
         self._watch.close()
+        if self._keeper is not None:
+            self._keeper.close()
+        if self._exporter is not None:
+            self._exporter.close()
         self._observe.close()
         self._pump.close()
         self._feed.close(linger=0)
@@ -153,7 +176,12 @@ class MetricsService:
         self._collector.on_host(self._vitals.read())
 
     def _tick(self) -> None:
-        update = self._collector.tick(self._life.loop.now_ns())
+        now_ns = self._life.loop.now_ns()
+        if self._keeper is not None:
+            self._collector.ledger_problem = self._keeper.problem
+        if self._tracer is not None:
+            self._tracer.tick(now_ns)
+        update = self._collector.tick(now_ns)
         if update.findings is not None:
             self._raised = tuple((finding.code, finding.subject) for finding in update.findings)
         if self._notes.tick(self._raised, time.time()):
@@ -202,11 +230,54 @@ class MetricsService:
 
     def _on_question(self, peer: Peer, message: FromObserver) -> None:
         if isinstance(message, GetExposition):
-            own = OwnCounts(self._frames, self._refused, self._published)
-            self._observe.send(peer, Exposition(message.rid, exposition(self._collector, own)))
+            text = exposition(self._collector, self._own(), openmetrics=message.openmetrics)
+            self._observe.send(peer, Exposition(message.rid, text))
         elif isinstance(message, GetSnapshot):
             self._observe.send(peer, self._collector.snapshot(message.rid))
         elif isinstance(message, GetTimeline):
             self._observe.send(peer, self._collector.timeline(message, self._life.loop.now_ns()))
         elif isinstance(message, Question):
             self._observe.send(peer, self._answers.answer(message, self._life.loop.now_ns()))
+        elif isinstance(message, TakeUsage):
+            taken = partial(self._observe.send, peer, UsageTaken(message.rid))
+            if self._keeper is not None:
+                self._keeper.write(f"{peer.name} {peer.epoch}", message.records, taken)
+            else:
+                taken()  # nobody wants to know, by a configuration that it has not read yet
+        elif isinstance(message, GetUsage):
+            if self._keeper is not None:
+                self._keeper.ask(message, partial(self._observe.send, peer))
+            else:
+                self._observe.send(peer, no_ledger(message))
+
+    def _own(self) -> OwnCounts:
+        keeper, exporter = self._keeper, self._exporter
+        return OwnCounts(
+            self._frames,
+            self._refused,
+            self._published,
+            keeper.written if keeper is not None else 0,
+            keeper.waiting if keeper is not None else 0,
+            keeper.bytes if keeper is not None else 0,
+            exporter.sent if exporter is not None else None,
+            exporter.dropped if exporter is not None else None,
+            rate_of(self._life.config.cost, cores(), 0),
+        )
+
+    def _trace(self) -> None:
+        """Make spans, where that is wanted and can be done."""
+        settings, collector = self._life.config.traces, self._collector
+        if not settings.endpoint:
+            return
+        try:
+            exporter = Exporter(settings.endpoint)
+        except OtelMissing as missing:
+            log.error("%s", missing)
+            collector.traces_problem = str(missing)
+            return
+        tracer = Tracer(collector.timelines, settings.sample, exporter.offer)
+        collector.on_end = lambda request: tracer.ended(request, self._life.loop.now_ns())
+        self._exporter, self._tracer = exporter, tracer
+
+    def _read_ceilings(self) -> None:
+        self._collector.ceilings = load_ceilings(ceilings_file())

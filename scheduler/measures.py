@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from typing import get_args
 
 import numpy as np
 
+from bus.messages.requests import FinishReason, RefusalCode
 from bus.messages.vitals import Steps
 from bus.telemetry import Counter, Gauge, Histogram, Telemetry
 from scheduler.core.state import State, Tally
 from scheduler.core.steplog import StepRecords
-
-_PHASE_BOUNDS = (
-    0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.015, 0.025, 0.04, 0.06, 0.09, 0.13, 0.2,
-    0.3, 0.5, 0.8, 1.5, 3.0, 10.0,
-)  # fmt: skip
 
 
 class Measures:
@@ -39,6 +36,10 @@ class Measures:
         self._lookup = counter("prefix_lookup_tokens", "Tokens whose KV was looked for")
         self._preemptions = counter("preemptions", "Requests that gave way for lack of pages, to be computed again")
         self._overrun = counter("overrun_tokens", "Tokens generated after the client had enough")
+        self._computed = counter("compute_seconds", "Steps, times the cores that computed them")
+        self._unclaimed = counter(
+            "unclaimed_compute_seconds", "Computing for requests that had left before their step was complete"
+        )
         self._waiting = gauge("queue_requests", "Requests that wait")
         self._running = gauge("running_requests", "Requests that have a slot")
         self._oldest = gauge("oldest_wait_seconds", "How long the first of the queue has waited")
@@ -51,6 +52,11 @@ class Measures:
             )
             for name in ("slots", "step_tokens", "inter_token_target_ms", "queue_requests", "queue_tokens")
         }
+        # There from the beginning: a rate of what appears with its first event misses that event.
+        for reason in get_args(FinishReason):
+            self._counted("requests", "Requests that ended, by reason", 0, reason=reason)
+        for code in get_args(RefusalCode):
+            self._counted("refused", "Requests that were not taken, by code", 0, code=code)
         self._queue_s = seconds("queue", "From the scheduler's acceptance to a slot")
         self._ttft_s = seconds("ttft", "From the request at the ingress to its first token")
         self._itl_s = seconds("inter_token", "Between two tokens of a request")
@@ -59,7 +65,6 @@ class Measures:
             part: telemetry.histogram(
                 "headrace_step_phase_seconds",
                 "What the time of a step goes into",
-                _PHASE_BOUNDS,
                 model=model,
                 part=part,
             )
@@ -107,6 +112,8 @@ class Measures:
         self._lookup.add(tally.lookup_tokens)
         self._preemptions.add(tally.preemptions)
         self._overrun.add(tally.overrun_tokens)
+        self._computed.add(tally.computed_ns / 1e9)
+        self._unclaimed.add(tally.unclaimed_ns / 1e9)
         for histogram, values in (
             (self._queue_s, tally.queue_s),
             (self._ttft_s, tally.ttft_s),

@@ -257,7 +257,7 @@ class SchedulerService:
         log.info("replica %d is ready (%d ranks)", group.number, len(said))
         slots, step_tokens = min(each.slots for each in said), min(each.step_tokens for each in said)
         context, page = said[0].context_tokens, said[0].kv.page_tokens
-        self._feed(e.ReplicaUp(group.number, slots, step_tokens, context, page))
+        self._feed(e.ReplicaUp(group.number, slots, step_tokens, context, page, sum(each.threads for each in said)))
         self._feed(e.ReplicaDrain(group.number, group.draining))
         self._tell_facts()
 

@@ -15,6 +15,7 @@ from bus.names import STEPS_DOOR, scheduler_name
 from bus.packed import pack_u32
 from bus.process import Life
 from kv.client import PageClient
+from workers.effort import Effort
 from workers.execute import Executor, StepBroken
 from workers.group import Group, GroupBroken
 from workers.inbox import Inbox, StepGap
@@ -34,16 +35,25 @@ class Conversation:
         executor: runs plans.
         group: the ranks that run the same plans.
         pages: the session with kv.
+        effort: what steps take at least; None where that is not known.
     """
 
-    def __init__(self, life: Life, registered: Registered, executor: Executor, group: Group, pages: PageClient) -> None:
+    def __init__(
+        self,
+        life: Life,
+        registered: Registered,
+        executor: Executor,
+        group: Group,
+        pages: PageClient,
+        effort: Effort | None = None,
+    ) -> None:
         self._life, self._registered, self._executor = life, registered, executor
         self._group, self._pages = group, pages
         self._inbox = Inbox()
         self._turn_is_due = False
         self._epoch = 0
         self._ended_ns = life.loop.now_ns()
-        self._measures = Measures(life.telemetry, registered)
+        self._measures = Measures(life.telemetry, registered, effort)
         self._link: Link[ToWorker] = Link(
             life,
             scheduler_name(registered.model),

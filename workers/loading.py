@@ -77,6 +77,7 @@ class Loaded:
             step_tokens=assignment.model.step_tokens,
             device=assignment.device.type,
             dtype=self.engine.name,
+            threads=assignment.threads if assignment.device.type == "cpu" else 1,
         )
 
     def view(self, name: str, assignment: Assignment) -> WorkerView:

@@ -7,26 +7,30 @@ from collections.abc import Mapping
 from bus.messages.steps import Registered, StepPlan, StepResult
 from bus.packed import unpack_u32
 from bus.telemetry import Telemetry
-
-_ROW_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-_STEP_BOUNDS = (0.001, 0.002, 0.004, 0.008, 0.015, 0.025, 0.04, 0.06, 0.09, 0.13, 0.2, 0.3, 0.5, 0.8, 1.5, 3.0, 10.0)
+from workers.effort import Effort, Step
 
 
 class Measures:
-    """Instruments of one worker, labelled with its model."""
+    """Instruments of one worker, labelled with its model.
 
-    def __init__(self, telemetry: Telemetry, registered: Registered) -> None:
+    Args:
+        effort: what its steps take at least; None where that is not known.
+    """
+
+    def __init__(self, telemetry: Telemetry, registered: Registered, effort: Effort | None = None) -> None:
+        self._effort = effort
         self._telemetry = telemetry
         self._labels = labels = {
             "model": registered.model,
             "replica": str(registered.replica),
             "rank": str(registered.rank),
         }
-        self._seconds = telemetry.histogram("headrace_step_seconds", "Time a step took", _STEP_BOUNDS, **labels)
-        self._rows = telemetry.histogram("headrace_step_rows", "Rows of a step", _ROW_BOUNDS, **labels)
+        self._seconds = telemetry.histogram("headrace_step_seconds", "Time a step took", **labels)
+        self._rows = telemetry.histogram("headrace_step_rows", "Rows of a step", **labels)
         self._computed = telemetry.counter("headrace_step_tokens_total", "Tokens computed", **labels)
         self._drawn = telemetry.counter("headrace_drawn_tokens_total", "Tokens drawn", **labels)
         self._waited = telemetry.counter("headrace_step_wait_seconds_total", "Time idle before a plan came", **labels)
+        self._read = telemetry.counter("headrace_step_bytes_total", "Bytes that steps had to read", **labels)
         self._spent: Mapping[str, int] = {}
         self._failed = telemetry.counter("headrace_steps_failed_total", "Steps that failed", **labels)
 
@@ -43,12 +47,21 @@ class Measures:
         self._rows.observe(len(plan.slots) // 4)
         self._computed.add(float(unpack_u32(plan.counts).sum()))
         self._drawn.add(len(result.tokens) // 4)
+        if self._effort is not None:
+            self._count_effort(self._effort.of(plan))
         parts = {part: ns - self._spent.get(part, 0) for part, ns in spent_ns.items()}
         self._spent = spent_ns
         for part, ns in (parts | {"everything else": max(0, result.ran_ns - sum(parts.values()))}).items():
             self._telemetry.counter(
                 "headrace_step_part_seconds_total", "Time of steps by what it went into", part=part, **self._labels
             ).add(ns / 1e9)
+
+    def _count_effort(self, step: Step) -> None:
+        self._read.add(step.read)
+        for kind, operations in step.operations.items():
+            self._telemetry.counter(
+                "headrace_step_operations_total", "Arithmetic of steps, by type", arithmetic=kind, **self._labels
+            ).add(operations)
 
     def failed(self) -> None:
         """A step failed."""

@@ -26,6 +26,7 @@ from kv.client import PageClient, PagesDenied
 from workers.arena import ArenaPages, map_pages
 from workers.background import Background
 from workers.conversation import Conversation
+from workers.effort import effort_of
 from workers.execute import Executor
 from workers.group import Alone, GlooGroup, Group
 from workers.host import Assignment
@@ -191,7 +192,8 @@ class WorkerService:
         model = build(loaded.weights, self._group, self._assignment.device)
         executor = Executor(model, self._slots, pages, self._group)
         registered = loaded.registered(self._assignment, self._group_number)
-        self._conversation = Conversation(self._life, registered, executor, self._group, self._pages)
+        effort = effort_of(loaded.weights, loaded.kv)
+        self._conversation = Conversation(self._life, registered, executor, self._group, self._pages, effort)
         self._life.ready()
 
     # --- small things ----------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@
 | `vitals`    | the same, for detail screens       | PUB/SUB                           |
 | `observe`   | anyone <-> metrics, metrics feed   | ROUTER/DEALER, PUB/SUB            |
 | `details`   | the same, asked for by screens     | ROUTER/DEALER                     |
+| `usage`     | what requests used, within observe | ROUTER/DEALER                     |
 | `control`   | operator <-> every process         | ROUTER/DEALER                     |
 
 Tags are unique within a channel; the first ten belong to `common`. Arrays of numbers travel packed

@@ -17,12 +17,17 @@ Operation = Literal["models", "chat.completions", "completions", "tokenize", "de
 
 
 class Call(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=10):
-    """Do this. `call` is chosen by the client, unique among its open calls."""
+    """Do this. `call` is chosen by the client, unique among its open calls.
+
+    Attributes:
+        traceparent: of the trace that the client is in (W3C Trace Context), or empty.
+    """
 
     call: int
     operation: Operation
     body: bytes = b"{}"
     authorization: str = ""
+    traceparent: str = ""
 
 
 class Cancel(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=11):

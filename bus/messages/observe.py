@@ -2,6 +2,8 @@
 snapshot. Details have a file of their own; what
 requests used goes over the same doors: `usage`.
 
+What requests used goes over the same doors: `usage`.
+
 The feed is PUB/SUB: take a snapshot, then apply updates with `seq` above the snapshot's, in order. A gap means: take a
 new snapshot.
 """
@@ -19,9 +21,10 @@ from bus.messages.usage import GetUsage, TakeUsage, UsageReply, UsageTaken
 
 
 class GetExposition(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=10):
-    """The Prometheus text format of everything known."""
+    """Everything known, for Prometheus: as text, or as OpenMetrics, which has exemplars and units."""
 
     rid: int
+    openmetrics: bool = False
 
 
 class GetSnapshot(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=11):
@@ -46,7 +49,7 @@ class GetTimeline(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=12
 
 
 class Exposition(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=20):
-    """`text/plain; version=0.0.4`."""
+    """`text/plain; version=0.0.4`, or `application/openmetrics-text; version=1.0.0` where that was asked for."""
 
     rid: int
     text: bytes
@@ -55,7 +58,8 @@ class Exposition(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=20)
 class ModelLoad(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """One model over the last ten seconds, and its queue now. Percentiles come from merged histograms.
 
-    A percentile of nothing is 0; `prefix_hit_ratio` is -1 where nothing was looked up.
+    A percentile of nothing is 0; `prefix_hit_ratio` is -1 where nothing was looked up. `mbu` and `mfu` are memory
+    bandwidth and arithmetic of its steps over what the host was measured to do; -1 where it was not, or no step ran.
     """
 
     model: str
@@ -80,6 +84,8 @@ class ModelLoad(msgspec.Struct, array_like=True, frozen=True, gc=False):
     queue_p95_s: float = 0.0
     e2e_p50_s: float = 0.0
     e2e_p95_s: float = 0.0
+    mbu: float = -1.0
+    mfu: float = -1.0
 
 
 class PageLoad(msgspec.Struct, array_like=True, frozen=True, gc=False):

@@ -72,6 +72,7 @@ class Submit(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=10):
         prompt_logprobs: -1 for none, else alternatives per prompt token.
         tenant: for accounting and fair sharing.
         submitted_ns: CLOCK_MONOTONIC when the ingress had read the request.
+        traceparent: of the trace that the client is in (W3C Trace Context); empty where it named none.
         adopted: how often the request has passed from a dead ingress to another. What an earlier home of it still had
             under way, a submission or an abort, has a lower number and changes nothing.
         timing: `Deltas.accounts` are wanted.
@@ -92,10 +93,12 @@ class Submit(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=10):
     submitted_ns: int = 0
     adopted: int = 0
     timing: bool = False
+    traceparent: str = ""
 
 
 class Abort(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=11):
-    """The request is not wanted any more: client gone, stop string, deadline. Idempotent, never answered.
+    """The request is not wanted any more: client gone, stop string, deadline. Idempotent; answered by `Spent` where it
+    was known.
 
     `emitted` is how many tokens the ingress had used when it decided, so over-run can be counted. `adopted` is that of
     the submission which it ends.
@@ -168,6 +171,7 @@ class Finished(msgspec.Struct, array_like=True, frozen=True, gc=False):
         completion_tokens: all tokens ever emitted for it, the ones before a resubmission included.
         cached_tokens: prompt tokens whose KV was found instead of computed.
         error: what to tell the client where `reason` is "error".
+        spent_ns, prefill_ns: see `Spent`.
     """
 
     request: int
@@ -177,6 +181,8 @@ class Finished(msgspec.Struct, array_like=True, frozen=True, gc=False):
     queue_ns: int
     preemptions: int = 0
     error: str = ""
+    spent_ns: int = 0
+    prefill_ns: int = 0
 
 
 class Account(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -241,5 +247,19 @@ class PromptLogprobs(msgspec.Struct, array_like=True, frozen=True, gc=False, tag
     values: tuple[TokenLogprobs, ...]
 
 
+class Spent(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=50):
+    """What a request that was aborted has cost.
+
+    Attributes:
+        spent_ns: its part of the steps that it was in, times the cores (or GPUs) that computed them. What another
+            scheduler had computed for it before is not in it.
+        prefill_ns: what of it was prefill.
+    """
+
+    request: int
+    spent_ns: int
+    prefill_ns: int
+
+
 ToScheduler = Hello | Heartbeat | Nack | Bye | Submit | Abort
-ToIngress = Welcome | Heartbeat | Nack | Bye | ModelFacts | Accepted | Refused | Deltas | PromptLogprobs
+ToIngress = Welcome | Heartbeat | Nack | Bye | ModelFacts | Accepted | Refused | Deltas | PromptLogprobs | Spent

@@ -47,6 +47,7 @@ class Registered(msgspec.Struct, array_like=True, frozen=True, tag=10):
         stop_ids: end-of-sequence ids that the model file declares, packed u32.
         slots: rows of state, the limit of requests running at once.
         step_tokens: most tokens in one step.
+        threads: cores that it computes with; 1 for a GPU.
     """
 
     model: str
@@ -63,6 +64,7 @@ class Registered(msgspec.Struct, array_like=True, frozen=True, tag=10):
     step_tokens: int
     device: str
     dtype: str
+    threads: int = 1
 
 
 class SlotOpen(msgspec.Struct, array_like=True, frozen=True, gc=False):

@@ -12,8 +12,8 @@ from typing import Final
 from bus.messages.clients import Operation
 from ingress.api.answer import encode, envelope, is_failure
 from ingress.api.events import Events
-from ingress.api.exposition import MetricsClient
-from ingress.api.jobs import Caller, owner_of
+from ingress.api.exposition import OPENMETRICS, TEXT, MetricsClient, wants_openmetrics
+from ingress.api.jobs import Caller, owner_of, traceparent
 from ingress.api.once import Kept, only
 from ingress.api.openapi import document
 from ingress.api.pipeline import Pipeline
@@ -84,8 +84,9 @@ class App:
             case "openapi":
                 await _respond(sink, 200, document(), [_JSON])
             case "metrics":
-                text = await self._metrics.exposition()
-                await _respond(sink, 200, text, [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")])
+                openmetrics = wants_openmetrics(request.header(b"accept"))
+                text = await self._metrics.exposition(openmetrics=openmetrics)
+                await _respond(sink, 200, text, [(b"content-type", OPENMETRICS if openmetrics else TEXT)])
             case "model":
                 await _respond(sink, 200, self._pipeline.model_card(request.parameter), [_JSON])
             case "stream":
@@ -96,7 +97,12 @@ class App:
     async def _operate(self, operation: Operation, body: bytes, request: Request, sink: Sink) -> None:
         if request.turned_away:
             raise draining()
-        caller = Caller("", owner_of(request.authorization), self._pipeline.now_ns())
+        caller = Caller(
+            "",
+            owner_of(request.authorization),
+            self._pipeline.now_ns(),
+            traceparent=traceparent(request.header(b"traceparent")),
+        )
         key = request.header(b"idempotency-key")
         if key:
             answer = await request.unless_gone(

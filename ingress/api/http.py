@@ -164,8 +164,8 @@ class HttpFront:
         port: that it listens on.
     """
 
-    def __init__(self, app: App, metrics: MetricsClient, listening: Port, life: Life) -> None:
-        self._app, self._metrics = app, metrics
+    def __init__(self, app: App, listening: Port, life: Life) -> None:
+        self._app = app
         self.port = listening.number
         self._state = State()
         # A loop that has no asyncio in it (PollLoop) is a mistake of the process's `main`.
@@ -207,13 +207,12 @@ class HttpFront:
         self._listener.close()
         for connection in tuple(self._state.connections):
             connection.end()
-        self._metrics.close()
 
     def _date(self) -> None:
         self._state.default_headers = [(b"date", formatdate(usegmt=True).encode())]
 
 
-def serve(pipeline: Pipeline, life: Life) -> HttpFront:
+def serve(pipeline: Pipeline, metrics: MetricsClient, life: Life) -> HttpFront:
     """Listen on the configured address; connections are taken from now on.
 
     Raises:
@@ -223,8 +222,7 @@ def serve(pipeline: Pipeline, life: Life) -> HttpFront:
     host, port = parse_address(settings.http)
     listening = listen(host, port, life.run)
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # bad requests of strangers are no news
-    metrics = MetricsClient(life)
     app = App(pipeline, metrics, max_body=parse_size(settings.max_body))
-    front = HttpFront(app, metrics, listening, life)
+    front = HttpFront(app, listening, life)
     log.info("listening on http://%s:%d", host, front.port)
     return front

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 import secrets
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -23,6 +24,8 @@ from ingress.errors import invalid_request
 from ingress.timing import Marks
 
 DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's, for /v1/completions only
+# Version, trace id, parent id, flags; ids that are all zero name nothing.
+_TRACEPARENT = re.compile(r"(?!ff)([0-9a-f]{2})(-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2})(-.*)?")
 _INLINE_MESSAGES = 64  # templates are rendered in place up to so many messages and characters, else in a thread
 _INLINE_CHARACTERS = 16_384
 
@@ -36,6 +39,8 @@ class Caller(NamedTuple):
         received_ns: CLOCK_MONOTONIC when the request was read.
         seed: to draw with where the request names none; None is any.
         marks: is told when the prompt is rendered and tokenised.
+        key: whose credentials were shown, for accounting; empty where nobody is told apart.
+        traceparent: of the trace that the caller is in; empty where it named none.
     """
 
     tenant: str
@@ -43,11 +48,22 @@ class Caller(NamedTuple):
     received_ns: int
     seed: int | None = None
     marks: Marks | None = None
+    key: str = ""
+    traceparent: str = ""
 
 
 def owner_of(authorization: str) -> str:
     """Whoever shows the same credentials is the same owner. Never the credentials themselves."""
     return hashlib.sha256(authorization.encode()).hexdigest() if authorization else ""
+
+
+def traceparent(given: str) -> str:
+    """The caller's place in a trace, in version 00 of W3C Trace Context; empty where it is not one.
+
+    What a later version appends is left out, as that asks for; version 00 has nothing after its flags.
+    """
+    match = _TRACEPARENT.fullmatch(given.strip())
+    return f"00{match[2]}" if match is not None and (match[1] != "00" or match[3] is None) else ""
 
 
 class Prompt(NamedTuple):
@@ -236,6 +252,9 @@ def _plan(
                     priority=request.priority or 0,
                     cache_salt=request.cache_salt or "",
                     tenant=caller.tenant,
+                    key=caller.key,
+                    counts_prompt=choice == 0,
+                    traceparent=caller.traceparent,
                     # The same for every choice of a prompt: asked for once. In a stream no choice waits for another.
                     prompt_logprobs=-1
                     if prompt_logprobs is None or (choice and not request.streams)

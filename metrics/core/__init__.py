@@ -20,6 +20,10 @@
 | `judge`       | all rules over all that is known                                   |
 | `findings`    | what an operator should know, with hysteresis                      |
 | `notes`       | what operators said of findings                                    |
+| `exemplars`   | for each latency bucket, the last request in it                     |
+| `traces`      | spans of a request, made of its timeline                           |
+| `ceilings`    | how close steps come to what the host can do                       |
+| `costs`       | what computing costs                                               |
 | `collector`   | all of the above behind one object                                 |
 | `instruments` | help texts and public names                                        |
 """

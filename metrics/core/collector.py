@@ -5,13 +5,15 @@ The view of the last tick answers snapshots, so a snapshot and the feed's update
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
+from bus.ceilings import Ceilings
 from bus.messages.observe import GetTimeline, Snapshot, TimelineReply, Update
 from bus.messages.telemetry import LiveRequests, Sample, Timeline
 from bus.messages.vitals import Doors, SchedulerView, Steps
 from metrics.core.endpoints import Endpoints
+from metrics.core.exemplars import Exemplars
 from metrics.core.explain import explain, has_ended, verdict
 from metrics.core.findings import Alarms
 from metrics.core.fleet import Fleet
@@ -42,6 +44,9 @@ class Collector:
         stale: samples of incarnations that were replaced.
         crowded: samples of processes beyond the number that is kept.
         views, steps, endpoints: what is not in the feed, but asked for.
+        ceilings: what the host can do, where that was measured.
+        ledger_problem, traces_problem: why usage cannot be written, or spans sent; empty where they can.
+        on_end: told of requests that have ended, perhaps more than once.
     """
 
     def __init__(self, timelines: int, now_ns: int, settings: Settings = NO_SETTINGS) -> None:
@@ -53,6 +58,10 @@ class Collector:
         self.steps = StepLogs()
         self.endpoints = Endpoints()
         self._ring = StepRing()
+        self.exemplars = Exemplars()
+        self.ceilings: Ceilings | None = None
+        self.ledger_problem = self.traces_problem = ""
+        self.on_end: Callable[[int], None] | None = None
         self._live = Live()
         self._alarms = Alarms()
         self._judge = Judge(settings)
@@ -85,7 +94,10 @@ class Collector:
 
     def on_timeline(self, timeline: Timeline) -> None:
         """Events of requests."""
-        self.timelines.take(timeline)
+        for request in self.timelines.take(timeline):
+            self.exemplars.take(request, self.timelines.model(request), self.timelines.events(request))
+            if self.on_end is not None:
+                self.on_end(request)
 
     def on_live(self, listed: LiveRequests, now_ns: int) -> None:
         """A scheduler's requests."""
@@ -159,12 +171,12 @@ class Collector:
 
     def _look(self, seq: int, now_ns: int) -> Snapshot:
         span_s = self.span_s(now_ns)
-        models = model_loads(self.series, now_ns, span_s)
+        models = model_loads(self.series, now_ns, span_s, self.ceilings)
         pages = page_load(self.series)
 
         known = Known(
             self.fleet.members, models, pages, self._live.lists(), self.series, self.steps.logs, self._host,
-            self._held_up_ns, self._oldest_sample_ns, now_ns - self._began_ns,
+            self._held_up_ns, self._oldest_sample_ns, now_ns - self._began_ns, self.ledger_problem, self.traces_problem,
         )  # fmt: skip
         self._oldest_sample_ns = 0
         return Snapshot(

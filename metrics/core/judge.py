@@ -9,7 +9,7 @@ from bus.messages.observe import ModelLoad, PageLoad
 from bus.messages.telemetry import LiveRequests
 from metrics.core.findings import Condition
 from metrics.core.fleet import Member
-from metrics.core.rules.accounts import account_conditions
+from metrics.core.rules.accounts import account_conditions, own_conditions
 from metrics.core.rules.host import HostView, host_conditions
 from metrics.core.rules.models import ModelWatch, Targets, Told, pace_conditions
 from metrics.core.rules.pages import page_conditions, page_troubles
@@ -51,6 +51,7 @@ class Known(NamedTuple):
         held_up_ns: that this look comes too late.
         oldest_sample_ns: age of the oldest sample since the last look, when it came.
         watched_ns: since when anybody looks.
+        ledger_problem, traces_problem: why usage cannot be written, or spans sent; empty where they can.
     """
 
     members: dict[str, Member]
@@ -63,6 +64,8 @@ class Known(NamedTuple):
     held_up_ns: int
     oldest_sample_ns: int
     watched_ns: int
+    ledger_problem: str = ""
+    traces_problem: str = ""
 
 
 class Judge:
@@ -88,6 +91,7 @@ class Judge:
         preemptions = sum(load.preemptions_per_s for load in known.models)
         yield from page_conditions(known.pages, preemptions, page_troubles(known.series, now_ns))
         yield from account_conditions(known.series, now_ns)
+        yield from own_conditions(known.ledger_problem, known.traces_problem)
         self._measure_cores(known.members, now_ns)
         if known.host is not None:
             yield from host_conditions(known.host, sum(self._cores.values()))

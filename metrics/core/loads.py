@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from bus.ceilings import Ceilings
 from bus.messages.observe import ModelLoad, PageLoad
+from metrics.core.ceilings import reached
 from metrics.core.series import SeriesStore
 
 NOTHING_LOOKED_UP: Final = -1.0
@@ -12,18 +14,22 @@ NOTHING_LOOKED_UP: Final = -1.0
 _OF_SCHEDULERS: Final = ("headrace_replicas", "headrace_queue_requests", "headrace_output_tokens_total")
 
 
-def model_loads(series: SeriesStore, now_ns: int, span_s: float) -> tuple[ModelLoad, ...]:
+def model_loads(
+    series: SeriesStore, now_ns: int, span_s: float, ceilings: Ceilings | None = None
+) -> tuple[ModelLoad, ...]:
     """One line per model, by name.
 
     Args:
         span_s: how much of the window has been watched, at most its length.
+        ceilings: what the host can do, where that is known.
     """
     return tuple(
-        _model_load(series, model, now_ns, span_s) for model in sorted(series.label_values("model", *_OF_SCHEDULERS))
+        _model_load(series, model, now_ns, span_s, ceilings)
+        for model in sorted(series.label_values("model", *_OF_SCHEDULERS))
     )
 
 
-def _model_load(series: SeriesStore, model: str, now_ns: int, span_s: float) -> ModelLoad:
+def _model_load(series: SeriesStore, model: str, now_ns: int, span_s: float, ceilings: Ceilings | None) -> ModelLoad:
     def per_s(name: str) -> float:
         return series.added(name, now_ns, model=model) / span_s
 
@@ -34,6 +40,7 @@ def _model_load(series: SeriesStore, model: str, now_ns: int, span_s: float) -> 
     looked_up = series.added("headrace_prefix_lookup_tokens_total", now_ns, model=model)
     ttft, itl, step = (p50_p95(f"headrace_{what}_seconds") for what in ("ttft", "inter_token", "step"))
     queue, e2e = p50_p95("headrace_queue_seconds"), p50_p95("headrace_e2e_seconds")
+    share = reached(series, ceilings, model, now_ns)
     return ModelLoad(
         model=model,
         replicas_ready=int(series.gauge("headrace_replicas_ready", model=model)),
@@ -57,6 +64,8 @@ def _model_load(series: SeriesStore, model: str, now_ns: int, span_s: float) -> 
         queue_p95_s=queue[1],
         e2e_p50_s=e2e[0],
         e2e_p95_s=e2e[1],
+        mbu=share.mbu,
+        mfu=share.mfu,
     )
 
 

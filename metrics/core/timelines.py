@@ -49,8 +49,9 @@ class Timelines:
     def __len__(self) -> int:
         return len(self._records)
 
-    def take(self, timeline: Timeline) -> None:
-        """Events from one process. Those of different processes arrive in any order."""
+    def take(self, timeline: Timeline) -> list[int]:
+        """Events from one process. Those of different processes arrive in any order. Returns the requests that have
+        ended, now or before."""
         touched: dict[int, _Record] = {}
         model = timeline.name.removeprefix(_SCHEDULER) if timeline.name.startswith(_SCHEDULER) else ""
         for event in timeline.events:
@@ -67,9 +68,10 @@ class Timelines:
             touched[event.request] = record
             if len(self._records) > self._limit:
                 self._forget(*self._records.popitem(last=False))
-        for request, record in touched.items():
-            if record.ended:
-                self._finish(request, record)
+        ended = [request for request, record in touched.items() if record.ended]
+        for request in ended:
+            self._finish(request, touched[request])
+        return ended
 
     def _finish(self, request: int, record: _Record) -> None:
         self._finished[request] = summary(request, record.model, record.events)
@@ -104,6 +106,11 @@ class Timelines:
         """In order of time; empty where the request is unknown or forgotten."""
         record = self._records.get(request)
         return tuple(sorted(record.events, key=lambda event: event.at_ns)) if record else ()
+
+    def model(self, request: int) -> str:
+        """Of a request; empty where it is not known."""
+        record = self._records.get(request)
+        return record.model if record else ""
 
     def finished(self) -> tuple[FinishedRequest, ...]:
         """Those that ended, the latest first."""

@@ -192,8 +192,9 @@ class SchedulerCore:
         state = self.state
         state.geometry = state.geometry or Geometry(event.context_tokens, event.page_tokens)
         replica = Replica(
-            event.replica, event.slots, event.step_tokens, state.geometry.context_tokens, state.geometry.page_tokens
-        )
+            event.replica, event.slots, event.step_tokens, state.geometry.context_tokens, state.geometry.page_tokens,
+            event.cores,
+        )  # fmt: skip
         previous = state.replicas.get(event.replica)
         if previous is not None:
             if previous.ready:
@@ -319,6 +320,7 @@ class SchedulerCore:
                 del state.orphaned[home]
                 for request in [request for request in state.requests.values() if request.home == home]:
                     drop(state, request, "ingress gone")
+                    state.tally.unclaimed_ns += request.spent_ns
         elapsed_ns, state.looked_ns = state.now - (state.looked_ns or state.now), state.now
         for replica in state.replicas.values():
             look_after(state, replica, elapsed_ns)

@@ -82,6 +82,6 @@ class CostModel:
         return int((-linear + sqrt(linear * linear + 2 * c * left)) / c)
 
     def rates(self) -> tuple[float, float, float]:
-        """Nanoseconds of a step, and more of a token, and of a pair."""
+        """Nanoseconds of a step whatever is in it, of a token, and of a token-context pair."""
         a, b, c = self._weights
         return max(a, 0.0) * 1e6, max(b, 0.0) * _TOKENS * 1e6, max(c, 0.0) * _PAIRS * 1e6

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from bus.messages.requests import Abort, Accepted, Deltas, PromptLogprobs, Refused, Submit
+from bus.messages.requests import Abort, Accepted, Deltas, PromptLogprobs, Refused, Spent, Submit
 from bus.messages.steps import StepFailed, StepPlan, StepResult
 from bus.messages.telemetry import TimelineEvent
 
@@ -59,7 +59,7 @@ class IngressLost(Event, frozen=True, gc=False):
 class ReplicaUp(Event, frozen=True, gc=False):
     """All ranks of a replica are ready, with all slots closed.
 
-    `context_tokens` and `page_tokens` are the model's, equal for all replicas.
+    `context_tokens` and `page_tokens` are the model's, equal for all replicas. `cores`: that all ranks compute with.
     """
 
     replica: int
@@ -67,6 +67,7 @@ class ReplicaUp(Event, frozen=True, gc=False):
     step_tokens: int
     context_tokens: int
     page_tokens: int
+    cores: int = 1
 
 
 class ReplicaLost(Event, frozen=True, gc=False):
@@ -202,7 +203,7 @@ class Reply(Action, frozen=True, gc=False):
     """Send to an ingress."""
 
     home: Home
-    body: Accepted | Refused | Deltas | PromptLogprobs
+    body: Accepted | Refused | Deltas | PromptLogprobs | Spent
 
 
 class SendPlan(Action, frozen=True, gc=False):

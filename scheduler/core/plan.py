@@ -105,7 +105,7 @@ def plan_barrier(replica: Replica) -> StepPlan:
     none = np.zeros(0, np.int64)
     step = replica.next_step
     replica.next_step += 1
-    replica.flights.append(Flight(step, none, none, none, 0, 0.0, 0.0))
+    replica.flights.append(Flight(step, none, none, none, none, 0, 0.0, 0.0))
     closes = pack_u32(replica.closing)
     replica.closing.clear()
     return StepPlan(step, closes, (), b"", b"", b"", b"", b"", b"", b"")
@@ -223,6 +223,7 @@ def _build(
             step,
             slots,
             ends,
+            counts,
             np.flatnonzero(samples),
             tokens,
             pairs,

@@ -41,6 +41,7 @@ class Flight:
 
     Attributes:
         sampled: indexes of the rows that draw a token.
+        counts: tokens of each row.
         tokens, pairs: the step's features for the cost model.
         opened: slots that the plan opens; they need not have a row in it yet.
         record: for those who look on; a barrier has none.
@@ -49,6 +50,7 @@ class Flight:
     step: int
     slots: Ints
     ends: Ints
+    counts: Ints
     sampled: Ints
     tokens: int
     pairs: float
@@ -87,15 +89,20 @@ class Replica:
         step_limit: `step_tokens`, or less for a while after a step that ran out of memory.
         slot_cap, step_cap: what the operator allows of `slots` and `step_tokens`.
         leaving: its processes are about to end; no step is planned any more.
+        cores: that its ranks compute with, in all: a second of a step is so many of computing.
+        spent_ns, prefill_ns: computing that who is in a slot has cost since it entered, and what of it was prefill.
         retired: left by requests while steps that may write their pages are in flight.
         limbo: left by requests when the replica failed; reusable when it is fenced.
     """
 
-    def __init__(self, number: int, slots: int, step_tokens: int, context_tokens: int, page_tokens: int) -> None:
+    def __init__(
+        self, number: int, slots: int, step_tokens: int, context_tokens: int, page_tokens: int, cores: int = 1
+    ) -> None:
         self.number = number
         self.slots = slots
         self.step_tokens = step_tokens
         self.page_tokens = page_tokens
+        self.cores = cores
         self.ready = False
         self.draining = False
         self.leaving = False
@@ -139,6 +146,7 @@ class Replica:
         self.room = column()  # tokens that the pages of the block table hold
         self.stop_from = column()  # known tokens from which stop ids count
         self.last_step, self.last_token_ns = column(), column()
+        self.spent_ns, self.prefill_ns = column(), column()
         self.request_id = np.zeros(slots, np.uint64)
         # fresh: has drawn nothing since it was opened
         self.active, self.decoding, self.keyed, self.fresh = (np.zeros(slots, np.bool_) for _ in range(4))
@@ -218,6 +226,7 @@ class Replica:
         self.stop_from[slot] = prompt_len + submit.sampling.min_tokens
         self.last_step[slot] = self.completed_step
         self.last_token_ns[slot] = request.last_token_ns
+        self.spent_ns[slot] = self.prefill_ns[slot] = 0
         self.tokens[slot, :known] = unpack_u32(tokens)
         self._set_stops(slot, submit.stop_token_ids)
         self.prefilling.append(slot)
@@ -248,6 +257,8 @@ class Replica:
         prompt_len, known = int(self.prompt_len[slot]), int(self.known[slot])
         request.output = self.tokens[slot, prompt_len:known].astype("<u4").tobytes()
         request.last_token_ns = int(self.last_token_ns[slot])
+        request.spent_ns += int(self.spent_ns[slot])
+        request.prefill_ns += int(self.prefill_ns[slot])
         request.replica = request.slot = -1
         self.requests[slot] = None
         self.running -= 1

@@ -16,6 +16,7 @@ from scheduler.core.apply import Outcome, apply_result
 from scheduler.core.handover import hand_over
 from scheduler.core.replica import Flight, Ints, Replica
 from scheduler.core.request import Request
+from scheduler.core.shares import bill
 from scheduler.core.state import State
 
 STALL_FACTOR: Final = 4.0
@@ -34,6 +35,7 @@ def step_done(state: State, replica: Replica, result: StepResult) -> None:
     outcome = apply_result(replica, flight, result)
     replica.flights.popleft()
     if flight.tokens:
+        bill(state, replica, flight, outcome.live, result.ran_ns)
         replica.cost.observe(flight.tokens, flight.pairs, result.ran_ns)
         state.budget(replica.number).worked(state.now)
         if replica.step_limit < replica.step_tokens:

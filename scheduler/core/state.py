@@ -13,7 +13,16 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from bus.messages.requests import Accepted, Deltas, Finished, FinishReason, PromptLogprobs, RefusalCode, Refused
+from bus.messages.requests import (
+    Accepted,
+    Deltas,
+    Finished,
+    FinishReason,
+    PromptLogprobs,
+    RefusalCode,
+    Refused,
+    Spent,
+)
 from bus.messages.telemetry import HeldFor, TimelineEvent, TimelineKind
 from scheduler.core.budget import Budget
 from scheduler.core.events import Action, Home, LookUp, Note, Reply
@@ -90,6 +99,8 @@ class Tally:
     disk_tokens: int = 0
     preemptions: int = 0
     overrun_tokens: int = 0
+    computed_ns: int = 0
+    unclaimed_ns: int = 0
     queue_s: list[float] = field(default_factory=list)
     ttft_s: list[float] = field(default_factory=list)
     e2e_s: list[float] = field(default_factory=list)
@@ -201,7 +212,7 @@ class State:
 
     # --- what is said ----------------------------------------------------------------------------------------------
 
-    def reply(self, home: Home, body: Accepted | Refused | Deltas | PromptLogprobs) -> None:
+    def reply(self, home: Home, body: Accepted | Refused | Deltas | PromptLogprobs | Spent) -> None:
         """Send to an ingress."""
         self.out.append(Reply(home, body))
 
@@ -243,5 +254,13 @@ class State:
         self.note(request.id, "finished", generated, detail=reason)
         queued_ns = (request.admitted_ns or self.now) - request.arrival_ns
         return Finished(
-            request.id, reason, generated, request.cached_tokens, queued_ns, request.preemptions, error
+            request.id, reason, generated, request.cached_tokens, queued_ns, request.preemptions, error,
+            *self.spent_ns(request),
         )  # fmt: skip
+
+    def spent_ns(self, request: Request) -> tuple[int, int]:
+        """Computing that it has cost, and what of it was prefill."""
+        if request.phase is not Phase.RUNNING:
+            return request.spent_ns, request.prefill_ns
+        replica, slot = self.replicas[request.replica], request.slot
+        return request.spent_ns + int(replica.spent_ns[slot]), request.prefill_ns + int(replica.prefill_ns[slot])

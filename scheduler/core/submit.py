@@ -7,7 +7,7 @@ from heapq import heappush
 import msgspec
 
 from bus.blocks import DIGEST_BYTES
-from bus.messages.requests import Abort, Accepted, Deltas, FinishReason, PromptLogprobs, Submit
+from bus.messages.requests import Abort, Accepted, Deltas, FinishReason, PromptLogprobs, Spent, Submit
 from bus.packed import pack_u32, pack_u64, unpack_u32
 from scheduler.core.events import Home
 from scheduler.core.request import Phase, Request
@@ -22,6 +22,7 @@ def submit(state: State, home: Home, message: Submit) -> None:
         return
     if live is not None:
         take_out(state, live)  # to be begun again
+        state.tally.unclaimed_ns += live.spent_ns
     if message.request in state.quarantined:
         state.refuse(home, message.request, "quarantined", state.quarantined[message.request])
         return
@@ -55,12 +56,13 @@ def finish(state: State, request: Request, reason: FinishReason, error: str = ""
 
 
 def abort(state: State, message: Abort) -> None:
-    """An ingress does not want it any more."""
+    """An ingress does not want it any more; it is told what it has cost."""
     request = state.requests.get(message.request)
     if request is None or late(request.submit, message):
         return
     drop(state, request, message.reason)
     state.tally.overrun_tokens += max(0, request.generated - message.emitted)
+    state.reply(request.home, Spent(request.id, *state.spent_ns(request)))
 
 
 def late(known: Submit, message: Submit | Abort) -> bool:
@@ -104,7 +106,7 @@ def _accept(state: State, home: Home, message: Submit) -> None:
     if message.emitted:
         state.note(request.id, "resumed", request.generated, detail="submitted again with its tokens")
     else:
-        state.note(request.id, "queued", ahead)
+        state.note(request.id, "queued", ahead, detail=message.traceparent)
     if not any(replica.free_slots for replica in state.replicas.values()):
         state.note_held(request, "slots", state.running, state.holders_of_slots())
     if message.deadline_ns:

@@ -15,6 +15,7 @@ from msgspec import NODEFAULT
 from bus.config import (
     AdminConfig,
     AlarmsConfig,
+    CostConfig,
     CurveConfig,
     IngressConfig,
     KvConfig,
@@ -24,6 +25,8 @@ from bus.config import (
     PoolsConfig,
     Section,
     SystemdConfig,
+    TracesConfig,
+    UsageConfig,
 )
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
@@ -32,6 +35,9 @@ SECTIONS: dict[str, type[Section]] = {
     "[kv]": KvConfig,
     "[metrics]": MetricsConfig,
     "[alarms]": AlarmsConfig,
+    "[usage]": UsageConfig,
+    "[cost]": CostConfig,
+    "[traces]": TracesConfig,
     "[log]": LogConfig,
     "[systemd]": SystemdConfig,
     "[admin]": AdminConfig,

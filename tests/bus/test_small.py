@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bus import blocks, catalogue, curve, names
+from bus.messages.telemetry import Sample
 from bus.packed import pack_u32, pack_u64, unpack_u32, unpack_u64
-from bus.telemetry import Telemetry
+from bus.telemetry import Histogram, Telemetry
+from bus.wire import Codec
 
 TOKENS = st.lists(st.integers(0, 2**32 - 1), max_size=70)
 
@@ -84,9 +86,18 @@ def test_packing_u64(values: list[int]) -> None:
 # --- instruments
 
 
+def test_a_gauge_says_numbers_whatever_it_is_set_to() -> None:
+    telemetry = Telemetry()
+    telemetry.gauge("usable", "help").set(True)
+    codec: Codec[Sample] = Codec("telemetry", Sample)
+    sample = Sample("kv@host", "kv", 1, 1, "ready", 0, 0, False, 0.0, 0, telemetry.series())
+    _, decoded = codec.decode(codec.encode(sample, "kv@host", 1, 1))
+    assert decoded.series[0].value == 1.0
+
+
 @given(st.lists(st.floats(0, 100)))
 def test_histogram_buckets_are_cumulative_and_complete(values: list[float]) -> None:
-    histogram = Telemetry().histogram("h", "help", (1.0, 10.0))
+    histogram = Histogram("h", (), (1.0, 10.0))
     for value in values:
         histogram.observe(value)
     series = histogram.series()

@@ -18,11 +18,13 @@ from bus.messages.requests import (
     RefusalCode,
     Refused,
     Sampling,
+    Spent,
     Submit,
     TokenLogprobs,
 )
 from bus.messages.telemetry import TimelineEvent
 from bus.packed import pack_u32, pack_u64, unpack_u32
+from ingress.accounts import Used
 from ingress.conversation import ASK_AGAIN, ASK_AGAIN_S, LOST_PATIENCE_S, OPEN_PATIENCE_S, Conversation
 from ingress.errors import ApiError
 from ingress.job import Job, place
@@ -59,12 +61,20 @@ class Played:
         self.events: list[TimelineEvent] = []
         self.now = SECOND
         self.answers: dict[int, ApiError | None] = {}
-        self.talk = Conversation(self.model, self._send, self.events.append, lambda: self.now)
+        self.used: list[Used] = []
+        self.computing: dict[int, tuple[int, int]] = {}
+        self.talk = Conversation(self.model, self._send, self.events.append, lambda: self.now, self)
 
     def _send(self, body: msgspec.Struct) -> bool:
         if self.linked:
             self.sent.append(body)
         return self.linked
+
+    def ended(self, used: Used) -> None:
+        self.used.append(used)
+
+    def computed(self, request: int, compute_ns: int, prefill_ns: int) -> None:
+        self.computing[request] = (compute_ns, prefill_ns)
 
     def up(self, facts: ModelFacts = FACTS) -> None:
         self.linked = True
@@ -74,7 +84,7 @@ class Played:
         self.linked = False
         self.talk.link_down(self.now, "died")
 
-    def receive(self, message: ModelFacts | Accepted | Refused | Deltas | PromptLogprobs) -> None:
+    def receive(self, message: ModelFacts | Accepted | Refused | Deltas | PromptLogprobs | Spent) -> None:
         self.talk.receive(message, self.now)
 
     def open(self, request: int = 7, prompt: str = "hello wo", **options: object) -> Stream:
@@ -475,3 +485,53 @@ def test_bad_jobs_are_refused_by_parameter(
     with pytest.raises(ApiError, match=message) as caught:
         place(Job(model="m", **options), model, 1, SECOND)  # type: ignore[arg-type]
     assert (caught.value.status, caught.value.param, caught.value.code) == (400, param, code)
+
+
+# --- accounts ------------------------------------------------------------------------------------------------------
+
+
+def test_an_answer_that_ends_is_accounted_once_with_what_its_client_is_told(played: Played) -> None:
+    stream = played.accepted(max_tokens=5, tenant="t")
+    played.receive(deltas(7, 0, "abc"))
+    ended = Finished(7, "length", 5, 0, 0, spent_ns=30, prefill_ns=10)
+    played.receive(Deltas(2, pack_u64([7]), pack_u32([3]), pack_u32([2]), pack_u32(ids("de")), finished=(ended,)))
+    (used,) = played.used
+    finish = pieces(stream).finish
+    assert finish is not None
+    assert (used.request, used.outcome, used.computed) == (7, "length", (30, 10))
+    assert (used.whose.model, used.whose.tenant) == ("m", "t")
+    assert (used.prompt_tokens, used.generated_tokens) == (finish.usage.prompt_tokens, finish.usage.completion_tokens)
+    played.talk.abort(7, "client")
+    assert len(played.used) == 1
+
+
+def test_what_this_side_ends_is_accounted_and_its_computing_is_told_later(played: Played) -> None:
+    played.accepted(stop=("lo",))
+    played.receive(deltas(7, 0, "hello"))
+    played.accepted(8)
+    played.receive(deltas(8, 0, "hel"))
+    played.talk.abort(8, "client")
+    assert [(used.request, used.outcome, used.computed) for used in played.used] == [
+        (7, "stop", None),
+        (8, "client", None),
+    ]
+    played.receive(Spent(7, 50, 20))
+    played.receive(Deltas(3, b"", b"", b"", b"", finished=(Finished(8, "length", 3, 0, 0, spent_ns=9, prefill_ns=4),)))
+    assert played.computing == {7: (50, 20), 8: (9, 4)}
+
+
+def test_what_was_never_taken_is_not_accounted(played: Played) -> None:
+    played.open(7)
+    played.receive(Refused(7, "overloaded", "full"))
+    played.open(8)
+    played.talk.abort(8, "client")
+    assert not played.used
+
+
+def test_a_request_that_fails_is_accounted_and_one_that_goes_elsewhere_is_not(played: Played) -> None:
+    played.accepted(7)
+    played.accepted(8)
+    played.talk.leave(8)
+    played.down()
+    played.later(301)
+    assert [(used.request, used.outcome) for used in played.used] == [(7, "error")]

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families
 
-from bus.messages.telemetry import Sample, Series
+from bus.ceilings import Ceilings
+from bus.config import CostConfig
+from bus.messages.telemetry import Sample, Series, Timeline, TimelineEvent
+from bus.telemetry import LATENCY_BOUNDS
 from metrics.core.collector import Collector
+from metrics.core.costs import rate_of
 from metrics.exposition import OwnCounts, exposition
 
 SECOND = 1_000_000_000
@@ -96,3 +101,80 @@ def test_every_family_has_help_and_type_once() -> None:
         named = [line.split()[2] for line in text.splitlines() if line.startswith(f"# {what}")]
         assert len(named) == len(set(named))
         assert "headrace_kv_pages" in named
+
+
+# --- OpenMetrics ---------------------------------------------------------------------------------------------------
+
+
+def full() -> Collector:
+    """A collector with one of everything: latencies with a request behind them, steps, and what the host can do."""
+    model, worker = (("model", "m"),), (("model", "m"), ("rank", "0"), ("replica", "0"))
+    buckets = tuple(int(bound >= 0.75) for bound in (*LATENCY_BOUNDS, 1e9))
+    collector = collected(
+        Series("headrace_ttft_seconds", "histogram", model, 0.7, LATENCY_BOUNDS, buckets),
+        Series("headrace_output_tokens_total", "counter", model, 42),
+        Series("headrace_replicas", "gauge", model, 1),
+        Series("headrace_step_seconds", "histogram", worker, 2.0, (1.0,), (0, 4)),
+        Series("headrace_step_bytes_total", "counter", worker, 10e9),
+        Series("headrace_step_operations_total", "counter", (("arithmetic", "int8"), *worker), 30e9),
+    )
+    events = (TimelineEvent(255, 0, "received"), TimelineEvent(255, 700_000_000, "first_token"),
+              TimelineEvent(255, 800_000_000, "finished", 3, 0, "stop"))  # fmt: skip
+    collector.on_timeline(Timeline("scheduler@m", events))
+    collector.ceilings = Ceilings("this", 2, "now", 20e9, {"int8": 60e9})
+    collector.tick(SECOND)
+    return collector
+
+
+OWN = OwnCounts(11, 2, 5, 3, 1, 4096, 7, 0, rate_of(CostConfig(price_per_hour=1.5, currency="USD"), 4, 0))
+
+
+def test_openmetrics_has_units_and_exemplars_and_its_own_parser_takes_it() -> None:
+    text = exposition(full(), OWN, openmetrics=True).decode()
+    assert text.endswith("# EOF\n")
+    families = {family.name: family for family in openmetrics_families(text)}
+    assert families["headrace_output_tokens"].unit == "tokens"
+    ttft = families["gen_ai_server_time_to_first_token_seconds"]
+    assert ttft.unit == "seconds"
+    told = [sample for sample in ttft.samples if sample.exemplar]
+    assert [sample.labels["le"] for sample in told] == ["1.0"], "the bucket that 0.7 s falls into"
+    exemplar = told[0].exemplar
+    assert exemplar.labels["request_id"] == "00000000000000ff"
+    assert len(exemplar.labels["trace_id"]) == 32
+    assert exemplar.value == 0.7
+    assert exemplar.timestamp is not None
+
+
+def test_both_formats_say_the_same() -> None:
+    collector = full()
+
+    def values(families: object) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+        return {
+            (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+            for family in families  # type: ignore[attr-defined]
+            for sample in family.samples
+            if not sample.name.endswith("start_time_seconds")
+        }
+
+    assert values(openmetrics_families(exposition(collector, OWN, openmetrics=True).decode())) == values(
+        text_string_to_metric_families(exposition(collector, OWN).decode())
+    )
+
+
+def test_what_steps_reach_of_the_host_and_what_the_host_costs() -> None:
+    samples = {
+        (sample.name, *sorted(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(exposition(full(), OWN).decode())
+        for sample in family.samples
+    }
+    assert samples["headrace_mbu_ratio", "m"] == 0.25
+    assert samples["headrace_mfu_ratio", "m"] == 0.25
+    assert samples["headrace_host_price_per_hour", "USD", "idle"] == 1.5
+    assert samples["headrace_host_cores",] == 4
+
+
+def test_nothing_is_said_of_a_host_that_was_not_measured() -> None:
+    collector = full()
+    collector.ceilings = None
+    collector.tick(2 * SECOND)
+    assert "headrace_mbu_ratio{" not in exposition(collector, OWN).decode()

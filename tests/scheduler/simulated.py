@@ -21,6 +21,7 @@ from bus.messages.requests import (
     PromptLogprobs,
     Refused,
     Sampling,
+    Spent,
     Submit,
     TokenLogprobs,
 )
@@ -32,6 +33,7 @@ from scheduler.core.state import Limits
 
 VOCABULARY = 40
 STOP = 7
+CORES = 3  # of a replica
 ROOT = blocks.salted_root(blocks.root_digest(b"weights", "float32", "page-first", 4), b"tenant")
 
 
@@ -428,6 +430,7 @@ class World:
         self.writes: dict[tuple[int, int], set[int]] = {}
         self.tables: dict[tuple[int, int], list[int]] = {}
         self.next_request = 100
+        self.computed_ns = self.told_ns = 0  # in steps that the core has taken in; of requests that have ended
 
     # --- messages --------------------------------------------------------------------------------------------------
 
@@ -441,8 +444,14 @@ class World:
                 del self.writes[key]
         self.now += 1_000
         ran = {number: replica.running for number, replica in self.core.state.replicas.items()}
+        flight = None
+        if isinstance(event, e.StepDone):
+            replica = self.core.state.replicas[event.replica]
+            flight = replica.flights[0] if replica.flights else None
         actions = self.core.handle(event, self.now)
         self._check_limits(ran, actions)
+        if flight is not None and flight.step == event.result.step == replica.completed_step and flight.tokens:
+            self.computed_ns += event.result.ran_ns * CORES
         for action in actions:
             self._take(action)
         self.actions = actions
@@ -499,9 +508,11 @@ class World:
         self.writes[replica, plan.step] = written
 
     def _reply(self, action: e.Reply) -> None:
-        if self.homes.get(action.home.name) != action.home:
-            return  # to an incarnation that is gone
         body = action.body
+        if self.homes.get(action.home.name) != action.home:  # to an incarnation that is gone
+            ended = body.finished if isinstance(body, Deltas) else (body,) if isinstance(body, Spent) else ()
+            self.told_ns += sum(each.spent_ns for each in ended)
+            return
         if isinstance(body, Accepted):
             self.clients[body.request].accepted = True
         elif isinstance(body, Refused):
@@ -513,6 +524,9 @@ class World:
             assert not client.tokens
             assert body.start == 1 + len(client.prompt_logprobs)
             client.prompt_logprobs += [value.chosen for value in body.values]
+        elif isinstance(body, Spent):
+            assert self.clients[body.request].aborted
+            self.told_ns += body.spent_ns
         else:
             self._deltas(action.home, body)
 
@@ -542,6 +556,8 @@ class World:
             assert client.finished is None, "ended twice"
             assert finished.completion_tokens == len(client.tokens)
             client.finished = finished
+            assert 0 <= finished.prefill_ns <= finished.spent_ns
+            self.told_ns += finished.spent_ns
 
     # --- what others do --------------------------------------------------------------------------------------------
 
@@ -612,7 +628,7 @@ class World:
         worker = self.workers[number]
         worker.alive = True
         worker.expected = -1
-        self.do(e.ReplicaUp(number, self.slots, self.step_tokens, self.context, self.page_tokens))
+        self.do(e.ReplicaUp(number, self.slots, self.step_tokens, self.context, self.page_tokens, CORES))
 
     def kv_down(self) -> None:
         self.kv.up = False
@@ -729,6 +745,10 @@ class World:
         for written in self.writes.values():
             assert not (written & loose), "a page is free while a step in flight can write it"
             assert not (written & set(named)), "a named page can be written"
+        held_ns = sum(state.spent_ns(request)[0] for request in holders)
+        assert self.computed_ns == self.told_ns + held_ns + state.tally.unclaimed_ns, (
+            "computing that nobody accounts for"
+        )
         waiting = [r for r in holders if r.phase.value in ("waiting", "parked")]
         assert state.queue.requests == len(waiting)
         assert state.queue.tokens == sum(r.known for r in waiting)

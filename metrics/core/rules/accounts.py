@@ -22,3 +22,11 @@ def account_conditions(series: SeriesStore, now_ns: int) -> Iterator[Condition]:
     if dropped := series.added("headrace_usage_dropped_total", now_ns):
         text = f"{dropped:.0f} records of usage were dropped in 10 s"
         yield Condition("ledger-lost", "crit", "metrics@host", text, cause="the ledger could not be written for long")
+
+
+def own_conditions(ledger: str, traces: str) -> Iterator[Condition]:
+    """Whether what requests use can be written down, and spans be sent: why not, or empty."""
+    if ledger:
+        yield Condition("ledger-stuck", "warn", "metrics@host", "usage is not written", cause=ledger)
+    if traces:
+        yield Condition("traces-off", "warn", "metrics@host", "spans are not sent", cause=traces)

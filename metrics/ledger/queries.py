@@ -1,0 +1,131 @@
+"""Answers to `GetUsage` out of the ledger's file: sums by group, what they cost, and what the host cost meanwhile."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+from bus.messages.usage import GetUsage, HostUsage, UsageReply, UsageRow
+from metrics.core.costs import Rate, rate_at
+from metrics.ledger.database import DAY, FAILED, HOUR, Database
+
+HOURS_UP_TO_S: Final = 40 * DAY  # what is asked about more than this is summed by days
+NOTHING: Final = UsageRow("", 0, 0, 0, 0, 0, 0.0, 0.0, 0.0)
+
+_SUMS: Final = (
+    "sum(requests), sum(failed), sum(prompt_tokens), sum(cached_tokens), sum(generated_tokens), sum(compute_ns), "
+    "sum(prefill_ns)"
+)
+
+
+class _Part(NamedTuple):
+    """Sums of one group in one hour or day."""
+
+    group: str
+    begin: int
+    requests: int
+    failed: int
+    prompt_tokens: int
+    cached_tokens: int
+    generated_tokens: int
+    compute_ns: int
+    prefill_ns: int
+
+    def row(self, rates: list[Rate]) -> UsageRow:
+        """With its cost, at the prices of then."""
+        compute_s = self.compute_ns / 1e9
+        cost = rate_at(rates, self.begin).of_compute(compute_s)
+        return UsageRow(self.group, *self[2:7], compute_s, self.prefill_ns / 1e9, cost)
+
+
+def answer(database: Database, asked: GetUsage, now_s: int, problem: str) -> UsageReply:
+    """The reply."""
+    rates, connection = database.rates(), database.connection
+    grain = HOUR if now_s - asked.since_s <= HOURS_UP_TO_S else DAY
+    if asked.by == "day":
+        grain = DAY
+    since_s = max(0, asked.since_s - asked.since_s % grain)
+    where, values = "grain = ? AND begin >= ?", [grain, since_s]
+    host = _host(connection, rates, where, values)
+    if asked.model:
+        where, values = f"{where} AND model = ?", [*values, asked.model]  # type: ignore[list-item]
+    group = asked.by if asked.by in ("model", "tenant", "key") else "''"
+    parts = [
+        _Part(*row)
+        for row in connection.execute(
+            f"SELECT {group}, begin, {_SUMS} FROM sums WHERE {where} GROUP BY 1, 2 ORDER BY 2", values
+        )
+    ]
+    total = added((part.row(rates) for part in parts), "")
+    if asked.by == "request":
+        rows = _requests(connection, asked, rates, since_s)
+        more = max(0, total.requests - len(rows))
+    else:
+        rows = _grouped(asked, parts, rates, grain)
+        more = max(0, len(rows) - asked.limit)
+        rows = rows[: asked.limit]
+    currency = next((rate.currency for rate in reversed(rates) if rate.priced), "")
+    return UsageReply(asked.rid, since_s, now_s, tuple(rows), total, host, more, currency, problem)
+
+
+def added(rows: Iterable[UsageRow], group: str) -> UsageRow:
+    """All together, as one row."""
+    columns = zip(*((*_numbers(NOTHING),), *(_numbers(row) for row in rows)), strict=True)
+    return UsageRow(group, *(sum(column) for column in columns))
+
+
+def _numbers(row: UsageRow) -> tuple[float, ...]:
+    return (
+        row.requests, row.failed, row.prompt_tokens, row.cached_tokens, row.generated_tokens, row.compute_s,
+        row.prefill_s, row.cost,
+    )  # fmt: skip
+
+
+def _grouped(asked: GetUsage, parts: list[_Part], rates: list[Rate], grain: int) -> list[UsageRow]:
+    groups: dict[str, list[UsageRow]] = {}
+    for part in parts:
+        name = _moment(part.begin, grain) if asked.by in ("hour", "day") else part.group
+        groups.setdefault(name, []).append(part.row(rates))
+    rows = [added(each, name) for name, each in groups.items()]
+    if asked.by in ("hour", "day"):
+        return rows[::-1]
+    return sorted(rows, key=lambda row: (-row.compute_s, -row.requests, row.group))
+
+
+def _requests(connection: sqlite3.Connection, asked: GetUsage, rates: list[Rate], since_s: int) -> list[UsageRow]:
+    where, values = "ended_ms >= ?", [since_s * 1000]
+    if asked.model:
+        where, values = f"{where} AND model = ?", [*values, asked.model]  # type: ignore[list-item]
+    found = connection.execute(
+        "SELECT request, ended_ms, model, outcome, prompt_tokens, cached_tokens, generated_tokens, compute_ns, "
+        f"prefill_ns FROM requests WHERE {where} ORDER BY ended_ms DESC LIMIT ?",
+        [*values, asked.limit],
+    )
+    return [
+        UsageRow(
+            f"{request:016x}", 1, int(outcome in FAILED), prompt, cached, generated, compute_ns / 1e9, prefill_ns / 1e9,
+            rate_at(rates, ended_ms // 1000).of_compute(compute_ns / 1e9), model, outcome,
+        )
+        for request, ended_ms, model, outcome, prompt, cached, generated, compute_ns, prefill_ns in found
+    ]  # fmt: skip
+
+
+def _host(connection: sqlite3.Connection, rates: list[Rate], where: str, values: list[int]) -> HostUsage:
+    up = dict(connection.execute(f"SELECT begin, up_ns FROM uptime WHERE {where}", values))
+    used = dict(connection.execute(f"SELECT begin, sum(compute_ns) FROM sums WHERE {where} GROUP BY begin", values))
+    up_s = core_s = busy_s = cost = idle_cost = 0.0
+    for begin in up.keys() | used.keys():
+        rate = rate_at(rates, begin)
+        there_s, compute_s = up.get(begin, 0) / 1e9, used.get(begin, 0) / 1e9
+        # A request counts for the hour that it ends in: that hour may have more computing than time.
+        free_s = max(0.0, there_s * rate.cores - compute_s)
+        up_s, core_s, busy_s = up_s + there_s, core_s + there_s * rate.cores, busy_s + compute_s
+        cost += rate.of_compute(compute_s) + rate.of_idle(free_s)
+        idle_cost += rate.of_idle(free_s)
+    return HostUsage(up_s, core_s, min(1.0, busy_s / core_s) if core_s else 0.0, cost, idle_cost)
+
+
+def _moment(begin: int, grain: int) -> str:
+    return time.strftime("%Y-%m-%d" if grain == DAY else "%Y-%m-%dT%H:00Z", time.gmtime(begin))
