@@ -13,6 +13,7 @@ import sys
 import time
 from typing import Any, Final
 
+from bus.blackbox.recorder import Recorder, RecorderHandler
 from bus.config import LogConfig
 
 _STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
@@ -69,6 +70,12 @@ def set_up(unit: str, config: LogConfig) -> None:
     root.handlers[:] = [handler]
     set_level(config.level)
     logging.captureWarnings(True)
+
+
+def record(recorder: Recorder, unit: str) -> None:
+    """Send it to the flight recorder, too."""
+    if recorder.on:
+        logging.getLogger().addHandler(RecorderHandler(recorder, _Text(unit, journal=False)))
 
 
 def set_level(level: str) -> None:

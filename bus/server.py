@@ -22,6 +22,7 @@ from typing import Any, Final, Generic, TypeVar
 import msgspec
 import zmq
 
+from bus.blackbox.recorder import PEER_BYTES
 from bus.build import BUILD
 from bus.curve import CurveServer
 from bus.identity import Identity
@@ -44,8 +45,8 @@ OUTBOX_MESSAGES: Final = 10_000  # beyond the socket's own high-water mark
 class Peer:
     """A process at the other end. Its fields say what it last said of itself."""
 
-    __slots__ = ("_outbox", "_route", "_seq_in", "_seq_out", "_watch", "build", "busy", "epoch", "name", "pid",
-                 "progress", "protocol", "role", "seen_ns", "state")  # fmt: skip
+    __slots__ = ("_label", "_outbox", "_route", "_seq_in", "_seq_out", "_watch", "build", "busy", "epoch", "name",
+                 "pid", "progress", "protocol", "role", "seen_ns", "state")  # fmt: skip
 
     def __init__(self, route: bytes, name: str, hello: Hello, epoch: int, protocol: int, now_ns: int) -> None:
         self.name = name
@@ -59,6 +60,7 @@ class Peer:
         self.busy = False
         self.seen_ns = now_ns
         self._route = route
+        self._label = name.encode()[:PEER_BYTES]  # for the recorder
         self._seq_in = 0
         self._seq_out = 0
         self._outbox: deque[list[bytes]] = deque()
@@ -105,6 +107,7 @@ class Server(Generic[In]):
         self._life, self._door, self._roles = life, door, frozenset(roles)
         self._on_message, self._on_join, self._on_leave = on_message, on_join, on_leave
         self._codec: Codec[Any] = Codec(channel, union)
+        self._recorder = life.recorder
         self._routes: dict[bytes, Peer] = {}
         self._peers: dict[str, Peer] = {}
         self.peers: Mapping[str, Peer] = MappingProxyType(self._peers)
@@ -138,6 +141,7 @@ class Server(Generic[In]):
             return False
         peer._seq_out += 1
         frames = self._codec.encode(body, self._life.name, self._life.epoch, peer._seq_out, peer.protocol)
+        self._recorder.sent(self._codec.number, peer._label, frames[0], frames[1], body)
         frames.insert(0, peer._route)
         if peer._outbox:
             peer._outbox.append(frames)
@@ -181,13 +185,18 @@ class Server(Generic[In]):
         try:
             header, body = self._codec.decode(frames)
         except BadFrame as bad:
+            known = self._routes.get(route)
+            who = known._label if known is not None else b"a stranger"
+            self._recorder.refused(self._codec.number, who, sum(map(len, frames)), str(bad))
             self._count_refused(bad.reason)
             self._nack(route, "protocol" if bad.reason == "protocol" else "malformed", str(bad), 0)
             return
+        peer = self._routes.get(route)
+        who = peer._label if peer is not None else header.source.encode()
+        self._recorder.received(self._codec.number, who, frames[0], frames[1], body)
         if isinstance(body, Hello):
             self._hello(route, first, header, body)
             return
-        peer = self._routes.get(route)
         if peer is None:
             self._nack(route, "hello_required", "say hello first", header.seq)
         elif header.source != peer.name or header.epoch != peer.epoch:

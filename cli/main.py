@@ -334,6 +334,51 @@ def audit(*, json: Switch = False) -> int:
     return look(as_json=json)
 
 
+@app.command(group=LOOKING, sort_key=20)
+def blackbox(
+    name: str = "",
+    *,
+    incarnation: Annotated[int, Parameter(["--incarnation", "-i"])] = 0,
+    since: str = "",
+    request: str = "",
+    lines: Annotated[int, Parameter(["--lines", "-n"])] = 50,
+    follow: Annotated[bool, Parameter(["--follow", "-f"], negative=())] = False,
+    last_death: Switch = False,
+    everything: Annotated[bool, Parameter("--all", negative=())] = False,
+    bundle: Path | None = None,
+    json: Switch = False,
+) -> int:
+    """The last messages and log lines of a process, alive or dead; of all processes, in order of time, without NAME.
+
+    For example:
+
+        headrace blackbox --last-death                  # who died last, and its last second
+        headrace blackbox worker@smollm2.0.0            # now
+        headrace blackbox worker@smollm2.0.0 -i 1       # the incarnation before
+        headrace blackbox --since 30s                   # everybody, in order of time
+        headrace blackbox --request chatcmpl-6d18ea135df1772d
+        headrace blackbox scheduler@smollm2 --follow
+
+    ← is received, → is sent. Prompts, answers and token ids are not recorded unless [blackbox] content says so.
+    Exit code 1 where nothing is found.
+
+    Args:
+        name: As `headrace status` shows it.
+        incarnation: 0 is the newest, 1 the one before; or an epoch.
+        since: 30s, 5m or 2h ago, or the time of day, 14:05:30.
+        request: Only what concerns this request: the id of an answer, or a number as `headrace top` shows it.
+        lines: So many, where neither --since nor --request is given; 0 shows all.
+        follow: Go on with what comes.
+        last_death: The process that died last, how, and its last second; with NAME that one.
+        everything: Heartbeats too.
+        bundle: Read a report (`headrace report`) instead of this host's recordings.
+        json: A JSON object for each.
+    """
+    from cli.blackbox.command import Asked, show
+
+    return show(Asked(name, incarnation, since, request, lines, everything, follow, last_death, bundle, json))
+
+
 @app.command(group=MODELS, sort_key=1)
 def pull(model: str) -> int:
     """Fetch a model into the model store, verified.

@@ -126,7 +126,7 @@ def attach_blocking(life: Identity, role: Role, owner: str = "") -> tuple[Packet
         OSError: kv is not there, or does not answer.
         PagesDenied: it refuses.
     """
-    client: PacketClient[FromKv] = PacketClient(socket_path(KV, PAGES_DOOR, life.run), FromKv)
+    client: PacketClient[FromKv] = PacketClient(socket_path(KV, PAGES_DOOR, life.run), FromKv, life.recorder)
     attached = client.call(_attach(1, life, role, owner))
     if isinstance(attached, Denied):
         client.close()
@@ -347,7 +347,7 @@ class PageClient:
 
     def _connect(self) -> Callable[[], None]:
         path = socket_path(KV, PAGES_DOOR, self._life.run)
-        return connect_when_there(self._life.loop, path, FromKv, self._connected)
+        return connect_when_there(self._life.loop, path, FromKv, self._connected, recorder=self._life.recorder)
 
     def _connected(self, client: PacketClient[FromKv]) -> None:
         if self._closed:

@@ -66,6 +66,7 @@ class PageService:
         self._server = PacketServer(
             self._life.loop, socket_path(self._life.name, PAGES_DOOR, self._life.run), ToKv,
             on_message=self._on_message, on_malformed=self._on_malformed, on_close=self._on_close,
+            recorder=self._life.recorder,
         )  # fmt: skip
         if self._arena.adopted:
             stats = self.core.stats()
@@ -167,7 +168,7 @@ class PageService:
         except Refusal as refusal:
             self._server.send(connection, refusal.reply(message.rid))
             return
-        connection.session = session
+        connection.session, connection.label = session, session.name.encode()
         self._connections[session] = connection
         if (session.role == "worker" and not self._may_write(session)) or (
             session.role == "scheduler" and not self._witness.note_holder(session.owner, session.pid)

@@ -68,4 +68,6 @@ def fingerprint(config: Config, name: str) -> str:
             parts = [config.kv]
         case _:
             parts = [config.metrics]
-    return hashlib.sha256(msgspec.json.encode([parts, config.log], order="deterministic")).hexdigest()[:16]
+    return hashlib.sha256(msgspec.json.encode([parts, config.log, config.blackbox], order="deterministic")).hexdigest()[
+        :16
+    ]

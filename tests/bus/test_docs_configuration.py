@@ -13,6 +13,7 @@ import pytest
 from msgspec import NODEFAULT
 
 from bus.config import (
+    BlackboxConfig,
     CurveConfig,
     IngressConfig,
     KvConfig,
@@ -29,6 +30,7 @@ SECTIONS: dict[str, type[Section]] = {
     "[kv]": KvConfig,
     "[metrics]": MetricsConfig,
     "[log]": LogConfig,
+    "[blackbox]": BlackboxConfig,
     "[curve]": CurveConfig,
     "[[model]]": ModelConfig,
     "[model.pools]": PoolsConfig,
