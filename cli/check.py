@@ -34,7 +34,7 @@ def check(config: Config, path: Path | None, *, as_json: bool) -> int:
     if as_json:
         print(msgspec.json.format(msgspec.json.encode(verdict)).decode())
     else:
-        print(f"# {path or 'no file: the defaults'}\n{_toml(config)}")
+        print(f"# {path or 'no file: the defaults'}\n{as_toml(config)}")
         for problem in verdict.problems:
             print(f"error: {path or 'defaults'}: {problem}", file=sys.stderr)
         for warning in verdict.warnings:
@@ -110,7 +110,7 @@ def _address_trouble(address: str) -> str:
     return ""
 
 
-def _toml(config: Config) -> str:
+def as_toml(config: Config) -> str:
     """The whole configuration, as a file could say it."""
     lines: list[str] = []
     for section, value in msgspec.to_builtins(config).items():

@@ -379,6 +379,54 @@ def blackbox(
     return show(Asked(name, incarnation, since, request, lines, everything, follow, last_death, bundle, json))
 
 
+report_app = cyclopts.App(name="report", group=LOOKING, sort_key=21)
+app.command(report_app)
+
+
+@report_app.default
+def report(
+    *,
+    output: Annotated[Path | None, Parameter(["--output", "-o"])] = None,
+    config: ConfigFile = None,
+    crash: str = "",
+    cause: str = "",
+) -> int:
+    """Write configuration, versions, status, metrics, recordings and the ends of the logs into one file (.tar.gz).
+
+    For example:
+
+        headrace report -o /tmp/report.tar.gz
+        headrace report list                        # those that the supervisor wrote at crashes
+        headrace blackbox --bundle /tmp/report.tar.gz --since 10s
+
+    Keys, tokens and credentials are removed, prompts and answers are never in it. It works while nothing runs, too.
+
+    Args:
+        output: Where; headrace-report-HOST-TIME.tar.gz here when not given.
+        config: Configuration file; that of the running stack when not given.
+        crash: Name of a process that died: the report goes to the crash reports, and the oldest of them is let go.
+        cause: With --crash, what it died of.
+    """
+    from cli.report.command import crash_report
+    from cli.report.command import report as write
+
+    if crash:
+        return crash_report(_load(config)[0], crash, cause)
+    return write(_load(config)[0] if config is not None else None, output)
+
+
+@report_app.command(name="list")
+def report_list(*, json: Switch = False) -> int:
+    """The crash reports that are kept, the newest last.
+
+    Args:
+        json: For programs.
+    """
+    from cli.report.command import listing
+
+    return listing(as_json=json)
+
+
 @app.command(group=MODELS, sort_key=1)
 def pull(model: str) -> int:
     """Fetch a model into the model store, verified.

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from bus.blackbox import files
-from bus.blackbox.privacy import length_of
+from bus.blackbox.privacy import CONTENT, length_of
 from bus.blackbox.reading import Decoder, Moment, Recording
 from cli.blackbox.following import Follower
 
@@ -66,13 +66,16 @@ class Told(msgspec.Struct):
     same_boot: bool = True
 
 
-def told(recording: Recording, *, since_ns: int = 0, last: int = 0, requests: Iterable[int] = ()) -> Told:
+def told(
+    recording: Recording, *, since_ns: int = 0, last: int = 0, requests: Iterable[int] = (), content: bool = True
+) -> Told:
     """A recording as plain data.
 
     Args:
         since_ns: leave out what was before.
         last: at most so many; 0 takes all.
         requests: only what concerns one of these; empty takes all.
+        content: with prompts and tokens, where they were recorded.
     """
     head, wanted = recording.head, frozenset(requests)
     follower = Follower()
@@ -81,6 +84,8 @@ def told(recording: Recording, *, since_ns: int = 0, last: int = 0, requests: It
         concerned = follower.concerned(moment)  # of every moment: slots are opened long before they are of interest
         if moment.at_ns >= since_ns and (not wanted or wanted & concerned):
             chosen.append((moment, concerned))
+    if not content:
+        chosen = [(_without_content(moment), concerned) for moment, concerned in chosen]
     entries = [_entry(recording, moment, concerned) for moment, concerned in chosen[-last if last else 0 :]]
     return Told(head.name, head.epoch, head.pid, head.build, entries, recording.fatal, recording.same_boot)
 
@@ -96,6 +101,11 @@ def merged(recordings: Iterable[Told]) -> list[Entry]:
     """In order of time, over all of them. Clocks of another run of the kernel say nothing about this one's."""
     entries = [entry for each in recordings if each.same_boot for entry in each.entries]
     return sorted(entries, key=lambda entry: entry.at_ns)
+
+
+def _without_content(moment: Moment) -> Moment:
+    hide = CONTENT.get(type(moment.message))
+    return moment if moment.hidden or hide is None else moment._replace(message=hide(moment.message), hidden=True)
 
 
 def _entry(recording: Recording, moment: Moment, concerned: frozenset[int]) -> Entry:
