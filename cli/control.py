@@ -25,6 +25,7 @@ from bus.messages.control import (
     Ok,
     Rejected,
     Restart,
+    SetLogLevel,
     Status,
     Stop,
     Undrain,
@@ -32,7 +33,7 @@ from bus.messages.control import (
 from bus.names import CONTROL_DOOR, SUPERVISOR, InvalidName, parse_process, run_directory, socket_path
 from cli.supervisor.proc import start_ticks
 
-Question = GetStatus | GetFleet | Drain | Undrain | Stop | Restart | Audit
+Question = GetStatus | GetFleet | Drain | Undrain | Stop | Restart | SetLogLevel | Audit
 Answer = Status | Fleet | Ok | Rejected | Audited
 
 ASK_TIMEOUT_S: Final = 5.0

@@ -6,7 +6,7 @@ import gc
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import cyclopts
 from cyclopts import Group, Parameter
@@ -379,6 +379,23 @@ def blackbox(
     return show(Asked(name, incarnation, since, request, lines, everything, follow, last_death, bundle, json))
 
 
+@app.command(group=LOOKING, sort_key=22)
+def log_level(name: str, level: Literal["debug", "info", "warning", "error"]) -> int:
+    """Log more, or less, until the process ends.
+
+    For example:
+
+        headrace log-level scheduler@smollm2 debug
+
+    Args:
+        name: As `headrace status` shows it.
+        level: From this level up.
+    """
+    from cli.orders import log_from
+
+    return log_from(name, level)
+
+
 report_app = cyclopts.App(name="report", group=LOOKING, sort_key=21)
 app.command(report_app)
 
@@ -476,6 +493,22 @@ def check_config(*, config: ConfigFile = None, json: Switch = False) -> int:
 
     loaded, path = _load(config)
     return check(loaded, path, as_json=json)
+
+
+@app.command(group=MODELS, sort_key=5)
+def capacity(*, config: ConfigFile = None, json: Switch = False) -> int:
+    """How many pages and streams a configuration has room for, and what takes how much memory, before it runs.
+
+    docs/capacity.md has the formulas. Exit code 78 where a model cannot be served.
+
+    Args:
+        config: Configuration file.
+        json: For programs.
+    """
+    from cli.capacity.command import show
+
+    loaded, path = _load(config)
+    return show(loaded, path, as_json=json)
 
 
 @app.command(group=MODELS, sort_key=4)

@@ -1,11 +1,12 @@
-"""`headrace drain` and `undrain`: ask for it, and see it done."""
+"""`headrace drain`, `undrain` and `log-level`: ask for it, and see it done."""
 
 from __future__ import annotations
 
 import sys
 import time
+from typing import Literal
 
-from bus.messages.control import Drain, Ok, Rejected, Undrain
+from bus.messages.control import Drain, Ok, Rejected, SetLogLevel, Undrain
 from bus.names import SUPERVISOR
 from cli.control import Caller, Unreachable, running_names
 
@@ -31,6 +32,21 @@ def take_in(name: str) -> int:
     """The opposite."""
     with Caller() as caller:
         return _tell(caller, name, Undrain(0, name))
+
+
+def log_from(name: str, level: Literal["debug", "info", "warning", "error"]) -> int:
+    """Change what a process logs. It is asked itself: its supervisor has no part in it."""
+    with Caller() as caller:
+        try:
+            answer = caller.ask(name, SetLogLevel(0, level))
+        except Unreachable as error:
+            print(error, file=sys.stderr)
+            return 1
+    if isinstance(answer, Rejected):
+        print(answer.reason, file=sys.stderr)
+        return 1
+    print(f"{name} logs from {level} up until it ends; [log] level is for good")
+    return 0
 
 
 def _tell(caller: Caller, name: str, message: Drain | Undrain) -> int:

@@ -1,7 +1,8 @@
 """The arena as its users see it: the only module of kv that other folders import. Neither torch nor decisions here.
 
 `ArenaMap` is the mapping: page bytes and commit words. `attach_blocking` is for workers and tools; `PageClient` is for
-the scheduler: every method answers by a callback on the loop, and none waits.
+the scheduler: every method answers by a callback on the loop, and none waits. `capacity` counts the pages of an arena
+that is not there yet.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ from bus.names import KV, PAGES_DOOR, socket_path
 from bus.packed import pack_u32
 from bus.seqpacket import PacketClient, connect_when_there
 from bus.wire import PROTOCOLS
+from kv.capacity import capacity as capacity
 from kv.layout import HEADER, MAX_RANKS, VERSION, Grid
 
 log = logging.getLogger(__name__)

@@ -51,6 +51,10 @@ def show(asked: Asked) -> int:
             parse_process(asked.name)
         requests = request_numbers(asked.request) if asked.request else frozenset[int]()
         ago_ns = _ago_ns(asked.since)
+        if asked.bundle is not None and (asked.follow or asked.last_death):
+            raise Mistake(
+                "a report does not go on, and names the process that died: leave out --follow and --last-death"
+            )
     except (InvalidName, BadRequestId, Mistake) as error:
         print(error, file=sys.stderr)
         return 2

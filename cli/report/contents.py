@@ -121,6 +121,8 @@ def _exposition() -> str:
     Raises:
         TimeoutError: it does not answer.
     """
+    if METRICS not in running_names():
+        raise TimeoutError(f"{METRICS} does not run")
     loop, answers = PollLoop(), list[Any]()
     link: Link[Any] = Link(
         Visitor("cli", loop), METRICS, OBSERVE_DOOR, "observe", ToObserver, on_message=answers.append
@@ -135,7 +137,7 @@ def _exposition() -> str:
         link.close()
         loop.close()
     if not answers or not isinstance(answers[0], Exposition):
-        raise TimeoutError(f"{METRICS} does not answer: {link.refusal or 'it does not run, or is busy'}")
+        raise TimeoutError(f"{METRICS} does not answer: {link.refusal or 'it is busy'}")
     return bytes(answers[0].text).decode()
 
 

@@ -137,7 +137,16 @@ def test_what_a_terminal_would_obey_does_not_get_through() -> None:
     assert says(msgspec.structs.replace(entry, fields={}, cut=True)) == "longer than what is kept"
 
 
-@pytest.mark.parametrize("asked", [Asked(name="nobody"), Asked(since="yesterday"), Asked(request="?")])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        Asked(name="nobody"),
+        Asked(since="yesterday"),
+        Asked(request="?"),
+        Asked(bundle=Path("x"), follow=True),
+        Asked(bundle=Path("x"), last_death=True),
+    ],
+)
 def test_questions_that_make_no_sense_are_told_apart(
     run: Path, capsys: pytest.CaptureFixture[str], asked: Asked
 ) -> None:
