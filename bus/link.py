@@ -14,6 +14,7 @@ from typing import Any, Final, Generic, TypeVar
 import msgspec
 import zmq
 
+from bus.blackbox.form import RECEIVED, SENT
 from bus.build import BUILD
 from bus.curve import CurveClient
 from bus.identity import Identity
@@ -168,7 +169,7 @@ class Link(Generic[In]):
     def _put(self, body: msgspec.Struct) -> bool:
         self._seq_out += 1
         frames = self._codec.encode(body, self._life.name, self._life.epoch, self._seq_out, self.protocol)
-        self._recorder.sent(self._codec.number, self._label, frames[0], frames[1], body)
+        self._recorder.message(SENT, self._codec.number, self._label, frames[0], frames[1], body)
         try:
             self._socket.send_multipart(frames, zmq.NOBLOCK)
         except zmq.Again:  # the server does not read
@@ -189,7 +190,7 @@ class Link(Generic[In]):
             ).add()
             log.warning("%s sent a frame that is refused: %s", self.server_name, bad)
             return
-        self._recorder.received(self._codec.number, self._label, frames[0], frames[1], body)
+        self._recorder.message(RECEIVED, self._codec.number, self._label, frames[0], frames[1], body)
         if isinstance(body, Welcome):
             self._welcomed(header, body)
         elif isinstance(body, Nack) and (not self.up or body.reason in ("hello_required", "stale", "protocol")):

@@ -21,6 +21,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
 
+from bus.blackbox.form import RECEIVED, SENT
 from bus.blackbox.recorder import NOTHING, Recorder
 from bus.messages.pages import MAX_PACKET_BYTES, Denied
 from bus.wire import CHANNELS
@@ -119,7 +120,7 @@ class PacketServer(Generic[In]):
         if connection not in self._connections:
             return
         packet = self._encoder.encode(body)
-        self._recorder.sent(_PAGES, connection.label, b"", packet, body)
+        self._recorder.message(SENT, _PAGES, connection.label, b"", packet, body)
         try:
             _send(connection.sock, packet, fds)
         except BlockingIOError:
@@ -199,7 +200,7 @@ class PacketServer(Generic[In]):
                 self._recorder.refused(_PAGES, connection.label, len(packet), str(error))
                 self._on_malformed(connection, str(error))
                 continue
-            self._recorder.received(_PAGES, connection.label, b"", packet, message)
+            self._recorder.message(RECEIVED, _PAGES, connection.label, b"", packet, message)
             self._on_message(connection, message)
 
     def _flush(self, connection: Connection) -> None:
@@ -264,7 +265,7 @@ class PacketClient(Generic[In]):
         try:
             self._sock.settimeout(timeout_s)
             packet = self._encoder.encode(body)
-            self._recorder.sent(_PAGES, self._label, b"", packet, body)
+            self._recorder.message(SENT, _PAGES, self._label, b"", packet, body)
             _send(self._sock, packet, ())
             while True:
                 self._sock.settimeout(max(1e-6, deadline - time.monotonic()))
@@ -272,7 +273,7 @@ class PacketClient(Generic[In]):
                 if not packet:
                     raise HungUp("the server is gone")
                 answer: Any = self._decoder.decode(packet)
-                self._recorder.received(_PAGES, self._label, b"", packet, answer)
+                self._recorder.message(RECEIVED, _PAGES, self._label, b"", packet, answer)
                 if _answers(answer, body.rid):  # type: ignore[attr-defined]
                     self.fds = fds
                     return answer  # type: ignore[no-any-return]
@@ -299,7 +300,7 @@ class PacketClient(Generic[In]):
         if self._sock.fileno() < 0:
             return False
         packet = self._encoder.encode(body)
-        self._recorder.sent(_PAGES, self._label, b"", packet, body)
+        self._recorder.message(SENT, _PAGES, self._label, b"", packet, body)
         try:
             if self._unsent:
                 raise BlockingIOError
@@ -358,7 +359,7 @@ class PacketClient(Generic[In]):
         except _UNDECODABLE as error:
             log.error("a reply that does not decode: %s", error)
             return False
-        self._recorder.received(_PAGES, self._label, b"", packet, answer)
+        self._recorder.message(RECEIVED, _PAGES, self._label, b"", packet, answer)
         rid = answer.rid
         if isinstance(answer, Denied) and rid == 0:  # could not be read: most likely the one asked longest ago
             rid = next(iter(self._waiting), 0)

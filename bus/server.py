@@ -22,6 +22,7 @@ from typing import Any, Final, Generic, TypeVar
 import msgspec
 import zmq
 
+from bus.blackbox.form import RECEIVED, SENT
 from bus.blackbox.recorder import PEER_BYTES
 from bus.build import BUILD
 from bus.curve import CurveServer
@@ -141,7 +142,7 @@ class Server(Generic[In]):
             return False
         peer._seq_out += 1
         frames = self._codec.encode(body, self._life.name, self._life.epoch, peer._seq_out, peer.protocol)
-        self._recorder.sent(self._codec.number, peer._label, frames[0], frames[1], body)
+        self._recorder.message(SENT, self._codec.number, peer._label, frames[0], frames[1], body)
         frames.insert(0, peer._route)
         if peer._outbox:
             peer._outbox.append(frames)
@@ -193,7 +194,7 @@ class Server(Generic[In]):
             return
         peer = self._routes.get(route)
         who = peer._label if peer is not None else header.source.encode()
-        self._recorder.received(self._codec.number, who, frames[0], frames[1], body)
+        self._recorder.message(RECEIVED, self._codec.number, who, frames[0], frames[1], body)
         if isinstance(body, Hello):
             self._hello(route, first, header, body)
             return

@@ -14,6 +14,7 @@ from bus.names import InvalidName, parse_process
 
 _RING: Final = ".ring"
 _FATAL: Final = ".fatal"
+MOST: Final = 512  # recordings of all processes: of models that came and went, nobody else lets any go
 
 
 class RecordingFile(NamedTuple):
@@ -57,8 +58,9 @@ def found(directory: Path, name: str = "") -> list[RecordingFile]:
 
 def let_go(directory: Path, name: str, keep: int) -> None:
     """Remove what is older than the last `keep` of a process. Whoever has the name calls this: they are all dead."""
-    recordings = found(directory, name)
-    for recording in recordings[: max(0, len(recordings) - keep)]:
+    its = found(directory, name)
+    everybody = sorted(found(directory), key=lambda recording: recording.epoch)
+    for recording in {*its[: max(0, len(its) - keep)], *everybody[: max(0, len(everybody) + 1 - MOST)]}:
         recording.path.unlink(missing_ok=True)
         fatal_path(recording.path).unlink(missing_ok=True)
 

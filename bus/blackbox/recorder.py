@@ -20,7 +20,7 @@ from typing import Final, TextIO
 import msgspec
 
 from bus.blackbox import files, form
-from bus.blackbox.form import CUT, END, HIDDEN, LOG, META, RECEIVED, REFUSED, SENT, STATE, Head
+from bus.blackbox.form import CUT, END, HIDDEN, LOG, META, REFUSED, STATE, Head
 from bus.blackbox.privacy import CONTENT, KEYS
 from bus.blackbox.ring import Ring
 from bus.build import BUILD
@@ -67,7 +67,7 @@ class Recorder:
         memory[: len(head.encode())] = head.encode()
         (start, middle), (_, end) = head.rings
         self._memory = memory
-        self._messages = Ring(memory, start, middle, key)
+        self._append = Ring(memory, start, middle, key).append
         self._events = Ring(memory, middle, end, key)
 
     @classmethod
@@ -92,23 +92,10 @@ class Recorder:
 
     # --- messages --------------------------------------------------------------------------------------------------
 
-    def received(self, channel: int, peer: bytes, head: bytes, frame: bytes, body: object) -> None:
-        """A message came. `frame` is `body` as bytes."""
-        if self.on:
-            self._message(RECEIVED, channel, peer, head, frame, body)
-
-    def sent(self, channel: int, peer: bytes, head: bytes, frame: bytes, body: object) -> None:
-        """A message goes."""
-        if self.on:
-            self._message(SENT, channel, peer, head, frame, body)
-
-    def refused(self, channel: int, peer: bytes, size: int, why: str) -> None:
-        """Something came that is no message. What it says is not ours to keep."""
-        if self.on:
-            peer, text = peer[:PEER_BYTES], why.encode("utf-8", "replace")[:FRAME_BYTES]
-            self._messages.append(_meta(_now(), REFUSED, channel, 0, len(peer), size, 0) + peer + text)
-
-    def _message(self, kind: int, channel: int, peer: bytes, head: bytes, frame: bytes, body: object) -> None:
+    def message(self, kind: int, channel: int, peer: bytes, head: bytes, frame: bytes, body: object) -> None:
+        """A message came or goes. `frame` is `body` as bytes, `kind` is `RECEIVED` or `SENT`."""
+        if not self.on:
+            return
         size, flags = len(frame), 0
         hide = self._hide.get(type(body))
         if hide is not None:
@@ -120,9 +107,13 @@ class Recorder:
         if len(peer) > PEER_BYTES or len(head) > HEADER_BYTES:
             peer, head = peer[:PEER_BYTES], head[:HEADER_BYTES]
         # Endpoints are used on one thread, so no lock. A join is one copy.
-        self._messages.append(
-            b"".join((_meta(_now(), kind, channel, flags, len(peer), size, len(head)), peer, head, frame))
-        )
+        self._append(b"".join((_meta(_now(), kind, channel, flags, len(peer), size, len(head)), peer, head, frame)))
+
+    def refused(self, channel: int, peer: bytes, size: int, why: str) -> None:
+        """Something came that is no message. What it says is not ours to keep."""
+        if self.on:
+            peer, text = peer[:PEER_BYTES], why.encode("utf-8", "replace")[:FRAME_BYTES]
+            self._append(_meta(_now(), REFUSED, channel, 0, len(peer), size, 0) + peer + text)
 
     # --- events ----------------------------------------------------------------------------------------------------
 
@@ -206,7 +197,8 @@ def _map(path: Path, size: int) -> mmap.mmap:
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         os.posix_fallocate(fd, 0, size)
-        return mmap.mmap(fd, size)
+        # All of it mapped at once: a page that is first touched later would cost more than what is written there.
+        return mmap.mmap(fd, size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
     except OSError:
         os.unlink(path)
         raise

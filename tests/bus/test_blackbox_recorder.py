@@ -17,6 +17,7 @@ import pytest
 
 from bus import logs
 from bus.blackbox import files
+from bus.blackbox.form import RECEIVED, SENT
 from bus.blackbox.reading import Decoder, Moment, Recording
 from bus.blackbox.recorder import FRAME_BYTES, NOTHING, Recorder
 from bus.config import BlackboxConfig, ConfigError, LogConfig, parse_config
@@ -42,7 +43,7 @@ def read(run: Path, epoch: int = 1) -> Recording:
 
 def say(recorder: Recorder, body: msgspec.Struct, *, sent: bool = True, seq: int = 1) -> None:
     head, frame = Codec("requests", Submit).encode(body, NAME, 1, seq, 1)
-    (recorder.sent if sent else recorder.received)(REQUESTS, b"ingress@0", head, frame, body)
+    recorder.message(SENT if sent else RECEIVED, REQUESTS, b"ingress@0", head, frame, body)
 
 
 def test_messages_and_events_are_read_while_the_process_lives(tmp_path: Path) -> None:
@@ -90,7 +91,7 @@ def test_a_peer_with_an_endless_name_breaks_nothing(tmp_path: Path) -> None:
     with opened(tmp_path) as recorder:
         body = Accepted(1, 2)
         head, frame = Codec("requests", Accepted).encode(body, "x" * 70_000, 1, 1)
-        recorder.received(REQUESTS, b"x" * 70_000, head, frame, body)
+        recorder.message(RECEIVED, REQUESTS, b"x" * 70_000, head, frame, body)
     (moment,) = read(tmp_path).moments
     assert (moment.message, len(moment.peer), moment.head) == (body, 80, None)
 
@@ -106,6 +107,14 @@ def test_incarnations_are_kept_up_to_the_limit(tmp_path: Path) -> None:
     for path in files.directory(tmp_path).iterdir():
         assert path.stat().st_mode & 0o777 == 0o600
     assert files.directory(tmp_path).stat().st_mode & 0o777 == 0o700
+
+
+def test_recordings_of_names_that_are_gone_for_good_are_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "MOST", 3)
+    for epoch in range(1, 8):
+        with Recorder.open(tmp_path, f"scheduler@model-{epoch}", epoch, BlackboxConfig(size="64KiB")):
+            pass
+    assert sorted(file.epoch for file in files.found(files.directory(tmp_path))) == [5, 6, 7]
 
 
 def test_without_room_it_works_without_and_says_so(
@@ -156,6 +165,7 @@ def test_log_lines_are_recorded_with_their_tracebacks(tmp_path: Path) -> None:
 WRITER = """
 import sys
 from pathlib import Path
+from bus.blackbox.form import SENT
 from bus.blackbox.recorder import Recorder
 from bus.config import BlackboxConfig
 from bus.messages.requests import Deltas
@@ -164,19 +174,20 @@ from bus.wire import CHANNELS, Codec
 recorder = Recorder.open(Path(sys.argv[1]), "scheduler@toy", int(sys.argv[2]), BlackboxConfig(size="64KiB"))
 codec = Codec("requests", Deltas)
 step = 0
-print("begun", flush=True)
 while True:
     step += 1
+    if step == 200:
+        print("begun", flush=True)
     body = Deltas(step, b"r" * (step * 7 % 900), b"", b"", b"t" * 40)
     head, frame = codec.encode(body, "scheduler@toy", 1, step, 1)
-    recorder.sent(CHANNELS["requests"], b"ingress@0", head, frame, body)
+    recorder.message(SENT, CHANNELS["requests"], b"ingress@0", head, frame, body)
     if step % 50 == 0:
         recorder.line(f"step {step}")
 """
 
 
 def test_a_writer_that_is_killed_at_random_moments_leaves_what_it_wrote(tmp_path: Path) -> None:
-    chance = random.Random(5)
+    chance, seen = random.Random(5), 0
     for epoch in range(1, 13):
         process = subprocess.Popen(
             [sys.executable, "-c", WRITER, str(tmp_path), str(epoch)], stdout=subprocess.PIPE, text=True
@@ -187,20 +198,22 @@ def test_a_writer_that_is_killed_at_random_moments_leaves_what_it_wrote(tmp_path
         with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGKILL)
         process.communicate()
+        assert process.returncode == -signal.SIGKILL
         recording = read(tmp_path, epoch)
+        seen += len(recording.moments)
         assert recording.head.pid == process.pid
         messages = [moment for moment in recording.moments if moment.kind == "sent"]
         numbers = [moment.number for moment in messages]
-        assert numbers == list(range(numbers[0], numbers[0] + len(numbers))) if numbers else True
+        assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
         for moment in messages:
             assert isinstance(moment.message, Deltas)
             assert moment.message.step == moment.number
             assert moment.message.requests == b"r" * (moment.number * 7 % 900)
         lines = [moment.text for moment in recording.moments if moment.kind == "log"]
         steps = [int(line.split()[1]) for line in lines]
-        assert steps == list(range(steps[0], steps[0] + 50 * len(steps), 50)) if steps else True
-        if numbers and numbers[-1] >= 100:
-            assert numbers[-1] - 50 <= steps[-1] <= numbers[-1]
+        assert steps == list(range(steps[0], steps[0] + 50 * len(steps), 50))
+        assert numbers[-1] - 50 <= steps[-1] <= numbers[-1]
+    assert seen > 12 * 50
 
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS])

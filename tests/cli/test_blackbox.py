@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from bus.blackbox.form import RECEIVED, SENT
 from bus.blackbox.reading import Moment
 from bus.blackbox.recorder import Recorder
 from bus.config import BlackboxConfig
@@ -43,7 +44,7 @@ def recorder(run: Path, name: str, epoch: int = 1) -> Recorder:
 
 def say(to: Recorder, channel: Channel, peer: str, body: msgspec.Struct, *, sent: bool = True) -> None:
     head, frame = Codec(channel, type(body)).encode(body, peer, 1, 1, 1)
-    (to.sent if sent else to.received)(CHANNELS[channel], peer.encode(), head, frame, body)
+    to.message(SENT if sent else RECEIVED, CHANNELS[channel], peer.encode(), head, frame, body)
 
 
 def plan(

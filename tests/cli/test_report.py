@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bus.blackbox.form import RECEIVED
 from bus.blackbox.recorder import Recorder
 from bus.config import BlackboxConfig, Config, CurveConfig, ModelConfig
 from bus.curve import generate, write_pair
@@ -52,7 +53,7 @@ def contents(path: Path) -> bytes:
 
 def say(to: Recorder, channel: Channel, body: msgspec.Struct) -> None:
     head, frame = Codec(channel, type(body)).encode(body, "ingress@0", 1, 1, 1)
-    to.received(CHANNELS[channel], b"ingress@0", head, frame, body)
+    to.message(RECEIVED, CHANNELS[channel], b"ingress@0", head, frame, body)
 
 
 def test_nothing_secret_is_in_a_report_wherever_it_stood(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
