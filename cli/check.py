@@ -83,6 +83,11 @@ def _warnings(config: Config) -> list[str]:
                 f"memory: the arena takes {arena >> 20} MiB and the models' files {weights >> 20} MiB, but "
                 f"{room.limit} leaves {max(0, room.bytes) >> 20} MiB; lower [kv] arena or serve less"
             )
+    if config.blackbox.content and parse_size(config.blackbox.size):
+        found.append(
+            "blackbox.content: prompts, answers and token ids are recorded in the run directory, where whoever can act "
+            "as this user reads them; set it to false when you have seen what you were after"
+        )
     if not any(name.startswith("ingress@") for name in running) and (trouble := _address_trouble(config.ingress.http)):
         found.append(f"ingress.http: {trouble}")
     return found

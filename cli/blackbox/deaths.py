@@ -31,7 +31,7 @@ def deaths(recordings: Collection[Recording], living: Iterable[tuple[str, int]])
         for each in recordings
         if each.moments and not (each.same_boot and (each.head.name, each.head.pid) in alive)
     ]
-    return sorted(found, key=lambda death: death.recording.wall_ns(death.at_ns))
+    return sorted(found, key=lambda death: (death.recording.same_boot, death.at_ns))
 
 
 def _death(recording: Recording, all_of_them: Iterable[Recording]) -> Death:

@@ -94,7 +94,9 @@ def load(run: Path, name: str = "") -> list[Recording]:
     """All recordings of a run directory, or those of one process; oldest first by start."""
     decoder = Decoder()
     found = (decoder.read(each.path, files.fatal_path(each.path)) for each in files.found(files.directory(run), name))
-    return sorted((each for each in found if each is not None), key=lambda each: each.head.wall_ns)
+    return sorted(
+        (each for each in found if each is not None), key=lambda each: (each.same_boot, each.head.monotonic_ns)
+    )
 
 
 def merged(recordings: Iterable[Told]) -> list[Entry]:

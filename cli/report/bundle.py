@@ -85,7 +85,7 @@ def write(path: Path, about: About, parts: Iterable[Part]) -> int:
 
 def _add(tar: tarfile.TarFile, part: Part) -> None:
     info = tarfile.TarInfo(f"{_FOLDER}/{part.name}")
-    info.size, info.mode, info.mtime = len(part.data), 0o600, int(time.time())
+    info.size, info.mode = len(part.data), 0o600
     tar.addfile(info, io.BytesIO(part.data))
 
 

@@ -63,7 +63,7 @@ def _system() -> dict[str, Any]:
         "name": release.get("PRETTY_NAME", platform.system()),
         "kernel": platform.release(),
         "libc": " ".join(platform.libc_ver()),
-        "uptime_s": round(time.time() - psutil.boot_time()),
+        "uptime_s": round(time.clock_gettime(time.CLOCK_BOOTTIME)),
         "load": os.getloadavg(),
         "user": os.geteuid(),
     }

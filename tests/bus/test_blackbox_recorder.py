@@ -14,6 +14,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bus import logs
 from bus.blackbox import files
@@ -65,6 +67,32 @@ def test_messages_and_events_are_read_while_the_process_lives(tmp_path: Path) ->
     assert (refused.kind, refused.size, refused.text) == ("refused", 99, "body: nonsense")
     times = [m.at_ns for m in read(tmp_path).moments]
     assert times == sorted(times)
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    run = tmp_path_factory.mktemp("r")
+    with opened(run) as recorder:
+        for seq in range(40):
+            say(recorder, Submit(seq, bytes(400), Sampling(), 8), sent=False)
+            say(recorder, Accepted(seq, 3), seq=seq)
+            recorder.line(f"line {seq}")
+    return files.recording_path(files.directory(run), NAME, 1).read_bytes()
+
+
+@given(st.data())
+def test_a_file_that_is_cut_or_damaged_anywhere_is_read_without_an_error(recorded: bytes, data: st.DataObject) -> None:
+    broken = bytearray(recorded[: data.draw(st.one_of(st.integers(0, 4200), st.integers(0, len(recorded))))])
+    for at, value in data.draw(st.lists(st.tuples(st.integers(0, 9000), st.integers(0, 255)), max_size=6)):
+        if at < len(broken):
+            broken[at] = value
+    recording = Decoder().parse(bytes(broken))
+    if recording is None:
+        assert broken[:300] != recorded[: min(300, len(broken))] or len(broken) < 300
+        return
+    whole = Decoder().parse(recorded)
+    assert whole is not None
+    assert [moment for moment in whole.moments if moment in recording.moments] == recording.moments
 
 
 def test_content_is_recorded_where_the_configuration_says_so(tmp_path: Path) -> None:

@@ -15,7 +15,10 @@ PACKAGES = ("bus", "ingress", "scheduler", "workers", "kv", "metrics", "admin_tu
 
 # Every use of the wall clock, and why it may be one.
 ALLOWED = {
+    "bus/blackbox/recorder.py": "beside CLOCK_MONOTONIC at a recording's start: its moments are shown as dates",
     "bus/identity.py": "a floor for epochs, which count up from the file; and a visitor's name",
+    "cli/blackbox/command.py": "what `--since 14:05` means",
+    "cli/report/command.py": "the date of a report, and its name",
     "headrace_client/_async.py": "a floor for the client's epochs, which count up",
     "ingress/api/pipeline.py": "`created` of an answer",
     "ingress/journal.py": "ages of directories that dead ingresses left, by which they are cleaned up",

@@ -83,6 +83,22 @@ def test_no_prompt_is_in_any_recording_nor_in_reports(stack: Stack) -> None:
     assert [each["process"] for each in json.loads(kept)] == [WORKER]
 
 
+def test_capacity_counts_the_pages_that_kv_has(stack: Stack) -> None:
+    """kv's own word for it is in the scheduler's recording."""
+    opened = [
+        entry.fields["capacity"]
+        for each in load(stack.run, "scheduler@smollm2")
+        for entry in told(each).entries
+        if entry.message == "PoolOpened"
+    ]
+    counted = json.loads(stack.headrace("capacity", "--json").stdout)
+    assert opened
+    assert set(opened) == {counted["models"][0]["pages"]}
+    assert counted["arena_bytes"] == stack.pages().arena_bytes
+    assert counted["slabs"] == stack.pages().slabs
+    assert counted["models"][0]["slots"] == 16
+
+
 def _post(stack: Stack, path: str, body: dict[str, object]) -> bytes:
     call = urllib.request.Request(stack.url + path, json.dumps(body).encode(), {"content-type": "application/json"})
     with urllib.request.urlopen(call, timeout=60) as answer:
