@@ -15,7 +15,7 @@ from cli.main import app
 
 COMMANDS = (
     "up", "down", "run", "status", "top", "chat", "pull", "models", "drain", "undrain", "restart", "bench",
-    "check-config", "curve-keygen",
+    "check-config", "curve-keygen", "blackbox", "capacity", "log-level", "report",
 )  # fmt: skip
 
 
