@@ -15,10 +15,10 @@ from torch import Tensor
 
 from workers.kernels.pack import Packed
 
-# Of a step, as `native/decoder.cpp` counts them. A norm includes rounding its output for the products that read it.
+# Of a step, as `native/decoder.cpp` counts them. A norm includes rounding its output for the products that read it, "gate
+# and up" the activation and its rounding.
 PARTS: Final = (
-    "embedding", "norms", "qkv", "rope and kv write", "attention", "attention out", "gate and up", "activation", "down",
-    "output head",
+    "embedding", "norms", "qkv", "rope and kv write", "attention", "attention out", "gate and up", "down", "output head",
 )  # fmt: skip
 REDUCE = ctypes.CFUNCTYPE(None, POINTER(c_float), c_int64)
 

@@ -3,6 +3,7 @@
 //
 // A step is some seven parallel loops a layer. A task writes what no other task of its loop touches, and each number is
 // computed by one task in a fixed order, so neither the number of threads nor the batch changes a bit of the result.
+#include <algorithm>
 #include <cstdlib>
 #include <ctime>
 #include <memory>
@@ -72,7 +73,7 @@ struct Piece {  // a task of attention, for each KV head
 };
 
 // Where the time of steps goes, by what the calling thread does or waits for. In the order of `library.PARTS`.
-enum Part { EMBED, NORM, QKV, ROTATE, ATTENTION, OUT, GATE_UP, ACTIVATION, DOWN, HEAD, PARTS };
+enum Part { EMBED, NORM, QKV, ROTATE, ATTENTION, OUT, GATED, DOWN, HEAD, PARTS };
 
 class Stopwatch {
   public:
@@ -95,7 +96,7 @@ class Stopwatch {
 class Decoder {
   public:
     Decoder(const Model& model, int threads, Reduce reduce)
-        : m_(model), threads_(threads), reduce_(reduce), scratch_(threads) {
+        : m_(model), threads_(threads), reduce_(reduce), scratch_(threads), gates_(threads) {
         wide_ = m_.hidden > m_.intermediate ? m_.hidden : m_.intermediate;
         if (m_.heads * m_.head_dim > wide_) wide_ = m_.heads * m_.head_dim;
         for (auto& each : scratch_) each.get((size_t)wide_ * BLOCK);
@@ -112,7 +113,6 @@ class Decoder {
         const int heads = m_.heads, all = heads + 2 * m_.kv_heads, dim = m_.head_dim;
         float* x = x_.get((size_t)tokens * width);
         float* qkv = qkv_.get((size_t)tokens * all * dim);
-        float* mlp = mlp_.get((size_t)tokens * 2 * m_.intermediate);
         watch_.to(EMBED);
         embed(x);
         rotations();
@@ -120,7 +120,7 @@ class Decoder {
         for (int l = 0; l < m_.layers; l++) {
             const Layer& layer = m_.layer[l];
             watch_.to(NORM);
-            const Activations normed = room(width, tokens);
+            const Activations normed = activations(first_, width, tokens);
             each_token([&](int t) { norm(normed, t, x + (size_t)t * width, layer.attention_norm); });
             watch_.to(QKV);
             product({&layer.q, &layer.k, &layer.v}, normed, qkv, all * dim, false);
@@ -128,20 +128,18 @@ class Decoder {
             each_token([&](int t) { rotate_and_write(qkv + (size_t)t * all * dim, t, l); });
             watch_.to(ATTENTION);
             attention(qkv, all * dim, l);
-            const Activations found = room(heads * dim, tokens);
+            const Activations found = activations(first_, heads * dim, tokens);
             each_token([&](int t) { gather(found, t, qkv + (size_t)t * all * dim); });
             watch_.to(OUT);
             residual(layer.out, found, x);
             watch_.to(NORM);
-            const Activations again = room(width, tokens);
+            const Activations again = activations(first_, width, tokens);
             each_token([&](int t) { norm(again, t, x + (size_t)t * width, layer.mlp_norm); });
-            watch_.to(GATE_UP);
-            product({&layer.gate, &layer.up}, again, mlp, 2 * m_.intermediate, false);
-            watch_.to(ACTIVATION);
-            const Activations gated = room(m_.intermediate, tokens);
-            gate(gated, mlp);
+            watch_.to(GATED);
+            const Activations between = activations(gated_, m_.intermediate, tokens);
+            gated(layer.gate, layer.up, again, between);
             watch_.to(DOWN);
-            residual(layer.down, gated, x);
+            residual(layer.down, between, x);
         }
         watch_.to(NORM);
         each_token([&](int t) { normalise(x + (size_t)t * width, m_.final_norm, hidden + (size_t)t * width); });
@@ -150,8 +148,8 @@ class Decoder {
 
     void logits(const float* hidden, int rows, float* out) {
         watch_.to(HEAD);
-        const Activations a = room(m_.hidden, rows);
-        threads_.run(rows, [&](int t, int) { place(a, t, hidden + (size_t)t * m_.hidden, 0, m_.hidden); });
+        const Activations a = activations(first_, m_.hidden, rows);
+        each_of(rows, [&](int t) { place(a, t, hidden + (size_t)t * m_.hidden); });
         product({&m_.head}, a, out, m_.head.rows, false);
         watch_.to(PARTS);
     }
@@ -164,31 +162,53 @@ class Decoder {
             wide_ = matrix.inputs;
             for (auto& each : scratch_) each.get((size_t)wide_ * BLOCK);
         }
-        const Activations a = room(matrix.inputs, tokens);
-        threads_.run(tokens, [&](int t, int) { place(a, t, x + (size_t)t * matrix.inputs, 0, matrix.inputs); });
+        const Activations a = activations(first_, matrix.inputs, tokens);
+        each_of(tokens, [&](int t) { place(a, t, x + (size_t)t * matrix.inputs); });
         product({&matrix}, a, out, matrix.rows, false);
     }
 
   private:
     void note(const Matrix& matrix) { (matrix.integer() ? integers_ : floats_used_) = true; }
 
+    // A task is some tokens: who takes one writes where the other threads read.
     template <class F>
-    void each_token(const F& f) {
-        threads_.run(b_->tokens, [&](int t, int) { f(t); });
+    void each_of(int tokens, const F& f) {
+        const int fair = tokens / (8 * threads_.count()), grain = fair < 1 ? 1 : fair > 16 ? 16 : fair;
+        threads_.run((tokens + grain - 1) / grain, [&](int task, int) {
+            const int end = (task + 1) * grain < tokens ? (task + 1) * grain : tokens;
+            for (int t = task * grain; t < end; t++) f(t);
+        });
     }
 
-    Activations room(int inputs, int tokens) {
+    template <class F>
+    void each_token(const F& f) {
+        each_of(b_->tokens, f);
+    }
+
+    struct Room {
+        Buffer<int8_t> codes;
+        Buffer<Notes> notes;
+        Buffer<float> floats;
+    };
+
+    // Where a step's activations lie until the next call with the same `room`.
+    Activations activations(Room& room, int inputs, int tokens) {
         Activations a{nullptr, nullptr, nullptr, inputs, tokens};
         const size_t cells = (size_t)a.cells() * tokens;
-        if (integers_) a.codes = codes_.get(cells * CELL), a.notes = notes_.get(cells);
-        if (floats_used_) a.floats = floats_.get(cells * CELL);
+        if (integers_) a.codes = room.codes.get(cells * CELL), a.notes = room.notes.get(cells);
+        if (floats_used_) a.floats = room.floats.get(cells * CELL);
         return a;
     }
 
-    // Inputs [from, to) of a token become what products read.
-    void place(const Activations& a, int token, const float* x, int from, int to) {
-        if (integers_) quantise(a, token, x, from, to);
-        if (floats_used_) place_floats(a, token, x, from, to);
+    // Inputs [k, k + 32) of a token become what products read.
+    void place(const Activations& a, const Place& at, int k, vf low, vf high) const {
+        if (integers_) quantise(a, at, k, low, high);
+        if (floats_used_) place_floats(a, at, k, low, high);
+    }
+
+    void place(const Activations& a, int token, const float* x) const {
+        const Place at(a, token);
+        for (int k = 0; k < a.inputs; k += GROUP) place(a, at, k, load(x + k), load(x + k + LANES));
     }
 
     void embed(float* x) {
@@ -224,17 +244,15 @@ class Decoder {
     void norm(const Activations& a, int token, const float* x, const float* weight) {
         alignas(64) float normed[MAX_HIDDEN];
         normalise(x, weight, normed);
-        place(a, token, normed, 0, m_.hidden);
+        place(a, token, normed);
     }
 
     // out[token][...] = (or +=) the matrices' outputs, one after the other.
     void product(std::initializer_list<const Matrix*> matrices, const Activations& a, float* out, int stride, bool add) {
         int total = 0;
         for (const Matrix* each : matrices) total += each->blocks();
-        cut(total, a.tokens > TILE ? 1 : total / (threads_.count() * 16) + 1);
-        threads_.run((int)cuts_.size() - 1, [&](int task, int thread) {
-            uint8_t* scratch = scratch_[thread].get(0);
-            for (int i = cuts_[task]; i < cuts_[task + 1]; i++) {
+        shared_out(total, a.tokens, [&](int first, int end, int thread) {
+            for (int i = first; i < end; i++) {
                 int block = i, column = 0;
                 const Matrix* const* matrix = matrices.begin();
                 for (; block >= (*matrix)->blocks(); matrix++) {
@@ -242,32 +260,71 @@ class Decoder {
                     column += (*matrix)->rows;
                 }
                 const Matrix& w = **matrix;
-                block_product(w, block, a, scratch, [&](int row, int token, vf value) {
-                    const int rows = w.rows - row < LANES ? w.rows - row : LANES;
-                    float* to = out + (size_t)token * stride + column + row;
-                    if (rows == LANES) {
-                        if (w.bias) value += load(w.bias + row);
-                        store(to, add ? load(to) + value : value);
-                        return;
-                    }
-                    for (int r = 0; r < rows; r++) {
-                        const float v = value[r] + (w.bias ? w.bias[row + r] : 0.0f);
-                        to[r] = add ? to[r] + v : v;
-                    }
+                const int row = block * BLOCK;
+                block_product(w, block, a, scratch_[thread].get(0), [&](const Place& at, vf low, vf high) {
+                    float* to = out + (size_t)at.token() * stride + column + row;
+                    put(w, row, low, to, add);
+                    put(w, row + LANES, high, to + LANES, add);
                 });
             }
         });
     }
 
-    // Cuts so many blocks into tasks that get smaller: few, yet a thread whose core is taken away leaves the others
-    // something to do until the end.
-    void cut(int blocks, int least) {
+    // 16 outputs of a matrix from `row` on, some of which may be behind the last one.
+    static void put(const Matrix& w, int row, vf value, float* to, bool add) {
+        if (row + LANES <= w.rows) {
+            if (w.bias) value += load(w.bias + row);
+            store(to, add ? load(to) + value : value);
+            return;
+        }
+        for (int r = 0; row + r < w.rows; r++) {
+            const float v = value[r] + (w.bias ? w.bias[row + r] : 0.0f);
+            to[r] = add ? to[r] + v : v;
+        }
+    }
+
+    // silu(gate) * up: the 32 outputs of a token by a block are a group of the next product's inputs. A task has both
+    // groups of a cell. Of few tokens some cells are taken at once: a longer stream of memory for either matrix.
+    void gated(const Matrix& gate, const Matrix& up, const Activations& a, const Activations& out) {
+        const int at_once = a.tokens > TILE ? 2 : 16;
+        shared_out(out.cells(), a.tokens, [&](int cell, int end, int thread) {
+            uint8_t* scratch = scratch_[thread].get(0);
+            float* gates = gates_[thread].get((size_t)a.tokens * BLOCK * at_once);
+            for (int from = 2 * cell, to; from < 2 * end && from < gate.blocks(); from = to) {
+                to = std::min({from + at_once, 2 * end, gate.blocks()});
+                const auto kept = [&](int block, const Place& at) {
+                    return gates + ((size_t)(block - from) * a.tokens + at.token()) * BLOCK;
+                };
+                for (int block = from; block < to; block++)
+                    block_product(gate, block, a, scratch, [&](const Place& at, vf low, vf high) {
+                        store(kept(block, at), silu(biased(gate, block * BLOCK, low)));
+                        store(kept(block, at) + LANES, silu(biased(gate, block * BLOCK + LANES, high)));
+                    });
+                for (int block = from; block < to; block++)
+                    block_product(up, block, a, scratch, [&](const Place& at, vf low, vf high) {
+                        place(out, at, block * BLOCK, load(kept(block, at)) * biased(up, block * BLOCK, low),
+                              load(kept(block, at) + LANES) * biased(up, block * BLOCK + LANES, high));
+                    });
+            }
+        });
+    }
+
+    static vf biased(const Matrix& w, int row, vf value) { return w.bias ? value + load(w.bias + row) : value; }
+    static vf silu(vf x) { return x / (set1(1.0f) + exp(-x)); }
+
+    // `f(from, to, thread)` for ranges of so many blocks, which get smaller: few, yet a thread whose core is taken away
+    // leaves the others something to do until the end.
+    template <class F>
+    void shared_out(int blocks, int tokens, const F& f) {
+        const int least = tokens > TILE ? 1 : blocks / (threads_.count() * 16) + 1;
         cuts_.assign(1, 0);
         for (int left = blocks; left > 0;) {
             const int fair = left / (2 * threads_.count()), count = fair > least ? fair : left < least ? left : least;
             left -= count;
             cuts_.push_back(blocks - left);
         }
+        threads_.run(
+            (int)cuts_.size() - 1, [&](int task, int thread) { f(cuts_[task], cuts_[task + 1], thread); });
     }
 
     // x += matrix * a, over all ranks.
@@ -386,23 +443,7 @@ class Decoder {
                 finish(*seen, found + (size_t)h * dim);
             }
         }
-        place(a, t, found, 0, m_.heads * dim);
-    }
-
-    // silu(gate) * up: a token at a time, which the processor reads ahead, or in stretches where that is too few tasks.
-    void gate(const Activations& a, float* mlp) {
-        const int width = m_.intermediate, stretch = b_->tokens < 4 * threads_.count() ? 512 : width;
-        const int per_token = (width + stretch - 1) / stretch;
-        threads_.run(b_->tokens * per_token, [&](int task, int) {
-            const int t = task / per_token, from = task % per_token * stretch;
-            const int to = from + stretch < width ? from + stretch : width;
-            float *g = mlp + (size_t)t * 2 * width, *u = g + width;
-            for (int i = from; i < to; i += LANES) {
-                const vf x = load(g + i);
-                store(g + i, x / (set1(1.0f) + exp(-x)) * load(u + i));
-            }
-            place(a, t, g, from, to);
-        });
+        place(a, t, found);
     }
 
     static constexpr int MAX_HIDDEN = 16384;
@@ -416,9 +457,9 @@ class Decoder {
     bool integers_ = false, floats_used_ = false;
     std::vector<Buffer<uint8_t>> scratch_;
     std::vector<Piece> pieces_;
-    Buffer<float> x_, qkv_, mlp_, share_, cosines_, sines_, floats_;
-    Buffer<int8_t> codes_;
-    Buffer<Notes> notes_;
+    std::vector<Buffer<float>> gates_;
+    Buffer<float> x_, qkv_, share_, cosines_, sines_;
+    Room first_, gated_;
     std::vector<int> cuts_;
     Buffer<Seen> seen_;
     Buffer<int64_t> partial_of_;

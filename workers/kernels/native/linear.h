@@ -21,6 +21,7 @@ constexpr int GROUP = 32;           // inputs that share an activation's scale
 constexpr int HALVES = 2;           // vectors of a block: an input that is broadcast serves both
 constexpr int BLOCK = HALVES * LANES;
 constexpr int TILE = WIDE ? 8 : 2;  // tokens of a tile at most: its sums fill half of the registers
+constexpr int MANY = WIDE ? 6 : 2;  // of a tile of many: nothing in it has to make way
 
 struct Matrix {  // as `workers.kernels.library.Matrix`
     int32_t bits, group, rows, inputs, offset, mins;  // `mins`: whether there are some
@@ -56,7 +57,8 @@ struct Activations {
 // Tokens are cut into as few tiles as can be, which are as even as can be: the larger ones come first.
 struct Tiles {
     int count, size, larger;  // `larger` tiles have a token more than `size`
-    explicit Tiles(int tokens) : count((tokens + TILE - 1) / TILE), size(tokens / count), larger(tokens % count) {}
+    explicit Tiles(int tokens)
+        : count(tokens <= TILE ? 1 : (tokens + MANY - 1) / MANY), size(tokens / count), larger(tokens % count) {}
     int begin(int tile) const { return tile * size + (tile < larger ? tile : larger); }
     int tokens(int tile) const { return size + (tile < larger); }
     int of(int token) const {
@@ -68,6 +70,8 @@ struct Tiles {
 // Where a token lies: in which tile, of how many tokens, and as which of them.
 struct Place {
     int begin, tokens, lane;
+    int token() const { return begin + lane; }
+    Place(int begin, int tokens, int lane) : begin(begin), tokens(tokens), lane(lane) {}
     Place(const Activations& a, int token) {
         const Tiles tiles(a.tokens);
         const int tile = tiles.of(token);
@@ -75,31 +79,29 @@ struct Place {
     }
 };
 
-// Rounds inputs [from, to) of one token (multiples of 32) to 8 bits, into their cells.
-static inline void quantise(const Activations& a, int token, const float* x, int from, int to) {
-    const Place place(a, token);
-    for (int k = from; k < to; k += GROUP) {
-        const size_t cell = (size_t)place.begin * a.cells() + (size_t)(k / CELL) * place.tokens + place.lane;
-        const int half = k / GROUP % 2;
-        const vf low = load(x + k), high = load(x + k + LANES);
-        const float most = largest(max(max(low, -low), max(high, -high)));
-        const float inverse = most > 0 ? 127.0f / most : 0.0f, scale = most / 127.0f;
-        const vi first = round_to_int(low * set1(inverse)), second = round_to_int(high * set1(inverse));
-        store_int8(a.codes + cell * CELL + half * GROUP, first);
-        store_int8(a.codes + cell * CELL + half * GROUP + LANES, second);
-        Notes& notes = a.notes[cell];
-        notes.sums[2 * half] = total(first);
-        notes.sums[2 * half + 1] = total(second);
-        notes.scales[half] = scale;
-        notes.shares[half] = scale * (float)(notes.sums[2 * half] + notes.sums[2 * half + 1]);
-    }
+// Rounds inputs [k, k + 32) of the token at `place` to 8 bits, into their cell; k is a multiple of 32.
+INLINE void quantise(const Activations& a, const Place& place, int k, vf low, vf high) {
+    const size_t cell = (size_t)place.begin * a.cells() + (size_t)(k / CELL) * place.tokens + place.lane;
+    const int half = k / GROUP % 2;
+    const float most = largest(max(max(low, -low), max(high, -high)));
+    const float inverse = most > 0 ? 127.0f / most : 0.0f, scale = most / 127.0f;
+    const vi first = round_to_int(low * set1(inverse)), second = round_to_int(high * set1(inverse));
+    store_int8(a.codes + cell * CELL + half * GROUP, first);
+    store_int8(a.codes + cell * CELL + half * GROUP + LANES, second);
+    Notes& notes = a.notes[cell];
+    const int32_t sums[2] = {total(first), total(second)};
+    notes.sums[2 * half] = sums[0];
+    notes.sums[2 * half + 1] = sums[1];
+    notes.scales[half] = scale;
+    notes.shares[half] = scale * (float)(sums[0] + sums[1]);
 }
 
-static inline void place_floats(const Activations& a, int token, const float* x, int from, int to) {
-    const Place place(a, token);
-    float* tile = a.floats + (size_t)place.begin * a.cells() * CELL;
-    for (int k = from; k < to; k += LANES)
-        store(tile + ((size_t)(k / LANES) * place.tokens + place.lane) * LANES, load(x + k));
+// Inputs [k, k + 32) of the token at `place` as floats.
+INLINE void place_floats(const Activations& a, const Place& place, int k, vf low, vf high) {
+    const size_t vector = (size_t)place.begin * a.cells() * (CELL / LANES) + (size_t)(k / LANES) * place.tokens + place.lane;
+    float* at = a.floats + vector * LANES;
+    store(at, low);
+    store(at + (size_t)place.tokens * LANES, high);
 }
 
 template <int BITS>
@@ -223,14 +225,13 @@ INLINE void float_tile(const Matrix& m, int block, const Activations& a, int beg
 
 // All tokens by a block, tile by tile; `compute` is given how many tokens the tile has as a constant.
 template <class C, class F>
-INLINE void each_tile(const Activations& a, int block, const C& compute, const F& finish) {
+INLINE void each_tile(const Activations& a, const C& compute, const F& finish) {
     const Tiles tiles(a.tokens);
     vf out[HALVES][TILE];
     for (int tile = 0; tile < tiles.count; tile++) {
         const int begin = tiles.begin(tile), n = tiles.tokens(tile);
         with_constant<TILE>(n, [&](auto N) { compute(N, begin, out); });
-        for (int half = 0; half < HALVES; half++)
-            for (int t = 0; t < n; t++) finish(block * BLOCK + half * LANES, begin + t, out[half][t]);
+        for (int t = 0; t < n; t++) finish(Place(begin, n, t), out[0][t], out[1][t]);
     }
 }
 
@@ -250,14 +251,14 @@ static void integer_block(const Matrix& m, int block, const Activations& a, uint
     // For many tokens it pays to unpack once, but for 4 bits, which are unpacked in passing.
     if (BITS == 4 || BITS == 8 || a.tokens <= TILE)
         return each_tile(
-            a, block,
+            a,
             [&](auto N, int begin, vf (*out)[TILE]) {
                 integer_tile<BITS, BITS, PER, MINS, N>(m, record, record, a, begin, out);
             },
             finish);
     unpack<BITS>(record, RECORD, groups, scratch);
     each_tile(
-        a, block,
+        a,
         [&](auto N, int begin, vf (*out)[TILE]) {
             integer_tile<8, BITS, PER, MINS, N>(m, record, scratch, a, begin, out);
         },
@@ -267,11 +268,11 @@ static void integer_block(const Matrix& m, int block, const Activations& a, uint
 template <int BITS, class F>
 static void float_block(const Matrix& m, int block, const Activations& a, const F& finish) {
     each_tile(
-        a, block, [&](auto N, int begin, vf (*out)[TILE]) { float_tile<BITS, N>(m, block, a, begin, out); }, finish);
+        a, [&](auto N, int begin, vf (*out)[TILE]) { float_tile<BITS, N>(m, block, a, begin, out); }, finish);
 }
 
-// All tokens by a block: `finish(row, token, values)` gets the outputs of 16 rows from `row` on, some of which may be
-// behind the last one. `scratch`: inputs * 32 bytes of the calling thread.
+// All tokens by a block: `finish(place, low, high)` gets a token's outputs of its 32 rows, some of which may be behind the
+// last one. `scratch`: inputs * 32 bytes of the calling thread.
 template <class F>
 static void block_product(const Matrix& m, int block, const Activations& a, uint8_t* scratch, const F& finish) {
     switch (m.bits) {

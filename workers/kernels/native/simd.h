@@ -23,28 +23,35 @@ INLINE vi lane_numbers() {
     return numbers;
 }
 
-// Lanes are folded in halves: always the same order.
+// Folds the lanes in halves, always in the same order: `f(first half, second half)` until there is one.
+template <class V, class F>
+INLINE auto folded(V v, const F& f) {
+    typedef decltype(v[0] + v[0]) T;
+    typedef T v8 __attribute__((vector_size(32)));
+    typedef T v4 __attribute__((vector_size(16)));
+    v8 a, b;
+    std::memcpy(&a, &v, 32);
+    std::memcpy(&b, (const char*)&v + 32, 32);
+    a = f(a, b);
+    v4 c, d;
+    std::memcpy(&c, &a, 16);
+    std::memcpy(&d, (const char*)&a + 16, 16);
+    c = f(c, d);
+    c = f(c, v4{c[2], c[3], c[2], c[3]});
+    c = f(c, v4{c[1], c[1], c[1], c[1]});
+    return c[0];
+}
+
 INLINE float sum(vf v) {
-    float x[LANES];
-    store(x, v);
-    for (int width = LANES / 2; width; width /= 2)
-        for (int i = 0; i < width; i++) x[i] += x[i + width];
-    return x[0];
+    return folded(v, [](auto a, auto b) { return a + b; });
 }
 
 INLINE float largest(vf v) {
-    float x[LANES];
-    store(x, v);
-    for (int width = LANES / 2; width; width /= 2)
-        for (int i = 0; i < width; i++) x[i] = x[i] > x[i + width] ? x[i] : x[i + width];
-    return x[0];
+    return folded(v, [](auto a, auto b) { return a > b ? a : b; });
 }
 
 INLINE int32_t total(vi v) {
-    int32_t x[LANES], found = 0;
-    std::memcpy(x, &v, sizeof(x));
-    for (int i = 0; i < LANES; i++) found += x[i];
-    return found;
+    return folded(v, [](auto a, auto b) { return a + b; });
 }
 
 // To the nearest integer, ties to even; |v| < 2^22.
