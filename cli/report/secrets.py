@@ -21,13 +21,14 @@ REMOVED: Final = "[removed]"
 _SHORTEST: Final = 6  # a shorter value stands in too many places that have nothing to do with it
 _LARGEST_FILE: Final = 64 << 10
 _NAME: Final = re.compile(r"secret|passw|credential|token$|api_?key|private|authorization|^key$|_key$", re.IGNORECASE)
+# Each looks no further than it must from any character: logs may hold whatever a peer liked to say.
 _SHAPES: Final = (
     re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL),
     re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"),
     re.compile(r"(?<=[Bb]earer )\s*[^\s\"',]+"),
     re.compile(r"\b(?:sk|pk|hf|ghp|gho|glpat|xox[abp])[-_][A-Za-z0-9_-]{8,}"),
     re.compile(
-        r"(?<![A-Za-z])(?P<name>[A-Za-z_-]*(?:secret|passwd|password|credential|api[_-]?key|authorization|token|private[_-]?key))"
+        r"(?P<name>[A-Za-z_-]{0,40}(?:secret|passwd|password|credential|api[_-]?key|authorization|token|private[_-]?key))"
         r"(?P<between>[\"']?\s*[:=]\s*)(?P<value>\"[^\"\n]*\"|'[^'\n]*'|[^\s,;}\]]+)",
         re.IGNORECASE,
     ),
