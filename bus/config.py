@@ -22,6 +22,7 @@ Seconds = Annotated[float, Meta(gt=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
 
 MIN_DISK: Final = 64 << 20  # four segments of the disk tier
+RECORDING: Final = (64 << 10, 1 << 30)  # least and most of a recording
 
 
 class ConfigError(ValueError):
@@ -156,6 +157,22 @@ class AdminConfig(Section, frozen=True):
     viewers: str = "headrace-bus"
 
 
+class BlackboxConfig(Section, frozen=True):
+    """`[blackbox]`: the flight recorder, and crash reports.
+
+    Attributes:
+        size: of the memory that each process records into; "0" records nothing.
+        incarnations: recordings kept of a process, that of the living one included.
+        content: record prompts, answers and token ids too.
+        crashes: crash reports that the supervisor keeps; 0 writes none.
+    """
+
+    size: str = "4MiB"
+    incarnations: Annotated[int, Meta(ge=1, le=100)] = 3
+    content: bool = False
+    crashes: Annotated[int, Meta(ge=0, le=1000)] = 10
+
+
 class CurveConfig(Section, frozen=True):
     """`[curve]`: keys for `tcp://` sockets. Without it nothing listens on tcp.
 
@@ -262,6 +279,7 @@ class Config(Section, frozen=True):
     traces: TracesConfig = TracesConfig()
     log: LogConfig = LogConfig()
     admin: AdminConfig = AdminConfig()
+    blackbox: BlackboxConfig = BlackboxConfig()
     curve: CurveConfig | None = None
     systemd: SystemdConfig = SystemdConfig()
     model: tuple[ModelConfig, ...] = (DEMO_MODEL,)
@@ -370,6 +388,7 @@ def _problems(config: Config) -> list[tuple[Where, str]]:
     check(("kv", "arena"), parse_size, config.kv.arena)
     check(("kv", "slab"), parse_size, config.kv.slab)
     check(("kv", "disk"), _parse_disk, config.kv.disk)
+    check(("blackbox", "size"), _parse_recording, config.blackbox.size)
     if config.kv.disk_path and not Path(config.kv.disk_path).expanduser().is_absolute():
         found.append((("kv", "disk_path"), f"{config.kv.disk_path!r} is not an absolute path"))
     if config.ingress.zmq != "ipc":
@@ -405,6 +424,12 @@ def _problems(config: Config) -> list[tuple[Where, str]]:
 def _parse_disk(text: str) -> None:
     if 0 < parse_size(text) < MIN_DISK:
         raise ConfigError(f'{text!r} is too small to be of use; write at least {MIN_DISK >> 20}MiB, or "0" for none')
+
+
+def _parse_recording(text: str) -> None:
+    size, (least, most) = parse_size(text), RECORDING
+    if size and not least <= size <= most:
+        raise ConfigError(f'{text!r} is not from {least >> 10}KiB to {most >> 30}GiB; "0" records nothing')
 
 
 def _dotted(where: Where) -> str:

@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol
 
 import zmq
 
+from bus.blackbox.recorder import NOTHING, Recorder
 from bus.loop import Loop
 from bus.messages.common import Heartbeat, ProcessState
 from bus.names import run_directory
@@ -47,6 +48,8 @@ class Identity(Protocol):
     def telemetry(self) -> Telemetry: ...
     @property
     def troubles(self) -> Troubles: ...
+    @property
+    def recorder(self) -> Recorder: ...
     @property
     def state(self) -> ProcessState: ...
 
@@ -121,6 +124,7 @@ class Visitor:
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
         self.telemetry = Telemetry()
         self.troubles = Troubles()
+        self.recorder = NOTHING
         self.state: ProcessState = "ready"
 
     def heartbeat(self) -> Heartbeat:

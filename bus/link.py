@@ -14,6 +14,7 @@ from typing import Any, Final, Generic, TypeVar
 import msgspec
 import zmq
 
+from bus.blackbox.form import RECEIVED, SENT
 from bus.build import BUILD
 from bus.curve import CurveClient
 from bus.doors import RoundTrips
@@ -72,6 +73,7 @@ class Link(Generic[In]):
         self._life, self.server_name, self._door = life, server_name, door
         self._on_message, self._on_up, self._on_down = on_message, on_up, on_down
         self._codec: Codec[Any] = Codec(channel, union)
+        self._recorder, self._label = life.recorder, server_name.encode()
         self._remote = address is not None
         if self._remote and curve is None:
             raise ValueError(f"{address}: tcp is spoken with CURVE only")
@@ -174,10 +176,10 @@ class Link(Generic[In]):
 
     def _put(self, body: msgspec.Struct) -> bool:
         self._seq_out += 1
+        frames = self._codec.encode(body, self._life.name, self._life.epoch, self._seq_out, self.protocol)
+        self._recorder.message(SENT, self._codec.number, self._label, frames[0], frames[1], body)
         try:
-            self._socket.send_multipart(
-                self._codec.encode(body, self._life.name, self._life.epoch, self._seq_out, self.protocol), zmq.NOBLOCK
-            )
+            self._socket.send_multipart(frames, zmq.NOBLOCK)
         except zmq.Again:  # the server does not read
             return False
         self._pump.look_again()
@@ -190,11 +192,13 @@ class Link(Generic[In]):
         try:
             header, body = self._codec.decode(frames)
         except BadFrame as bad:
+            self._recorder.refused(self._codec.number, self._label, sum(map(len, frames)), str(bad))
             self._life.telemetry.counter(
                 "headrace_bus_refused_total", "Messages refused, by reason", door=self._door, reason=bad.reason
             ).add()
             log.warning("%s sent a frame that is refused: %s", self.server_name, bad)
             return
+        self._recorder.message(RECEIVED, self._codec.number, self._label, frames[0], frames[1], body)
         if isinstance(body, Welcome):
             self._welcomed(header, body)
         elif isinstance(body, Nack) and (not self.up or body.reason in ("hello_required", "stale", "protocol")):

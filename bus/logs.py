@@ -16,6 +16,7 @@ import time
 from typing import Any
 
 from bus import journal
+from bus.blackbox.recorder import Recorder, RecorderHandler
 from bus.config import LogConfig
 from bus.journal import PRIORITY, fields_of
 
@@ -65,6 +66,12 @@ def set_up(unit: str, config: LogConfig) -> None:
     root.handlers[:] = [journal.handler(unit, lines) if config.format == "auto" else lines]
     set_level(config.level)
     logging.captureWarnings(True)
+
+
+def record(recorder: Recorder, unit: str) -> None:
+    """Send it to the flight recorder, too."""
+    if recorder.on:
+        logging.getLogger().addHandler(RecorderHandler(recorder, _Text(unit, journal=False)))
 
 
 def set_level(level: str) -> None:

@@ -25,6 +25,7 @@ import psutil
 import zmq
 
 from bus import logs, manager
+from bus.blackbox.recorder import NOTHING, Recorder
 from bus.config import Config
 from bus.control import ControlDoor
 from bus.identity import Claim, NameTaken, claim
@@ -107,12 +108,14 @@ class Life:
         config: Config,
         config_path: Path | None,
         loop: RunnableLoop,
+        recorder: Recorder = NOTHING,
     ) -> None:
         parsed = parse_process(name)
         self.name, self.role, self.instance = name, parsed.role, parsed.instance
         self.epoch, self.pid, self.run = epoch, os.getpid(), run
         self.config, self.config_path = config, config_path
         self.loop: RunnableLoop = loop
+        self.recorder = recorder
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.telemetry = Telemetry()
         self.troubles = Troubles()
@@ -134,7 +137,7 @@ class Life:
     def ready(self) -> None:
         """The service can work."""
         if self.state == "starting":
-            self.state = "ready"
+            self._become("ready")
             # Everything made so far lives as long as the process: the collector need never look at it again.
             gc.collect()
             gc.freeze()
@@ -151,7 +154,8 @@ class Life:
             return
         log.critical(message)
         manager.notify(f"STATUS={message}")
-        self.state, self.exit_code = "failed", code
+        self.exit_code = code
+        self._become("failed")
         self._finish()
 
     # --- for the runtime -------------------------------------------------------------------------------------------
@@ -176,13 +180,13 @@ class Life:
     def drain(self) -> None:
         """Take nothing new, until `undrain` or the end."""
         if self.state == "ready" and self._service is not None:
-            self.state = "draining"
+            self._become("draining")
             self._service.drain()
 
     def undrain(self) -> None:
         """Take work again."""
         if self.state == "draining" and self._service is not None:
-            self.state = "ready"
+            self._become("ready")
             self._service.undrain()
 
     def shut_down(self, deadline_s: float | None = None) -> None:
@@ -251,8 +255,13 @@ class Life:
             keep_name: this process goes on as another program, and whoever looks meanwhile shall find the name taken.
         """
         if self.state not in ("stopped", "failed"):
-            self.state, self.keeps_name = "stopped", keep_name
+            self.keeps_name = keep_name
+            self._become("stopped")
             self._finish()
+
+    def _become(self, state: ProcessState) -> None:
+        self.state = state
+        self.recorder.state(state)
 
     def _finish(self) -> None:
         if self._service is not None:
@@ -303,7 +312,9 @@ def run_process(
     except OSError as error:
         log.critical("cannot take the name %s in %s: %s", name, run, error.strerror)
         return EXIT_MISSING
-    life = Life(name, mine.epoch, run, config, config_path, UvLoop() if loop == "uv" else PollLoop())
+    recorder = Recorder.open(run, name, mine.epoch, config.blackbox)
+    logs.record(recorder, name)
+    life = Life(name, mine.epoch, run, config, config_path, UvLoop() if loop == "uv" else PollLoop(), recorder)
     log.info("starting", extra={"epoch": mine.epoch, "pid": life.pid})
     try:
         _live(life, make)
@@ -315,6 +326,8 @@ def run_process(
         if not life.keeps_name:
             mine.release()
     log.info("exit %d", life.exit_code)
+    recorder.end(life.exit_code)
+    recorder.close()
     return life.exit_code
 
 

@@ -22,10 +22,15 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 import msgspec
 
 from bus import listen_fds
+from bus.blackbox.form import RECEIVED, SENT
+from bus.blackbox.recorder import NOTHING, Recorder
 from bus.doors import DoorCounts
 from bus.messages.pages import MAX_PACKET_BYTES, Denied
+from bus.wire import CHANNELS
 
 log = logging.getLogger(__name__)
+
+_PAGES: Final = CHANNELS["pages"]
 
 In = TypeVar("In")
 
@@ -62,11 +67,12 @@ class Connection:
     Attributes:
         pid, uid: of the process that connected, by the kernel's word.
         session: the service's own.
+        label: what the recorder calls it; the service may know better.
         unsent: the reply that waits for room in the socket. While there is one, no further request is read.
         received, sent, seen_ns: packets both ways, and when the last one came; 0 before one did.
     """
 
-    __slots__ = ("pid", "received", "seen_ns", "sent", "session", "sock", "uid", "unsent")
+    __slots__ = ("label", "pid", "received", "seen_ns", "sent", "session", "sock", "uid", "unsent")
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
@@ -75,6 +81,7 @@ class Connection:
         )
         self.received = self.sent = self.seen_ns = 0
         self.session: Any = None
+        self.label = b"pid %d" % self.pid
         self.unsent: deque[bytes] = deque()
 
 
@@ -83,6 +90,7 @@ class PacketServer(Generic[In]):
 
     Args:
         on_close: a client's connection is gone.
+        recorder: of the process it is in.
     """
 
     def __init__(
@@ -94,8 +102,9 @@ class PacketServer(Generic[In]):
         on_message: Callable[[Connection, In], None],
         on_malformed: Callable[[Connection, str], None],
         on_close: Callable[[Connection], None],
+        recorder: Recorder = NOTHING,
     ) -> None:
-        self._loop, self._path = loop, path
+        self._loop, self._path, self._recorder = loop, path, recorder
         self._on_message, self._on_malformed, self._on_close = on_message, on_malformed, on_close
         self._decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(union, strict=True)
         self._encoder = msgspec.msgpack.Encoder()
@@ -111,6 +120,7 @@ class PacketServer(Generic[In]):
         self.counts.sent += 1
         connection.sent += 1
         packet = self._encoder.encode(body)
+        self._recorder.message(SENT, _PAGES, connection.label, b"", packet, body)
         try:
             _send(connection.sock, packet, fds)
         except BlockingIOError:
@@ -198,8 +208,10 @@ class PacketServer(Generic[In]):
                 message = self._decoder.decode(packet)
             except _UNDECODABLE as error:
                 self.counts.refuse("malformed")
+                self._recorder.refused(_PAGES, connection.label, len(packet), str(error))
                 self._on_malformed(connection, str(error))
                 continue
+            self._recorder.message(RECEIVED, _PAGES, connection.label, b"", packet, message)
             self._on_message(connection, message)
 
     def _flush(self, connection: Connection) -> None:
@@ -228,11 +240,15 @@ class PacketClient(Generic[In]):
 
     Requests and replies are structs with a field `rid`, which no two requests under way have in common.
 
+    Args:
+        recorder: of the process it is in.
+
     Raises:
         OSError: nobody listens at `path`, or it has no time for us.
     """
 
-    def __init__(self, path: Path, union: object) -> None:
+    def __init__(self, path: Path, union: object, recorder: Recorder = NOTHING) -> None:
+        self._recorder, self._label = recorder, path.name.partition(".")[0].encode()
         self._decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(union, strict=True)
         self._encoder = msgspec.msgpack.Encoder()
         # Not blocking: where the listener is stuck with a full backlog, connect would wait for it.
@@ -260,13 +276,16 @@ class PacketClient(Generic[In]):
         deadline = time.monotonic() + timeout_s
         try:
             self._sock.settimeout(timeout_s)
-            _send(self._sock, self._encoder.encode(body), ())
+            packet = self._encoder.encode(body)
+            self._recorder.message(SENT, _PAGES, self._label, b"", packet, body)
+            _send(self._sock, packet, ())
             while True:
                 self._sock.settimeout(max(1e-6, deadline - time.monotonic()))
                 packet, fds = _receive_with_fds(self._sock)
                 if not packet:
                     raise HungUp("the server is gone")
                 answer: Any = self._decoder.decode(packet)
+                self._recorder.message(RECEIVED, _PAGES, self._label, b"", packet, answer)
                 if _answers(answer, body.rid):  # type: ignore[attr-defined]
                     self.fds = fds
                     return answer  # type: ignore[no-any-return]
@@ -293,6 +312,7 @@ class PacketClient(Generic[In]):
         if self._sock.fileno() < 0:
             return False
         packet = self._encoder.encode(body)
+        self._recorder.message(SENT, _PAGES, self._label, b"", packet, body)
         try:
             if self._unsent:
                 raise BlockingIOError
@@ -351,6 +371,7 @@ class PacketClient(Generic[In]):
         except _UNDECODABLE as error:
             log.error("a reply that does not decode: %s", error)
             return False
+        self._recorder.message(RECEIVED, _PAGES, self._label, b"", packet, answer)
         rid = answer.rid
         if isinstance(answer, Denied) and rid == 0:  # could not be read: most likely the one asked longest ago
             rid = next(iter(self._waiting), 0)
@@ -368,7 +389,12 @@ class PacketClient(Generic[In]):
 
 
 def connect_when_there(
-    loop: Loop, path: Path, union: object, on_connected: Callable[[PacketClient[Any]], None], period_s: float = 0.1
+    loop: Loop,
+    path: Path,
+    union: object,
+    on_connected: Callable[[PacketClient[Any]], None],
+    period_s: float = 0.1,
+    recorder: Recorder = NOTHING,
 ) -> Callable[[], None]:
     """Try until somebody listens at `path`; then call back once. Returns how to stop trying."""
     cancelled = False
@@ -377,7 +403,7 @@ def connect_when_there(
         if cancelled:
             return
         try:
-            client: PacketClient[Any] = PacketClient(path, union)
+            client: PacketClient[Any] = PacketClient(path, union, recorder)
         except OSError:
             loop.after(period_s, attempt)
             return

@@ -22,6 +22,8 @@ import msgspec
 import zmq
 
 from bus import listen_fds
+from bus.blackbox.form import RECEIVED, SENT
+from bus.blackbox.recorder import PEER_BYTES
 from bus.build import BUILD
 from bus.credentials import Credentials, own_user_only, read_credentials
 from bus.curve import CurveServer
@@ -47,8 +49,10 @@ OUTBOX_MESSAGES: Final = 10_000  # beyond the socket's own high-water mark
 class Peer:
     """A process at the other end. Its fields say what it last said of itself."""
 
-    __slots__ = ("_outbox", "_route", "_seq_in", "_seq_out", "_trips", "_watch", "build", "busy", "credentials",
-                 "epoch", "name", "pid", "progress", "protocol", "role", "seen_ns", "state", "uid")  # fmt: skip
+    __slots__ = (
+        "_label", "_outbox", "_route", "_seq_in", "_seq_out", "_trips", "_watch", "build", "busy", "credentials", "epoch",
+        "name", "pid", "progress", "protocol", "role", "seen_ns", "state", "uid",
+    )  # fmt: skip
 
     def __init__(self, route: bytes, name: str, hello: Hello, epoch: int, protocol: int, uid: int, now_ns: int) -> None:
         self.name = name
@@ -64,6 +68,7 @@ class Peer:
         self.busy = False
         self.seen_ns = now_ns
         self._route = route
+        self._label = name.encode()[:PEER_BYTES]  # for the recorder
         self._seq_in = 0
         self._seq_out = 0
         self._outbox: deque[list[bytes]] = deque()
@@ -123,6 +128,7 @@ class Server(Generic[In]):
         self._admit = admit
         self._on_message, self._on_join, self._on_leave = on_message, on_join, on_leave
         self._codec: Codec[Any] = Codec(channel, union)
+        self._recorder = life.recorder
         self._routes: dict[bytes, Peer] = {}
         self._peers: dict[str, Peer] = {}
         self.peers: Mapping[str, Peer] = MappingProxyType(self._peers)
@@ -161,6 +167,7 @@ class Server(Generic[In]):
         self._counts.sent += 1
         self._sent.add()
         frames = self._codec.encode(body, self._life.name, self._life.epoch, peer._seq_out, peer.protocol)
+        self._recorder.message(SENT, self._codec.number, peer._label, frames[0], frames[1], body)
         frames.insert(0, peer._route)
         if peer._outbox:
             peer._outbox.append(frames)
@@ -209,13 +216,18 @@ class Server(Generic[In]):
         try:
             header, body = self._codec.decode(frames)
         except BadFrame as bad:
+            known = self._routes.get(route)
+            who = known._label if known is not None else b"a stranger"
+            self._recorder.refused(self._codec.number, who, sum(map(len, frames)), str(bad))
             self._count_refused(bad.reason)
             self._nack(route, "protocol" if bad.reason == "protocol" else "malformed", str(bad), 0)
             return
+        peer = self._routes.get(route)
+        who = peer._label if peer is not None else header.source.encode()
+        self._recorder.message(RECEIVED, self._codec.number, who, frames[0], frames[1], body)
         if isinstance(body, Hello):
             self._hello(route, first, header, body)
             return
-        peer = self._routes.get(route)
         if peer is None:
             self._nack(route, "hello_required", "say hello first", header.seq)
         elif header.source != peer.name or header.epoch != peer.epoch:

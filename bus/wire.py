@@ -42,7 +42,7 @@ ANY_PROTOCOL: Final = 0
 MAX_MESSAGE_BYTES: Final = 64 << 20  # a 1M-token prompt with digests is 4.3 MiB; logprobs are chunked below this
 
 Channel = Literal["clients", "requests", "steps", "pages", "telemetry", "observe", "control"]
-_CHANNEL_NUMBER: Final[dict[str, int]] = {name: number for number, name in enumerate(get_args(Channel), start=1)}
+CHANNELS: Final[dict[str, int]] = {name: number for number, name in enumerate(get_args(Channel), start=1)}
 
 BadFrameReason = Literal["frames", "size", "header", "protocol", "channel", "body"]
 
@@ -84,7 +84,7 @@ class Codec(Generic[Body]):
 
     def __init__(self, channel: Channel, union: object) -> None:
         self.channel = channel
-        self._number = _CHANNEL_NUMBER[channel]
+        self.number = CHANNELS[channel]
         self._encoder = msgspec.msgpack.Encoder()
         self._header = msgspec.msgpack.Decoder(Header, strict=True)
         self._body: msgspec.msgpack.Decoder[Body] = msgspec.msgpack.Decoder(union, strict=True)
@@ -93,7 +93,7 @@ class Codec(Generic[Body]):
         self, body: msgspec.Struct, source: str, epoch: int, seq: int, protocol: int = ANY_PROTOCOL
     ) -> list[bytes]:
         """`[header, body]` for the wire."""
-        header = Header(protocol, self._number, source, epoch, seq)
+        header = Header(protocol, self.number, source, epoch, seq)
         return [self._encoder.encode(header), self._encoder.encode(body)]
 
     def decode(self, frames: list[bytes]) -> tuple[Header, Body]:
@@ -112,8 +112,8 @@ class Codec(Generic[Body]):
             raise BadFrame("header", str(error)) from None
         if header.protocol != ANY_PROTOCOL and not PROTOCOLS.oldest <= header.protocol <= PROTOCOLS.newest:
             raise BadFrame("protocol", f"a message in protocol {header.protocol}; this process knows {PROTOCOLS}")
-        if header.channel != self._number:
-            raise BadFrame("channel", f"message of channel {header.channel} on channel {self._number} ({self.channel})")
+        if header.channel != self.number:
+            raise BadFrame("channel", f"message of channel {header.channel} on channel {self.number} ({self.channel})")
         try:
             return header, self._body.decode(frames[1])
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

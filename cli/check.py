@@ -35,7 +35,7 @@ def check(config: Config, path: Path | None, *, as_json: bool) -> int:
     if as_json:
         print(msgspec.json.format(msgspec.json.encode(verdict)).decode())
     else:
-        print(f"# {path or 'no file: the defaults'}\n{_toml(config)}")
+        print(f"# {path or 'no file: the defaults'}\n{as_toml(config)}")
         for problem in verdict.problems:
             print(f"error: {path or 'defaults'}: {problem}", file=sys.stderr)
         for warning in verdict.warnings:
@@ -84,6 +84,11 @@ def _warnings(config: Config) -> list[str]:
                 f"memory: the arena takes {arena >> 20} MiB and the models' files {weights >> 20} MiB, but "
                 f"{room.limit} leaves {max(0, room.bytes) >> 20} MiB; lower [kv] arena or serve less"
             )
+    if config.blackbox.content and parse_size(config.blackbox.size):
+        found.append(
+            "blackbox.content: prompts, answers and token ids are recorded in the run directory, where whoever can act "
+            "as this user reads them; set it to false when you have seen what you were after"
+        )
     if not any(name.startswith("ingress@") for name in running) and (trouble := _address_trouble(config.ingress.http)):
         found.append(f"ingress.http: {trouble}")
     if config.traces.endpoint and find_spec("opentelemetry") is None:
@@ -113,7 +118,7 @@ def _address_trouble(address: str) -> str:
     return ""
 
 
-def _toml(config: Config) -> str:
+def as_toml(config: Config) -> str:
     """The whole configuration, as a file could say it."""
     lines: list[str] = []
     for section, value in msgspec.to_builtins(config).items():

@@ -31,6 +31,7 @@ from bus.messages.control import (
     Reload,
     Restart,
     SetLimits,
+    SetLogLevel,
     Silence,
     Status,
     Stop,
@@ -50,6 +51,7 @@ Question = (
     | Audit
     | CancelRequest
     | SetLimits
+    | SetLogLevel
     | Reload
     | Acknowledge
     | Silence

@@ -580,6 +580,116 @@ def explain(request: str, *, json: Switch = False) -> int:
     return tell(request, as_json=json)
 
 
+@app.command(group=LOOKING, sort_key=20)
+def blackbox(
+    name: str = "",
+    *,
+    incarnation: Annotated[int, Parameter(["--incarnation", "-i"])] = 0,
+    since: str = "",
+    request: str = "",
+    lines: Annotated[int, Parameter(["--lines", "-n"])] = 50,
+    follow: Annotated[bool, Parameter(["--follow", "-f"], negative=())] = False,
+    last_death: Switch = False,
+    everything: Annotated[bool, Parameter("--all", negative=())] = False,
+    bundle: Path | None = None,
+    json: Switch = False,
+) -> int:
+    """The last messages and log lines of a process, alive or dead; of all processes, in order of time, without NAME.
+
+    For example:
+
+        headrace blackbox --last-death                  # who died last, and its last second
+        headrace blackbox worker@smollm2.0.0            # now
+        headrace blackbox worker@smollm2.0.0 -i 1       # the incarnation before
+        headrace blackbox --since 30s                   # everybody, in order of time
+        headrace blackbox --request chatcmpl-6d18ea135df1772d
+        headrace blackbox scheduler@smollm2 --follow
+
+    ← is received, → is sent. Prompts, answers and token ids are not recorded unless [blackbox] content says so.
+    Exit code 1 where nothing is found.
+
+    Args:
+        name: As `headrace status` shows it.
+        incarnation: 0 is the newest, 1 the one before; or an epoch.
+        since: 30s, 5m or 2h ago, or the time of day, 14:05:30.
+        request: Only what concerns this request: the id of an answer, or a number as `headrace top` shows it.
+        lines: So many, where neither --since nor --request is given; 0 shows all.
+        follow: Go on with what comes.
+        last_death: The process that died last, how, and its last second; with NAME that one.
+        everything: Heartbeats too.
+        bundle: Read a report (`headrace report`) instead of this host's recordings.
+        json: A JSON object for each.
+    """
+    from cli.blackbox.command import Asked, show
+
+    return show(Asked(name, incarnation, since, request, lines, everything, follow, last_death, bundle, json))
+
+
+@app.command(group=LOOKING, sort_key=22)
+def log_level(name: str, level: Literal["debug", "info", "warning", "error"]) -> int:
+    """Log more, or less, until the process ends.
+
+    For example:
+
+        headrace log-level scheduler@smollm2 debug
+
+    Args:
+        name: As `headrace status` shows it.
+        level: From this level up.
+    """
+    from cli.orders import log_from
+
+    return log_from(name, level)
+
+
+report_app = cyclopts.App(name="report", group=LOOKING, sort_key=21)
+app.command(report_app)
+
+
+@report_app.default
+def report(
+    *,
+    output: Annotated[Path | None, Parameter(["--output", "-o"])] = None,
+    config: ConfigFile = None,
+    crash: str = "",
+    cause: str = "",
+) -> int:
+    """Write configuration, versions, status, metrics, recordings and the ends of the logs into one file (.tar.gz).
+
+    For example:
+
+        headrace report -o /tmp/report.tar.gz
+        headrace report list                        # those that the supervisor wrote at crashes
+        headrace blackbox --bundle /tmp/report.tar.gz --since 10s
+
+    Keys, tokens and credentials are removed, prompts and answers are never in it. It works while nothing runs, too.
+
+    Args:
+        output: Where; headrace-report-HOST-TIME.tar.gz here when not given.
+        config: Configuration file; that of the running stack when not given.
+        crash: Name of a process that died: the report goes to the crash reports, and the oldest of them is let go.
+        cause: With --crash, what it died of.
+    """
+    from cli.report.command import crash_report
+    from cli.report.command import report as write
+
+    if crash:
+        return crash_report(_load(config)[0], crash, cause)
+    return write(_load(config)[0] if config is not None else None, output)
+
+
+@report_app.command(name="list")
+def report_list(*, json: Switch = False) -> int:
+    """The crash reports that are kept, the newest last.
+
+    Args:
+        json: For programs.
+    """
+    from cli.report.command import listing
+
+    return listing(as_json=json)
+
+
 @app.command(group=MODELS, sort_key=1)
 def pull(model: str) -> int:
     """Fetch a model into the model store, verified.
@@ -629,6 +739,22 @@ def check_config(*, config: ConfigFile = None, json: Switch = False) -> int:
 
     loaded, path = _load(config)
     return check(loaded, path, as_json=json)
+
+
+@app.command(group=MODELS, sort_key=5)
+def capacity(*, config: ConfigFile = None, json: Switch = False) -> int:
+    """How many pages and streams a configuration has room for, and what takes how much memory, before it runs.
+
+    docs/capacity.md has the formulas. Exit code 78 where a model cannot be served.
+
+    Args:
+        config: Configuration file.
+        json: For programs.
+    """
+    from cli.capacity.command import show
+
+    loaded, path = _load(config)
+    return show(loaded, path, as_json=json)
 
 
 @app.command(group=MODELS, sort_key=4)

@@ -1,12 +1,13 @@
-"""`headrace drain`, `undrain`, `cancel`, `reload`, `ack`, `silence`: ask for it, and see it done."""
+"""`headrace drain`, `undrain`, `cancel`, `reload`, `ack`, `silence`, `log-level`: ask for it, and see it done."""
 
 from __future__ import annotations
 
 import sys
 import time
+from typing import Literal
 
 from bus.logread.query import BadQuery, parse_request
-from bus.messages.control import Acknowledge, CancelRequest, Drain, Ok, Rejected, Reload, Silence, Undrain
+from bus.messages.control import Acknowledge, CancelRequest, Drain, Ok, Rejected, Reload, SetLogLevel, Silence, Undrain
 from bus.names import SUPERVISOR
 from cli.control import ASK_TIMEOUT_S, Caller, Unreachable, running_names
 
@@ -32,6 +33,21 @@ def take_in(name: str, reason: str = "") -> int:
     """The opposite."""
     with Caller() as caller:
         return _tell(caller, name, Undrain(0, name, reason))
+
+
+def log_from(name: str, level: Literal["debug", "info", "warning", "error"]) -> int:
+    """Change what a process logs. It is asked itself: its supervisor has no part in it."""
+    with Caller() as caller:
+        try:
+            answer = caller.ask(name, SetLogLevel(0, level))
+        except Unreachable as error:
+            print(error, file=sys.stderr)
+            return 1
+    if isinstance(answer, Rejected):
+        print(answer.reason, file=sys.stderr)
+        return 1
+    print(f"{name} logs from {level} up until it ends; [log] level is for good")
+    return 0
 
 
 def cancel(text: str, reason: str) -> int:

@@ -1,7 +1,8 @@
 """The arena as its users see it: the only module of kv that other folders import. Neither torch nor decisions here.
 
 `ArenaMap` is the mapping: page bytes and commit words. `attach_blocking` is for workers and tools; `PageClient` is for
-the scheduler: every method answers by a callback on the loop, and none waits.
+the scheduler: every method answers by a callback on the loop, and none waits. `capacity` counts the pages of an arena
+that is not there yet.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ from bus.names import KV, PAGES_DOOR, socket_path
 from bus.packed import pack_u32
 from bus.seqpacket import PacketClient, connect_when_there
 from bus.wire import PROTOCOLS
+from kv.capacity import capacity as capacity
 from kv.layout import HEADER, MAX_RANKS, VERSION, Grid
 
 log = logging.getLogger(__name__)
@@ -126,7 +128,7 @@ def attach_blocking(life: Identity, role: Role, owner: str = "") -> tuple[Packet
         OSError: kv is not there, or does not answer.
         PagesDenied: it refuses.
     """
-    client: PacketClient[FromKv] = PacketClient(socket_path(KV, PAGES_DOOR, life.run), FromKv)
+    client: PacketClient[FromKv] = PacketClient(socket_path(KV, PAGES_DOOR, life.run), FromKv, life.recorder)
     attached = client.call(_attach(1, life, role, owner))
     if isinstance(attached, Denied):
         client.close()
@@ -347,7 +349,7 @@ class PageClient:
 
     def _connect(self) -> Callable[[], None]:
         path = socket_path(KV, PAGES_DOOR, self._life.run)
-        return connect_when_there(self._life.loop, path, FromKv, self._connected)
+        return connect_when_there(self._life.loop, path, FromKv, self._connected, recorder=self._life.recorder)
 
     def _connected(self, client: PacketClient[FromKv]) -> None:
         if self._closed:

@@ -69,6 +69,7 @@ class PageService:
         self._server = PacketServer(
             self._life.loop, socket_path(self._life.name, PAGES_DOOR, self._life.run), ToKv,
             on_message=self._on_message, on_malformed=self._on_malformed, on_close=self._on_close,
+            recorder=self._life.recorder,
         )  # fmt: skip
         if self._arena.adopted:
             stats = self.core.stats()
@@ -172,7 +173,7 @@ class PageService:
         except Refusal as refusal:
             self._server.send(connection, refusal.reply(message.rid))
             return
-        connection.session = session
+        connection.session, connection.label = session, session.name.encode()
         if session.role in ("scheduler", "worker"):
             self._onlooker.attached(session.name)
         self._connections[session] = connection

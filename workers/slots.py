@@ -33,6 +33,12 @@ class PlanRefused(ValueError):
         super().__init__(problem + (f" (slot {', '.join(map(str, self.slots))})" if self.slots else ""))
 
 
+def slot_bytes(slots: int, context_tokens: int, page_tokens: int) -> int:
+    """Memory that `Slots` of that size takes for token ids and block tables; the rest is small."""
+    most_pages = -(-context_tokens // page_tokens)
+    return slots * (4 * (context_tokens + 1) + 3 * 8 * most_pages)
+
+
 class Slots:
     """State of all slots.
 

@@ -263,6 +263,10 @@ class Fleet:
                     group.held,
                 )
 
+    def leaves(self, name: str) -> bool:
+        """Whether a process is about to end because it was told to."""
+        return self.roster.group_of(name).phase == "leaving"
+
     def next_wake(self) -> float | None:
         """When `tick` must be called at the latest."""
         return min((group.until for group in self.roster.groups.values() if group.until is not None), default=None)

@@ -63,9 +63,18 @@ def fingerprint(config: Config, name: str) -> str:
         case "worker" | "standby":
             parts = [m for m in config.model if m.name == parse_worker(parse_process(name).instance).model]
         case "ingress":
-            parts = [config.ingress, config.curve, config.model]
+            parts = [config.ingress, config.curve, config.model, config.usage.ledger]
         case "kv":
             parts = [config.kv]
         case _:
-            parts = [config.metrics, config.alarms, config.model, config.ingress]
-    return hashlib.sha256(msgspec.json.encode([parts, config.log], order="deterministic")).hexdigest()[:16]
+            parts = [
+                config.metrics,
+                config.alarms,
+                config.usage,
+                config.cost,
+                config.traces,
+                config.model,
+                config.ingress,
+            ]
+    told = msgspec.json.encode([parts, config.log, config.blackbox, config.admin], order="deterministic")
+    return hashlib.sha256(told).hexdigest()[:16]

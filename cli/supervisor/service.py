@@ -50,6 +50,8 @@ from cli.supervisor.adopt import find_survivors, outdated
 from cli.supervisor.arena import hold_arena
 from cli.supervisor.children import spawn
 from cli.supervisor.core import Fleet
+from cli.supervisor.crashes import CrashReports
+from cli.supervisor.group import describe_exit
 from cli.supervisor.plan import desired_units, fingerprint, unit_named
 from cli.supervisor.roster import Refused
 from cli.supervisor.state import (
@@ -85,6 +87,7 @@ class SupervisorService:
         self._own_lock = 0  # inode
         self._fleet = Fleet(desired_units(life.config))
         self._children = Children(life, Seen(self._said, self._died, self._hung))
+        self._crashes = CrashReports(life.loop, life.run / CONFIG_COPY, time.monotonic)
         self._todo: deque[Action] = deque()
         self._busy = False
         self._arena = -1
@@ -157,6 +160,7 @@ class SupervisorService:
             for name in (STATE_FILE, CONFIG_COPY):
                 (self._life.run / name).unlink(missing_ok=True)
         self._children.close()
+        self._crashes.close()
         if self._arena >= 0 and self.succession is None:
             os.close(self._arena)
 
@@ -268,6 +272,8 @@ class SupervisorService:
         self._do(self._fleet.reported(name, status.pid, status.state, status.drained, time.monotonic()))
 
     def _died(self, name: str, pid: int, code: int | None) -> None:
+        if self._config.blackbox.crashes and not self._fleet.leaves(name):
+            self._crashes.died(name, code, describe_exit(code))
         self._do(self._fleet.exited(name, pid, code, time.monotonic()))
 
     def _hung(self, name: str, pid: int) -> None:
@@ -282,6 +288,7 @@ class SupervisorService:
             self._start_over()
         for name in (*(unit.name for unit in self._fleet.units()), self._life.name):
             logfiles.rotate(logfiles.log_path(name))
+        self._crashes.look()
 
     # --- the run directory ------------------------------------------------------------------------------------------
 

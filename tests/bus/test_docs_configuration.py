@@ -15,6 +15,7 @@ from msgspec import NODEFAULT
 from bus.config import (
     AdminConfig,
     AlarmsConfig,
+    BlackboxConfig,
     CostConfig,
     CurveConfig,
     IngressConfig,
@@ -41,6 +42,7 @@ SECTIONS: dict[str, type[Section]] = {
     "[log]": LogConfig,
     "[systemd]": SystemdConfig,
     "[admin]": AdminConfig,
+    "[blackbox]": BlackboxConfig,
     "[curve]": CurveConfig,
     "[[model]]": ModelConfig,
     "[model.pools]": PoolsConfig,

@@ -16,6 +16,7 @@ from cli.main import app
 COMMANDS = (
     "up", "down", "run", "status", "top", "chat", "pull", "models", "drain", "undrain", "restart", "bench",
     "check-config", "curve-keygen", "cancel", "limit", "reload", "ack", "silence", "logs", "audit-log",
+    "check-config", "curve-keygen", "blackbox", "capacity", "log-level", "report",
 )  # fmt: skip
 
 
@@ -190,3 +191,11 @@ def test_the_first_word_of_a_chat_is_a_model_only_where_one_is_called_so() -> No
     assert split_words(["why?"], served, None) == ("small", "why?")
     assert split_words(["small", "talk"], served, "large") == ("large", "small talk")
     assert split_words(["hello"], [], None) == (None, "hello")
+
+
+def test_recording_of_content_is_pointed_out(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text("[blackbox]\ncontent = true\n")
+    environment = {"HEADRACE_RUN": str(tmp_path)}
+    assert "warning: blackbox.content" in headrace("check-config", "-c", str(tmp_path / "c.toml"), **environment).stderr
+    (tmp_path / "c.toml").write_text('[blackbox]\ncontent = true\nsize = "0"\n')
+    assert "blackbox.content" not in headrace("check-config", "-c", str(tmp_path / "c.toml"), **environment).stderr

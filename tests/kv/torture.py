@@ -36,6 +36,7 @@ from typing import Any, Final, NoReturn, cast
 import numpy as np
 import numpy.typing as npt
 
+from bus.blackbox.recorder import NOTHING
 from bus.blocks import next_digest
 from bus.config import load_config
 from bus.identity import Identity
@@ -120,7 +121,7 @@ class Client:
     """A session with kv that blocks."""
 
     def __init__(self, run: Path, name: str, epoch: int, role: str, owner: str = "") -> None:
-        me = cast(Identity, SimpleNamespace(run=run, name=name, epoch=epoch))
+        me = cast(Identity, SimpleNamespace(run=run, name=name, epoch=epoch, recorder=NOTHING))
         client, arena = attach_blocking(me, cast(Any, role), owner)
         assert arena is not None
         self.client: PacketClient[FromKv] = client

@@ -14,6 +14,7 @@ import zmq
 from simulated import Worker
 
 from bus import blocks
+from bus.blackbox.recorder import NOTHING
 from bus.config import Config, KvConfig, ModelConfig
 from bus.link import Link
 from bus.loop import PollLoop
@@ -44,6 +45,7 @@ class Self:
         self.run, self.loop, self.context = house.run, house.loop, house.context
         self.telemetry = Telemetry()
         self.troubles = Troubles()
+        self.recorder = NOTHING
         self.state: ProcessState = "ready"
 
     def heartbeat(self) -> Heartbeat:

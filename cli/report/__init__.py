@@ -1,0 +1,11 @@
+"""`headrace report`: everything that somebody far away needs to find out what happened here, in one file, without keys,
+prompts or answers.
+
+| module     | what is there                                                |
+|------------|--------------------------------------------------------------|
+| `secrets`  | what must not be in it, and taking it out                    |
+| `host`     | versions and the machine                                     |
+| `contents` | the parts: configuration, status, metrics, logs, recordings  |
+| `bundle`   | the file: writing, reading, listing, letting old ones go     |
+| `command`  | the command                                                  |
+"""

@@ -1,0 +1,77 @@
+"""`headrace report`, and `headrace report list`."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from bus.build import BUILD
+from bus.config import Config
+from bus.names import InvalidName, parse_process
+from cli.report.bundle import SUFFIX, About, crash_path, kept, let_go, write
+from cli.report.contents import parts
+from cli.report.secrets import Secrets
+from cli.supervisor.logfiles import printable
+
+NICE: Final = 19  # a crash report is made while the stack recovers, and gives way to that
+
+
+def report(config: Config | None, output: Path | None) -> int:
+    """Write one where the operator wants it."""
+    stamp = time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime())
+    path = output or Path(f"headrace-report-{platform.node() or 'host'}-{stamp}{SUFFIX}")
+    return _write(path, config, "", "")
+
+
+def crash_report(config: Config, process: str, cause: str) -> int:
+    """Write one about a process that died, and let the oldest go."""
+    try:
+        parse_process(process)
+    except InvalidName as error:
+        print(error, file=sys.stderr)
+        return 2
+    os.nice(NICE)
+    if not config.blackbox.crashes:
+        print("no crash reports are kept ([blackbox] crashes)", file=sys.stderr)
+        return 0
+    let_go(config.blackbox.crashes - 1)
+    return _write(crash_path(process, time.time()), config, process, cause)
+
+
+def _write(path: Path, config: Config | None, process: str, cause: str) -> int:
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    secrets = Secrets.of(config)
+    about = About(at=now, build=BUILD, host=platform.node(), process=process, cause=secrets.clean(cause))
+    try:
+        size = write(path, about, parts(config, secrets))
+    except OSError as error:
+        print(f"no report: {error.filename or path}: {error.strerror}", file=sys.stderr)
+        return 1
+    print(f"{path}  {size / 1024:.0f} KiB; without keys, prompts and answers, but look before you give it away")
+    return 0
+
+
+def listing(*, as_json: bool) -> int:
+    """The crash reports that are kept, newest last."""
+    found = kept()
+    if as_json:
+        told = [{"path": str(each.path), "bytes": each.bytes, **msgspec.to_builtins(each.about)} for each in found]
+        print(msgspec.json.encode(told).decode())
+        return 0
+    for each in found:
+        about = each.about
+        print(
+            printable(
+                f"{about.at:<26} {about.process:<24} {about.cause:<24} {each.bytes / 1024:>7.0f} KiB  {each.path}"
+            )
+        )
+    if not found:
+        print("no crash reports are kept", file=sys.stderr)
+    return 0

@@ -1,0 +1,77 @@
+"""What the configured models take on this host, read from their files without loading them.
+
+    python -m workers.capacity [headrace.toml]      # a JSON array of `bus.shapes.ModelShape`
+
+`headrace capacity` runs it. Nothing is computed here that a worker does not compute in the same way when it starts.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import msgspec
+
+from bus.catalogue import ModelMissing, locate
+from bus.config import Config, ConfigError, ModelConfig, load_config
+from bus.names import worker_name
+from bus.shapes import ModelShape
+from workers.engine import Engine, choose
+from workers.host import Unsuitable, assign
+from workers.loading import store_key
+from workers.models.config import kv_shape, read_architecture
+from workers.slots import slot_bytes
+from workers.weights.digest import weights_digest
+from workers.weights.safetensors_dir import weight_files
+from workers.weights.source import WeightsError
+from workers.weights.store import directory
+
+
+def shape(model: ModelConfig, config: Config) -> ModelShape:
+    """Of one model; with `problem` where its files cannot be used."""
+    try:
+        assignment = assign(worker_name(model.name, 0, 0), config)
+        path = locate(model.source)
+        engine = choose(model, assignment.device, assignment.threads, path)
+        architecture = read_architecture(path)
+    except (ModelMissing, Unsuitable, WeightsError, OSError) as error:
+        return ModelShape(model.name, problem=str(error))
+    context = model.context_tokens or architecture.context
+    laid_out = _laid_out(path, engine, model.tensor_parallel)
+    return ModelShape(
+        model.name,
+        kv_shape(architecture, assignment.page_tokens, engine.dtype),
+        context,
+        architecture.vocabulary,
+        laid_out or _file_bytes(path),
+        bool(laid_out),
+        slot_bytes(model.slots, context, assignment.page_tokens),
+        model.slots * architecture.vocabulary * 4,
+        engine.name,
+    )
+
+
+def _laid_out(path: Path, engine: Engine, ranks: int) -> int:
+    """Bytes of the weights that are ready to be mapped; 0 where not all of them are."""
+    digest = weights_digest(path)
+    files = [directory() / store_key(digest, engine, rank, ranks).file for rank in range(ranks)]
+    return sum(file.stat().st_size for file in files) if all(file.is_file() for file in files) else 0
+
+
+def _file_bytes(path: Path) -> int:
+    return sum(file.stat().st_size for file in (weight_files(path) if path.is_dir() else (path,)))
+
+
+def main() -> int:
+    """Print the shapes of all models of a configuration."""
+    try:
+        config = load_config(Path(sys.argv[1]) if len(sys.argv) > 1 else None)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 78
+    print(msgspec.json.encode([shape(model, config) for model in config.model]).decode())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
