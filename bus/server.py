@@ -50,8 +50,8 @@ class Peer:
     """A process at the other end. Its fields say what it last said of itself."""
 
     __slots__ = (
-        "_label", "_outbox", "_route", "_seq_in", "_seq_out", "_trips", "_watch", "build", "busy", "credentials", "epoch",
-        "name", "pid", "progress", "protocol", "role", "seen_ns", "state", "uid",
+        "_label", "_outbox", "_route", "_seq_in", "_seq_out", "_trips", "_watch", "build", "busy", "credentials",
+        "epoch", "name", "pid", "progress", "protocol", "role", "seen_ns", "state", "uid",
     )  # fmt: skip
 
     def __init__(self, route: bytes, name: str, hello: Hello, epoch: int, protocol: int, uid: int, now_ns: int) -> None:
