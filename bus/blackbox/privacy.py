@@ -12,9 +12,11 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from bus.messages.clients import Call, CallFailed, Chunk, Reply, Resume
+from bus.messages.details import PagesReply
 from bus.messages.pages import Leased, Lookup, Prefetch, Seal
 from bus.messages.requests import Deltas, PromptLogprobs, Sampling, Submit
 from bus.messages.steps import SlotOpen, StepPlan, StepResult
+from bus.messages.vitals import HotPrefix, SchedulerView
 
 Hide = Callable[[Any], Any]
 
@@ -95,6 +97,18 @@ def _leased(leased: Leased) -> Leased:
     return replace(leased, evicted=hidden(leased.evicted)) if leased.evicted else leased
 
 
+def _prefix(prefix: HotPrefix) -> HotPrefix:
+    return replace(prefix, digest=hidden(prefix.digest))
+
+
+def _scheduler_view(view: SchedulerView) -> SchedulerView:
+    return replace(view, prefixes=tuple(map(_prefix, view.prefixes)))
+
+
+def _pages_reply(reply: PagesReply) -> PagesReply:
+    return replace(reply, prefixes=tuple(replace(one, prefix=_prefix(one.prefix)) for one in reply.prefixes))
+
+
 def _call_key(call: Call) -> Call:
     return replace(call, authorization="") if call.authorization else call
 
@@ -118,4 +132,6 @@ CONTENT: Final[dict[type, Hide]] = {
     Lookup: _digests,
     Prefetch: _digests,
     Leased: _leased,
+    SchedulerView: _scheduler_view,
+    PagesReply: _pages_reply,
 }
