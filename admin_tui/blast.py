@@ -160,8 +160,8 @@ def _limits(order: Order, world: World) -> tuple[str, ...]:
     for name in order.limits.__struct_fields__:
         wanted = getattr(order.limits, name)
         if wanted is not None:
-            before = f"{now[name]:g}" if name in now else "?"
-            lines.append(f"{name}: {before} -> {wanted:g}")
+            before = f"{now[name]:.15g}" if name in now else "?"
+            lines.append(f"{name}: {before} -> {wanted:.15g}")
     if model is not None:
         lines.append(f"From the next step on. The {model.running} that run go on; {model.waiting} wait.")
         slots = order.limits.slots

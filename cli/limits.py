@@ -85,9 +85,9 @@ def _show(held: LimitsInForce) -> None:
         now, configured, most = (getattr(part, name) for part in (held.now, held.configured, held.most))
         table.add_row(
             name,
-            f"{now:g}",
-            f"{configured:g}",
-            f"{most:g}" if most is not None else "",
+            f"{now:.15g}",
+            f"{configured:.15g}",
+            f"{most:.15g}" if most is not None else "",
             style="bold" if now != configured else "",
         )
     Console(highlight=False).print(table)

@@ -53,7 +53,7 @@ class LimitScreen(ModalScreen[LimitValues | None]):
             for name in NAMES:
                 with Horizontal(classes="limit-row"):
                     yield Label(name)
-                    value = f"{self._now[name]:g}" if name in self._now else ""
+                    value = f"{self._now[name]:.15g}" if name in self._now else ""
                     yield Input(value, id=f"limit-{name}", compact=True, max_length=16)
             with Horizontal(id="confirm-buttons"):
                 yield Button("Cancel", id="cancel", compact=True)

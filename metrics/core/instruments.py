@@ -68,6 +68,10 @@ HELP: Final[dict[str, str]] = {
     "headrace_usage_spool_records": "Records of usage that are not in the ledger yet.",
     "headrace_usage_dropped_total": "Records of usage that were too many to keep.",
     "headrace_bus_received_total": "Messages received from peers, by door.",
+    "headrace_bus_sent_total": "Messages sent to peers, by door.",
+    "headrace_limit": "Limits in force, of a replica or of the queue.",
+    "headrace_step_phase_seconds": "What the time of a step goes into.",
+    "headrace_steps_bound_total": "Steps, by what kept them from having more in them.",
     "headrace_bus_refused_total": "Messages refused, by door and reason.",
 }
 

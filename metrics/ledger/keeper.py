@@ -159,6 +159,7 @@ class Keeper:
         reply = no_ledger(question, self.problem)
         if book is not None:
             try:
+                book.watch()
                 reply = queries.answer(book.database, question, int(time.time()), self.problem)
             except sqlite3.Error as error:
                 self._trouble(error)
@@ -199,12 +200,16 @@ class _Book:
         self._watched_ns = time.monotonic_ns() - missed_ns
         self._prune_at = 0.0
 
+    def watch(self) -> None:
+        """Write down how long was watched until now."""
+        passed_ns = time.monotonic_ns() - self._watched_ns
+        self.database.watched(passed_ns, time.time_ns())
+        self._watched_ns += passed_ns
+
     def turn(self, *, closing: bool) -> None:
         """What is due."""
-        passed_ns = time.monotonic_ns() - self._watched_ns
-        if closing or passed_ns >= WATCH_S * 1e9:
-            self.database.watched(passed_ns, time.time_ns())
-            self._watched_ns += passed_ns
+        if closing or time.monotonic_ns() - self._watched_ns >= WATCH_S * 1e9:
+            self.watch()
         if time.monotonic() >= self._prune_at and not closing:
             kept = self._config.usage
             more = self.database.prune(

@@ -42,7 +42,10 @@ SECOND = 1_000_000_000
 STEP_S = 0.1
 SECONDS = 125
 UP_SINCE_NS = 9_000 * SECOND  # the host had been up for a while when the recording began
-STALL_AT_S = 112.0
+SILENT_AT_S = 109.0  # from when on one worker is not heard of
+LIMITS = {
+    "slots": 24, "step_tokens": 2048, "inter_token_target_ms": 100, "queue_requests": 256, "queue_tokens": 1_000_000
+}  # fmt: skip
 UNSHOWN = "headrace_step_tokens_total"
 ASKED_S = (2, 30, 60, 90, SECONDS - 1)  # when screens asked for details
 TENANTS = ("acme", "acme", "globex", "initech", "batch-eval")
@@ -158,8 +161,8 @@ class Toy:
 
     def _step(self, model: Model, t: float) -> None:
         model.steps += 4
-        stalled = {1} if model.name == "smollm2" and t > STALL_AT_S else set()
-        running = [r for r in model.running if r.replica not in stalled]
+        silent = {1} if model.name == "smollm2" and t > SILENT_AT_S else set()
+        running = [r for r in model.running if r.replica not in silent]
         decoding = [r for r in running if r.state == "decode"]
         step_s = 0.008 + 0.0016 * len(running) * (3 if model.replicas == 1 else 1)
         for _ in range(3):
@@ -213,8 +216,8 @@ class Toy:
             ("worker@smollm2.0.0", 0.94, 742, smol.steps), ("worker@smollm2.1.0", 0.91, 739, smol.steps),
             (f"worker@{qwen.name}.0.0", 0.98, 1_310, qwen.steps),
         ):  # fmt: skip
-            stalled = name == "worker@smollm2.1.0" and t > STALL_AT_S
-            work = work if not stalled else 85_480
+            if name == "worker@smollm2.1.0" and t > SILENT_AT_S:
+                continue
             series = (
                 Series("headrace_bus_received_total", "counter", (("door", "steps"),), work + 9),
                 Series("headrace_worker_steps_total", "counter", (), work),
@@ -223,7 +226,7 @@ class Toy:
                 _step_seconds(name, work),
                 Series("headrace_step_tokens_total", "counter", (), work * 31),
             )
-            yield self._sample(name, 0.0 if stalled else cores, rss, work, series, busy=True)
+            yield self._sample(name, cores, rss, work, series, busy=True)
         yield self._sample("kv@host", 0.04, 1_190, int(t * 42), tuple(self._pages()))
         yield self._sample("metrics@host", 0.02, 71, int(t * 2), ())
 
@@ -250,6 +253,8 @@ class Toy:
             ("headrace_oldest_wait_seconds", round(oldest, 2)),
         ):  # fmt: skip
             yield Series(name, "gauge", label, value)
+        for name, value in LIMITS.items():
+            yield Series("headrace_limit", "gauge", (*label, ("limit", name)), value)
         for key, value in sorted(model.counters.items()):
             name, _, reason = key.partition(":")
             yield Series(name, "counter", (*label, ("reason", reason)) if reason else label, value)

@@ -40,7 +40,7 @@ DONE = Actions((
     ActionRecord(at=NOON + 90, process="scheduler@smollm2", uid=1007, user="eve", pid=51, program="cli", verb="cancel",
                  object="request 9f31a2", result="denied", detail="eve may look and not act"),
 ))  # fmt: skip
-MINE = Notes(0, (FindingNote("stalled", "worker@smollm2.1.0", "acknowledged", "ada", "disk is being replaced", NOON),))
+MINE = Notes(0, (FindingNote("late", "worker@smollm2.1.0", "acknowledged", "ada", "disk is being replaced", NOON),))
 SCREENS = {
     "logs": ["9", "enter", "up", "up"],
     "alarms": ["0", "down"],

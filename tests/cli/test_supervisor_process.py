@@ -38,7 +38,7 @@ def test_up_starts_everything_and_down_leaves_nothing(host, waiting) -> None:
     assert {process["name"] for process in told["processes"]} == NAMES | {"supervisor@host"}
     fields = {
         "name", "role", "pid", "state", "epoch", "uptime_s", "load", "restarts", "detail", "last_exit", "build",
-        "troubles",
+        "troubles", "live",
     }  # fmt: skip
     assert all(set(process) == fields for process in told["processes"])
     assert told["models"] == []
