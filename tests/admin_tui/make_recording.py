@@ -42,7 +42,7 @@ SECOND = 1_000_000_000
 STEP_S = 0.1
 SECONDS = 125
 UP_SINCE_NS = 9_000 * SECOND  # the host had been up for a while when the recording began
-SILENT_AT_S = 109.0  # from when on one worker is not heard of
+SILENT_AT_S = 111.5  # from when on one worker is not heard of
 LIMITS = {
     "slots": 24, "step_tokens": 2048, "inter_token_target_ms": 100, "queue_requests": 256, "queue_tokens": 1_000_000
 }  # fmt: skip
