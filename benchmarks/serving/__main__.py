@@ -38,6 +38,7 @@ def main() -> None:
     )  # fmt: skip
     file: Path = options.file
     rounds: dict[str, list[list[Figure]]] = {name: [] for name in servers}
+    left_out: set[str] = set()
     with tempfile.TemporaryDirectory(prefix="hrs", dir="/tmp") as state:
         try:
             if OURS in servers:  # its weights are laid out once and for all
@@ -45,11 +46,20 @@ def main() -> None:
                     pass
             for turn in range(options.rounds):
                 for name, command in servers.items():
+                    if name in left_out:
+                        continue
                     print(f"round {turn + 1} of {options.rounds}: {name}", file=sys.stderr)
-                    with serving(command, options.model, file, options.threads, Path(state)) as server:
-                        rounds[name].append(_measure(server, options.model_name, load, turn))
+                    try:
+                        with serving(command, options.model, file, options.threads, Path(state)) as server:
+                            rounds[name].append(_measure(server, options.model_name, load, turn))
+                    except (NotServing, Failed) as problem:  # what was measured of the others is not lost with it
+                        if name == OURS:
+                            raise
+                        print(f"{name} is left out: {problem}", file=sys.stderr)
+                        left_out.add(name)
         except (NotServing, Failed) as problem:
             sys.exit(str(problem))
+    rounds = {name: told for name, told in rounds.items() if name not in left_out}
     machine = {
         "date": time.strftime("%Y-%m-%d"), "cpu": _cpu(), "threads": options.threads, "load": os.getloadavg()[0],
         "model": file.name, "python": platform.python_version(), "servers": servers, "rounds": options.rounds,
