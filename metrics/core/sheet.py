@@ -96,7 +96,11 @@ def balance(memory: Memory, views: Views, fleet: Fleet, owned: Owned) -> tuple[M
         lines.append(MemoryLine("weights", model if rank < 0 else f"{model} rank {rank}", size, note))
     if owned.arena or memory.arena:
         given = owned.arena or memory.arena
-        lines.append(MemoryLine("arena", "pages", given, f"of {memory.arena} bytes" if given < memory.arena else ""))
+        lines.append(
+            MemoryLine(
+                "arena", "pages", given, f"of {memory.arena / (1 << 30):.1f} GiB" if given < memory.arena else ""
+            )
+        )
         held += given
     for role, (size, count) in sorted(_private(views, fleet, owned).items()):
         lines.append(MemoryLine("process", role, size, f"{count} process{'es' if count > 1 else ''}"))
