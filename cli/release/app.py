@@ -9,7 +9,7 @@ from typing import Annotated, Final
 import cyclopts
 from cyclopts import Group, Parameter
 
-INSTALLATION: Final = Group("Installation", sort_key=5)
+INSTALLATION: Final = Group("Installation", sort_key=6)
 
 app = cyclopts.App(
     name="release",

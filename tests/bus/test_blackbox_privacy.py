@@ -20,7 +20,8 @@ KEY: Final = "sk-a-key-that-nobody-may-see"
 PLAIN: Final = {
     "Deltas.counts", "Deltas.requests", "Deltas.starts", "Exposition.text", "Found.generations", "Found.pages",
     "Leased.generations", "Leased.pages", "ModelFacts.root", "ModelSheet.digest", "OpenPool.root",
-    "PagesReply.map", "PagesReply.map_used", "PagesView.map", "PagesView.map_used", "PoolStats.root", "WorkerView.digest",
+    "PagesReply.map", "PagesReply.map_used", "PagesView.map", "PagesView.map_used", "PoolStats.root",
+    "WorkerView.digest",
     "Reassert.lease_generations", "Reassert.leases", "Reassert.pin_generations", "Reassert.pins", "Reasserted.lost",
     "Registered.stop_ids", "Registered.weights_digest", "Release.generations", "Release.pages", "Seal.generations",
     "Seal.pages", "Sealed.codes", "Sealed.generations", "Sealed.pages", "SlotOpen.generations", "SlotOpen.pages",
