@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import json
 import os
 import shutil
@@ -85,6 +86,9 @@ def why_not() -> str:
     return f"namespaces are not permitted here: {tried.stderr.strip()[:200]}" if tried.returncode else ""
 
 
+_NUMBERS: Final = itertools.count(1)  # of machines of this process: some are up at the same time
+
+
 class Machine:
     """A booted machine. Made by `boot`."""
 
@@ -108,7 +112,8 @@ class Machine:
         groups = _cgroup2()
         assert groups is not None, why_not()
         _sweep(groups)
-        state, group = STATES / f"{name}-{os.getpid()}", groups / f"headrace-{name}-{os.getpid()}"
+        mine = f"{name}.{next(_NUMBERS)}-{os.getpid()}"
+        state, group = STATES / mine, groups / f"headrace-{mine}"
         state.mkdir(parents=True)
         group.mkdir()
         spec = json.dumps({"name": name, "state": str(state), "binds": [[str(k), v] for k, v in (binds or {}).items()]})

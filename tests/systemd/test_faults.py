@@ -91,7 +91,7 @@ def test_a_frozen_worker_is_found_by_its_watchdog(
     here: Installation, pool: ThreadPoolExecutor, undisturbed: list[list[int]]
 ) -> None:
     unit = "headrace-worker@smollm2.0.0.service"
-    with _setting(here, unit, "WatchdogSec=4"):
+    with _setting(here, unit, "WatchdogSec=2"):  # its scheduler would kill it some seconds later
         until(here.ready, 120, "every model answers")
         before = here.pid(unit)
         under_way = streams(here, pool)
