@@ -68,7 +68,7 @@ def explain(request: str, *, json: Switch = False) -> int:
     where the metrics process does not answer.
 
     Args:
-        request: Id of a response (also in the header X-Request-Id), or of a request.
+        request: Id of a response (of a stream also in its header X-Request-Id), or of a request.
         json: For programs: {"request": "...", "verdict": "...", "spans": [...], "events": [...]}.
     """
     from cli.explain import explain as tell
