@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import pty
@@ -80,7 +79,10 @@ class Screen:
             self.read(0.1)
 
     def hang_up(self) -> None:
-        os.close(self.master)
+        """Once: the descriptor's number is somebody else's afterwards."""
+        if self.master >= 0:
+            os.close(self.master)
+            self.master = -1
 
 
 @pytest.fixture
@@ -119,6 +121,7 @@ def state(run: Path) -> str:
         link.send(GetStatus(1))
         loop.turn(0.1)
     link.close()
+    loop.close()
     (answer, *_) = answers
     assert isinstance(answer, Status)
     return answer.state
@@ -137,8 +140,7 @@ def screen(environment: dict[str, str], server: subprocess.Popen[bytes]) -> Iter
         if each.process.poll() is None:
             each.process.kill()
             each.process.wait()
-        with contextlib.suppress(OSError):
-            os.close(each.master)
+        each.hang_up()
 
 
 @pytest.mark.parametrize("moment", ["asked", "given", "a moment later", "answered"])

@@ -83,8 +83,13 @@ class Operator:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_drains_and_exits_zero(run: Path, loop: str, number: signal.Signals) -> None:
     process, operator = start(run, loop), Operator(run)
-    status = operator.ask(GetStatus(1))
-    assert isinstance(status, Status)
+    deadline = time.monotonic() + 20
+    while True:  # its door opens before it is ready
+        status = operator.ask(GetStatus(1))
+        assert isinstance(status, Status)
+        if status.state != "starting" or time.monotonic() > deadline:
+            break
+        time.sleep(0.01)
     assert (status.state, status.name, status.pid, status.load) == ("ready", "metrics@host", process.pid, 0.5)
     process.send_signal(number)
     output, _ = process.communicate(timeout=20)
