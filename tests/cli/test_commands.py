@@ -16,7 +16,7 @@ from cli.main import app
 COMMANDS = (
     "up", "down", "run", "status", "top", "chat", "pull", "models", "drain", "undrain", "restart", "bench",
     "check-config", "curve-keygen", "cancel", "limit", "reload", "ack", "silence", "logs", "audit-log",
-    "check-config", "curve-keygen", "blackbox", "capacity", "log-level", "report",
+    "blackbox", "capacity", "log-level", "report",
 )  # fmt: skip
 
 

@@ -287,9 +287,11 @@ class Decoder {
     // groups of a cell. Of few tokens some cells are taken at once: a longer stream of memory for either matrix.
     void gated(const Matrix& gate, const Matrix& up, const Activations& a, const Activations& out) {
         const int at_once = a.tokens > TILE ? 2 : 16;
+        const size_t room = (size_t)a.tokens * BLOCK * at_once;
+        for (auto& each : gates_) each.get(room);  // here, since a task has nobody who would hear that there is none
         shared_out(out.cells(), a.tokens, [&](int cell, int end, int thread) {
             uint8_t* scratch = scratch_[thread].get(0);
-            float* gates = gates_[thread].get((size_t)a.tokens * BLOCK * at_once);
+            float* gates = gates_[thread].get(room);
             for (int from = 2 * cell, to; from < 2 * end && from < gate.blocks(); from = to) {
                 to = std::min({from + at_once, 2 * end, gate.blocks()});
                 const auto kept = [&](int block, const Place& at) {
