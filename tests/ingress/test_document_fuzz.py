@@ -71,7 +71,7 @@ def served(case: Any) -> None:
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=NAMES)
 def test_every_answer_is_described(stage: Stage, operation: Any) -> None:
-    fuzz(stage, operation, 15)
+    fuzz(stage, operation, 10)
 
 
 @pytest.mark.slow

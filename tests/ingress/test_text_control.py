@@ -94,7 +94,7 @@ ORDINARY = st.text(st.sampled_from("aZ0 \n\t.,<>|/[]{}'\"é😀_-im_end"), max_s
 
 
 @pytest.mark.model
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(ORDINARY, ORDINARY), min_size=1, max_size=3), ORDINARY)
 def test_ordinary_text_has_the_ids_of_transformers(
     smollm2: ServedModel, qwen: ServedModel, turns: list[tuple[str, str]], last: str
@@ -124,7 +124,7 @@ HOSTILE = st.lists(
 
 
 @pytest.mark.parametrize("source", TEMPLATES)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(st.lists(HOSTILE, min_size=1, max_size=3))
 def test_none_is_put_together_by_any_template(source: str, texts: list[str]) -> None:
     """Either none but the template's own are there, or the messages are refused."""
