@@ -43,6 +43,7 @@ class IngressConfig(Section, frozen=True):
         max_body: largest request body.
         max_streams: open requests per process; above it 429.
         resume_grace_s: how long a finished or abandoned stream can be resumed.
+        response_ttl_s: how long a stored response is kept after its end, while there is room.
     """
 
     http: str = "127.0.0.1:8080"
@@ -51,6 +52,7 @@ class IngressConfig(Section, frozen=True):
     max_body: str = "8MiB"
     max_streams: Positive = 1024
     resume_grace_s: Seconds = 60.0
+    response_ttl_s: Seconds = 3600.0
 
 
 class KvConfig(Section, frozen=True):

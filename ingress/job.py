@@ -17,6 +17,7 @@ from ingress.generation import Generation
 from ingress.models import ServedModel
 from ingress.records import Drawn
 from ingress.streams import Piece
+from ingress.text.reasoning import Thinking, ThoughtParser
 from ingress.text.stop import StopStrings
 from ingress.timing import Marks, Timing
 
@@ -49,6 +50,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         marks: when it was parsed, rendered and tokenised.
         timing: its end tells where its time went.
         batch, weight: see `Submit`.
+        thinking: whether the answer may begin with a thought that is told apart.
     """
 
     model: str
@@ -74,6 +76,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     timing: bool = False
     batch: bool = False
     weight: float = 1.0
+    thinking: Thinking = "off"
 
 
 class Placed(NamedTuple):
@@ -128,6 +131,7 @@ def place(job: Job, model: ServedModel, request: int, now_ns: int) -> Placed:
         skip_special=job.skip_special_tokens,
         logprobs=job.sampling.logprobs >= 0,
         timing=_timing(job, request, received_ns) if job.timing else None,
+        thoughts=ThoughtParser(opened=job.thinking == "does") if job.thinking != "off" else None,
     )
     return Placed(order, generation)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 from bus.catalogue import locate
@@ -10,12 +11,16 @@ from bus.config import ModelConfig
 from bus.messages.requests import ModelFacts
 from ingress.errors import context_length_exceeded
 from ingress.text import template, tokenizer
+from ingress.text.control import ControlNames
 from ingress.text.gguf_metadata import GgufError, read_metadata
+from ingress.text.prompt import Rendered
+from ingress.text.reasoning import OPEN, Thinking, thinking_of
 from ingress.text.template import BadTemplate, ChatTemplate
 from ingress.text.tokenizer import Tokenizer, UnsupportedTokenizer
 
 # Below this many characters encoding is done at once; above, in a thread (the tokeniser releases the GIL).
 _INLINE_CHARACTERS = 8192
+_THINK_TOKENS = 16  # more than a mark of thinking and the white space after it have
 
 # Special tokens by the names that templates use, and by those of GGUF.
 _TEMPLATE_TOKENS = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
@@ -28,6 +33,7 @@ class ServedModel:
         name: under which clients ask for it.
         tokenizer: text to ids and back.
         template: renders messages; `None` for a base model without one.
+        control: names of its control tokens, which messages may not write.
         created: when its files were made, Unix seconds.
         eos_ids: ids that end a sequence, from the tokeniser's metadata and the generation configuration.
         prefix_cache: whether prompts' KV may be found and kept.
@@ -49,6 +55,11 @@ class ServedModel:
         self.name = name
         self.tokenizer = tokenizer
         self.template = template
+        source = template.source if template is not None else ""
+        written = [name for name in tokenizer.other_names if name.strip() and name in source]
+        self.control = ControlNames(tokenizer.control_names, written)
+        # Where a mark of thinking is a control token it leaves no text to be found by.
+        self._thinks: Thinking = thinking_of(source) if OPEN not in tokenizer.control_names else "off"
         self.eos_ids = eos_ids
         self.created = created
         self.prefix_cache = prefix_cache
@@ -71,6 +82,20 @@ class ServedModel:
         """Token ids are below this: the model's logits; before the scheduler knows them, the tokeniser's ids."""
         return (self.facts.vocabulary if self.facts is not None else 0) or self.tokenizer.vocabulary
 
+    def thinking(self, prompt: Sequence[int]) -> Thinking:
+        """Whether the answer to a conversation begins with a thought."""
+        if self._thinks == "off":
+            return "off"
+        end = self.tokenizer.decode(prompt[-_THINK_TOKENS:], skip_special=False)
+        return "does" if end.rstrip().endswith(OPEN) else "may"
+
+    async def encode_prompt(self, rendered: Rendered) -> list[int]:
+        """Token ids of a rendered conversation; otherwise like `encode`."""
+        if not rendered.mark:
+            return await self.encode(rendered.text, special=False)
+        self._check_length(rendered.text)
+        return await asyncio.to_thread(self.tokenizer.encode_apart, *rendered)
+
     async def encode(self, text: str, *, special: bool = True) -> list[int]:
         """Token ids of a text, without keeping the loop from others.
 
@@ -79,6 +104,10 @@ class ServedModel:
         """
         if len(text) <= _INLINE_CHARACTERS:
             return self.tokenizer.encode(text, special=special)
+        self._check_length(text)
+        return await asyncio.to_thread(self.tokenizer.encode, text, special=special)
+
+    def _check_length(self, text: str) -> None:
         limit = self.context_tokens
         # No token holds more characters than the longest one, so a text beyond this is too long for certain; without
         # the check a body of many megabytes would be encoded only to be refused.
@@ -87,7 +116,6 @@ class ServedModel:
                 f"This model's context is {limit} tokens; the prompt has {len(text)} characters, "
                 f"at least {-(-len(text) // self.tokenizer.longest_token)} tokens."
             )
-        return await asyncio.to_thread(self.tokenizer.encode, text, special=special)
 
 
 class ModelUnusable(ValueError):

@@ -19,6 +19,7 @@ from ingress.accounts import SEND_S, Accounts, NoLedger
 from ingress.api.exposition import MetricsClient
 from ingress.api.http import HttpFront, serve
 from ingress.api.pipeline import Pipeline
+from ingress.asking import ask
 from ingress.door import Door
 from ingress.engine import Engine
 from ingress.journal import Journals
@@ -60,8 +61,10 @@ class IngressService:
         self._engine = Engine(self._life, models, max_streams=settings.max_streams, ledger=ledger)
         journals = Journals(self._life.run, self._life.name, self._life.epoch, self._life.telemetry)
         self._pipeline = Pipeline(
-            self._engine, self._life, journals, grace_s=settings.resume_grace_s, find=partial(find, self._life)
-        )
+            self._engine, self._life, journals,
+            grace_s=settings.resume_grace_s, stored_s=settings.response_ttl_s,
+            find=partial(find, self._life), ask=partial(ask, self._life),
+        )  # fmt: skip
         try:
             self._http = serve(self._pipeline, metrics, self._life)
         except OSError as error:

@@ -27,7 +27,7 @@ class Head(NamedTuple):
     """What every body of an answer begins with.
 
     Attributes:
-        id: `chatcmpl-` or `cmpl-`, and the request's id in 16 hexadecimal digits.
+        id: `chatcmpl-`, `cmpl-`, `resp_` or `msg_`, and the request's id in 16 hexadecimal digits.
         created: Unix seconds.
         fingerprint: of the model's weights and how it is run; equal ones and equal seeds give equal answers.
     """
@@ -122,7 +122,14 @@ def total_usage(finishes: Sequence[Finish], n: int) -> schema.Usage:
     prompt = sum(finish.usage.prompt_tokens for finish in finishes[::n])
     cached = sum(finish.usage.cached_tokens for finish in finishes[::n])
     completion = sum(finish.usage.completion_tokens for finish in finishes)
-    return schema.Usage(prompt, completion, prompt + completion, schema.PromptTokensDetails(cached))
+    thought = sum(finish.usage.reasoning_tokens for finish in finishes)
+    return schema.Usage(
+        prompt,
+        completion,
+        prompt + completion,
+        schema.PromptTokensDetails(cached),
+        schema.CompletionTokensDetails(thought),
+    )
 
 
 def finite(logprob: float) -> float:

@@ -155,6 +155,12 @@ class PromptTokensDetails(msgspec.Struct, frozen=True, gc=False):
     cached_tokens: int
 
 
+class CompletionTokensDetails(msgspec.Struct, frozen=True, gc=False):
+    """Part of `Usage`: tokens of the answer that were thought and not said."""
+
+    reasoning_tokens: int
+
+
 class Usage(msgspec.Struct, frozen=True, gc=False):
     """What the call cost. `cached_tokens` are prompt tokens whose KV was found instead of computed."""
 
@@ -162,6 +168,7 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails
 
 
 class PromptTokenLogprob(msgspec.Struct, frozen=True, gc=False):

@@ -41,6 +41,7 @@ class TokenizeRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    allow_special_tokens: bool | None = None
     return_token_strs: Annotated[bool, Meta(description="Adds the text of each token.")] | None = None
 
 

@@ -14,6 +14,7 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, processors
 
 from ingress.errors import invalid_request
+from ingress.text.added import AddedNames
 from ingress.text.gguf_metadata import Value
 from ingress.text.pretokenizers import CUTS
 
@@ -56,6 +57,7 @@ class Tokenizer:
         strips_space: bool = False,
     ) -> None:
         self._backend = backend
+        self._added = AddedNames(backend)
         self._bytes = tuple(token_bytes)
         hidden = frozenset(special)
         self._visible = tuple(b"" if index in hidden else data for index, data in enumerate(self._bytes))
@@ -82,6 +84,48 @@ class Tokenizer:
         except (UnicodeEncodeError, TypeError):
             raise invalid_request("The text contains lone surrogates; it is not valid Unicode.") from None
         return ids
+
+    @property
+    def control_names(self) -> tuple[str, ...]:
+        """Names of control tokens."""
+        return self._added.control
+
+    @property
+    def other_names(self) -> tuple[str, ...]:
+        """Names of other tokens that are found by their names wherever they stand in a text."""
+        return self._added.others
+
+    def encode_apart(self, text: str, mark: str) -> list[int]:
+        """Token ids of a rendered prompt in which names that are no tokens are broken by `mark`, which disappears.
+
+        Raises:
+            ApiError: 400, see `encode`; or a control token cannot be kept out.
+        """
+        ids: list[int] = []
+        for part in self._added.split(text):
+            ids += [part] if isinstance(part, int) else self._plain(part, mark)
+        return ids
+
+    def _plain(self, text: str, mark: str) -> list[int]:
+        if mark not in text:
+            return self.encode(text, special=False) if text else []
+        ids = self._without_names(text.replace(mark, ""))
+        if self._added.has_control(ids):  # a vocabulary whose model knows names as pieces of text
+            ids = [token for part in text.split(mark) for token in self._without_names(part)]
+        if self._added.has_control(ids):
+            raise invalid_request("The text has names of control tokens that cannot be kept as text.")
+        return ids
+
+    def _without_names(self, text: str) -> list[int]:
+        """What `encode` does, without looking for names."""
+        backend = self._backend
+        try:
+            if backend.normalizer is not None:
+                text = backend.normalizer.normalize_str(text)
+            words = backend.pre_tokenizer.pre_tokenize_str(text) if backend.pre_tokenizer is not None else [(text, ())]
+            return [token.id for word, _ in words for token in backend.model.tokenize(word)]
+        except (UnicodeEncodeError, TypeError):
+            raise invalid_request("The text contains lone surrogates; it is not valid Unicode.") from None
 
     def token_bytes(self, token: int) -> bytes:
         """What a token stands for; may be a part of a character. Ids beyond the vocabulary (padding) have no bytes."""

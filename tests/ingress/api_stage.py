@@ -80,6 +80,7 @@ class Player:
         host = Visitor("scheduler", self._loop, run)
         host.name = "scheduler@m"
         self._gone: set[int] = set()
+        self._failing: set[int] = set()
         self._latest: dict[int, Submit] = {}  # of each request: only that one is answered
         self._stopping = False
         self._server: Server[Any] = Server(
@@ -97,6 +98,10 @@ class Player:
     def announce(self, replicas_ready: int) -> None:
         """From the test's thread: what the next quarter of a second tells every ingress."""
         self.replicas_ready = replicas_ready
+
+    def fail(self, request: int) -> None:
+        """From the test's thread: the next token of that answer does not come, but an error."""
+        self._failing.add(request)
 
     def _run(self) -> None:
         told = self.replicas_ready
@@ -142,6 +147,11 @@ class Player:
 
     def _play(self, peer: Any, submit: Submit, tokens: list[int], at: int) -> None:
         if submit.request in self._gone or self._latest[submit.request] is not submit:
+            return
+        if submit.request in self._failing:
+            error = Finished(submit.request, "error", at, 0, 0, error="The worker failed.")
+            packed = pack_u64([submit.request]), pack_u32([at]), pack_u32([0]), b""
+            self._server.send(peer, Deltas(1, *packed, (), (error,)))
             return
         pace = max(0, submit.priority) / 1000
         step = tokens[at : at + 1] if pace else tokens[at:]
