@@ -54,6 +54,7 @@ serve: $(VENV)/.runtime ## set everything up and serve the demo model on http://
 test: $(VENV)/.dev ## set everything up and run the tests
 	$(BIN)/headrace pull smollm2-135m-instruct
 	$(BIN)/headrace pull qwen2.5-coder-0.5b-instruct
+	$(BIN)/headrace pull all-minilm-l6-v2
 	$(BIN)/pytest -q -m "not slow and not machine" $(TESTS)
 
 test-systemd: $(VENV)/.dev ## start the units under a real systemd in namespaces; needs root, skipped without

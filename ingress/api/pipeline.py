@@ -17,6 +17,7 @@ from bus.packed import pack_u32
 from ingress.api import validate
 from ingress.api.answer import Head, Renderer, encode, fingerprint
 from ingress.api.choices import collect, open_all
+from ingress.api.encoders import Encoders, require_generates
 from ingress.api.events import Events
 from ingress.api.jobs import Caller, chat_ids
 from ingress.api.once import Kept, once
@@ -75,6 +76,7 @@ class Pipeline:
     def __init__(self, engine: Engine, host: Host, journals: Journals, *, grace_s: float, find: Find) -> None:
         self._engine, self._loop = engine, host.loop
         self._streaming = Streaming(engine, host, journals, grace_s=grace_s, find=find)
+        encoders = Encoders(engine)
         self._operations: dict[Operation, Callable[[bytes, Caller], Awaitable[Answer]]] = {
             **{operation: partial(self._generate, operation) for operation in KINDS},
             "tokenize": self._tokenize,
@@ -82,6 +84,8 @@ class Pipeline:
             "models": self._models,
             "ready": self._ready,
             "progress": self._progress,
+            "embeddings": encoders.embeddings,
+            "rerank": encoders.rerank,
         }
 
     async def answer(self, operation: Operation, body: bytes, caller: Caller) -> Answer:
@@ -160,6 +164,7 @@ class Pipeline:
         request = kind.decode(body)
         marks.parsed()
         model = self._engine.model(request.model)
+        require_generates(model)
         plan = await kind.plan(request, model, caller._replace(marks=marks), None)
         streams = await open_all(self._engine, plan.jobs)
         requests = tuple(stream.request for stream in streams)
@@ -226,7 +231,8 @@ class Pipeline:
 
 
 def _card(model: ServedModel) -> ModelCard:
-    return ModelCard(id=model.name, created=model.created, max_model_len=model.context_tokens, ready=model.ready)
+    return ModelCard(id=model.name, created=model.created, max_model_len=model.context_tokens, ready=model.ready,
+                     kind=model.kind)  # fmt: skip
 
 
 def _readiness(name: str, now: ModelHealth) -> ModelReadiness:
