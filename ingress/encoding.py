@@ -22,7 +22,7 @@ from bus.packed import pack_u32
 from ingress.accounts import Ledger, Used, Whose
 from ingress.awaited import Awaited
 from ingress.conversation import Order
-from ingress.errors import ApiError, context_length_exceeded, deadline, internal, invalid_request, not_ready
+from ingress.errors import ApiError, context_length_exceeded, deadline, internal, invalid_request
 from ingress.models import ServedModel
 from ingress.streams import Finish, Stream
 
@@ -198,7 +198,8 @@ def _failure(finish: Finish, param: str) -> ApiError:
     if "deadline" in finish.error:
         return deadline(finish.error)
     if finish.reason == "abort":
-        return not_ready(finish.error or "The request was ended by the operator.", 1.0)
-    failed = internal(finish.error or "It failed.")
+        message = finish.error or "The request was ended."
+        return ApiError(503, "service_unavailable_error", message, code="aborted")
+    failed = internal(finish.error or "It could not be computed.", code="encoding_failed")
     failed.param = param
     return failed

@@ -14,9 +14,11 @@ from ingress.api.routes import ROUTES
 from ingress.api.schema_chat import ChatRequest
 from ingress.api.schema_common import StreamOptions
 from ingress.api.schema_completion import CompletionRequest
+from ingress.api.schema_encoding import EmbeddingRequest, RerankRequest
 from ingress.api.schema_other import DetokenizeRequest, TokenizeRequest
 
 PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
+ENCODING = (EmbeddingRequest, RerankRequest)
 REQUESTS = (ChatRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest, StreamOptions)
 
 
@@ -39,6 +41,13 @@ def test_first_columns_name_nothing_else() -> None:
     tables = section("Parameters of both generation endpoints")
     named = {name for row in re.findall(r"^\| (`.+?) \|", tables, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)}
     assert named <= known
+
+
+def test_parameters_of_encoders_are_named_and_no_others() -> None:
+    tables = section("Embeddings and reranking")
+    known = {field.encode_name for kind in ENCODING for field in msgspec.structs.fields(kind)}
+    named = {name for row in re.findall(r"^\| (`.+?) \|", tables, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)}
+    assert named == known
 
 
 def test_the_endpoints_are_those_that_are_served() -> None:
