@@ -49,6 +49,8 @@ class EncodeJob(msgspec.Struct, frozen=True, kw_only=True):
     sequences: Sequence[Tokens]
     param: str = "input[{}]"
     priority: int = 0
+    batch: bool = False
+    weight: float = 1.0
     tenant: str = ""
     key: str = ""
     traceparent: str = ""
@@ -157,11 +159,21 @@ class _Call:
         for place, number in enumerate(self._numbers):
             sequence = job.sequences[number]
             yield Order(
-                request=secrets.randbits(63), prompt=pack_u32(sequence.ids), sampling=Sampling(), max_tokens=0,
-                priority=job.priority, deadline_ns=deadline_ns, tenant=job.tenant, submitted_ns=self._received_ns,
-                timing=place == 0, key=job.key, traceparent=job.traceparent if place == 0 else "",
+                request=secrets.randbits(63),
+                prompt=pack_u32(sequence.ids),
+                sampling=Sampling(),
+                max_tokens=0,
+                priority=job.priority,
+                batch=job.batch,
+                weight=job.weight,
+                deadline_ns=deadline_ns,
+                tenant=job.tenant,
+                submitted_ns=self._received_ns,
+                timing=place == 0,
+                key=job.key,
+                traceparent=job.traceparent if place == 0 else "",
                 segment=sequence.segment,
-            )  # fmt: skip
+            )
 
     async def _take(self, rest: Iterator[int]) -> None:
         for at in rest:

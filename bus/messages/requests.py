@@ -76,6 +76,8 @@ class Submit(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=10):
         adopted: how often the request has passed from a dead ingress to another. What an earlier home of it still had
             under way, a submission or an abort, has a lower number and changes nothing.
         timing: `Deltas.accounts` are wanted; of an encoder's request, its timeline. A call has very many of these.
+        batch: runs when nothing else wants to, and gives way to what does.
+        weight: of its tenant; one with twice the weight gets twice as much where both wait.
         segment: 0 generates. Else an encoder's vector or score of `prompt` is wanted: so many of its tokens belong to
             the first text, the others to a second one. `max_tokens` is 0 then; answered by `Encoded`.
     """
@@ -96,6 +98,8 @@ class Submit(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=10):
     adopted: int = 0
     timing: bool = False
     traceparent: str = ""
+    batch: bool = False
+    weight: float = 1.0
     segment: int = 0
 
 

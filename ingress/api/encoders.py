@@ -57,11 +57,7 @@ class Encoders:
         most = _most(request.truncate_prompt_tokens, model)
         size = sum(len(each) for each in inputs if isinstance(each, str))
         sequences = await _beside(size, lambda: [_input(model, i, each, most) for i, each in enumerate(inputs)])
-        job = EncodeJob(
-            sequences=sequences, priority=request.priority or 0, tenant=caller.tenant, key=caller.key,
-            traceparent=caller.traceparent, received_ns=caller.received_ns,
-            param="input" if isinstance(request.input, str) else "input[{}]",
-        )  # fmt: skip
+        job = _job(sequences, request.priority, caller, "input" if isinstance(request.input, str) else "input[{}]")
         done = await self._engine.encode(model, job)
         self._engine.name((done.request,), f"embd-{done.request:016x}")
         vectors = _cut(done.vectors, dimensions)
@@ -87,10 +83,7 @@ class Encoders:
         sequences = await _beside(
             size, lambda: [_pair(model, i, request.query, text, most) for i, text in enumerate(texts)]
         )
-        job = EncodeJob(
-            sequences=sequences, param="documents[{}]", priority=request.priority or 0, tenant=caller.tenant,
-            key=caller.key, traceparent=caller.traceparent, received_ns=caller.received_ns,
-        )  # fmt: skip
+        job = _job(sequences, request.priority, caller, "documents[{}]")
         done = await self._engine.encode(model, job)
         name = f"rerank-{done.request:016x}"
         self._engine.name((done.request,), name)
@@ -120,6 +113,20 @@ def require_generates(model: ServedModel) -> None:
             param="model",
             code="wrong_model_kind",
         )
+
+
+def _job(sequences: list[Tokens], priority: int | None, caller: Caller, param: str) -> EncodeJob:
+    return EncodeJob(
+        sequences=sequences,
+        param=param,
+        priority=priority or 0,
+        batch=caller.batch,
+        weight=caller.weight,
+        tenant=caller.tenant,
+        key=caller.key,
+        traceparent=caller.traceparent,
+        received_ns=caller.received_ns,
+    )
 
 
 def _require(model: ServedModel, kind: str, path: str) -> None:

@@ -215,6 +215,7 @@ class State:
         request.phase = Phase.ENDED
         if request.standing is not Standing.CLEAR:
             self.suspects.clear(request)
+        self.queue.leave(request)
         del self.requests[request.id]
         self.untold.discard(request.id)
 

@@ -116,7 +116,8 @@ def test_every_sequence_is_answered_once_whatever_dies_and_nothing_is_kept(
     bench = Bench(replicas=2)
     gone: set[int] = set()
     for request, tokens in enumerate(texts, 1):
-        bench.submit(request, tokens)
+        batch = data.draw(st.booleans())
+        bench.submit(request, tokens, batch=batch)
         match data.draw(st.sampled_from(("step", "step", "nothing", "nothing", "die", "abort", "again"))):
             case "step":
                 bench.step(data.draw(st.integers(0, 1)))
@@ -128,7 +129,7 @@ def test_every_sequence_is_answered_once_whatever_dies_and_nothing_is_kept(
                 bench.feed(e.Aborted(Abort(request, "client")))
                 gone.add(request)
             case "again" if request not in bench.ended:
-                bench.submit(request, tokens)
+                bench.submit(request, tokens, batch=batch)
             case _:
                 pass
     bench.settle()

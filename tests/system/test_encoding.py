@@ -22,6 +22,8 @@ from stack import Stack, running, until
 from bus.catalogue import locate
 from headrace_client import Client
 
+pytestmark = [pytest.mark.system, pytest.mark.model]
+
 TEXTS = ["The cat sat on the mat.", "A feline rested on a rug.", "Quarterly revenue rose by 8 %.", "x"]
 CONFIG = """
 [[model]]
@@ -150,7 +152,7 @@ def test_texts_are_cut_where_that_is_asked_for(stack: Stack, theirs: SentenceTra
 def test_a_call_that_was_taken_is_completed_whoever_dies(
     stack: Stack, theirs: SentenceTransformer, victim: str
 ) -> None:
-    texts = [f"sentence number {n} about {'trains ' * (n % 40)}" for n in range(700)]  # more than the queue holds
+    texts = [f"sentence number {n} about {'trains ' * (n % 40)}" for n in range(400)]  # more than the queue holds
     until(lambda: stack.replicas_ready() == 2, 60, "both models are ready")
     answers: list[httpx.Response] = []
     call = threading.Thread(
@@ -164,7 +166,7 @@ def test_a_call_that_was_taken_is_completed_whoever_dies(
     assert answers, stack.logs()
     assert answers[0].status_code == 200, answers[0].text
     found = np.array([each["embedding"] for each in answers[0].json()["data"]], np.float32)
-    some = list(range(0, 700, 97))
+    some = list(range(0, 400, 57))
     assert (found[some] * theirs.encode([texts[index] for index in some])).sum(axis=1).min() >= 1 - 1e-6
 
 

@@ -148,6 +148,7 @@ def test_lengths_to_which_it_may_be_cut_are_those_it_was_trained_for(tmp_path: P
     assert read_facts(tmp_path).shorter == (8, 16, 32)
 
 
+@pytest.mark.model
 def test_minilm_gives_the_embeddings_of_sentence_transformers() -> None:
     try:
         path = locate("catalog:all-minilm-l6-v2")
