@@ -60,6 +60,7 @@ serve: $(VENV)/.runtime ## set everything up and serve the demo model on http://
 test: $(VENV)/.dev ## set everything up and run the tests
 	$(BIN)/headrace pull smollm2-135m-instruct
 	$(BIN)/headrace pull qwen2.5-coder-0.5b-instruct
+	$(BIN)/headrace pull all-minilm-l6-v2
 	$(call run,-n $(JOBS) --dist loadfile -m "not slow and not machine and not system" $(TESTS))
 	$(call run,-m "system and not slow and not machine" $(TESTS))
 

@@ -84,6 +84,27 @@ class Model(msgspec.Struct, frozen=True):
     created: int = 0
     max_model_len: int = 0
     ready: bool = True
+    kind: str = "generate"
+
+
+class Ranked(msgspec.Struct, frozen=True):
+    """A document's score. `index` is its place in the call."""
+
+    index: int
+    relevance_score: float
+
+
+class _Embedding(msgspec.Struct, frozen=True):
+    index: int
+    embedding: list[float]
+
+
+class _Embeddings(msgspec.Struct, frozen=True):
+    data: list[_Embedding]
+
+
+class _Rankings(msgspec.Struct, frozen=True):
+    results: list[Ranked]
 
 
 class Delta(msgspec.Struct, frozen=True):
@@ -124,6 +145,17 @@ chat_chunk = msgspec.json.Decoder(Chunk).decode
 def models(body: bytes) -> list[Model]:
     """The answer of the operation `models`."""
     return msgspec.json.decode(body, type=_Models).data
+
+
+def embeddings(body: bytes) -> list[list[float]]:
+    """The answer of the operation `embeddings`, in the order of the texts."""
+    data = msgspec.json.decode(body, type=_Embeddings).data
+    return [each.embedding for each in sorted(data, key=lambda each: each.index)]
+
+
+def rankings(body: bytes) -> list[Ranked]:
+    """The answer of the operation `rerank`."""
+    return msgspec.json.decode(body, type=_Rankings).results
 
 
 def chat_answer(body: bytes) -> Answer:

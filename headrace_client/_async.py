@@ -19,7 +19,7 @@ import zmq
 from bus.messages.clients import Call, CallFailed, Cancel, Chunk, Operation, Reply, Resume, StreamEnd
 from bus.names import CLIENTS_DOOR, ipc, run_directory
 from headrace_client import _answers, _calls, _surfaces
-from headrace_client._answers import Answer, Model, Piece, Progress, Usage
+from headrace_client._answers import Answer, Model, Piece, Progress, Ranked, Usage
 from headrace_client._calls import Input, Messages, Prompt
 from headrace_client._connection import Connection, Curve
 from headrace_client._errors import CallTimeout, ConnectionFailed, HeadraceError, from_failure
@@ -249,6 +249,24 @@ class AsyncClient:
         """The text of token ids."""
         body = await self._reply("detokenize", _calls.detokenize(tokens, model or await self._only_model()))
         return str(msgspec.json.decode(body)["prompt"])
+
+    async def embed(
+        self, texts: str | Sequence[str], model: str | None = None, *, dimensions: int | None = None
+    ) -> list[list[float]]:
+        """An embedding of each text.
+
+        Args:
+            dimensions: to which they are cut, where the model can be.
+        """
+        body = _calls.embedding(texts, model or await self._only_model(), dimensions)
+        return _answers.embeddings(await self._reply("embeddings", body))
+
+    async def rerank(
+        self, query: str, documents: Sequence[str], model: str | None = None, *, top_n: int | None = None
+    ) -> list[Ranked]:
+        """Documents by what they have to do with a query, the best first."""
+        body = _calls.rerank(query, documents, model or await self._only_model(), top_n)
+        return _answers.rankings(await self._reply("rerank", body))
 
     async def ready(self) -> bool:
         """Whether every model of the server can answer now."""

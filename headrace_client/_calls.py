@@ -53,6 +53,18 @@ def detokenize(tokens: Sequence[int], model: str) -> bytes:
     return encode({"model": model, "tokens": list(tokens)})
 
 
+def embedding(texts: str | Sequence[str], model: str, dimensions: int | None) -> bytes:
+    """The body of `embeddings`."""
+    given = texts if isinstance(texts, str) else list(texts)
+    return encode({"model": model, "input": given, **({"dimensions": dimensions} if dimensions is not None else {})})
+
+
+def rerank(query: str, documents: Sequence[str], model: str, top_n: int | None) -> bytes:
+    """The body of `rerank`."""
+    body: dict[str, Any] = {"model": model, "query": query, "documents": list(documents)}
+    return encode(body if top_n is None else {**body, "top_n": top_n})
+
+
 def encode(value: Mapping[str, Any]) -> bytes:
     """JSON."""
     return msgspec.json.encode(value)

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TypeVar, overload
 
-from headrace_client._answers import Answer, Model, Piece, Usage
+from headrace_client._answers import Answer, Model, Piece, Ranked, Usage
 from headrace_client._async import AsyncClient, AsyncStream
 from headrace_client._calls import Input, Messages, Prompt
 from headrace_client._connection import Curve
@@ -204,6 +204,18 @@ class Client:
     def detokenize(self, tokens: Sequence[int], model: str | None = None) -> str:
         """The text of token ids."""
         return self._wait(self._client.detokenize(tokens, model))
+
+    def embed(
+        self, texts: str | Sequence[str], model: str | None = None, *, dimensions: int | None = None
+    ) -> list[list[float]]:
+        """An embedding of each text. See `AsyncClient.embed`."""
+        return self._wait(self._client.embed(texts, model, dimensions=dimensions))
+
+    def rerank(
+        self, query: str, documents: Sequence[str], model: str | None = None, *, top_n: int | None = None
+    ) -> list[Ranked]:
+        """Documents by what they have to do with a query, the best first."""
+        return self._wait(self._client.rerank(query, documents, model, top_n=top_n))
 
     def ready(self) -> bool:
         """Whether every model of the server can answer now."""

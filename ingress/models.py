@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bus.catalogue import locate
 from bus.config import ModelConfig
+from bus.encoders import BadEncoder, EncoderFacts, Kind, kind_of, read_facts
 from bus.messages.requests import ModelFacts
 from ingress.errors import context_length_exceeded
 from ingress.text import template, tokenizer
@@ -37,6 +38,7 @@ class ServedModel:
         created: when its files were made, Unix seconds.
         eos_ids: ids that end a sequence, from the tokeniser's metadata and the generation configuration.
         prefix_cache: whether prompts' KV may be found and kept.
+        encoder: what it is as an encoder; `None` where it generates.
         facts: what the scheduler said last; `None` before it was met.
         up: whether the scheduler is connected now.
     """
@@ -51,7 +53,9 @@ class ServedModel:
         context_tokens: int = 0,
         created: int = 0,
         prefix_cache: bool = True,
+        encoder: EncoderFacts | None = None,
     ) -> None:
+        self.encoder = encoder
         self.name = name
         self.tokenizer = tokenizer
         self.template = template
@@ -66,6 +70,11 @@ class ServedModel:
         self.facts: ModelFacts | None = None
         self.up = False
         self._context_tokens = context_tokens
+
+    @property
+    def kind(self) -> Kind:
+        """What it is for."""
+        return self.encoder.kind if self.encoder is not None else "generate"
 
     @property
     def ready(self) -> bool:
@@ -132,7 +141,7 @@ def load(config: ModelConfig) -> ServedModel:
     path = locate(config.source)
     try:
         return _from_directory(config, path) if path.is_dir() else _from_gguf(config, path)
-    except (GgufError, UnsupportedTokenizer, BadTemplate, OSError) as error:
+    except (GgufError, UnsupportedTokenizer, BadTemplate, BadEncoder, OSError) as error:
         where = "" if str(path) in str(error) else f"{path}: "
         raise ModelUnusable(f"model {config.name}: {where}{error}") from None
 
@@ -151,9 +160,24 @@ def _from_gguf(config: ModelConfig, path: Path) -> ServedModel:
 
 
 def _from_directory(config: ModelConfig, path: Path) -> ServedModel:
+    if kind_of(path) != "generate":
+        return _encoder(config, path)
     context = tokenizer.read_json(path / "config.json").get("max_position_embeddings")
     names = tokenizer.special_tokens(path)
     return _served(config, path, tokenizer.from_directory(path), template.from_directory(path), names, context)
+
+
+def _encoder(config: ModelConfig, path: Path) -> ServedModel:
+    facts = read_facts(path)
+    return ServedModel(
+        config.name,
+        tokenizer.from_directory(path),
+        None,
+        context_tokens=min(config.context_tokens or facts.max_tokens, facts.max_tokens),
+        created=int(path.stat().st_mtime),
+        prefix_cache=False,
+        encoder=facts,
+    )
 
 
 def _served(

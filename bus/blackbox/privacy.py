@@ -1,4 +1,5 @@
-"""What of a message is not recorded: prompts, answers and token ids unless `[blackbox] content` says so; keys never.
+"""What of a message is not recorded: prompts, answers, token ids and embeddings unless `[blackbox] content` says so;
+keys never.
 
 What is taken out leaves its length: a packed array or a body is replaced by four bytes that say how long it was. So a
 recorded message still decodes, and still tells how many tokens there were. A test looks at every message type there is.
@@ -14,7 +15,7 @@ from msgspec.structs import replace
 from bus.messages.clients import Call, CallFailed, Chunk, Reply, Resume
 from bus.messages.details import PagesReply
 from bus.messages.pages import Leased, Lookup, Prefetch, Seal
-from bus.messages.requests import Deltas, PromptLogprobs, Sampling, Submit
+from bus.messages.requests import Deltas, Encoded, PromptLogprobs, Sampling, Submit
 from bus.messages.steps import SlotOpen, StepPlan, StepResult
 from bus.messages.vitals import HotPrefix, SchedulerView
 
@@ -79,7 +80,13 @@ def _plan(plan: StepPlan) -> StepPlan:
     return replace(plan, opens=tuple(_opened(opened) for opened in plan.opens)) if plan.opens else plan
 
 
+def _encoded(encoded: Encoded) -> Encoded:
+    return replace(encoded, vectors=hidden(encoded.vectors))
+
+
 def _result(result: StepResult) -> StepResult:
+    if result.vectors:  # much of a text can be read out of its embedding
+        result = replace(result, vectors=hidden(result.vectors))
     if result.logprobs or result.prompt_logprobs:
         return replace(result, tokens=hidden(result.tokens), logprobs=(), prompt_logprobs=())
     return replace(result, tokens=hidden(result.tokens))
@@ -125,6 +132,7 @@ CONTENT: Final[dict[type, Hide]] = {
     CallFailed: _body,
     Submit: _submit,
     Deltas: _deltas,
+    Encoded: _encoded,
     PromptLogprobs: _prompt_logprobs,
     StepPlan: _plan,
     StepResult: _result,

@@ -16,7 +16,7 @@ from bus.messages.common import Bye, Heartbeat, Hello, Nack, Welcome
 Operation = Literal[
     "models", "chat.completions", "completions", "tokenize", "detokenize", "ready", "progress",
     "responses", "responses.retrieve", "responses.cancel", "responses.delete", "responses.input_items",
-    "responses.conversation", "messages", "messages.count_tokens",
+    "responses.conversation", "messages", "messages.count_tokens", "embeddings", "rerank",
 ]  # fmt: skip
 
 

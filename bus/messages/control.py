@@ -151,7 +151,8 @@ class GetNotes(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=76):
 
 
 class ModelStatus(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """A served model, as its scheduler sees it. For `trouble` and `stuck` see `requests.ModelFacts`."""
+    """A served model, as its scheduler sees it. For `trouble` and `stuck` see `requests.ModelFacts`, for `kind`
+    `steps.Registered`; it is empty as long as no worker has said it."""
 
     name: str
     state: ProcessState
@@ -163,6 +164,7 @@ class ModelStatus(msgspec.Struct, array_like=True, frozen=True, gc=False):
     trouble: str = ""
     stuck: str = ""
     stuck_s: float = 0.0
+    kind: str = ""
 
 
 class Status(msgspec.Struct, array_like=True, frozen=True, tag=20):

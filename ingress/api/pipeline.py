@@ -17,6 +17,7 @@ from bus.packed import pack_u32
 from ingress.api import from_messages, validate
 from ingress.api.answer import Head, Renderer, encode, fingerprint
 from ingress.api.choices import collect, open_all
+from ingress.api.encoders import Encoders, require_generates
 from ingress.api.events import Events
 from ingress.api.jobs import Caller, chat_ids, ids_of
 from ingress.api.once import Kept, once
@@ -84,6 +85,7 @@ class Pipeline:
         self._engine, self._loop = engine, host.loop
         self._streaming = Streaming(engine, host, journals, grace_s=grace_s, stored_s=stored_s, find=find)
         self._stored = Stored(self._streaming, ask)
+        encoders = Encoders(engine)
         self._operations: dict[Operation, Callable[[bytes, Caller], Awaitable[Answer]]] = {
             **{operation: partial(self._generate, operation) for operation in KINDS},
             **{operation: partial(self._stored.act, operation) for operation in self._stored.operations},
@@ -93,6 +95,8 @@ class Pipeline:
             "models": self._models,
             "ready": self._ready,
             "progress": self._progress,
+            "embeddings": encoders.embeddings,
+            "rerank": encoders.rerank,
         }
 
     async def answer(self, operation: Operation, body: bytes, caller: Caller) -> Answer:
@@ -171,6 +175,7 @@ class Pipeline:
         request = kind.decode(body)
         marks.parsed()
         model = self._engine.model(request.model)
+        require_generates(model)
         caller = caller._replace(marks=marks, earlier=await self._earlier(request, caller))
         plan = await kind.plan(request, model, caller, None)
         streams = await open_all(self._engine, plan.jobs)
@@ -252,7 +257,8 @@ class Pipeline:
 
 
 def _card(model: ServedModel) -> ModelCard:
-    return ModelCard(id=model.name, created=model.created, max_model_len=model.context_tokens, ready=model.ready)
+    return ModelCard(id=model.name, created=model.created, max_model_len=model.context_tokens, ready=model.ready,
+                     kind=model.kind)  # fmt: skip
 
 
 def _readiness(name: str, now: ModelHealth) -> ModelReadiness:

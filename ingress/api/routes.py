@@ -7,6 +7,7 @@ from typing import Any, Final, Literal, NamedTuple
 from bus.messages.clients import Operation
 from ingress.api.schema_chat import ChatCompletion, ChatCompletionChunk, ChatRequest
 from ingress.api.schema_completion import Completion, CompletionRequest
+from ingress.api.schema_encoding import EmbeddingList, EmbeddingRequest, Reranking, RerankRequest
 from ingress.api.schema_messages import (
     AnthropicMessage,
     CountRequest,
@@ -125,6 +126,14 @@ ROUTES: Final = (
     Route(
         "POST", "/v1/messages/count_tokens", "messages.count_tokens", "How many tokens a conversation's prompt has.",
         CountRequest, TokenCount, errors=(*_BODY, 529),
+    ),
+    Route(
+        "POST", "/v1/embeddings", "embeddings", "Embeddings of texts.", EmbeddingRequest, EmbeddingList,
+        errors=_GENERATION,
+    ),
+    Route(
+        "POST", "/v1/rerank", "rerank", "Documents in the order of what they have to do with a query.", RerankRequest,
+        Reranking, errors=_GENERATION,
     ),
     Route(
         "GET",

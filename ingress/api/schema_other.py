@@ -7,12 +7,14 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from bus.encoders import Kind
 from ingress.api.schema_chat import Messages
 from ingress.api.schema_common import ModelName, TokenId
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
-    """A served model. `ready` says whether it can answer now, `max_model_len` how long prompt plus output may be."""
+    """A served model. `ready` says whether it can answer now, `max_model_len` how long prompt plus output may be,
+    `kind` what it is for: it generates, makes embeddings, or reranks."""
 
     id: str
     object: Literal["model"] = "model"
@@ -20,6 +22,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     owned_by: str = "headrace"
     max_model_len: int
     ready: bool
+    kind: Kind = "generate"
 
 
 class ModelList(msgspec.Struct, frozen=True, kw_only=True):

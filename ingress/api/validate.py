@@ -16,6 +16,7 @@ import msgspec
 from ingress.api.schema_chat import AssistantMessage, AudioPart, ChatRequest, FilePart, ImagePart, Message
 from ingress.api.schema_common import MAX_CHOICES, Generation
 from ingress.api.schema_completion import CompletionRequest
+from ingress.api.schema_encoding import MAX_INPUTS, EmbeddingRequest, RerankRequest
 from ingress.api.schema_other import DetokenizeRequest, TokenizeRequest
 from ingress.errors import ApiError, invalid_request, unsupported_parameter
 
@@ -147,20 +148,53 @@ def prompts_of(request: CompletionRequest) -> list[str | list[int]]:
     Raises:
         ApiError: 400, text and ids mixed, or an empty prompt.
     """
-    prompt = request.prompt
-    if isinstance(prompt, str):
-        return [prompt]
-    if all(isinstance(part, int) for part in prompt):
-        return [[part for part in prompt if isinstance(part, int)]]
-    prompts: list[str | list[int]] = []
-    kind = type(prompt[0])
-    for index, part in enumerate(prompt):
+    return _texts(request.prompt, "prompt")
+
+
+def embedding_request(body: bytes) -> EmbeddingRequest:
+    """Decode and check the body of an embeddings call.
+
+    Raises:
+        ApiError: 400.
+    """
+    request = decode(body, EmbeddingRequest)
+    if (count := len(inputs_of(request))) > MAX_INPUTS:
+        raise invalid_request(f"{count} inputs are more than {MAX_INPUTS}.", param="input")
+    return request
+
+
+def rerank_request(body: bytes) -> RerankRequest:
+    """Decode the body of a rerank call.
+
+    Raises:
+        ApiError: 400.
+    """
+    return decode(body, RerankRequest)
+
+
+def inputs_of(request: EmbeddingRequest) -> list[str | list[int]]:
+    """The inputs of an embeddings call, each as text or as token ids.
+
+    Raises:
+        ApiError: 400, text and ids mixed.
+    """
+    return _texts(request.input, "input")
+
+
+def _texts(given: str | list[str | int | list[int]], param: str) -> list[str | list[int]]:
+    if isinstance(given, str):
+        return [given]
+    if all(isinstance(part, int) for part in given):
+        return [[part for part in given if isinstance(part, int)]]
+    texts: list[str | list[int]] = []
+    kind = type(given[0])
+    for index, part in enumerate(given):
         if isinstance(part, int) or type(part) is not kind:
-            raise invalid_request("Texts and token ids cannot be mixed in one prompt.", param=f"prompt[{index}]")
+            raise invalid_request(f"Texts and token ids cannot be mixed in one {param}.", param=f"{param}[{index}]")
         if isinstance(part, list) and not part:
-            raise invalid_request("A prompt of token ids must have at least one.", param=f"prompt[{index}]")
-        prompts.append(part)
-    return prompts
+            raise invalid_request(f"Token ids of one {param} must be at least one.", param=f"{param}[{index}]")
+        texts.append(part)
+    return texts
 
 
 def check_messages(messages: list[Message]) -> None:

@@ -158,6 +158,10 @@ def _chunks(
                 budget, limit = bound, "inter_token_target"
         if budget < end - start:
             cut = cut or limit
+        if replica.dimensions:  # an encoder's sequence is one row, and the first one goes however long it is
+            if chunks and budget < end - start:
+                break
+            budget = end - start
         if budget <= 0:
             break
         count, short = _page_chunk(replica, pool, slot, start, min(end - start, budget), diff)

@@ -91,19 +91,28 @@ class Replica:
         slot_cap, step_cap: what the operator allows of `slots` and `step_tokens`.
         leaving: its processes are about to end; no step is planned any more.
         cores: that its ranks compute with, in all: a second of a step is so many of computing.
+        dimensions: of an encoder's answer to a row, which is a whole sequence in one step; 0 of a decoder.
         spent_ns, prefill_ns: computing that who is in a slot has cost since it entered, and what of it was prefill.
         retired: left by requests while steps that may write their pages are in flight.
         limbo: left by requests when the replica failed; reusable when it is fenced.
     """
 
     def __init__(
-        self, number: int, slots: int, step_tokens: int, context_tokens: int, page_tokens: int, cores: int = 1
+        self,
+        number: int,
+        slots: int,
+        step_tokens: int,
+        context_tokens: int,
+        page_tokens: int,
+        cores: int = 1,
+        dimensions: int = 0,
     ) -> None:
         self.number = number
         self.slots = slots
         self.step_tokens = step_tokens
         self.page_tokens = page_tokens
         self.cores = cores
+        self.dimensions = dimensions
         self.ready = False
         self.draining = False
         self.leaving = False
@@ -250,7 +259,7 @@ class Replica:
             self.scoring.add(slot)
         self.opening[slot] = SlotOpen(
             slot, request.id, tokens, prompt_len, computed, pack_u32(table), pack_u32(generations), submit.sampling,
-            submit.prompt_logprobs if request.wants_prompt_logprobs else -1,
+            submit.prompt_logprobs if request.wants_prompt_logprobs else -1, submit.segment,
         )  # fmt: skip
         return slot
 

@@ -14,11 +14,13 @@ from ingress.api.routes import ROUTES
 from ingress.api.schema_chat import ChatRequest
 from ingress.api.schema_common import StreamOptions
 from ingress.api.schema_completion import CompletionRequest
+from ingress.api.schema_encoding import EmbeddingRequest, RerankRequest
 from ingress.api.schema_messages import CountRequest, MessagesRequest
 from ingress.api.schema_other import DetokenizeRequest, TokenizeRequest
 from ingress.api.schema_responses import ResponsesRequest
 
 PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
+ENCODING = (EmbeddingRequest, RerankRequest)
 REQUESTS = (ChatRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest, StreamOptions)
 # By the heading under which they are.
 SURFACES = {"Responses": (ResponsesRequest,), "Messages": (MessagesRequest, CountRequest)}
@@ -57,6 +59,13 @@ def test_every_field_of_the_other_surfaces_is_named_and_nothing_else(heading: st
     rows = re.findall(r"^\| (`.+?) \|", section(heading), re.MULTILINE)
     named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
     assert {name for name in named if not name.endswith("_error")} <= fields
+
+
+def test_parameters_of_encoders_are_named_and_no_others() -> None:
+    tables = section("Embeddings and reranking")
+    known = {field.encode_name for kind in ENCODING for field in msgspec.structs.fields(kind)}
+    named = {name for row in re.findall(r"^\| (`.+?) \|", tables, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)}
+    assert named == known
 
 
 def test_the_endpoints_are_those_that_are_served() -> None:
