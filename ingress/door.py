@@ -170,7 +170,7 @@ class Door:
         )
         answer = await self._pipeline.answer(call.operation, call.body, caller)
         if isinstance(answer, bytes):
-            return Reply(call.call, answer)
+            return Reply(call.call, bytes(answer))
         return await self._follow(peer, call.call, answer, 0)
 
     async def _resume(self, peer: Peer, resume: Resume) -> Last:

@@ -34,6 +34,7 @@ class Opening(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=0):
         prompts: ids of each prompt, packed u32: a template may say another thing on another day.
         seed: that choice 0 draws with.
         key, traceparent: of the caller too.
+        cached: the stored answer (`cache.entry`) that it is told from; empty where it is generated.
     """
 
     operation: Operation
@@ -49,6 +50,7 @@ class Opening(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=0):
     seed: int
     key: str = ""
     traceparent: str = ""
+    cached: bytes = b""
 
 
 class Drawn(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=1):

@@ -42,6 +42,7 @@ class Replay:
         listeners: how many are connected now.
         idle_ns: since when nobody listens to it, or it is complete; 0 while somebody does.
         requests: of its choices.
+        headers: what its first answer says of it over HTTP.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Replay:
         self.bytes = 0
         self.complete = False
         self.requests: Sequence[int] = ()
+        self.headers: Sequence[tuple[bytes, bytes]] = ()
         self._on_abandoned, self._on_dropped = on_abandoned, on_dropped
         self._events: list[bytes] = []
         self._first = 1  # number of the first one that is kept

@@ -19,6 +19,9 @@ from ingress.accounts import SEND_S, Accounts, NoLedger
 from ingress.api.exposition import MetricsClient
 from ingress.api.http import HttpFront, serve
 from ingress.api.pipeline import Pipeline
+from ingress.cache.costs import Overheard
+from ingress.cache.front import AnswerCache
+from ingress.cache.opening import open_cache
 from ingress.door import Door
 from ingress.engine import Engine
 from ingress.journal import Journals
@@ -44,6 +47,7 @@ class IngressService:
         self._curve: CurveServer | None = None
         self._metrics: MetricsClient | None = None
         self._accounts: Accounts | None = None
+        self._cache: AnswerCache | None = None
         self._handed_over = False
 
     def start(self) -> None:
@@ -56,11 +60,17 @@ class IngressService:
             self._life.fail(f"[ingress] {problem}", EXIT_CONFIG)
             return
         metrics = self._observe()
-        ledger = self._accounts or NoLedger()
+        ledger = Overheard(self._accounts or NoLedger())
         self._engine = Engine(self._life, models, max_streams=settings.max_streams, ledger=ledger)
         journals = Journals(self._life.run, self._life.name, self._life.epoch, self._life.telemetry)
+        self._cache = open_cache(self._life, self._engine, ledger)
         self._pipeline = Pipeline(
-            self._engine, self._life, journals, grace_s=settings.resume_grace_s, find=partial(find, self._life)
+            self._engine,
+            self._life,
+            journals,
+            grace_s=settings.resume_grace_s,
+            find=partial(find, self._life),
+            cache=self._cache,
         )
         try:
             self._http = serve(self._pipeline, metrics, self._life)
@@ -123,6 +133,7 @@ class IngressService:
             self._http,
             self._pipeline,
             self._engine,
+            self._cache,
             self._metrics,
             self._accounts,
             self._curve,

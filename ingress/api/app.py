@@ -102,6 +102,7 @@ class App:
             owner_of(request.authorization),
             self._pipeline.now_ns(),
             traceparent=traceparent(request.header(b"traceparent")),
+            cache_control=request.header(b"cache-control"),
         )
         key = request.header(b"idempotency-key")
         if key:
@@ -113,7 +114,7 @@ class App:
         if isinstance(answer, Kept):
             answer = await self._once(answer.events, request)
         if isinstance(answer, bytes):
-            await _respond(sink, 200, answer, [_JSON])
+            await _respond(sink, 200, answer, [_JSON, *getattr(answer, "headers", ())])
         else:
             await self._stream(answer, 0, request, sink, keep=request.resumable or bool(key))
 

@@ -41,6 +41,7 @@ class Caller(NamedTuple):
         marks: is told when the prompt is rendered and tokenised.
         key: whose credentials were shown, for accounting; empty where nobody is told apart.
         traceparent: of the trace that the caller is in; empty where it named none.
+        cache_control: the header of that name.
     """
 
     tenant: str
@@ -50,6 +51,7 @@ class Caller(NamedTuple):
     marks: Marks | None = None
     key: str = ""
     traceparent: str = ""
+    cache_control: str = ""
 
 
 def owner_of(authorization: str) -> str:

@@ -31,8 +31,10 @@ from ingress.api.schema_other import (
     Readiness,
     TokenizeReply,
 )
+from ingress.api.sse import Headers
 from ingress.api.streaming import Find, Host, Streaming
 from ingress.api.telling import Telling, Whole
+from ingress.cache.front import AnswerCache, Opened
 from ingress.engine import Engine, ServedModel, Stream
 from ingress.errors import ApiError, invalid_request, not_ready
 from ingress.health import ModelHealth
@@ -46,6 +48,12 @@ READY_RETRY_S: Final = 2.0
 Answer = bytes | Replay
 
 
+class Body(bytes):
+    """A whole answer, and what is said of it in headers."""
+
+    headers: Headers = ()
+
+
 class _Open(NamedTuple):
     """A call whose choices are open."""
 
@@ -54,6 +62,7 @@ class _Open(NamedTuple):
     streams: list[Stream]
     n: int
     streams_events: bool
+    headers: Headers = ()
 
     @property
     def telling(self) -> Telling | Whole:
@@ -70,10 +79,20 @@ class Pipeline:
         engine: does the work.
         host: its loop is the clock.
         journals, grace_s, find: see `Streaming`.
+        cache: answers calls that were answered before.
     """
 
-    def __init__(self, engine: Engine, host: Host, journals: Journals, *, grace_s: float, find: Find) -> None:
-        self._engine, self._loop = engine, host.loop
+    def __init__(
+        self,
+        engine: Engine,
+        host: Host,
+        journals: Journals,
+        *,
+        grace_s: float,
+        find: Find,
+        cache: AnswerCache | None = None,
+    ) -> None:
+        self._engine, self._loop, self._cache = engine, host.loop, cache
         self._streaming = Streaming(engine, host, journals, grace_s=grace_s, find=find)
         self._operations: dict[Operation, Callable[[bytes, Caller], Awaitable[Answer]]] = {
             **{operation: partial(self._generate, operation) for operation in KINDS},
@@ -109,7 +128,7 @@ class Pipeline:
             if error.code != "stream_not_found":
                 raise
             call = await self._open(operation, body, caller._replace(seed=known.seed), known.number)
-            events = self._streaming.begin(call.opening, call.telling)
+            events = self._begin(call)
         return events if kind.decode(body).streams else Kept(events)
 
     def model_card(self, name: str) -> bytes:
@@ -146,12 +165,19 @@ class Pipeline:
     async def _generate(self, operation: Operation, body: bytes, caller: Caller) -> Answer:
         call = await self._open(operation, body, caller, None)
         if call.streams_events:
-            return self._streaming.begin(call.opening, call.telling)
+            return self._begin(call)
         try:
             answers = await collect(call.streams)
-            return call.renderer.whole(answers, [stream.prompt_logprobs for stream in call.streams[:: call.n]])
+            body = Body(call.renderer.whole(answers, [stream.prompt_logprobs for stream in call.streams[:: call.n]]))
+            body.headers = call.headers
+            return body
         finally:
             self._engine.abort(call.opening.requests)  # nothing happens to those that have ended
+
+    def _begin(self, call: _Open) -> Replay:
+        replay = self._streaming.begin(call.opening, call.telling)
+        replay.headers = call.headers
+        return replay
 
     async def _open(self, operation: Operation, body: bytes, caller: Caller, number: int | None) -> _Open:
         """Plan a call and open its choices. `number`: of the response's id; None is that of the first request."""
@@ -161,7 +187,13 @@ class Pipeline:
         marks.parsed()
         model = self._engine.model(request.model)
         plan = await kind.plan(request, model, caller._replace(marks=marks), None)
-        streams = await open_all(self._engine, plan.jobs)
+        dispatch = partial(open_all, self._engine)
+        opened = (
+            Opened(await dispatch(plan.jobs), ())
+            if self._cache is None
+            else await self._cache.open(request, plan, model, caller, dispatch)
+        )
+        streams = opened.streams
         requests = tuple(stream.request for stream in streams)
         response = f"{kind.prefix}-{requests[0] if number is None else number:016x}"
         self._engine.name(requests, response)
@@ -169,9 +201,9 @@ class Pipeline:
         opening = Opening(
             operation, body, caller.tenant, caller.owner, caller.received_ns, head.id, head.created,
             head.fingerprint, requests, tuple(pack_u32(prompt.ids) for prompt in plan.prompts), plan.seed,
-            caller.key, caller.traceparent,
+            caller.key, caller.traceparent, opened.stored,
         )  # fmt: skip
-        return _Open(opening, kind.render(head, request, plan, model), streams, plan.n, request.streams)
+        return _Open(opening, kind.render(head, request, plan, model), streams, plan.n, request.streams, opened.headers)
 
     # --- the rest --------------------------------------------------------------------------------------------------
 

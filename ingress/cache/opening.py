@@ -1,0 +1,51 @@
+"""Makes an ingress's cache of its configuration, with whatever parts of it can be had."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from bus.config import parse_size
+from bus.names import state_directory
+from bus.process import Life
+from ingress.cache.costs import Overheard
+from ingress.cache.front import AnswerCache
+from ingress.cache.semantic.calibration import Calibrations
+from ingress.cache.semantic.lookup import Embedder, Semantic
+from ingress.cache.semantic.static import NotPrepared, StaticVectors
+from ingress.cache.store import Store
+from ingress.engine import Engine
+
+log = logging.getLogger(__name__)
+
+STATIC: Final = "cache-static"  # in the state directory
+TICK_S: Final = 1.0
+
+
+def open_cache(life: Life, engine: Engine, costs: Overheard, embedder: Embedder | None = None) -> AnswerCache | None:
+    """The cache; None where the configuration wants none.
+
+    Args:
+        embedder: runs the encoder; None where nothing does.
+    """
+    config = life.config.cache
+    if not config.exact:
+        return None
+    store = Store(life.run / "cache", parse_size(config.memory))
+    semantic = _semantic(life, store, embedder) if any(space.semantic != "off" for space in config.namespace) else None
+    cache = AnswerCache(config, engine, store, costs, life.telemetry, semantic)
+    life.loop.every(TICK_S, cache.tick)
+    return cache
+
+
+def _semantic(life: Life, store: Store, embedder: Embedder | None) -> Semantic | None:
+    config = life.config.cache
+    if embedder is None:
+        log.warning("[cache] encoder: nothing runs encoders here; questions are matched exactly only")
+        return None
+    try:
+        static = StaticVectors(state_directory() / STATIC)
+    except NotPrepared as error:
+        log.warning("questions are matched exactly only: %s", error)
+        return None
+    return Semantic(store, Calibrations(state_directory()), static, embedder, config.encoder, life.telemetry)
