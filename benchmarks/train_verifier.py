@@ -4,8 +4,9 @@
     python -m benchmarks.train_verifier --static DIRECTORY
 
 Writes `ingress/cache/semantic/verifier.json`, and for the tests `tests/ingress/cache_data/`: the pairs with their
-cosines, and the forests of the folds, each of which has not seen the pairs that it judges there. Pairs that share a question are
-in one fold. Beside each fold's pairs, pairs of questions that have nothing to do with each other are trained on.
+cosines, and the forests of the folds, each of which has not seen the pairs that it judges there. Pairs that share a
+question are in one fold. Beside each fold's pairs, pairs of questions that have nothing to do with each other are
+trained on.
 
 Data: fow-cache 0.1.0, Mabon ap Gwyn, CC BY 4.0.
 """

@@ -140,8 +140,11 @@ class Stream:
                 self.on_touched()
 
     def tap(self, tap: Callable[[Piece], None]) -> None:
-        """Have `tap` see every piece as it is pushed, apart from whoever reads the stream."""
+        """Have `tap` see every piece as it is pushed, apart from whoever reads the stream: those that wait at once.
+        Call it before the stream is read."""
         self._tap = tap
+        for piece in tuple(self._waiting):
+            tap(piece)
 
     def listen(self, listener: Callable[[Piece], None]) -> None:
         """Have `listener` called with what came, a turn of the loop later: a task that wakes up for each piece costs

@@ -177,7 +177,7 @@ class Database:
             row = self._db.execute(_GET, (key, now_ms)).fetchone()
         if row is None:
             return None
-        if checksum(key, row[0]) != row[1]:
+        if not isinstance(row[0], bytes) or checksum(key, row[0]) != row[1]:
             raise Damaged("a row is not what was written")
         return Found(row[0], row[2])
 

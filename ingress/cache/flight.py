@@ -71,9 +71,9 @@ class Flight:
     def lead(self, stream: Stream) -> Stream:
         """The generation is open; its stream is the leader's."""
         self.stream, self.request = stream, stream.request
-        stream.tap(self._hear)
         self._backend.lend(stream.request, self._leader_leaves)
         self._opened.set_result(True)
+        stream.tap(self._hear)  # some of it, or all, may be here already
         return stream
 
     def fail_to_open(self) -> None:

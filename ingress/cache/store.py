@@ -68,6 +68,7 @@ class Store:
         self._fresh: dict[bytes, Kept] = {}  # that wait to be written
         self._used: set[bytes] = set()
         self._counts: Counter[tuple[str, str]] = Counter()
+        self._settling: list[threading.Event] = []
         self._waiting_bytes = 0
         self._closing = False
         self._complaint = ""
@@ -80,7 +81,7 @@ class Store:
     def get(self, key: bytes) -> Found | None:
         """What is kept under a key and may be served."""
         fresh = self._fresh.get(key)
-        if fresh is not None and fresh.epoch == self.epoch(fresh.space):
+        if fresh is not None and fresh.expires_ms > now_ms() and fresh.epoch == self.epoch(fresh.space):
             return Found(fresh.body, fresh.stored_ms)
         found = self._read(lambda database: database.get(key, now_ms()), None)
         if found is not None:
@@ -169,10 +170,11 @@ class Store:
 
     def settle(self, timeout_s: float = 5.0) -> bool:
         """Wait until everything is written; for commands and tests, which have no loop to keep."""
-        until = time.monotonic() + timeout_s
         done = threading.Event()
-        self._write(lambda _: done.set(), 0)
-        return done.wait(max(0.0, until - time.monotonic()))
+        with self._condition:
+            self._settling.append(done)
+            self._condition.notify()
+        return done.wait(timeout_s)
 
     def close(self) -> None:
         """Write what is here, and end."""
@@ -245,13 +247,14 @@ class Store:
         opened: Path | None = None
         while True:
             with self._condition:
-                while not (self._closing or self._writes or self._used or self._counts):
+                while not (self._closing or self._writes or self._used or self._counts or self._settling):
                     self._condition.wait()
                 closing = self._closing
             if not closing:
                 time.sleep(BATCH_S)  # others come meanwhile
             with self._condition:
                 writes, self._writes = self._writes, []
+                settling, self._settling = self._settling, []
                 fresh = tuple(self._fresh.items())
                 used, self._used = self._used, set()
                 counts, self._counts = self._counts, Counter()
@@ -267,6 +270,8 @@ class Store:
             for key, answer in fresh:
                 if self._fresh.get(key) is answer:
                     self._fresh.pop(key, None)
+            for done in settling:
+                done.set()
             if closing:
                 break
         if database is not None:

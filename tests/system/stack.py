@@ -142,7 +142,8 @@ def running(
     port = free_port()
     config = home / "headrace.toml"
     config.write_text(
-        f'[ingress]\nhttp = "127.0.0.1:{port}"\nprocesses = {ingresses}\n\n[cache]\nexact = {str(cache).lower()}\n\n[kv]\narena = "{arena}"\n{kv}\n{model_toml}'
+        f'[ingress]\nhttp = "127.0.0.1:{port}"\nprocesses = {ingresses}\n\n[cache]\nexact = {str(cache).lower()}\n\n'
+        f'[kv]\narena = "{arena}"\n{kv}\n{model_toml}'
     )
     environment = {
         **os.environ,

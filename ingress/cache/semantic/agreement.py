@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from ingress.cache.semantic.features import names_apart
 from ingress.cache.semantic.words import words
 
 LEAST_COSINE: Final = 0.92
@@ -23,6 +24,6 @@ def agree(left: str, right: str, cosine: float) -> bool:
     if same_text(left, right):
         return True
     one, other = words(left[:COMPARED]), words(right[:COMPARED])
-    if one.numbers != other.numbers or one.entities != other.entities or one.negations != other.negations:
+    if one.numbers != other.numbers or one.negations != other.negations or names_apart(one, other):
         return False
     return cosine >= LEAST_COSINE

@@ -2,8 +2,8 @@
 but for `Calibrations`, which keeps the outcome in the state directory.
 
 An observation is a question that would have been answered by another's answer and was generated all the same: its
-score, and whether the two answers agreed. The share of wrong ones is bounded by Wilson's interval, one-sided, so that few
-observations allow little.
+score, and whether the two answers agreed. The share of wrong ones is bounded by Wilson's interval, one-sided, so that
+few observations allow little.
 """
 
 from __future__ import annotations

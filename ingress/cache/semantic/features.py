@@ -65,7 +65,7 @@ def features(
             len(left.times ^ right.times),
             abs(left.negations - right.negations),
             opposites,
-            _entities(left, right),
+            names_apart(left, right),
             len(left.roles ^ right.roles),
             len(left.asks ^ right.asks),
             len(left.comparing ^ right.comparing),
@@ -107,7 +107,9 @@ def broken(left: Words, right: Words) -> str:
         return "numbers"
     if left.times != right.times:
         return "times"
-    if _entities(left, right):
+    if left.negations != right.negations:
+        return "negations"
+    if names_apart(left, right):
         return "entities"
     only_left, only_right = set(left.all) - set(right.all), set(right.all) - set(left.all)
     if any(opposite(one, other) for one in only_left for other in only_right):
@@ -130,7 +132,7 @@ def _directed(question: Words) -> set[tuple[str, str]]:
     return found
 
 
-def _entities(left: Words, right: Words) -> int:
+def names_apart(left: Words, right: Words) -> int:
     """Names that only one of them has, in whatever case the other is written."""
     return sum(name not in right.all and name not in right.entities for name in left.entities) + sum(
         name not in left.all and name not in left.entities for name in right.entities
