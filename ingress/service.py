@@ -13,7 +13,7 @@ from bus.catalogue import ModelMissing
 from bus.config import parse_size
 from bus.curve import BadKeyFile, CurveServer, credential
 from bus.limits import too_few_open_files
-from bus.messages.control import Ok, Rejected, Reload, ToProcess
+from bus.messages.control import Answer, Ok, Rejected, Reload, ToProcess
 from bus.process import EXIT_CONFIG, EXIT_MISSING, Description, Life
 from ingress.accounts import SEND_S, Accounts, NoLedger
 from ingress.api.exposition import MetricsClient
@@ -22,6 +22,7 @@ from ingress.api.pipeline import Pipeline
 from ingress.cache.costs import Overheard
 from ingress.cache.front import AnswerCache
 from ingress.cache.opening import open_cache
+from ingress.cache.orders import Question
 from ingress.door import Door
 from ingress.engine import Engine
 from ingress.journal import Journals
@@ -141,8 +142,12 @@ class IngressService:
             if part is not None:
                 part.close()
 
-    def control(self, message: ToProcess) -> Ok | Rejected | None:
-        """The public keys of those who may connect can be read again."""
+    def control(self, message: ToProcess) -> Answer | None:
+        """The public keys of those who may connect can be read again; the cache has questions and orders of its own."""
+        if isinstance(message, Question):
+            if self._cache is None or self._cache.desk is None:
+                return Rejected(message.rid, "nothing is cached here: [cache] exact is false")
+            return self._cache.desk.answer(message)
         if not isinstance(message, Reload):
             return None
         if self._curve is None:

@@ -27,6 +27,7 @@ from ingress.cache.directives import Directives, directives
 from ingress.cache.entry import BadEntry, Entry, Replayed
 from ingress.cache.flight import Backend, Flight
 from ingress.cache.keys import exact_key
+from ingress.cache.orders import Desk
 from ingress.cache.policy import may_keep, why_not
 from ingress.cache.semantic.lookup import Asked, Match, Semantic
 from ingress.cache.spaces import Space, Spaces
@@ -65,6 +66,9 @@ class AnswerCache:
         store: shared with the other ingresses.
         costs: knows what computing an answer took; the ledger behind it gets a row for every hit.
         semantic: None where no namespace wants it.
+
+    Attributes:
+        desk: answers operators.
     """
 
     def __init__(
@@ -81,6 +85,7 @@ class AnswerCache:
         self._semantic = semantic
         self._largest = parse_size(config.memory) // LARGEST_SHARE
         self._flights: dict[bytes, Flight] = {}
+        self.desk: Desk | None = None
 
     async def open(
         self, request: Generation, plan: Plan, model: ServedModel, caller: Caller, dispatch: Dispatch

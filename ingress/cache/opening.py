@@ -10,6 +10,7 @@ from bus.names import state_directory
 from bus.process import Life
 from ingress.cache.costs import Overheard
 from ingress.cache.front import AnswerCache
+from ingress.cache.orders import Desk
 from ingress.cache.semantic.calibration import Calibrations
 from ingress.cache.semantic.lookup import Embedder, Semantic
 from ingress.cache.semantic.static import NotPrepared, StaticVectors
@@ -34,6 +35,7 @@ def open_cache(life: Life, engine: Engine, costs: Overheard, embedder: Embedder 
     store = Store(life.run / "cache", parse_size(config.memory))
     semantic = _semantic(life, store, embedder) if any(space.semantic != "off" for space in config.namespace) else None
     cache = AnswerCache(config, engine, store, costs, life.telemetry, semantic)
+    cache.desk = Desk(life.config, store, semantic)
     life.loop.every(TICK_S, cache.tick)
     return cache
 

@@ -52,6 +52,7 @@ class Store:
     Attributes:
         dropped: writes that were too many.
         damaged: files that were thrown away by this process.
+        problem: why nothing is cached at present; empty where it is.
     """
 
     def __init__(self, directory: Path, max_bytes: int) -> None:
@@ -72,6 +73,7 @@ class Store:
         self._waiting_bytes = 0
         self._closing = False
         self._complaint = ""
+        self.problem = ""
         self._open()
         self._thread = threading.Thread(target=self._run, name="cache", daemon=True)
         self._thread.start()
@@ -202,10 +204,11 @@ class Store:
                 self._lost(path, why)
                 path = self._generations.next(path)
                 self._reader = Database(path, writes=False)
-            self._path = path
+            self._path, self.problem = path, ""
         except (Damaged, sqlite3.Error, OSError) as error:
             self._generations = None
-            self._complain(f"{self._directory}: {error}")
+            self.problem = f"{self._directory}: {error}"
+            self._complain(self.problem)
 
     def _read(self, ask: Callable[[Database], T], otherwise: T) -> T:
         if self._reader is None:

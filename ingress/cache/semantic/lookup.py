@@ -118,6 +118,11 @@ class Semantic:
         self._vectors: dict[tuple[bytes, str], Vector] = {}  # of questions under way
         self._tasks: set[asyncio.Task[None]] = set()
 
+    @property
+    def encoder_digest(self) -> str:
+        """Of the encoder that the static vectors are of."""
+        return self._static.about.encoder
+
     # --- looking up ------------------------------------------------------------------------------------------------
 
     def turn(self, request: ChatRequest, job: Job, model: ServedModel, space: Space) -> Asked | None:
