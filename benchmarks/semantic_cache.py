@@ -4,8 +4,8 @@
     python -m benchmarks.semantic_cache [--static DIRECTORY]
 
 Pairs are judged by forests that have not seen them (`tests/ingress/cache_data`, made by `benchmarks.train_verifier`).
-With the static vectors of `headrace cache prepare` lookups are timed: CPU of the ingress, of a question that stops at the
-gate, in a partition of so many.
+With the static vectors of `headrace cache prepare` lookups are timed: CPU of the ingress, of a question that stops at
+the gate, in a partition of so many.
 """
 
 from __future__ import annotations
@@ -76,10 +76,8 @@ def judge(pairs: list[dict[str, object]]) -> None:
 
 
 def _line(name: str, served: np.ndarray, same: np.ndarray) -> None:
-    good, bad = int((served & same).sum()), int((served & ~same).sum())
-    print(
-        f"| {name} | {good} of {same.sum()} ({good / same.sum():.1%}) | {bad} of {(~same).sum()} ({bad / (~same).sum():.1%}) |"
-    )
+    good, bad, all_good, all_bad = (int(part.sum()) for part in (served & same, served & ~same, same, ~same))
+    print(f"| {name} | {good} of {all_good} ({good / all_good:.1%}) | {bad} of {all_bad} ({bad / all_bad:.1%}) |")
 
 
 def conversations() -> None:

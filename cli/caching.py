@@ -1,5 +1,5 @@
-"""`headrace cache`: what is kept and what it saves, what would be matched by meaning, and orders about both. Any ingress
-answers for the host."""
+"""`headrace cache`: what is kept and what it saves, what would be matched by meaning, and orders about both. Any
+ingress answers for the host."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ def status(*, as_json: bool) -> int:
     if not isinstance(answer, CacheStatus):
         return 1
     if as_json:
-        print(msgspec.json.encode(msgspec.structs.asdict(answer)).decode())
+        spaces = [{**msgspec.structs.asdict(space), "counts": dict(space.counts)} for space in answer.spaces]
+        print(msgspec.json.encode({**msgspec.structs.asdict(answer), "spaces": spaces}).decode())
         return 0
     table = Table(box=None, pad_edge=False)
     for heading in (
@@ -71,7 +72,8 @@ def report(space: str, *, limit: int, as_json: bool) -> int:
     if not isinstance(answer, CacheReport):
         return 1
     if as_json:
-        print(msgspec.json.encode(msgspec.structs.asdict(answer)).decode())
+        lists = {part: [msgspec.structs.asdict(one) for one in getattr(answer, part)] for part in ("steps", "pairs")}
+        print(msgspec.json.encode({**msgspec.structs.asdict(answer), **lists}).decode())
         return 0
     console = Console()
     console.print(

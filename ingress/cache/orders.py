@@ -135,7 +135,7 @@ class Desk:
             needed = calibrating.needed(budget)
             return Rejected(
                 message.rid,
-                f"no threshold is within {budget:.2%} by {len(seen)} observations; without a wrong one it takes {needed}",
+                f"no threshold is within {budget:.2%} by {len(seen)} observations; {needed} without a wrong one would do",
             )
         else:
             new = Calibration(
@@ -146,7 +146,7 @@ class Desk:
             calibrations.set(space.name, new)
         except OSError as error:
             return Rejected(message.rid, f"it cannot be written down: {error}")
-        said = f"{new.served} of {new.observations} observed matches pass, {new.wrong} of them wrong, bound {new.bound:.2%}"
+        said = f"{new.served} of {new.observations} matches pass, {new.wrong} of them wrong, bound {new.bound:.2%}"
         return Ok(message.rid, new.off or said, _said(before), _said(new))
 
     def _calibration(self, space: Space) -> Calibration | None:
