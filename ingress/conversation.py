@@ -76,6 +76,8 @@ class Order(msgspec.Struct, frozen=True, gc=False):
     key: str = ""
     counts_prompt: bool = True
     traceparent: str = ""
+    batch: bool = False
+    weight: float = 1.0
 
 
 class _Live:
@@ -241,6 +243,8 @@ class Conversation:
                 deadline_ns=order.deadline_ns,
                 prompt_logprobs=order.prompt_logprobs,
                 tenant=order.tenant,
+                batch=order.batch,
+                weight=order.weight,
                 submitted_ns=order.submitted_ns,
                 adopted=order.adopted,
                 timing=order.timing,

@@ -48,6 +48,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         received_ns: CLOCK_MONOTONIC when the request was read; 0 is now.
         marks: when it was parsed, rendered and tokenised.
         timing: its end tells where its time went.
+        batch, weight: see `Submit`.
     """
 
     model: str
@@ -71,6 +72,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     received_ns: int = 0
     marks: Marks | None = None
     timing: bool = False
+    batch: bool = False
+    weight: float = 1.0
 
 
 class Placed(NamedTuple):
@@ -109,6 +112,8 @@ def place(job: Job, model: ServedModel, request: int, now_ns: int) -> Placed:
         key=job.key,
         counts_prompt=job.counts_prompt,
         traceparent=job.traceparent,
+        batch=job.batch,
+        weight=job.weight,
         submitted_ns=received_ns,
         timing=job.timing,
     )

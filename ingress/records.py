@@ -33,7 +33,7 @@ class Opening(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=0):
         requests: ids of its jobs at the scheduler.
         prompts: ids of each prompt, packed u32: a template may say another thing on another day.
         seed: that choice 0 draws with.
-        key, traceparent: of the caller too.
+        key, traceparent, batch, weight: of the caller too.
         cached: the stored answer (`cache.entry`) that it is told from; empty where it is generated.
     """
 
@@ -50,6 +50,8 @@ class Opening(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=0):
     seed: int
     key: str = ""
     traceparent: str = ""
+    batch: bool = False
+    weight: float = 1.0
     cached: bytes = b""
 
 

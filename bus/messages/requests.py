@@ -76,6 +76,8 @@ class Submit(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=10):
         adopted: how often the request has passed from a dead ingress to another. What an earlier home of it still had
             under way, a submission or an abort, has a lower number and changes nothing.
         timing: `Deltas.accounts` are wanted.
+        batch: runs when nothing else wants to, and gives way to what does.
+        weight: of its tenant; one with twice the weight gets twice as much where both wait.
     """
 
     request: int
@@ -94,6 +96,8 @@ class Submit(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=10):
     adopted: int = 0
     timing: bool = False
     traceparent: str = ""
+    batch: bool = False
+    weight: float = 1.0
 
 
 class Abort(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=11):

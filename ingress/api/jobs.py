@@ -41,6 +41,8 @@ class Caller(NamedTuple):
         marks: is told when the prompt is rendered and tokenised.
         key: whose credentials were shown, for accounting; empty where nobody is told apart.
         traceparent: of the trace that the caller is in; empty where it named none.
+        batch: it does not wait for the answer: others go first.
+        weight: of the tenant among tenants.
         cache_control: the header of that name.
     """
 
@@ -51,6 +53,8 @@ class Caller(NamedTuple):
     marks: Marks | None = None
     key: str = ""
     traceparent: str = ""
+    batch: bool = False
+    weight: float = 1.0
     cache_control: str = ""
 
 
@@ -257,6 +261,8 @@ def _plan(
                     key=caller.key,
                     counts_prompt=choice == 0,
                     traceparent=caller.traceparent,
+                    batch=caller.batch,
+                    weight=caller.weight,
                     # The same for every choice of a prompt: asked for once. In a stream no choice waits for another.
                     prompt_logprobs=-1
                     if prompt_logprobs is None or (choice and not request.streams)

@@ -201,7 +201,7 @@ class Pipeline:
         opening = Opening(
             operation, body, caller.tenant, caller.owner, caller.received_ns, head.id, head.created,
             head.fingerprint, requests, tuple(pack_u32(prompt.ids) for prompt in plan.prompts), plan.seed,
-            caller.key, caller.traceparent, opened.stored,
+            caller.key, caller.traceparent, caller.batch, caller.weight, opened.stored,
         )  # fmt: skip
         return _Open(opening, kind.render(head, request, plan, model), streams, plan.n, request.streams, opened.headers)
 

@@ -225,7 +225,10 @@ class Streaming:
                 raise internal("The model was changed before this answer was complete.", code="generation_failed")
         settled = Settled([unpack_u32(ids).tolist() for ids in opening.prompts], opening.seed)
         received_ns = min(opening.received_ns, self._host.loop.now_ns())
-        caller = Caller(opening.tenant, opening.owner, received_ns, key=opening.key, traceparent=opening.traceparent)
+        caller = Caller(
+            opening.tenant, opening.owner, received_ns, key=opening.key, traceparent=opening.traceparent,
+            batch=opening.batch, weight=opening.weight,
+        )  # fmt: skip
         plan = await kind.plan(request, model, caller, settled)
         head = Head(opening.response, opening.created, model.name, opening.fingerprint)
         go_on = partial(replay_on, opening.cached) if opening.cached else self._engine.go_on

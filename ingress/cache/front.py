@@ -84,7 +84,7 @@ class AnswerCache:
         self._backend, self._store, self._costs, self._telemetry = backend, store, costs, telemetry
         self._semantic = semantic
         self._largest = parse_size(config.memory) // LARGEST_SHARE
-        self._flights: dict[bytes, Flight] = {}
+        self._flights: dict[tuple[bytes, bool], Flight] = {}  # nobody follows what others go before
         self.desk: Desk | None = None
 
     async def open(
@@ -108,7 +108,7 @@ class AnswerCache:
         if wanted.look_up:
             if (hit := self._kept(key, wanted)) is not None:
                 return self._serve(hit, "exact", job, model, space, caller)
-            if (flight := self._flights.get(key)) is not None:
+            if (flight := self._flights.get((key, job.batch))) is not None:
                 followed = await flight.follow(job, caller.received_ns)
                 if followed is not None:
                     self._count(model, space, "exact")
@@ -177,15 +177,15 @@ class AnswerCache:
 
     async def _lead(self, ask: _Ask, dispatch: Dispatch, plan: Plan) -> list[Stream]:
         """Generate, for everybody who asks for the same until it has ended."""
-        if ask.key in self._flights:  # somebody was quicker, or does not want to be followed
+        if ask.flight in self._flights:  # somebody was quicker, or does not want to be followed
             return await dispatch(plan.jobs)
         epoch = self._store.epoch(ask.space.name)
 
         def over(flight: Flight) -> None:
-            if self._flights.get(ask.key) is flight:
-                del self._flights[ask.key]
+            if self._flights.get(ask.flight) is flight:
+                del self._flights[ask.flight]
 
-        flight = self._flights[ask.key] = Flight(
+        flight = self._flights[ask.flight] = Flight(
             self._backend, self._account, lambda flight, finish: self._landed(ask, epoch, flight, finish), over
         )
         try:
@@ -263,6 +263,10 @@ class _Ask(NamedTuple):
     space: Space
     asked: Asked | None
     match: Match | None
+
+    @property
+    def flight(self) -> tuple[bytes, bool]:
+        return self.key, self.job.batch
 
 
 def _headers(source: Source, age_s: float | None = None, similarity: float | None = None) -> Headers:

@@ -135,7 +135,7 @@ class Desk:
             needed = calibrating.needed(budget)
             return Rejected(
                 message.rid,
-                f"no threshold is within {budget:.2%} by {len(seen)} matches seen; {needed} without a wrong one would do",
+                f"no threshold is within {budget:.2%} by {len(seen)} matches; {needed} without a wrong one would do",
             )
         else:
             new = Calibration(

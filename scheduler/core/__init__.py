@@ -9,7 +9,8 @@
 | `request`   | one request from submission to its end                                    |
 | `submit`    | a submission taken, refused or recognised; an abort                       |
 | `gate`      | how fast the queue drains: Retry-After                                    |
-| `queue`     | those that wait, in order of priority with ageing                         |
+| `fairness`  | what each tenant has been served                                          |
+| `queue`     | those that wait: tenants in turn, by priority with ageing within one       |
 | `admission` | who leaves the queue, for which replica; prefixes looked up and waited for|
 | `handover`  | prefill in one replica, decode in another                                 |
 | `pages`     | pages leased from kv and not yet given to anyone                          |

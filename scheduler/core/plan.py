@@ -92,6 +92,8 @@ def _plan(replica: Replica, pool: PagePool, target_ns: float, decoding: Bools, p
     pairs = float(starts.sum())
     chunks: list[Chunk] = []
     if prefilling:
+        if replica.batch:  # the budget is for the others first
+            prefilling = sorted(prefilling, key=replica.batch.__contains__)
         chunks, short, pairs, short_of = _chunks(replica, pool, tuple(prefilling), len(decodes), pairs, target_ns, diff)
         starved += short
         cut = cut or short_of

@@ -99,6 +99,7 @@ def _deltas(
     homes = replica.home[slots]
     numbers = set(homes.tolist()) | {int(replica.home[request.slot]) for request, _ in ended}
     state.tally.output_tokens += len(slots)
+    state.queue.counters.drew(replica.client[slots])
     for number in numbers:
         rows: Ints = np.arange(len(slots)) if len(numbers) == 1 else np.flatnonzero(homes == number)
         values: list[tuple[int, TokenLogprobs]] = []

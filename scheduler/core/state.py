@@ -200,6 +200,7 @@ class State:
         request.phase = Phase.ENDED
         if request.standing is not Standing.CLEAR:
             self.suspects.clear(request)
+        self.queue.leave(request)
         del self.requests[request.id]
 
     def home_number(self, home: Home) -> int:

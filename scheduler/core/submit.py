@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from heapq import heappush
+from math import inf
 
 import msgspec
 
@@ -100,6 +101,7 @@ def _accept(state: State, home: Home, message: Submit) -> None:
     request = Request(message, home, state.now, state.geometry.page_tokens, reuse)
     ahead = len(state.queue)
     state.requests[request.id] = request
+    state.queue.enter(request)
     state.queue.push(request)
     state.blocked_version = -1
     state.reply(home, Accepted(request.id, ahead))
@@ -134,16 +136,20 @@ def _problem(message: Submit) -> str:
         return "prompt, emitted and stop ids are packed 32-bit ids, and a prompt has at least one"
     if message.max_tokens < 1 and message.prompt_logprobs < 0:
         return "max_tokens must be at least 1 where no prompt log probabilities are asked for"
+    if not 0.0 < message.weight < inf:
+        return "a tenant's weight is a positive number"
     return ""
 
 
 def _overloaded(state: State, home: Home, message: Submit, tokens: int) -> bool:
     """Refuse what the queue cannot hold, and what would start too late. Free slots count as room in the queue: after
-    a restart of this process, all that ran comes back at once and was promised an answer."""
+    a restart of this process, all that ran comes back at once and was promised an answer. Batch leaves half of it to
+    others."""
     limits, queue = state.limits, state.queue
+    share = 2 if message.batch else 1
     room = limits.queue_requests + limits.slots * limits.replicas - state.running
-    over_requests = len(queue) + 1 - room
-    over_tokens = queue.tokens + tokens - limits.queue_tokens
+    over_requests = len(queue) + 1 - room // share
+    over_tokens = queue.tokens + tokens - limits.queue_tokens // share
     # A prompt longer than the whole bound is taken by an empty queue, or it never would be.
     if over_requests > 0 or (over_tokens > 0 and len(queue) > 0):
         wait = state.rate.retry_after_s(max(over_requests, 1), max(over_tokens, 0), state.now)
