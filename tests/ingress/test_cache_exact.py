@@ -662,7 +662,7 @@ def test_every_surface_and_every_ingress_is_answered_from_one_generation(stage: 
     first = post(stage, **asked)
     assert first.headers["x-cache"] == "miss"
     count = len(stage.player.submits)
-    until(lambda: all(post(stage, **asked).headers["x-cache"] == "exact" for _ in range(8)))
+    until(lambda: all(post(stage, **asked).headers["x-cache"] == "exact" for _ in range(20)))
     count = len(stage.player.submits)
     again = post(stage, **asked)
     assert again.headers["x-cache-age"].isdigit()
@@ -697,7 +697,7 @@ def test_no_store_is_never_kept(stage: Stage) -> None:
 def test_an_idempotent_call_is_answered_from_the_cache_too(stage: Stage) -> None:
     asked = {"messages": [{"role": "user", "content": "once"}]}
     post(stage, **asked)
-    until(lambda: all(post(stage, **asked).headers["x-cache"] == "exact" for _ in range(8)))
+    until(lambda: all(post(stage, **asked).headers["x-cache"] == "exact" for _ in range(20)))
     count = len(stage.player.submits)
     body = {"model": "m", "temperature": 0, "seed": 0, "max_tokens": 12, **asked}
     key = {"idempotency-key": "k"}

@@ -43,7 +43,7 @@ def default(stage: Stage) -> dict[str, Any]:
 
 def test_status_counts_the_hosts_and_flush_holds_everywhere(stage: Stage) -> None:
     ask(stage, "orders")
-    until(lambda: all(ask(stage, "orders") == "exact" for _ in range(8)))
+    until(lambda: all(ask(stage, "orders") == "exact" for _ in range(20)))
     until(lambda: default(stage)["counts"].get("exact", 0) >= 8)
     seen = default(stage)
     assert (seen["name"], seen["entries"], seen["state"]) == ("default", 1, "off")
