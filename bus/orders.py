@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from bus.messages.caching import CalibrateCache, FlushCache
 from bus.messages.control import (
     Acknowledge,
     CancelRequest,
@@ -25,13 +26,27 @@ from bus.messages.control import (
     Undrain,
 )
 
-Order = Drain | Undrain | Stop | Restart | CancelRequest | SetLogLevel | SetLimits | Reload | Acknowledge | Silence
+Order = (
+    Drain
+    | Undrain
+    | Stop
+    | Restart
+    | CancelRequest
+    | SetLogLevel
+    | SetLimits
+    | Reload
+    | Acknowledge
+    | Silence
+    | FlushCache
+    | CalibrateCache
+)
 
 REMEMBERED: Final = 256
 REMEMBERED_S: Final = 600.0
 _VERBS: Final[dict[type[msgspec.Struct], str]] = {
     Drain: "drain", Undrain: "undrain", Stop: "stop", Restart: "restart", CancelRequest: "cancel",
     SetLogLevel: "log-level", SetLimits: "limit", Reload: "reload", Acknowledge: "acknowledge", Silence: "silence",
+    FlushCache: "cache-flush", CalibrateCache: "cache-calibrate",
 }  # fmt: skip
 _OPPOSITES: Final = {"drain": "undrain", "undrain": "drain"}
 
@@ -48,6 +63,8 @@ def subject(order: Order, process: str) -> str:
     match order:
         case Drain() | Undrain() | Restart():
             return order.name or process
+        case FlushCache() | CalibrateCache():
+            return f"cache {order.space or 'of all namespaces'}"
         case CancelRequest():
             return f"request {order.request:x}"
         case Acknowledge() | Silence():
@@ -63,6 +80,8 @@ def wording(order: Order) -> str:
             return " ".join(["reset"] * order.reset + limits_in_words(order.limits))
         case SetLogLevel():
             return order.level
+        case CalibrateCache():
+            return "off" if order.off else f"budget {order.budget:g}" if order.budget else ""
         case Silence():
             return f"{order.seconds:.0f} s" if order.seconds else "ended"
         case _:

@@ -13,6 +13,7 @@ import msgspec
 from bus.identity import Visitor
 from bus.link import Link
 from bus.loop import PollLoop
+from bus.messages.caching import CacheReport, CacheStatus, CalibrateCache, FlushCache, GetCache, GetCacheReport
 from bus.messages.common import Nack
 from bus.messages.control import (
     Acknowledge,
@@ -55,8 +56,12 @@ Question = (
     | Reload
     | Acknowledge
     | Silence
+    | GetCache
+    | GetCacheReport
+    | FlushCache
+    | CalibrateCache
 )
-Answer = Status | Fleet | Ok | Rejected | Audited | LimitsInForce
+Answer = Status | Fleet | Ok | Rejected | Audited | LimitsInForce | CacheStatus | CacheReport
 
 ASK_TIMEOUT_S: Final = 5.0
 STATUS_TIMEOUT_S: Final = 1.0

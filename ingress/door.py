@@ -175,7 +175,7 @@ class Door:
         if isinstance(answer, Kept):
             return Reply(call.call, await self._read(answer))
         if isinstance(answer, bytes):
-            return Reply(call.call, answer)
+            return Reply(call.call, bytes(answer))
         return await self._follow(peer, call.call, answer, 0)
 
     async def _read(self, answer: Kept) -> bytes:

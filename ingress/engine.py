@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
 import numpy as np
@@ -64,6 +64,7 @@ class Engine:
         self.models: Mapping[str, ServedModel] = {model.name: model for model in models}
         self._life, self._max_streams, self._ledger = life, max_streams, ledger
         self._known = {model.name: asyncio.Event() for model in models}  # what its scheduler knows of its replicas
+        self._lent: dict[int, Callable[[], bool]] = {}  # requests that more than their own call may want
         self._waiting = 0  # requests whose model is not known yet
         self._conversations = {model.name: self._talk(model) for model in models}
         self._links = {name: self._connect(name, talk) for name, talk in self._conversations.items()}
@@ -222,8 +223,18 @@ class Engine:
     def abort(self, requests: Iterable[int]) -> None:
         """These answers are not wanted any more. Nothing happens to those that have ended."""
         for request in requests:
+            if (give_back := self._lent.get(request)) is not None and give_back():
+                continue
             for talk in self._conversations.values():
                 talk.abort(request, "client")
+
+    def lend(self, request: int, give_back: Callable[[], bool]) -> None:
+        """Others may want this answer too: before it is aborted `give_back` is asked, and True keeps it."""
+        self._lent[request] = give_back
+
+    def unlend(self, request: int) -> None:
+        """Nobody else does any more."""
+        self._lent.pop(request, None)
 
     def leave(self, requests: Iterable[int]) -> None:
         """These answers go on at another ingress."""

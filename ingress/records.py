@@ -34,6 +34,7 @@ class Opening(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=0):
         prompts: ids of each prompt, packed u32: a template may say another thing on another day.
         seed: that choice 0 draws with.
         key, traceparent, batch, weight, earlier: of the caller too.
+        cached: the stored answer (`cache.entry`) that it is told from; empty where it is generated.
     """
 
     operation: Operation
@@ -52,6 +53,7 @@ class Opening(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=0):
     batch: bool = False
     weight: float = 1.0
     earlier: bytes = b""
+    cached: bytes = b""
 
 
 class Drawn(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=1):

@@ -13,13 +13,17 @@ from bus.catalogue import ModelMissing
 from bus.config import parse_size
 from bus.curve import BadKeyFile, CurveServer, credential
 from bus.limits import too_few_open_files
-from bus.messages.control import Ok, Rejected, Reload, ToProcess
+from bus.messages.control import Answer, Ok, Rejected, Reload, ToProcess
 from bus.process import EXIT_CONFIG, EXIT_MISSING, Description, Life
 from ingress.accounts import SEND_S, Accounts, NoLedger
 from ingress.api.exposition import MetricsClient
 from ingress.api.http import HttpFront, serve
 from ingress.api.pipeline import Pipeline
 from ingress.asking import ask
+from ingress.cache.costs import Overheard
+from ingress.cache.front import AnswerCache
+from ingress.cache.opening import open_cache
+from ingress.cache.orders import Question
 from ingress.door import Door
 from ingress.engine import Engine
 from ingress.journal import Journals
@@ -45,6 +49,7 @@ class IngressService:
         self._curve: CurveServer | None = None
         self._metrics: MetricsClient | None = None
         self._accounts: Accounts | None = None
+        self._cache: AnswerCache | None = None
         self._handed_over = False
 
     def start(self) -> None:
@@ -57,13 +62,14 @@ class IngressService:
             self._life.fail(f"[ingress] {problem}", EXIT_CONFIG)
             return
         metrics = self._observe()
-        ledger = self._accounts or NoLedger()
+        ledger = Overheard(self._accounts or NoLedger())
         self._engine = Engine(self._life, models, max_streams=settings.max_streams, ledger=ledger)
         journals = Journals(self._life.run, self._life.name, self._life.epoch, self._life.telemetry)
+        self._cache = open_cache(self._life, self._engine, ledger)
         self._pipeline = Pipeline(
             self._engine, self._life, journals,
             grace_s=settings.resume_grace_s, stored_s=settings.response_ttl_s,
-            find=partial(find, self._life), ask=partial(ask, self._life),
+            find=partial(find, self._life), ask=partial(ask, self._life), cache=self._cache,
         )  # fmt: skip
         try:
             self._http = serve(self._pipeline, metrics, self._life)
@@ -126,6 +132,7 @@ class IngressService:
             self._http,
             self._pipeline,
             self._engine,
+            self._cache,
             self._metrics,
             self._accounts,
             self._curve,
@@ -133,8 +140,12 @@ class IngressService:
             if part is not None:
                 part.close()
 
-    def control(self, message: ToProcess) -> Ok | Rejected | None:
-        """The public keys of those who may connect can be read again."""
+    def control(self, message: ToProcess) -> Answer | None:
+        """The public keys of those who may connect can be read again; the cache has questions and orders of its own."""
+        if isinstance(message, Question):
+            if self._cache is None or self._cache.desk is None:
+                return Rejected(message.rid, "nothing is cached here: [cache] exact is false")
+            return self._cache.desk.answer(message)
         if not isinstance(message, Reload):
             return None
         if self._curve is None:

@@ -128,16 +128,20 @@ class Stream:
         prompt_tokens: how many there were.
         prompt_logprobs: per prompt token, `None` for the first; complete when the first piece arrives, empty unless
             asked for.
+        touched: see `touch`; `on_touched` is called then.
     """
 
     def __init__(self, request: int, prompt_tokens: int, on_abort: Callable[[AbortReason], None]) -> None:
         self.request = request
         self.prompt_tokens = prompt_tokens
         self.prompt_logprobs: list[TokenText | None] = []
+        self.touched = False
+        self.on_touched: Callable[[], object] | None = None
         self._on_abort = on_abort
         self._waiting: list[Piece] = []
         self._waiter: asyncio.Future[None] | None = None
         self._listener: Callable[[Piece], None] | None = None
+        self._tap: Callable[[Piece], None] | None = None
         self._due = False  # the listener will be called
         self._finished = False  # the last piece has been pushed
         self._exhausted = False  # ... and taken
@@ -148,10 +152,26 @@ class Stream:
             return
         self._waiting.append(piece)
         self._finished = piece.finish is not None
+        if self._tap is not None:
+            self._tap(piece)
         if self._listener is not None:
             self._hand_over_soon()
         elif self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+    def touch(self) -> None:
+        """Somebody on its way to the client has changed or judged the answer: it is not one to be kept for others."""
+        if not self.touched:
+            self.touched = True
+            if self.on_touched is not None:
+                self.on_touched()
+
+    def tap(self, tap: Callable[[Piece], None]) -> None:
+        """Have `tap` see every piece as it is pushed, apart from whoever reads the stream: those that wait at once.
+        Call it before the stream is read."""
+        self._tap = tap
+        for piece in tuple(self._waiting):
+            tap(piece)
 
     def listen(self, listener: Callable[[Piece], None]) -> None:
         """Have `listener` called with what came, a turn of the loop later: a task that wakes up for each piece costs

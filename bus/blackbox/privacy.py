@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
+from bus.messages.caching import CacheReport
 from bus.messages.clients import Call, CallFailed, Chunk, Reply, Resume
 from bus.messages.details import PagesReply
 from bus.messages.pages import Leased, Lookup, Prefetch, Seal
@@ -116,6 +117,10 @@ def _pages_reply(reply: PagesReply) -> PagesReply:
     return replace(reply, prefixes=tuple(replace(one, prefix=_prefix(one.prefix)) for one in reply.prefixes))
 
 
+def _cache_report(report: CacheReport) -> CacheReport:
+    return replace(report, pairs=())
+
+
 def _call_key(call: Call) -> Call:
     return replace(call, authorization="") if call.authorization else call
 
@@ -142,4 +147,5 @@ CONTENT: Final[dict[type, Hide]] = {
     Leased: _leased,
     SchedulerView: _scheduler_view,
     PagesReply: _pages_reply,
+    CacheReport: _cache_report,
 }

@@ -10,6 +10,7 @@ from typing import Literal
 
 import msgspec
 
+from bus.messages.caching import CacheReport, CacheStatus, CalibrateCache, FlushCache, GetCache, GetCacheReport
 from bus.messages.common import Bye, Heartbeat, Hello, Nack, ProcessState, Welcome
 
 
@@ -315,8 +316,26 @@ ToProcess = (
     | Acknowledge
     | Silence
     | GetNotes
+    | GetCache
+    | GetCacheReport
+    | FlushCache
+    | CalibrateCache
 )
-Answer = Fleet | Ok | Rejected | Audited | LimitsInForce | Notes  # what a service says to a command of its own
+# What a service says to a command of its own.
+Answer = Fleet | Ok | Rejected | Audited | LimitsInForce | Notes | CacheStatus | CacheReport
 FromProcess = (
-    Welcome | Heartbeat | Nack | Bye | Status | Fleet | Ok | Rejected | Audited | Access | LimitsInForce | Notes
+    Welcome
+    | Heartbeat
+    | Nack
+    | Bye
+    | Status
+    | Fleet
+    | Ok
+    | Rejected
+    | Audited
+    | Access
+    | LimitsInForce
+    | Notes
+    | CacheStatus
+    | CacheReport
 )

@@ -113,6 +113,7 @@ class App:
             self._pipeline.now_ns(),
             traceparent=traceparent(request.header(b"traceparent")),
             authorization=request.authorization,
+            cache_control=request.header(b"cache-control"),
         )
         key = request.header(b"idempotency-key")
         if key:
@@ -122,7 +123,7 @@ class App:
         if isinstance(answer, Kept):
             answer = await self._read(answer, request, keep=bool(key))
         if isinstance(answer, bytes):
-            await _respond(sink, 200, answer, [_JSON])
+            await _respond(sink, 200, answer, [_JSON, *getattr(answer, "headers", ())])
         else:
             await self._stream(answer, 0, request, sink, keep=request.resumable or bool(key))
 

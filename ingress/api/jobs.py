@@ -50,6 +50,7 @@ class Caller(NamedTuple):
         authorization: what was shown, for asking other ingresses in the caller's name; never kept.
         sibling: another ingress asks for its own client, and has asked everybody else itself.
         earlier: items of the stored conversation that the call goes on with, as JSON; empty where it begins one.
+        cache_control: the header of that name.
     """
 
     tenant: str
@@ -64,6 +65,7 @@ class Caller(NamedTuple):
     authorization: str = ""
     sibling: bool = False
     earlier: bytes = b""
+    cache_control: str = ""
 
 
 def owner_of(authorization: str) -> str:

@@ -34,9 +34,11 @@ from ingress.api.schema_other import (
     TokenizeReply,
 )
 from ingress.api.schema_responses import ResponsesRequest
+from ingress.api.sse import Headers
 from ingress.api.stored import Ask, Stored
 from ingress.api.streaming import Find, Host, Streaming
 from ingress.api.telling import Telling, Whole
+from ingress.cache.front import AnswerCache, Opened
 from ingress.engine import Engine, ServedModel, Stream
 from ingress.errors import ApiError, invalid_request, not_ready
 from ingress.health import ModelHealth
@@ -50,6 +52,12 @@ READY_RETRY_S: Final = 2.0
 Answer = bytes | Replay | Kept
 
 
+class Body(bytes):
+    """A whole answer, and what is said of it in headers."""
+
+    headers: Headers = ()
+
+
 class _Open(NamedTuple):
     """A call whose choices are open."""
 
@@ -60,6 +68,7 @@ class _Open(NamedTuple):
     streams_events: bool
     kept: bool
     read: Callable[[Events], Coroutine[Any, Any, bytes]]
+    headers: Headers = ()
 
     @property
     def telling(self) -> Telling | Whole:
@@ -77,12 +86,22 @@ class Pipeline:
         host: its loop is the clock.
         journals, grace_s, stored_s, find: see `Streaming`.
         ask: see `Stored`.
+        cache: answers calls that were answered before.
     """
 
     def __init__(
-        self, engine: Engine, host: Host, journals: Journals, *, grace_s: float, stored_s: float, find: Find, ask: Ask
+        self,
+        engine: Engine,
+        host: Host,
+        journals: Journals,
+        *,
+        grace_s: float,
+        stored_s: float,
+        find: Find,
+        ask: Ask,
+        cache: AnswerCache | None = None,
     ) -> None:
-        self._engine, self._loop = engine, host.loop
+        self._engine, self._loop, self._cache = engine, host.loop, cache
         self._streaming = Streaming(engine, host, journals, grace_s=grace_s, stored_s=stored_s, find=find)
         self._stored = Stored(self._streaming, ask)
         encoders = Encoders(engine)
@@ -122,7 +141,7 @@ class Pipeline:
             if error.code != "stream_not_found":
                 raise
             call = await self._open(operation, body, caller._replace(seed=known.seed), known.number)
-            events = self._streaming.begin(call.opening, call.telling)
+            events = self._begin(call)
         request = kind.decode(body)
         return events if request.streams else Kept(events, partial(kind.read, request))
 
@@ -160,13 +179,20 @@ class Pipeline:
     async def _generate(self, operation: Operation, body: bytes, caller: Caller) -> Answer:
         call = await self._open(operation, body, caller, None)
         if call.kept:
-            events = self._streaming.begin(call.opening, call.telling)
+            events = self._begin(call)
             return events if call.streams_events else Kept(events, call.read)
         try:
             answers = await collect(call.streams)
-            return call.renderer.whole(answers, [stream.prompt_logprobs for stream in call.streams[:: call.n]])
+            body = Body(call.renderer.whole(answers, [stream.prompt_logprobs for stream in call.streams[:: call.n]]))
+            body.headers = call.headers
+            return body
         finally:
             self._engine.abort(call.opening.requests)  # nothing happens to those that have ended
+
+    def _begin(self, call: _Open) -> Replay:
+        replay = self._streaming.begin(call.opening, call.telling)
+        replay.headers = call.headers
+        return replay
 
     async def _open(self, operation: Operation, body: bytes, caller: Caller, number: int | None) -> _Open:
         """Plan a call and open its choices. `number`: of the response's id; None is that of the first request."""
@@ -178,7 +204,13 @@ class Pipeline:
         require_generates(model)
         caller = caller._replace(marks=marks, earlier=await self._earlier(request, caller))
         plan = await kind.plan(request, model, caller, None)
-        streams = await open_all(self._engine, plan.jobs)
+        dispatch = partial(open_all, self._engine)
+        opened = (
+            Opened(await dispatch(plan.jobs), ())
+            if self._cache is None
+            else await self._cache.open(request, plan, model, caller, dispatch)
+        )
+        streams = opened.streams
         requests = tuple(stream.request for stream in streams)
         response = f"{kind.prefix}{requests[0] if number is None else number:016x}"
         self._engine.name(requests, response)
@@ -186,11 +218,11 @@ class Pipeline:
         opening = Opening(
             operation, body, caller.tenant, caller.owner, caller.received_ns, head.id, head.created,
             head.fingerprint, requests, tuple(pack_u32(prompt.ids) for prompt in plan.prompts), plan.seed,
-            caller.key, caller.traceparent, caller.batch, caller.weight, caller.earlier,
+            caller.key, caller.traceparent, caller.batch, caller.weight, caller.earlier, opened.stored,
         )  # fmt: skip
         renderer = kind.render(head, request, plan, model)
         read = partial(kind.read, request)
-        return _Open(opening, renderer, streams, plan.n, request.streams, plan.streams, read)
+        return _Open(opening, renderer, streams, plan.n, request.streams, plan.streams, read, opened.headers)
 
     async def _earlier(self, request: object, caller: Caller) -> bytes:
         """The stored conversation that a call goes on with."""

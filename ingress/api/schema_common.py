@@ -32,6 +32,14 @@ class StreamOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     continuous_usage_stats: Refused = None
 
 
+class CacheOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """What `Cache-Control` says in a header, for clients that cannot send one."""
+
+    no_cache: Annotated[bool, Meta(description="Generate anew; the answer replaces what is kept.")] | None = None
+    no_store: Annotated[bool, Meta(description="Neither look up nor keep.")] | None = None
+    max_age: Annotated[float, Meta(ge=0, description="Oldest answer that will do, in seconds.")] | None = None
+
+
 class Generation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Parameters that both generation endpoints take."""
 
@@ -76,6 +84,7 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     include_timing: Annotated[bool, Meta(description="Adds `headrace`: where the time of the answer went.")] | None = (
         None
     )
+    cache: Annotated[CacheOptions, Meta(description="How this call is cached.")] | None = None
     cache_salt: (
         Annotated[
             str,

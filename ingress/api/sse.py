@@ -95,7 +95,8 @@ async def write_events(sink: Sink, replay: Events, after: int, surface: Surface,
     Raises:
         EventsGone: the reader fell so far behind that events it needs were dropped.
     """
-    await sink.start(200, (*STREAM_HEADERS, (b"x-request-id", replay.response.encode())))
+    said = getattr(replay, "headers", ())  # a stream at a sibling has none
+    await sink.start(200, (*STREAM_HEADERS, (b"x-request-id", replay.response.encode()), *said))
     last, failed, waited_ns = after, False, 0
 
     def hear(number: int, body: bytes) -> bool:

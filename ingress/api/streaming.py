@@ -24,6 +24,7 @@ from ingress.api.events import Events
 from ingress.api.jobs import Caller, Settled, owner_of
 from ingress.api.operations import KINDS, not_stored
 from ingress.api.telling import Say, Telling, Whole, retell
+from ingress.cache.entry import go_on as replay_on
 from ingress.conversation import LOST_PATIENCE_S
 from ingress.engine import Engine
 from ingress.errors import ApiError, internal, invalid_request, not_found, not_ready
@@ -244,9 +245,10 @@ class Streaming:
         kind = KINDS[opening.operation]
         request = kind.decode(opening.body)
         model = self._engine.model(request.model)
-        await self._engine.known(model, LOST_PATIENCE_S)
-        if opening.fingerprint is not None and fingerprint(model) != opening.fingerprint:
-            raise internal("The model was changed before this answer was complete.", code="generation_failed")
+        if not opening.cached:
+            await self._engine.known(model, LOST_PATIENCE_S)
+            if opening.fingerprint is not None and fingerprint(model) != opening.fingerprint:
+                raise internal("The model was changed before this answer was complete.", code="generation_failed")
         settled = Settled([unpack_u32(ids).tolist() for ids in opening.prompts], opening.seed)
         received_ns = min(opening.received_ns, self._host.loop.now_ns())
         caller = Caller(
@@ -255,7 +257,8 @@ class Streaming:
         )  # fmt: skip
         plan = await kind.plan(request, model, caller, settled)
         head = Head(opening.response, opening.created, model.name, opening.fingerprint)
-        telling = retell(opening, records, plan, kind.render(head, request, plan, model), self._engine.go_on)
+        go_on = partial(replay_on, opening.cached) if opening.cached else self._engine.go_on
+        telling = retell(opening, records, plan, kind.render(head, request, plan, model), go_on)
         await telling.tell(say)
 
 

@@ -16,6 +16,8 @@ from bus.config import (
     AdminConfig,
     AlarmsConfig,
     BlackboxConfig,
+    CacheConfig,
+    CacheNamespaceConfig,
     CostConfig,
     CurveConfig,
     IngressConfig,
@@ -37,6 +39,8 @@ SECTIONS: dict[str, type[Section]] = {
     "[metrics]": MetricsConfig,
     "[alarms]": AlarmsConfig,
     "[usage]": UsageConfig,
+    "[cache]": CacheConfig,
+    "[[cache.namespace]]": CacheNamespaceConfig,
     "[cost]": CostConfig,
     "[traces]": TracesConfig,
     "[log]": LogConfig,
@@ -58,7 +62,7 @@ def rows(section: str) -> dict[str, tuple[str, str]]:
 
 def keys(section: str) -> Iterator[msgspec.structs.FieldInfo]:
     """Of a section, without those that are sections of their own."""
-    return (field for field in msgspec.structs.fields(SECTIONS[section]) if field.name != "pools")
+    return (field for field in msgspec.structs.fields(SECTIONS[section]) if field.name not in ("pools", "namespace"))
 
 
 @pytest.mark.parametrize("section", SECTIONS)
