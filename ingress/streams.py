@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 import msgspec
@@ -12,6 +13,8 @@ from bus.messages.requests import FinishReason, TokenLogprobs
 from ingress.timing import Timing
 
 AbortReason = Literal["client", "stop", "deadline", "shutdown"]
+ContentKind = Literal["text", "reasoning", "tool", "refusal"]
+EndReason = FinishReason | Literal["content_filter"]
 
 
 class TokenText(msgspec.Struct, frozen=True, gc=False):
@@ -45,20 +48,31 @@ class Finish(msgspec.Struct, frozen=True, gc=False):
             sequence and for every other reason.
         error: what to tell the client where `reason` is "error" or "abort".
         timing: where its time went, where that was asked for.
+        guards: what was found in it and what followed, by guard.
     """
 
-    reason: FinishReason
+    reason: EndReason
     usage: Usage
     stop_reason: str | int | None = None
     error: str = ""
     timing: Timing | None = None
+    guards: tuple[tuple[str, str], ...] = ()
+
+
+class Part(msgspec.Struct, frozen=True, gc=False):
+    """Consecutive text of one kind: of the answer, of the thought before it, the arguments of a tool call, or a
+    refusal to answer."""
+
+    kind: ContentKind
+    text: str
 
 
 class Piece(msgspec.Struct, frozen=True, gc=False):
     """What is new since the last piece.
 
     Attributes:
-        text: whole characters; never part of a stop string, never the text of the token that stopped.
+        text: of the answer proper; whole characters; never part of a stop string, never the text of the token that
+            stopped.
         tokens: ids drawn since the last piece, the one that stopped included.
         logprobs: for each token whose text begins in the text delivered so far, so the joined `text` bytes are
             the answer's; empty unless asked for.
@@ -67,6 +81,7 @@ class Piece(msgspec.Struct, frozen=True, gc=False):
             after this piece, where `logprobs` still lacks those of tokens whose text is held back.
         cached_tokens: of the prompt, as known by now.
         timing: where the answer's time went so far, where that was asked for. It goes on changing.
+        parts: everything in order, by kind, `text` included; empty where there is nothing but `text`.
     """
 
     text: str = ""
@@ -76,6 +91,7 @@ class Piece(msgspec.Struct, frozen=True, gc=False):
     raw: tuple[TokenLogprobs | None, ...] = ()
     cached_tokens: int = 0
     timing: Timing | None = None
+    parts: tuple[Part, ...] = ()
 
 
 def merge(pieces: list[Piece]) -> Piece:
@@ -90,7 +106,19 @@ def merge(pieces: list[Piece]) -> Piece:
         tuple(entry for piece in pieces for entry in piece.raw),
         pieces[-1].cached_tokens,
         pieces[-1].timing,
+        joined([part for piece in pieces for part in parts_of(piece)]) if any(piece.parts for piece in pieces) else (),
     )
+
+
+def parts_of(piece: Piece) -> tuple[Part, ...]:
+    """All of a piece's content in order, by kind."""
+    return piece.parts or ((Part("text", piece.text),) if piece.text else ())
+
+
+def joined(parts: Iterable[Part]) -> tuple[Part, ...]:
+    """Neighbours of one kind as one."""
+    groups = itertools.groupby(parts, key=lambda part: part.kind)
+    return tuple(Part(kind, "".join(part.text for part in group)) for kind, group in groups)
 
 
 class Stream:

@@ -12,6 +12,7 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from bus.messages.clients import Call, CallFailed, Chunk, Reply, Resume
+from bus.messages.control import GuardsTried, TryGuards
 from bus.messages.details import PagesReply
 from bus.messages.pages import Leased, Lookup, Prefetch, Seal
 from bus.messages.requests import Deltas, PromptLogprobs, Sampling, Submit
@@ -109,6 +110,14 @@ def _pages_reply(reply: PagesReply) -> PagesReply:
     return replace(reply, prefixes=tuple(replace(one, prefix=_prefix(one.prefix)) for one in reply.prefixes))
 
 
+def _try_guards(message: TryGuards) -> TryGuards:
+    return replace(message, text="?" * min(len(message.text), 1))
+
+
+def _guards_tried(message: GuardsTried) -> GuardsTried:
+    return replace(message, text="?" * min(len(message.text), 1))
+
+
 def _call_key(call: Call) -> Call:
     return replace(call, authorization="") if call.authorization else call
 
@@ -134,4 +143,6 @@ CONTENT: Final[dict[type, Hide]] = {
     Leased: _leased,
     SchedulerView: _scheduler_view,
     PagesReply: _pages_reply,
+    TryGuards: _try_guards,
+    GuardsTried: _guards_tried,
 }
