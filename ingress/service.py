@@ -13,7 +13,7 @@ from bus.catalogue import ModelMissing
 from bus.config import parse_size
 from bus.curve import BadKeyFile, CurveServer, credential
 from bus.limits import too_few_open_files
-from bus.messages.control import Ok, Rejected, Reload, ToProcess
+from bus.messages.control import GuardsTried, Ok, Rejected, Reload, ToProcess, TryGuards
 from bus.process import EXIT_CONFIG, EXIT_MISSING, Description, Life
 from ingress.accounts import SEND_S, Accounts, NoLedger
 from ingress.api.exposition import MetricsClient
@@ -21,6 +21,9 @@ from ingress.api.http import HttpFront, serve
 from ingress.api.pipeline import Pipeline
 from ingress.door import Door
 from ingress.engine import Engine
+from ingress.guards.judge import judge
+from ingress.guards.registry import GuardUnusable, build
+from ingress.guards.stage import Guards
 from ingress.journal import Journals
 from ingress.models import ModelUnusable, ServedModel, load
 from ingress.siblings import find
@@ -28,6 +31,7 @@ from ingress.spool import Spool
 
 log = logging.getLogger(__name__)
 
+MAX_TRIAL: Final = 100_000  # characters of a text that guards are tried on
 OTHER_FILES: Final = 128  # open files beside clients' connections: doors, links, locks, and what libraries keep
 
 
@@ -38,6 +42,7 @@ class IngressService:
     def __init__(self, life: Life) -> None:
         self._life = life
         self._engine: Engine | None = None
+        self._guards: Guards | None = None
         self._pipeline: Pipeline | None = None
         self._http: HttpFront | None = None
         self._doors: list[Door] = []
@@ -58,9 +63,22 @@ class IngressService:
         metrics = self._observe()
         ledger = self._accounts or NoLedger()
         self._engine = Engine(self._life, models, max_streams=settings.max_streams, ledger=ledger)
+        try:
+            guards = self._guards = Guards(
+                build(self._life.config.guard, partial(judge, self._engine, self._life.loop.now_ns)),
+                self._life.telemetry,
+            )
+        except GuardUnusable as error:
+            self._life.fail(f"[[guard]] {error}", EXIT_CONFIG)
+            return
         journals = Journals(self._life.run, self._life.name, self._life.epoch, self._life.telemetry)
         self._pipeline = Pipeline(
-            self._engine, self._life, journals, grace_s=settings.resume_grace_s, find=partial(find, self._life)
+            self._engine,
+            self._life,
+            journals,
+            grace_s=settings.resume_grace_s,
+            find=partial(find, self._life),
+            guards=guards,
         )
         try:
             self._http = serve(self._pipeline, metrics, self._life)
@@ -130,8 +148,13 @@ class IngressService:
             if part is not None:
                 part.close()
 
-    def control(self, message: ToProcess) -> Ok | Rejected | None:
-        """The public keys of those who may connect can be read again."""
+    def control(self, message: ToProcess) -> Ok | Rejected | GuardsTried | None:
+        """The public keys of those who may connect can be read again; guards can be tried."""
+        if isinstance(message, TryGuards) and self._guards is not None:
+            if len(message.text) > MAX_TRIAL:
+                return Rejected(message.rid, f"the text is longer than {MAX_TRIAL} characters")
+            verdicts, text = self._guards.trial(message.text, message.stage)
+            return GuardsTried(message.rid, tuple(verdicts), text)
         if not isinstance(message, Reload):
             return None
         if self._curve is None:

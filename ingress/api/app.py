@@ -102,6 +102,7 @@ class App:
             owner_of(request.authorization),
             self._pipeline.now_ns(),
             traceparent=traceparent(request.header(b"traceparent")),
+            headers=request.reply_headers,
         )
         key = request.header(b"idempotency-key")
         if key:
@@ -113,7 +114,7 @@ class App:
         if isinstance(answer, Kept):
             answer = await self._once(answer.events, request)
         if isinstance(answer, bytes):
-            await _respond(sink, 200, answer, [_JSON])
+            await _respond(sink, 200, answer, [_JSON, *request.reply_headers])
         else:
             await self._stream(answer, 0, request, sink, keep=request.resumable or bool(key))
 
@@ -136,7 +137,8 @@ class App:
     async def _stream(self, replay: Events, after: int, request: Request, sink: Sink, *, keep: bool) -> None:
         replay.attach()
         try:
-            waited_ns = await request.unless_gone(write_events(sink, replay, after, is_failure, self._pipeline.now_ns))
+            events = write_events(sink, replay, after, is_failure, self._pipeline.now_ns, request.reply_headers)
+            waited_ns = await request.unless_gone(events)
             self._pipeline.delivered(replay, waited_ns)
         except EventsGone as gone:
             await self._failed(sink, ApiError(410, "invalid_request_error", f"{gone}", code="events_gone"))

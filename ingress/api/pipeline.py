@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 from bus.messages.clients import Operation
 from bus.packed import pack_u32
+from bus.telemetry import Telemetry
 from ingress.api import validate
 from ingress.api.answer import Head, Renderer, encode, fingerprint
 from ingress.api.choices import collect, open_all
@@ -35,6 +36,8 @@ from ingress.api.streaming import Find, Host, Streaming
 from ingress.api.telling import Telling, Whole
 from ingress.engine import Engine, ServedModel, Stream
 from ingress.errors import ApiError, invalid_request, not_ready
+from ingress.guards.look import Whose
+from ingress.guards.stage import Guards, tell_found
 from ingress.health import ModelHealth
 from ingress.journal import Journals
 from ingress.records import Opening
@@ -70,11 +73,22 @@ class Pipeline:
         engine: does the work.
         host: its loop is the clock.
         journals, grace_s, find: see `Streaming`.
+        guards: look at what goes in and out.
     """
 
-    def __init__(self, engine: Engine, host: Host, journals: Journals, *, grace_s: float, find: Find) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        host: Host,
+        journals: Journals,
+        *,
+        grace_s: float,
+        find: Find,
+        guards: Guards | None = None,
+    ) -> None:
         self._engine, self._loop = engine, host.loop
-        self._streaming = Streaming(engine, host, journals, grace_s=grace_s, find=find)
+        self._guards = guards or Guards((), Telemetry())
+        self._streaming = Streaming(engine, host, journals, grace_s=grace_s, find=find, guards=self._guards)
         self._operations: dict[Operation, Callable[[bytes, Caller], Awaitable[Answer]]] = {
             **{operation: partial(self._generate, operation) for operation in KINDS},
             "tokenize": self._tokenize,
@@ -149,6 +163,7 @@ class Pipeline:
             return self._streaming.begin(call.opening, call.telling)
         try:
             answers = await collect(call.streams)
+            tell_found(caller.headers, [answer.finish for answer in answers])
             return call.renderer.whole(answers, [stream.prompt_logprobs for stream in call.streams[:: call.n]])
         finally:
             self._engine.abort(call.opening.requests)  # nothing happens to those that have ended
@@ -160,8 +175,17 @@ class Pipeline:
         request = kind.decode(body)
         marks.parsed()
         model = self._engine.model(request.model)
+        if (guards := self._guards.of(model, Whose(caller.tenant, caller.key))) is not None:
+            guards.refuse(request)
+            body = await guards.admit(body)
+            request = kind.decode(body)
         plan = await kind.plan(request, model, caller._replace(marks=marks), None)
+        if guards is not None:
+            await guards.ask()
         streams = await open_all(self._engine, plan.jobs)
+        if guards is not None:
+            guards.tell(caller.headers)
+            streams = [guards.wrap(stream) for stream in streams]
         requests = tuple(stream.request for stream in streams)
         response = f"{kind.prefix}-{requests[0] if number is None else number:016x}"
         self._engine.name(requests, response)

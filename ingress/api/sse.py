@@ -95,7 +95,12 @@ def parse_event_id(text: str, response: str) -> int | None:
 
 
 async def write_events(
-    sink: Sink, replay: Events, after: int, is_failure: Callable[[bytes], bool], clock: Callable[[], int]
+    sink: Sink,
+    replay: Events,
+    after: int,
+    is_failure: Callable[[bytes], bool],
+    clock: Callable[[], int],
+    headers: Headers = (),
 ) -> int:
     """All events after number `after`, to the end. `[DONE]` says that the answer is whole, so a failed one has none.
     Nor has a failure an id: whoever resumes is told again, and never that nothing is missing.
@@ -106,7 +111,7 @@ async def write_events(
     Raises:
         EventsGone: the reader fell so far behind that events it needs were dropped.
     """
-    await sink.start(200, (*STREAM_HEADERS, (b"x-request-id", replay.response.encode())))
+    await sink.start(200, (*STREAM_HEADERS, (b"x-request-id", replay.response.encode()), *headers))
     last, failed, waited_ns = after, False, 0
 
     def hear(number: int, body: bytes) -> bool:
