@@ -25,6 +25,7 @@ from bus.messages.control import (
     GetFleet,
     GetLimits,
     GetStatus,
+    GuardsTried,
     LimitsInForce,
     Ok,
     Rejected,
@@ -35,6 +36,7 @@ from bus.messages.control import (
     Silence,
     Status,
     Stop,
+    TryGuards,
     Undrain,
 )
 from bus.names import CONTROL_DOOR, SUPERVISOR, InvalidName, parse_process, run_directory, socket_path
@@ -55,8 +57,9 @@ Question = (
     | Reload
     | Acknowledge
     | Silence
+    | TryGuards
 )
-Answer = Status | Fleet | Ok | Rejected | Audited | LimitsInForce
+Answer = Status | Fleet | Ok | Rejected | Audited | LimitsInForce | GuardsTried
 
 ASK_TIMEOUT_S: Final = 5.0
 STATUS_TIMEOUT_S: Final = 1.0
