@@ -15,6 +15,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from bus.guard_config import GuardConfig, guard_problems
 from bus.names import MODEL_NAME
 
 Positive = Annotated[int, Meta(ge=1)]
@@ -332,6 +333,7 @@ class Config(Section, frozen=True):
     curve: CurveConfig | None = None
     systemd: SystemdConfig = SystemdConfig()
     model: tuple[ModelConfig, ...] = (DEMO_MODEL,)
+    guard: tuple[GuardConfig, ...] = ()
 
     def model_named(self, name: str) -> ModelConfig:
         """The section of a model.
@@ -478,6 +480,7 @@ def _problems(config: Config) -> list[tuple[Where, str]]:
             found.append((("model", index, "pools"), "workers share the arena's pages on a CPU only: leave pools out"))
         if not re.match(r"(catalog:|hf:|path:).+|.+\.gguf$", model.source):
             found.append((("model", index, "source"), "expected catalog:NAME, hf:ORG/REPO, path:/DIR or a .gguf file"))
+    found += guard_problems(config.guard, frozenset(names))
     return found
 
 

@@ -33,6 +33,7 @@ from bus.messages.control import (
     Status,
     Stop,
     ToProcess,
+    TryGuards,
     Undrain,
 )
 from bus.names import CONTROL_DOOR, VISITORS
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _MAY_ASK = frozenset({"cli", "tui", "supervisor", "scheduler", "metrics"})
-_LOOKS = GetStatus | GetFleet | GetLimits | GetNotes | GetAccess | GetCache
+_LOOKS = GetStatus | GetFleet | GetLimits | GetNotes | GetAccess | GetCache | TryGuards
 OPEN_MODE: Final = 0o666  # whoever may enter the run directory may knock; `Doorkeeper` decides
 DENIALS: Final = 10  # in a row that are written; then one a second, so that nobody can push others out of the log
 

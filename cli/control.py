@@ -26,6 +26,7 @@ from bus.messages.control import (
     GetFleet,
     GetLimits,
     GetStatus,
+    GuardsTried,
     LimitsInForce,
     Ok,
     Rejected,
@@ -36,6 +37,7 @@ from bus.messages.control import (
     Silence,
     Status,
     Stop,
+    TryGuards,
     Undrain,
 )
 from bus.names import CONTROL_DOOR, SUPERVISOR, InvalidName, parse_process, run_directory, socket_path
@@ -60,8 +62,9 @@ Question = (
     | GetCacheReport
     | FlushCache
     | CalibrateCache
+    | TryGuards
 )
-Answer = Status | Fleet | Ok | Rejected | Audited | LimitsInForce | CacheStatus | CacheReport
+Answer = Status | Fleet | Ok | Rejected | Audited | LimitsInForce | CacheStatus | CacheReport | GuardsTried
 
 ASK_TIMEOUT_S: Final = 5.0
 STATUS_TIMEOUT_S: Final = 1.0

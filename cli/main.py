@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from cli.commands import acting, looking, models, running, using  # noqa: F401  commands register themselves
+from cli.commands import acting, guarding, looking, models, running, using  # noqa: F401  commands register themselves
 from cli.commands.base import LOOKING, RUNNING, app
 from cli.commands.caching import cache
 from cli.release import app as release

@@ -13,7 +13,7 @@ from bus.catalogue import ModelMissing
 from bus.config import parse_size
 from bus.curve import BadKeyFile, CurveServer, credential
 from bus.limits import too_few_open_files
-from bus.messages.control import Answer, Ok, Rejected, Reload, ToProcess
+from bus.messages.control import Answer, GuardsTried, Ok, Rejected, Reload, ToProcess, TryGuards
 from bus.process import EXIT_CONFIG, EXIT_MISSING, Description, Life
 from ingress.accounts import SEND_S, Accounts, NoLedger
 from ingress.api.exposition import MetricsClient
@@ -26,6 +26,9 @@ from ingress.cache.opening import open_cache
 from ingress.cache.orders import Question
 from ingress.door import Door
 from ingress.engine import Engine
+from ingress.guards.judge import judge
+from ingress.guards.registry import GuardUnusable, build
+from ingress.guards.stage import Guards
 from ingress.journal import Journals
 from ingress.models import ModelUnusable, ServedModel, load
 from ingress.siblings import find
@@ -33,6 +36,7 @@ from ingress.spool import Spool
 
 log = logging.getLogger(__name__)
 
+MAX_TRIAL: Final = 100_000  # characters of a text that guards are tried on
 OTHER_FILES: Final = 128  # open files beside clients' connections: doors, links, locks, and what libraries keep
 
 
@@ -43,6 +47,7 @@ class IngressService:
     def __init__(self, life: Life) -> None:
         self._life = life
         self._engine: Engine | None = None
+        self._guards: Guards | None = None
         self._pipeline: Pipeline | None = None
         self._http: HttpFront | None = None
         self._doors: list[Door] = []
@@ -64,12 +69,21 @@ class IngressService:
         metrics = self._observe()
         ledger = Overheard(self._accounts or NoLedger())
         self._engine = Engine(self._life, models, max_streams=settings.max_streams, ledger=ledger)
+        try:
+            guards = self._guards = Guards(
+                build(self._life.config.guard, partial(judge, self._engine, self._life.loop.now_ns)),
+                self._life.telemetry,
+            )
+        except GuardUnusable as error:
+            self._life.fail(f"[[guard]] {error}", EXIT_CONFIG)
+            return
         journals = Journals(self._life.run, self._life.name, self._life.epoch, self._life.telemetry)
         self._cache = open_cache(self._life, self._engine, ledger)
         self._pipeline = Pipeline(
             self._engine, self._life, journals,
             grace_s=settings.resume_grace_s, stored_s=settings.response_ttl_s,
             find=partial(find, self._life), ask=partial(ask, self._life), cache=self._cache,
+            guards=guards,
         )  # fmt: skip
         try:
             self._http = serve(self._pipeline, metrics, self._life)
@@ -141,11 +155,17 @@ class IngressService:
                 part.close()
 
     def control(self, message: ToProcess) -> Answer | None:
-        """The public keys of those who may connect can be read again; the cache has questions and orders of its own."""
+        """The public keys of those who may connect can be read again; guards can be tried; the cache has questions and
+        orders of its own."""
         if isinstance(message, Question):
             if self._cache is None or self._cache.desk is None:
                 return Rejected(message.rid, "nothing is cached here: [cache] exact is false")
             return self._cache.desk.answer(message)
+        if isinstance(message, TryGuards) and self._guards is not None:
+            if len(message.text) > MAX_TRIAL:
+                return Rejected(message.rid, f"the text is longer than {MAX_TRIAL} characters")
+            verdicts, text = self._guards.trial(message.text, message.stage)
+            return GuardsTried(message.rid, tuple(verdicts), text)
         if not isinstance(message, Reload):
             return None
         if self._curve is None:

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from bus.messages.caching import CacheReport
 from bus.messages.clients import Call, CallFailed, Chunk, Reply, Resume
+from bus.messages.control import GuardsTried, TryGuards
 from bus.messages.details import PagesReply
 from bus.messages.pages import Leased, Lookup, Prefetch, Seal
 from bus.messages.requests import Deltas, Encoded, PromptLogprobs, Sampling, Submit
@@ -121,6 +122,14 @@ def _cache_report(report: CacheReport) -> CacheReport:
     return replace(report, pairs=())
 
 
+def _try_guards(message: TryGuards) -> TryGuards:
+    return replace(message, text="?" * min(len(message.text), 1))
+
+
+def _guards_tried(message: GuardsTried) -> GuardsTried:
+    return replace(message, text="?" * min(len(message.text), 1))
+
+
 def _call_key(call: Call) -> Call:
     return replace(call, authorization="") if call.authorization else call
 
@@ -148,4 +157,6 @@ CONTENT: Final[dict[type, Hide]] = {
     SchedulerView: _scheduler_view,
     PagesReply: _pages_reply,
     CacheReport: _cache_report,
+    TryGuards: _try_guards,
+    GuardsTried: _guards_tried,
 }

@@ -295,6 +295,39 @@ class Notes(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=79):
     notes: tuple[FindingNote, ...]
 
 
+class TryGuards(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=110):
+    """An ingress only: what would the guards say of this text? No model is asked. Answered by `GuardsTried`."""
+
+    rid: int
+    text: str
+    stage: Literal["input", "output"] = "input"
+
+
+class GuardVerdict(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """What one guard said.
+
+    Attributes:
+        outcome: passed, flagged, masked, blocked, shadowed, failed, late; empty where it was not asked.
+        what: kinds of findings, or a score.
+        us: microseconds that it took.
+    """
+
+    name: str
+    kind: str
+    action: str
+    outcome: str
+    what: str
+    us: float
+
+
+class GuardsTried(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=111):
+    """Answer to `TryGuards`. `text` is what would go on; empty where it is blocked."""
+
+    rid: int
+    verdicts: tuple[GuardVerdict, ...]
+    text: str
+
+
 ToProcess = (
     Hello
     | Heartbeat
@@ -320,9 +353,10 @@ ToProcess = (
     | GetCacheReport
     | FlushCache
     | CalibrateCache
+    | TryGuards
 )
 # What a service says to a command of its own.
-Answer = Fleet | Ok | Rejected | Audited | LimitsInForce | Notes | CacheStatus | CacheReport
+Answer = Fleet | Ok | Rejected | Audited | LimitsInForce | Notes | CacheStatus | CacheReport | GuardsTried
 FromProcess = (
     Welcome
     | Heartbeat
@@ -338,4 +372,5 @@ FromProcess = (
     | Notes
     | CacheStatus
     | CacheReport
+    | GuardsTried
 )

@@ -114,6 +114,7 @@ class App:
             traceparent=traceparent(request.header(b"traceparent")),
             authorization=request.authorization,
             cache_control=request.header(b"cache-control"),
+            headers=request.reply_headers,
         )
         key = request.header(b"idempotency-key")
         if key:
@@ -123,7 +124,7 @@ class App:
         if isinstance(answer, Kept):
             answer = await self._read(answer, request, keep=bool(key))
         if isinstance(answer, bytes):
-            await _respond(sink, 200, answer, [_JSON, *getattr(answer, "headers", ())])
+            await _respond(sink, 200, answer, [_JSON, *request.reply_headers])
         else:
             await self._stream(answer, 0, request, sink, keep=request.resumable or bool(key))
 
@@ -155,7 +156,8 @@ class App:
         replay.attach()
         try:
             surface = of_response(replay.response)
-            waited_ns = await request.unless_gone(write_events(sink, replay, after, surface, self._pipeline.now_ns))
+            events = write_events(sink, replay, after, surface, self._pipeline.now_ns, request.reply_headers)
+            waited_ns = await request.unless_gone(events)
             self._pipeline.delivered(replay, waited_ns)
         except EventsGone as gone:
             gone_error = ApiError(410, "invalid_request_error", f"{gone}", code="events_gone")

@@ -45,6 +45,7 @@ class Caller(NamedTuple):
         marks: is told when the prompt is rendered and tokenised.
         key: whose credentials were shown, for accounting; empty where nobody is told apart.
         traceparent: of the trace that the caller is in; empty where it named none.
+        headers: of the answer, beside its own: what is found out on the way is appended.
         batch: it does not wait for the answer: others go first.
         weight: of the tenant among tenants.
         authorization: what was shown, for asking other ingresses in the caller's name; never kept.
@@ -60,6 +61,7 @@ class Caller(NamedTuple):
     marks: Marks | None = None
     key: str = ""
     traceparent: str = ""
+    headers: list[tuple[bytes, bytes]] | None = None
     batch: bool = False
     weight: float = 1.0
     authorization: str = ""

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from bus.messages.clients import Operation
 from bus.packed import pack_u32
+from bus.telemetry import Telemetry
 from ingress.api import from_messages, validate
 from ingress.api.answer import Head, Renderer, encode, fingerprint
 from ingress.api.choices import collect, open_all
@@ -34,13 +35,14 @@ from ingress.api.schema_other import (
     TokenizeReply,
 )
 from ingress.api.schema_responses import ResponsesRequest
-from ingress.api.sse import Headers
 from ingress.api.stored import Ask, Stored
 from ingress.api.streaming import Find, Host, Streaming
 from ingress.api.telling import Telling, Whole
 from ingress.cache.front import AnswerCache, Opened
 from ingress.engine import Engine, ServedModel, Stream
 from ingress.errors import ApiError, invalid_request, not_ready
+from ingress.guards.look import Whose
+from ingress.guards.stage import Guards, tell_found
 from ingress.health import ModelHealth
 from ingress.journal import Journals
 from ingress.records import Opening
@@ -50,12 +52,6 @@ from ingress.timing import Marks
 READY_RETRY_S: Final = 2.0
 
 Answer = bytes | Replay | Kept
-
-
-class Body(bytes):
-    """A whole answer, and what is said of it in headers."""
-
-    headers: Headers = ()
 
 
 class _Open(NamedTuple):
@@ -68,7 +64,6 @@ class _Open(NamedTuple):
     streams_events: bool
     kept: bool
     read: Callable[[Events], Coroutine[Any, Any, bytes]]
-    headers: Headers = ()
 
     @property
     def telling(self) -> Telling | Whole:
@@ -87,6 +82,7 @@ class Pipeline:
         journals, grace_s, stored_s, find: see `Streaming`.
         ask: see `Stored`.
         cache: answers calls that were answered before.
+        guards: look at what goes in and out.
     """
 
     def __init__(
@@ -100,9 +96,13 @@ class Pipeline:
         find: Find,
         ask: Ask,
         cache: AnswerCache | None = None,
+        guards: Guards | None = None,
     ) -> None:
         self._engine, self._loop, self._cache = engine, host.loop, cache
-        self._streaming = Streaming(engine, host, journals, grace_s=grace_s, stored_s=stored_s, find=find)
+        self._guards = guards or Guards((), Telemetry())
+        self._streaming = Streaming(
+            engine, host, journals, grace_s=grace_s, stored_s=stored_s, find=find, guards=self._guards
+        )
         self._stored = Stored(self._streaming, ask)
         encoders = Encoders(engine)
         self._operations: dict[Operation, Callable[[bytes, Caller], Awaitable[Answer]]] = {
@@ -141,7 +141,7 @@ class Pipeline:
             if error.code != "stream_not_found":
                 raise
             call = await self._open(operation, body, caller._replace(seed=known.seed), known.number)
-            events = self._begin(call)
+            events = self._streaming.begin(call.opening, call.telling)
         request = kind.decode(body)
         return events if request.streams else Kept(events, partial(kind.read, request))
 
@@ -179,20 +179,14 @@ class Pipeline:
     async def _generate(self, operation: Operation, body: bytes, caller: Caller) -> Answer:
         call = await self._open(operation, body, caller, None)
         if call.kept:
-            events = self._begin(call)
+            events = self._streaming.begin(call.opening, call.telling)
             return events if call.streams_events else Kept(events, call.read)
         try:
             answers = await collect(call.streams)
-            body = Body(call.renderer.whole(answers, [stream.prompt_logprobs for stream in call.streams[:: call.n]]))
-            body.headers = call.headers
-            return body
+            tell_found(caller.headers, [answer.finish for answer in answers])
+            return call.renderer.whole(answers, [stream.prompt_logprobs for stream in call.streams[:: call.n]])
         finally:
             self._engine.abort(call.opening.requests)  # nothing happens to those that have ended
-
-    def _begin(self, call: _Open) -> Replay:
-        replay = self._streaming.begin(call.opening, call.telling)
-        replay.headers = call.headers
-        return replay
 
     async def _open(self, operation: Operation, body: bytes, caller: Caller, number: int | None) -> _Open:
         """Plan a call and open its choices. `number`: of the response's id; None is that of the first request."""
@@ -202,8 +196,14 @@ class Pipeline:
         marks.parsed()
         model = self._engine.model(request.model)
         require_generates(model)
+        if (guards := self._guards.of(model, Whose(caller.tenant, caller.key))) is not None:
+            guards.refuse(request)
+            body = await guards.admit(body)
+            request = kind.decode(body)
         caller = caller._replace(marks=marks, earlier=await self._earlier(request, caller))
         plan = await kind.plan(request, model, caller, None)
+        if guards is not None:
+            await guards.ask()
         dispatch = partial(open_all, self._engine)
         opened = (
             Opened(await dispatch(plan.jobs), ())
@@ -211,6 +211,11 @@ class Pipeline:
             else await self._cache.open(request, plan, model, caller, dispatch)
         )
         streams = opened.streams
+        if caller.headers is not None:
+            caller.headers.extend(opened.headers)
+        if guards is not None:
+            guards.tell(caller.headers)
+            streams = [guards.wrap(stream) for stream in streams]
         requests = tuple(stream.request for stream in streams)
         response = f"{kind.prefix}{requests[0] if number is None else number:016x}"
         self._engine.name(requests, response)
@@ -222,7 +227,7 @@ class Pipeline:
         )  # fmt: skip
         renderer = kind.render(head, request, plan, model)
         read = partial(kind.read, request)
-        return _Open(opening, renderer, streams, plan.n, request.streams, plan.streams, read, opened.headers)
+        return _Open(opening, renderer, streams, plan.n, request.streams, plan.streams, read)
 
     async def _earlier(self, request: object, caller: Caller) -> bytes:
         """The stored conversation that a call goes on with."""

@@ -7,7 +7,17 @@ from collections.abc import Iterable, Sequence
 from msgspec import UNSET, UnsetType
 
 from ingress.api import schema_chat as schema
-from ingress.api.answer import Head, Mould, encode, finish_reason, finite, prompt_logprobs, readable, total_usage
+from ingress.api.answer import (
+    Head,
+    Mould,
+    encode,
+    finish_reason,
+    finite,
+    guards,
+    prompt_logprobs,
+    readable,
+    total_usage,
+)
 from ingress.api.jobs import Plan
 from ingress.api.ledger import ledger, together
 from ingress.api.schema_common import RequestTiming, Usage
@@ -73,6 +83,7 @@ class ChatRenderer:
                 delta=_NOTHING,
                 finish_reason=finish_reason(piece.finish),
                 stop_reason=piece.finish.stop_reason,
+                guards=guards(piece.finish),
             )
             chunks.append(self._chunk(choice, timing=ledger(piece.finish)))
         return chunks
@@ -107,6 +118,7 @@ class ChatRenderer:
             finish_reason=finish_reason(answer.finish),
             stop_reason=answer.finish.stop_reason,
             token_ids=list(answer.tokens) if self._token_ids else UNSET,
+            guards=guards(answer.finish),
         )
 
     def _mould(self, index: int) -> Mould:

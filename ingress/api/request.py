@@ -29,6 +29,7 @@ class Request:
 
     Attributes:
         turned_away: this process is being taken out, and the client can go to another.
+        reply_headers: of the answer, beside its own.
     """
 
     def __init__(self, scope: Scope, receive: Receive, max_body: int) -> None:
@@ -37,6 +38,7 @@ class Request:
         self.parameter = ""
         self.query = scope.get("query_string", b"").decode("latin-1")
         self.turned_away: bool = scope["state"].get("turned_away", False)
+        self.reply_headers: list[tuple[bytes, bytes]] = []
         self._headers: list[tuple[bytes, bytes]] = scope["headers"]
         self._receive, self._max_body = receive, max_body
         self._complete = False

@@ -31,9 +31,10 @@ from bus.config import (
     TracesConfig,
     UsageConfig,
 )
+from bus.guard_config import GuardConfig
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
-SECTIONS: dict[str, type[Section]] = {
+SECTIONS: dict[str, type[Section | GuardConfig]] = {
     "[ingress]": IngressConfig,
     "[kv]": KvConfig,
     "[metrics]": MetricsConfig,
@@ -50,6 +51,7 @@ SECTIONS: dict[str, type[Section]] = {
     "[curve]": CurveConfig,
     "[[model]]": ModelConfig,
     "[model.pools]": PoolsConfig,
+    "[[guard]]": GuardConfig,
 }
 
 
