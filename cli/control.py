@@ -16,13 +16,17 @@ from bus.loop import PollLoop
 from bus.messages.caching import CacheReport, CacheStatus, CalibrateCache, FlushCache, GetCache, GetCacheReport
 from bus.messages.common import Nack
 from bus.messages.control import (
+    AccountsHeld,
     Acknowledge,
+    AddKey,
+    AddProject,
     Audit,
     Audited,
     CancelRequest,
     Drain,
     Fleet,
     FromProcess,
+    GetAccounts,
     GetFleet,
     GetLimits,
     GetStatus,
@@ -31,7 +35,10 @@ from bus.messages.control import (
     Ok,
     Rejected,
     Reload,
+    ReplaceSecret,
     Restart,
+    RevokeKey,
+    SetAllowance,
     SetLimits,
     SetLogLevel,
     Silence,
@@ -63,8 +70,16 @@ Question = (
     | FlushCache
     | CalibrateCache
     | TryGuards
+    | AddProject
+    | AddKey
+    | ReplaceSecret
+    | RevokeKey
+    | SetAllowance
+    | GetAccounts
 )
-Answer = Status | Fleet | Ok | Rejected | Audited | LimitsInForce | CacheStatus | CacheReport | GuardsTried
+Answer = (
+    Status | Fleet | Ok | Rejected | Audited | LimitsInForce | CacheStatus | CacheReport | GuardsTried | AccountsHeld
+)
 
 ASK_TIMEOUT_S: Final = 5.0
 STATUS_TIMEOUT_S: Final = 1.0
