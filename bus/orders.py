@@ -23,9 +23,22 @@ from bus.messages.control import (
     Silence,
     Stop,
     Undrain,
+    Witness,
 )
 
-Order = Drain | Undrain | Stop | Restart | CancelRequest | SetLogLevel | SetLimits | Reload | Acknowledge | Silence
+Order = (
+    Drain
+    | Undrain
+    | Stop
+    | Restart
+    | CancelRequest
+    | SetLogLevel
+    | SetLimits
+    | Reload
+    | Acknowledge
+    | Silence
+    | Witness
+)
 
 REMEMBERED: Final = 256
 REMEMBERED_S: Final = 600.0
@@ -40,6 +53,8 @@ def verb(order: Order) -> str:
     """In one word."""
     if isinstance(order, Restart) and not order.deadline_s:
         return "kill"
+    if isinstance(order, Witness):
+        return order.verb
     return _VERBS[type(order)]
 
 
@@ -48,6 +63,8 @@ def subject(order: Order, process: str) -> str:
     match order:
         case Drain() | Undrain() | Restart():
             return order.name or process
+        case Witness():
+            return order.object
         case CancelRequest():
             return f"request {order.request:x}"
         case Acknowledge() | Silence():

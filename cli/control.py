@@ -15,13 +15,17 @@ from bus.link import Link
 from bus.loop import PollLoop
 from bus.messages.common import Nack
 from bus.messages.control import (
+    Access,
     Acknowledge,
+    Actions,
     Audit,
     Audited,
     CancelRequest,
     Drain,
     Fleet,
     FromProcess,
+    GetAccess,
+    GetActions,
     GetFleet,
     GetLimits,
     GetStatus,
@@ -36,12 +40,15 @@ from bus.messages.control import (
     Status,
     Stop,
     Undrain,
+    Witness,
 )
 from bus.names import CONTROL_DOOR, SUPERVISOR, InvalidName, parse_process, run_directory, socket_path
 from cli.supervisor.proc import start_ticks
 
 Question = (
     GetStatus
+    | GetAccess
+    | GetActions
     | GetFleet
     | GetLimits
     | Drain
@@ -55,8 +62,9 @@ Question = (
     | Reload
     | Acknowledge
     | Silence
+    | Witness
 )
-Answer = Status | Fleet | Ok | Rejected | Audited | LimitsInForce
+Answer = Status | Fleet | Ok | Rejected | Audited | LimitsInForce | Access | Actions
 
 ASK_TIMEOUT_S: Final = 5.0
 STATUS_TIMEOUT_S: Final = 1.0

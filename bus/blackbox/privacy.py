@@ -12,6 +12,7 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from bus.messages.clients import Call, CallFailed, Chunk, Reply, Resume
+from bus.messages.control import Actions
 from bus.messages.details import PagesReply
 from bus.messages.pages import Leased, Lookup, Prefetch, Seal
 from bus.messages.requests import Deltas, PromptLogprobs, Sampling, Submit
@@ -105,6 +106,11 @@ def _scheduler_view(view: SchedulerView) -> SchedulerView:
     return replace(view, prefixes=tuple(map(_prefix, view.prefixes)))
 
 
+def _actions(answer: Actions) -> Actions:
+    """The audit log is in its own files."""
+    return replace(answer, records=())
+
+
 def _pages_reply(reply: PagesReply) -> PagesReply:
     return replace(reply, prefixes=tuple(replace(one, prefix=_prefix(one.prefix)) for one in reply.prefixes))
 
@@ -134,4 +140,5 @@ CONTENT: Final[dict[type, Hide]] = {
     Leased: _leased,
     SchedulerView: _scheduler_view,
     PagesReply: _pages_reply,
+    Actions: _actions,
 }

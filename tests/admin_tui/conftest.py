@@ -25,6 +25,9 @@ def _settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pilots wait for screens to be at rest, and not for some time."""
     monkeypatch.setattr("textual.pilot.wait_for_idle", settle)
     monkeypatch.setattr("textual.app.wait_for_idle", settle)
+    monkeypatch.setattr(
+        "textual.widgets.Input._toggle_cursor", lambda _: None
+    )  # a picture has it, however long it took
 
 
 @pytest.fixture(scope="session")
