@@ -13,6 +13,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 TESTS ?= tests
+# How many files of tests run at once. Those that start whole stacks run one after the other: they have processes enough.
+JOBS ?= 2
+# What fails is run once more, alone: for machines that are lent, where everything may stand still for a while. It is told.
+AGAIN ?=
 KILLS ?= 40
 MINUTES ?= 30
 OUTPUT ?=
@@ -21,6 +25,8 @@ VERSION ?=
 TORCH_BUILD ?= cpu
 TORTURES ?= 500
 CHAOS = PYTHONPATH=tests:tests/system $(BIN)/python
+run = { $(BIN)/pytest -q $1 || [ $$? -eq 5 ]; }$(if $(AGAIN), || { echo "=== once more, what failed"; \
+  $(BIN)/pytest -q --last-failed --last-failed-no-failures none tests; })
 PACKAGES := bus ingress scheduler workers kv metrics admin_tui cli headrace_client
 
 .DEFAULT_GOAL := help
@@ -54,12 +60,14 @@ serve: $(VENV)/.runtime ## set everything up and serve the demo model on http://
 test: $(VENV)/.dev ## set everything up and run the tests
 	$(BIN)/headrace pull smollm2-135m-instruct
 	$(BIN)/headrace pull qwen2.5-coder-0.5b-instruct
-	$(BIN)/pytest -q -m "not slow and not machine" $(TESTS)
+	$(BIN)/headrace pull all-minilm-l6-v2
+	$(call run,-n $(JOBS) --dist loadfile -m "not slow and not machine and not system" $(TESTS))
+	$(call run,-m "system and not slow and not machine" $(TESTS))
 
 test-systemd: $(VENV)/.dev ## start the units under a real systemd in namespaces; needs root, skipped without
 	$(BIN)/headrace pull smollm2-135m-instruct
 	$(BIN)/python -m workers.kernels.build > /dev/null || true
-	$(BIN)/pytest -q -m machine tests/systemd
+	$(call run,-m machine tests/systemd)
 
 test-slow: $(VENV)/.dev ## the long versions
 	$(BIN)/pytest -q -m slow

@@ -8,7 +8,7 @@ from admin_tui.bus.rows import faulty, known
 from admin_tui.details import Details
 from admin_tui.scheduler import bounds
 from admin_tui.text import count, duration, percent, rate, sanitize, size
-from bus.messages.details import BusReply, HostReply, ModelsReply, PagesReply, StepsReply
+from bus.messages.details import BusReply, HostReply, ModelSheet, ModelsReply, PagesReply, StepsReply
 
 
 def lines(details: Details) -> list[str]:
@@ -82,11 +82,17 @@ def _models(reply: ModelsReply) -> Iterator[str]:
     for sheet in reply.models:
         yield (
             f"weights: {sanitize(sheet.model)} {sanitize(sheet.source)} {sanitize(sheet.quantisation)} "
-            f"{size(sheet.weight_bytes)}, a token's KV {size(sheet.kv_token_bytes)}, "
+            f"{size(sheet.weight_bytes)}, {_keeps(sheet)}, "
             f"workers {sheet.workers_ready}/{sheet.workers}"
         )
     for entry in reply.sheet:
         yield f"memory: {size(entry.bytes)} {sanitize(entry.kind)} {sanitize(entry.what)}"
+
+
+def _keeps(sheet: ModelSheet) -> str:
+    if sheet.kind != "generate":
+        return f"an encoder of {sheet.dimensions} numbers"
+    return f"a token's KV {size(sheet.kv_token_bytes)}"
 
 
 def _bus(reply: BusReply) -> Iterator[str]:

@@ -35,11 +35,11 @@ def newest_between(directory: Path, since: float, before: float) -> tuple[list[A
     """
     wanted = (each for each in each_action(directory) if each.at >= since and (not before or each.at < before))
     found = heapq.nlargest(MOST + 1, wanted, key=lambda record: record.at)
-    if len(found) <= MOST:
-        return found[::-1], False
-    # Those of one moment stay together: who asks on asks for what is older than the first.
-    whole = [record for record in found if record.at > found[MOST].at]
-    return (whole or found[:MOST])[::-1], True
+    more = len(found) > MOST
+    if more:
+        # Those of one moment stay together: who asks on asks for what is older than the first.
+        found = [record for record in found if record.at > found[MOST].at] or found[:MOST]
+    return sorted(found, key=lambda record: record.at), more
 
 
 class ActionReading:

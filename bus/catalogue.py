@@ -31,6 +31,14 @@ class PackageParts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     parts: int = 1
 
 
+class DirectoryFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A file of a model that is a directory; its name there is `path`."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
 class HubFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A file of a repository on the Hugging Face hub."""
 
@@ -42,8 +50,10 @@ class CatalogueEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A model that `headrace pull NAME` can fetch.
 
     Attributes:
-        file: its name in the store.
-        sha256: of the whole file, hex.
+        file: its name in the store; a directory where there are `files`.
+        bytes: in all.
+        sha256: of the whole file, hex; empty where there are `files`.
+        files: of a directory. A source then has them all; `packages.member` and `hub.file` say where, with `{path}`.
         unsupported: why it is listed but cannot be served; empty where it can.
         packages, hub: sources, tried in this order.
     """
@@ -55,7 +65,8 @@ class CatalogueEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     licence: str
     file: str
     bytes: int
-    sha256: str
+    sha256: str = ""
+    files: tuple[DirectoryFile, ...] = ()
     packages: PackageParts | None = None
     hub: HubFile | None = None
     unsupported: str = ""

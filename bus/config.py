@@ -15,6 +15,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from bus.guard_config import GuardConfig, guard_problems
 from bus.names import MODEL_NAME
 
 Positive = Annotated[int, Meta(ge=1)]
@@ -22,6 +23,7 @@ Seconds = Annotated[float, Meta(gt=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
 
 MIN_DISK: Final = 64 << 20  # four segments of the disk tier
+MIN_CACHE, MAX_CACHE = 1 << 20, 64 << 30
 RECORDING: Final = (64 << 10, 1 << 30)  # least and most of a recording
 
 
@@ -43,6 +45,7 @@ class IngressConfig(Section, frozen=True):
         max_body: largest request body.
         max_streams: open requests per process; above it 429.
         resume_grace_s: how long a finished or abandoned stream can be resumed.
+        response_ttl_s: how long a stored response is kept after its end, while there is room.
     """
 
     http: str = "127.0.0.1:8080"
@@ -51,6 +54,7 @@ class IngressConfig(Section, frozen=True):
     max_body: str = "8MiB"
     max_streams: Positive = 1024
     resume_grace_s: Seconds = 60.0
+    response_ttl_s: Seconds = 3600.0
 
 
 class KvConfig(Section, frozen=True):
@@ -107,6 +111,51 @@ class UsageConfig(Section, frozen=True):
     keep_requests_days: Positive = 35
     keep_hours_days: Positive = 400
     keep_days: Positive = 3650
+
+
+class CacheNamespaceConfig(Section, frozen=True):
+    """`[[cache.namespace]]`: what holds for some models and tenants; the first that fits a call is its namespace.
+
+    Attributes:
+        name: of the namespace; "default" is that of all other calls.
+        models, tenants: whose calls belong to it; empty is all.
+        public: tenants share answers; else each has its own.
+        sampled: keep answers of a temperature above 0 too.
+        ttl_s: how long an answer is served; 0 takes `[cache]`'s.
+        semantic: match questions by meaning. "shadow" compares and serves nothing, "on" serves once it is calibrated.
+        budget: share of wrong semantic hits that is tolerated.
+        audit: share of semantic hits that are generated all the same, and compared.
+    """
+
+    name: str
+    models: tuple[str, ...] = ()
+    tenants: tuple[str, ...] = ()
+    public: bool = False
+    sampled: bool = False
+    ttl_s: NotNegative = 0.0
+    semantic: Literal["off", "shadow", "on"] = "off"
+    budget: Annotated[float, Meta(gt=0, lt=1)] = 0.02
+    audit: Annotated[float, Meta(gt=0, le=1)] = 0.02
+
+
+class CacheConfig(Section, frozen=True):
+    """`[cache]`: answers that are kept, and served again without a model.
+
+    Attributes:
+        exact: keep answers at all. Without it nothing is cached, and no generation shared.
+        memory: of all answers of this host, in the run directory.
+        ttl_s: how long an answer is served.
+        sampled: keep answers of a temperature above 0 too.
+        encoder: name of the served model that embeds questions, for namespaces that match by meaning.
+        namespace: see `[[cache.namespace]]`.
+    """
+
+    exact: bool = True
+    memory: str = "64MiB"
+    ttl_s: Seconds = 3600.0
+    sampled: bool = False
+    encoder: str = ""
+    namespace: tuple[CacheNamespaceConfig, ...] = ()
 
 
 class CostConfig(Section, frozen=True):
@@ -275,6 +324,7 @@ class Config(Section, frozen=True):
     metrics: MetricsConfig = MetricsConfig()
     alarms: AlarmsConfig = AlarmsConfig()
     usage: UsageConfig = UsageConfig()
+    cache: CacheConfig = CacheConfig()
     cost: CostConfig = CostConfig()
     traces: TracesConfig = TracesConfig()
     log: LogConfig = LogConfig()
@@ -283,6 +333,7 @@ class Config(Section, frozen=True):
     curve: CurveConfig | None = None
     systemd: SystemdConfig = SystemdConfig()
     model: tuple[ModelConfig, ...] = (DEMO_MODEL,)
+    guard: tuple[GuardConfig, ...] = ()
 
     def model_named(self, name: str) -> ModelConfig:
         """The section of a model.
@@ -388,6 +439,17 @@ def _problems(config: Config) -> list[tuple[Where, str]]:
     check(("kv", "arena"), parse_size, config.kv.arena)
     check(("kv", "slab"), parse_size, config.kv.slab)
     check(("kv", "disk"), _parse_disk, config.kv.disk)
+    check(("cache", "memory"), _parse_cache, config.cache.memory)
+    spaces: set[str] = set()
+    for index, space in enumerate(config.cache.namespace):
+        where: Where = ("cache", "namespace", index)
+        if MODEL_NAME.fullmatch(space.name) is None or space.name == "default":
+            found.append(((*where, "name"), "letters, digits, dot, dash and underscore, at most 48, and not default"))
+        if space.name in spaces:
+            found.append(((*where, "name"), f"{space.name!r} is there twice"))
+        spaces.add(space.name)
+        if space.semantic != "off" and not config.cache.encoder:
+            found.append(((*where, "semantic"), "matching by meaning needs an encoder: name one in [cache] encoder"))
     check(("blackbox", "size"), _parse_recording, config.blackbox.size)
     if config.kv.disk_path and not Path(config.kv.disk_path).expanduser().is_absolute():
         found.append((("kv", "disk_path"), f"{config.kv.disk_path!r} is not an absolute path"))
@@ -418,12 +480,20 @@ def _problems(config: Config) -> list[tuple[Where, str]]:
             found.append((("model", index, "pools"), "workers share the arena's pages on a CPU only: leave pools out"))
         if not re.match(r"(catalog:|hf:|path:).+|.+\.gguf$", model.source):
             found.append((("model", index, "source"), "expected catalog:NAME, hf:ORG/REPO, path:/DIR or a .gguf file"))
+    found += guard_problems(config.guard, frozenset(names))
     return found
 
 
 def _parse_disk(text: str) -> None:
     if 0 < parse_size(text) < MIN_DISK:
         raise ConfigError(f'{text!r} is too small to be of use; write at least {MIN_DISK >> 20}MiB, or "0" for none')
+
+
+def _parse_cache(text: str) -> None:
+    if not MIN_CACHE <= parse_size(text) <= MAX_CACHE:
+        raise ConfigError(
+            f"{text!r} is not from {MIN_CACHE >> 20}MiB to {MAX_CACHE >> 30}GiB; exact = false keeps none"
+        )
 
 
 def _parse_recording(text: str) -> None:

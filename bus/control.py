@@ -16,6 +16,7 @@ from bus.actionlog import LONGEST_TEXT, ActionLog, ActionRecord
 from bus.actionreading import ActionReading
 from bus.build import BUILD
 from bus.credentials import Credentials, Doorkeeper
+from bus.messages.caching import GetCache
 from bus.messages.control import (
     Access,
     Acknowledge,
@@ -34,6 +35,7 @@ from bus.messages.control import (
     Status,
     Stop,
     ToProcess,
+    TryGuards,
     Undrain,
     Witness,
 )
@@ -47,7 +49,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _MAY_ASK = frozenset({"cli", "tui", "supervisor", "scheduler", "metrics"})
-_LOOKS = GetStatus | GetFleet | GetLimits | GetNotes | GetAccess
+_LOOKS = GetStatus | GetFleet | GetLimits | GetNotes | GetAccess | GetCache | TryGuards
 OPEN_MODE: Final = 0o666  # whoever may enter the run directory may knock; `Doorkeeper` decides
 DENIALS: Final = 10  # in a row that are written; then one a second, so that nobody can push others out of the log
 

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from bus.messages.caching import CalibrateCache, FlushCache
 from bus.messages.control import (
     Acknowledge,
     CancelRequest,
@@ -38,6 +39,8 @@ Order = (
     | Acknowledge
     | Silence
     | Witness
+    | FlushCache
+    | CalibrateCache
 )
 
 REMEMBERED: Final = 256
@@ -45,6 +48,7 @@ REMEMBERED_S: Final = 600.0
 _VERBS: Final[dict[type[msgspec.Struct], str]] = {
     Drain: "drain", Undrain: "undrain", Stop: "stop", Restart: "restart", CancelRequest: "cancel",
     SetLogLevel: "log-level", SetLimits: "limit", Reload: "reload", Acknowledge: "acknowledge", Silence: "silence",
+    FlushCache: "cache-flush", CalibrateCache: "cache-calibrate",
 }  # fmt: skip
 _OPPOSITES: Final = {"drain": "undrain", "undrain": "drain"}
 
@@ -65,6 +69,8 @@ def subject(order: Order, process: str) -> str:
             return order.name or process
         case Witness():
             return order.object
+        case FlushCache() | CalibrateCache():
+            return f"cache {order.space or 'of all namespaces'}"
         case CancelRequest():
             return f"request {order.request:x}"
         case Acknowledge() | Silence():
@@ -80,6 +86,8 @@ def wording(order: Order) -> str:
             return " ".join(["reset"] * order.reset + limits_in_words(order.limits))
         case SetLogLevel():
             return order.level
+        case CalibrateCache():
+            return "off" if order.off else f"budget {order.budget:g}" if order.budget else ""
         case Silence():
             return f"{order.seconds:.0f} s" if order.seconds else "ended"
         case _:

@@ -11,7 +11,8 @@ class ModelShape(msgspec.Struct, frozen=True):
     """A configured model on this host.
 
     Attributes:
-        kv: of a page, all ranks together; None where the model cannot be read, and `problem` says why.
+        kv: of a page, all ranks together; None of an encoder, which keeps none, and where the model cannot be read, and
+            `problem` says why.
         weights_bytes: of all ranks, as they are computed with. `laid_out`: read from the files of the weight store;
             otherwise an estimate from the model's own files.
         slot_bytes: of the tables of all slots of a worker.

@@ -13,6 +13,7 @@ import msgspec
 from bus.identity import Visitor
 from bus.link import Link
 from bus.loop import PollLoop
+from bus.messages.caching import CacheReport, CacheStatus, CalibrateCache, FlushCache, GetCache, GetCacheReport
 from bus.messages.common import Nack
 from bus.messages.control import (
     Access,
@@ -29,6 +30,7 @@ from bus.messages.control import (
     GetFleet,
     GetLimits,
     GetStatus,
+    GuardsTried,
     LimitsInForce,
     Ok,
     Rejected,
@@ -39,6 +41,7 @@ from bus.messages.control import (
     Silence,
     Status,
     Stop,
+    TryGuards,
     Undrain,
     Witness,
 )
@@ -63,8 +66,25 @@ Question = (
     | Acknowledge
     | Silence
     | Witness
+    | GetCache
+    | GetCacheReport
+    | FlushCache
+    | CalibrateCache
+    | TryGuards
 )
-Answer = Status | Fleet | Ok | Rejected | Audited | LimitsInForce | Access | Actions
+Answer = (
+    Status
+    | Fleet
+    | Ok
+    | Rejected
+    | Audited
+    | LimitsInForce
+    | Access
+    | Actions
+    | CacheStatus
+    | CacheReport
+    | GuardsTried
+)
 
 ASK_TIMEOUT_S: Final = 5.0
 STATUS_TIMEOUT_S: Final = 1.0

@@ -23,7 +23,7 @@ PATIENCE_S: Final = 3.0
 BAR: Final = 28
 MOST_ROWS: Final = 24
 MARGIN: Final = 44  # columns before the text
-_RESPONSE: Final = re.compile(r"(chatcmpl|cmpl)-([0-9a-f]{16})(:\d+)?")
+_RESPONSE: Final = re.compile(r"(chatcmpl-|cmpl-|resp_|msg_)([0-9a-f]{16})(:\d+)?")
 _HEX: Final = re.compile(r"(0x)?([0-9a-f]{4,16})")
 _COLOURS: Final[dict[str, str]] = {
     "ingress": "cyan", "queue": "yellow", "prefill": "magenta", "decode": "blue", "recovery": "red",
@@ -51,7 +51,7 @@ def question(text: str) -> GetTimeline:
     """
     given = text.strip().lower()
     if (response := _RESPONSE.fullmatch(given)) is not None:
-        name = f"{response[1]}-{response[2]}"
+        name = f"{response[1]}{response[2]}"
         return GetTimeline(1, int(response[2], 16), name)
     if (number := _HEX.fullmatch(given)) is not None:
         digits = number[2]

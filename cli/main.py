@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 
-from cli.commands import acting, looking, models, running, using  # noqa: F401  commands register themselves
-from cli.commands.base import RUNNING, app
+from cli.commands import acting, guarding, looking, models, running, using  # noqa: F401  commands register themselves
+from cli.commands.base import LOOKING, RUNNING, app
+from cli.commands.caching import cache
 from cli.release import app as release
 from cli.systemd.command import systemd
 
@@ -14,6 +15,8 @@ __all__ = ["app", "main"]
 
 systemd.group, systemd.sort_key = (RUNNING,), 4
 app.command(systemd)
+cache.group, cache.sort_key = (LOOKING,), 9
+app.command(cache)
 app.command(release.app)
 app.command(release.rollback, group=release.INSTALLATION, sort_key=2)
 

@@ -91,7 +91,7 @@ def rows(config: Config) -> list[Row]:
         source = f"catalog:{entry.name}"
         served = tuple(model.name for model in config.model if model.source == source)
         sources.pop(source, None)
-        present = (models_directory() / entry.file).is_file()
+        present = (models_directory() / entry.file).exists()
         found.append(
             Row(entry.name, source, entry.title, entry.licence, entry.bytes, present, store.is_present(entry),
                 entry.unsupported, served)

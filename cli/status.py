@@ -64,6 +64,7 @@ class ModelEntry(msgspec.Struct, kw_only=True):
     trouble: str = ""
     stuck: str = ""
     stuck_s: float = 0.0
+    kind: str = ""
     mbu: float = -1.0
     mfu: float = -1.0
 
@@ -199,8 +200,9 @@ def _health(model: ModelEntry) -> str:
     if not model.progressing:
         moves = f"standing still for {model.stuck_s:.0f} s: {printable(model.stuck)}"
     state = "" if model.state == "ready" else f"{model.state}, "
+    what = {"embed": " (embeddings)", "rerank": " (reranks)"}.get(model.kind, "")
     return (
-        f"model {model.name}: {state}live, {ready}, {moves}; "
+        f"model {model.name}{what}: {state}live, {ready}, {moves}; "
         f"{model.running} running, {model.waiting} waiting, {model.output_tokens_per_s:.0f} tok/s"
         + (f", {model.mbu:.0%} of memory bandwidth, {model.mfu:.0%} of arithmetic" if model.mbu >= 0 else "")
     )

@@ -27,7 +27,7 @@ Exceptions:
 This package needs msgspec, pyzmq and `bus`'s messages; never numpy or torch.
 """
 
-from headrace_client._answers import Answer, Choice, Model, Piece, Usage
+from headrace_client._answers import Answer, Choice, Model, Piece, Ranked, Usage
 from headrace_client._async import AsyncClient, AsyncStream
 from headrace_client._errors import (
     ApiStatusError,
@@ -59,6 +59,7 @@ __all__ = [
     "NotFound",
     "Overloaded",
     "Piece",
+    "Ranked",
     "ServerFault",
     "Stream",
     "StreamBroken",

@@ -6,7 +6,7 @@ out, so that an answer that is begun again continues where it stopped.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -65,7 +65,8 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Piece(msgspec.Struct, frozen=True):
-    """What is new in one choice of a streamed answer. `logprobs` are the entries of the tokens in it."""
+    """What is new in one choice of a streamed answer. `logprobs` are the entries of the tokens in it; `reasoning` is
+    what the model thinks before it answers."""
 
     text: str = ""
     index: int = 0
@@ -73,6 +74,7 @@ class Piece(msgspec.Struct, frozen=True):
     stop_reason: str | int | None = None
     logprobs: list[dict[str, Any]] = []
     token_ids: list[int] = []
+    reasoning: str = ""
 
 
 class Model(msgspec.Struct, frozen=True):
@@ -82,15 +84,41 @@ class Model(msgspec.Struct, frozen=True):
     created: int = 0
     max_model_len: int = 0
     ready: bool = True
+    kind: str = "generate"
 
 
-class _Delta(msgspec.Struct, frozen=True):
-    content: str | None = None
+class Ranked(msgspec.Struct, frozen=True):
+    """A document's score. `index` is its place in the call."""
 
-
-class _ChunkChoice(msgspec.Struct, frozen=True):
     index: int
-    delta: _Delta = _Delta()
+    relevance_score: float
+
+
+class _Embedding(msgspec.Struct, frozen=True):
+    index: int
+    embedding: list[float]
+
+
+class _Embeddings(msgspec.Struct, frozen=True):
+    data: list[_Embedding]
+
+
+class _Rankings(msgspec.Struct, frozen=True):
+    results: list[Ranked]
+
+
+class Delta(msgspec.Struct, frozen=True):
+    """What is new in a message."""
+
+    content: str | None = None
+    reasoning_content: str | None = None
+
+
+class ChunkChoice(msgspec.Struct, frozen=True):
+    """What is new in a choice, on any surface."""
+
+    index: int
+    delta: Delta = Delta()
     text: str = ""
     finish_reason: str | None = None
     stop_reason: str | int | None = None
@@ -98,9 +126,11 @@ class _ChunkChoice(msgspec.Struct, frozen=True):
     token_ids: list[int] | None = None
 
 
-class _Chunk(msgspec.Struct, frozen=True):
+class Chunk(msgspec.Struct, frozen=True):
+    """One event of a stream, on any surface. `id` is empty where the event does not say it."""
+
     id: str
-    choices: list[_ChunkChoice]
+    choices: list[ChunkChoice]
     usage: Usage | None = None
     headrace: dict[str, Any] | None = None
 
@@ -109,7 +139,7 @@ class _Models(msgspec.Struct, frozen=True):
     data: list[Model]
 
 
-_chunk = msgspec.json.Decoder(_Chunk)
+chat_chunk = msgspec.json.Decoder(Chunk).decode
 
 
 def models(body: bytes) -> list[Model]:
@@ -117,7 +147,18 @@ def models(body: bytes) -> list[Model]:
     return msgspec.json.decode(body, type=_Models).data
 
 
-def answer(body: bytes) -> Answer:
+def embeddings(body: bytes) -> list[list[float]]:
+    """The answer of the operation `embeddings`, in the order of the texts."""
+    data = msgspec.json.decode(body, type=_Embeddings).data
+    return [each.embedding for each in sorted(data, key=lambda each: each.index)]
+
+
+def rankings(body: bytes) -> list[Ranked]:
+    """The answer of the operation `rerank`."""
+    return msgspec.json.decode(body, type=_Rankings).results
+
+
+def chat_answer(body: bytes) -> Answer:
     """The answer of a chat completion or a completion."""
     raw = msgspec.json.decode(body, type=dict[str, Any])
     choices = [
@@ -138,16 +179,22 @@ class _Given(msgspec.Struct):
     """What has been given out of one choice, and how much of it has come again."""
 
     text: str = ""
+    thought: str = ""
     entries: int = 0
     tokens: int = 0
     finished: bool = False
     text_again: int = 0
+    thought_again: int = 0
     entries_again: int = 0
     tokens_again: int = 0
 
 
 class Progress:
     """One streamed answer, as far as it has come.
+
+    Args:
+        read: an event of its surface.
+        response, event: of an answer that was begun elsewhere, which event was the last.
 
     Attributes:
         id: of the response; empty before the first chunk.
@@ -156,9 +203,10 @@ class Progress:
         timing: of the choice that ended last, with `include_timing`.
     """
 
-    def __init__(self) -> None:
-        self.id = ""
-        self.event = 0
+    def __init__(self, read: Callable[[bytes], Chunk] = chat_chunk, *, response: str = "", event: int = 0) -> None:
+        self.id = response
+        self.event = event
+        self._read = read
         self.usage: Usage | None = None
         self.timing: dict[str, Any] | None = None
         self._given: dict[int, _Given] = {}
@@ -172,7 +220,7 @@ class Progress:
         """The same call will be made anew: what has been given out is not given out again."""
         self.id, self.event = "", 0
         for given in self._given.values():
-            given.text_again = given.entries_again = given.tokens_again = 0
+            given.text_again = given.thought_again = given.entries_again = given.tokens_again = 0
 
     def chunk(self, event: int, body: bytes) -> Iterator[Piece]:
         """What is new in a chunk.
@@ -182,24 +230,23 @@ class Progress:
         """
         if event <= self.event:
             return
-        chunk = _chunk.decode(body)
-        self.id, self.event = chunk.id, event
+        chunk = self._read(body)
+        self.id, self.event = chunk.id or self.id, event
         self.usage = chunk.usage or self.usage
         self.timing = chunk.headrace or self.timing
         for choice in chunk.choices:
             piece = self._new(choice)
-            if piece.text or piece.logprobs or piece.token_ids or piece.finish_reason:
+            if piece.text or piece.reasoning or piece.logprobs or piece.token_ids or piece.finish_reason:
                 yield piece
 
-    def _new(self, choice: _ChunkChoice) -> Piece:
+    def _new(self, choice: ChunkChoice) -> Piece:
         given = self._given.setdefault(choice.index, _Given())
         text = choice.text or choice.delta.content or ""
         entries, tokens = _entries(choice.logprobs), choice.token_ids or []
-        known = given.text[given.text_again : given.text_again + len(text)]
-        if not text.startswith(known):
-            raise StreamBroken(f"the answer was begun again and is different after {given.text_again} characters")
+        thought = choice.delta.reasoning_content or ""
         piece = Piece(
-            text=text[len(known) :],
+            text=_rest(given.text, given.text_again, text),
+            reasoning=_rest(given.thought, given.thought_again, thought),
             index=choice.index,
             finish_reason=None if given.finished else choice.finish_reason,
             stop_reason=None if given.finished else choice.stop_reason,
@@ -207,13 +254,23 @@ class Progress:
             token_ids=tokens[max(0, given.tokens - given.tokens_again) :],
         )
         given.text += piece.text
+        given.thought += piece.reasoning
         given.entries += len(piece.logprobs)
         given.tokens += len(piece.token_ids)
         given.text_again += len(text)
+        given.thought_again += len(thought)
         given.entries_again += len(entries)
         given.tokens_again += len(tokens)
         given.finished = given.finished or choice.finish_reason is not None
         return piece
+
+
+def _rest(given: str, again: int, text: str) -> str:
+    """What of `text` is new, where so many characters have come again."""
+    known = given[again : again + len(text)]
+    if not text.startswith(known):
+        raise StreamBroken(f"the answer was begun again and is different after {again} characters")
+    return text[len(known) :]
 
 
 def _entries(logprobs: dict[str, Any] | None) -> list[dict[str, Any]]:

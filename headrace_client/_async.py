@@ -18,9 +18,9 @@ import zmq
 
 from bus.messages.clients import Call, CallFailed, Cancel, Chunk, Operation, Reply, Resume, StreamEnd
 from bus.names import CLIENTS_DOOR, ipc, run_directory
-from headrace_client import _answers, _calls
-from headrace_client._answers import Answer, Model, Piece, Progress, Usage
-from headrace_client._calls import Messages, Prompt
+from headrace_client import _answers, _calls, _surfaces
+from headrace_client._answers import Answer, Model, Piece, Progress, Ranked, Usage
+from headrace_client._calls import Input, Messages, Prompt
 from headrace_client._connection import Connection, Curve
 from headrace_client._errors import CallTimeout, ConnectionFailed, HeadraceError, from_failure
 from headrace_client._session import Refused, Session
@@ -153,6 +153,88 @@ class AsyncClient:
         body = _calls.completion(prompt, model or await self._only_model(), stream, parameters)
         return await self._generate("completions", body, stream, traceparent)
 
+    @overload
+    async def respond(
+        self, input: Input, model: str | None = None, *, stream: Literal[False] = False, **parameters: Any
+    ) -> Answer: ...
+    @overload
+    async def respond(
+        self, input: Input, model: str | None = None, *, stream: Literal[True], **parameters: Any
+    ) -> AsyncStream: ...
+    async def respond(
+        self, input: Input, model: str | None = None, *, stream: bool = False, **parameters: Any
+    ) -> Answer | AsyncStream:
+        """Answer as a response, which the server keeps (`store=False` does not). With `background=True` the answer is
+        the queued response, to be asked for with `response` or followed.
+
+        Args:
+            input: what the user says, or items.
+            model, stream: as in `chat`.
+            parameters: as in OpenAI's Responses: instructions, previous_response_id, max_output_tokens, …
+
+        Raises:
+            HeadraceError: see the package's docstring.
+        """
+        body = _calls.response(input, model or await self._only_model(), stream, parameters)
+        return await self._generate("responses", body, stream, "")
+
+    async def response(self, response_id: str) -> Answer:
+        """A kept response as it stands; `raw["status"]` says how."""
+        return _surfaces.answer("responses", await self._reply("responses.retrieve", _calls.kept(response_id)))
+
+    async def follow(self, response_id: str, after: int = 0) -> AsyncStream:
+        """The events of a kept response after event number `after` (counted from 1), to its end."""
+        progress = Progress(_surfaces.chunk("responses"), response=response_id, event=after)
+        pieces = AsyncStream(progress, self._pieces("responses", b"", progress, ""))
+        await pieces.begin()
+        return pieces
+
+    async def cancel_response(self, response_id: str) -> Answer:
+        """End a response in the background; what it is then."""
+        return _surfaces.answer("responses", await self._reply("responses.cancel", _calls.kept(response_id)))
+
+    async def delete_response(self, response_id: str) -> None:
+        """Have a response kept no longer."""
+        await self._reply("responses.delete", _calls.kept(response_id))
+
+    @overload
+    async def message(
+        self,
+        messages: Messages,
+        model: str | None = None,
+        *,
+        max_tokens: int = 1024,
+        stream: Literal[False] = False,
+        **parameters: Any,
+    ) -> Answer: ...
+    @overload
+    async def message(
+        self,
+        messages: Messages,
+        model: str | None = None,
+        *,
+        max_tokens: int = 1024,
+        stream: Literal[True],
+        **parameters: Any,
+    ) -> AsyncStream: ...
+    async def message(
+        self,
+        messages: Messages,
+        model: str | None = None,
+        *,
+        max_tokens: int = 1024,
+        stream: bool = False,
+        **parameters: Any,
+    ) -> Answer | AsyncStream:
+        """Answer a conversation as Anthropic's API does; arguments and errors as in `chat`, parameters as there."""
+        body = _calls.message(messages, model or await self._only_model(), max_tokens, stream, parameters)
+        return await self._generate("messages", body, stream, "")
+
+    async def count_tokens(self, messages: Messages, model: str | None = None, **parameters: Any) -> int:
+        """How many tokens the prompt of a message has."""
+        body = _calls.count(messages, model or await self._only_model(), parameters)
+        return int(msgspec.json.decode(await self._reply("messages.count_tokens", body))["input_tokens"])
+
     async def models(self) -> list[Model]:
         """What is served."""
         return _answers.models(await self._reply("models", b"{}"))
@@ -167,6 +249,24 @@ class AsyncClient:
         """The text of token ids."""
         body = await self._reply("detokenize", _calls.detokenize(tokens, model or await self._only_model()))
         return str(msgspec.json.decode(body)["prompt"])
+
+    async def embed(
+        self, texts: str | Sequence[str], model: str | None = None, *, dimensions: int | None = None
+    ) -> list[list[float]]:
+        """An embedding of each text.
+
+        Args:
+            dimensions: to which they are cut, where the model can be.
+        """
+        body = _calls.embedding(texts, model or await self._only_model(), dimensions)
+        return _answers.embeddings(await self._reply("embeddings", body))
+
+    async def rerank(
+        self, query: str, documents: Sequence[str], model: str | None = None, *, top_n: int | None = None
+    ) -> list[Ranked]:
+        """Documents by what they have to do with a query, the best first."""
+        body = _calls.rerank(query, documents, model or await self._only_model(), top_n)
+        return _answers.rankings(await self._reply("rerank", body))
 
     async def ready(self) -> bool:
         """Whether every model of the server can answer now."""
@@ -209,8 +309,8 @@ class AsyncClient:
         self, operation: Operation, body: bytes, stream: bool, traceparent: str
     ) -> Answer | AsyncStream:
         if not stream:
-            return _answers.answer(await self._reply(operation, body, traceparent))
-        progress = Progress()
+            return _surfaces.answer(operation, await self._reply(operation, body, traceparent))
+        progress = Progress(_surfaces.chunk(operation))
         pieces = AsyncStream(progress, self._pieces(operation, body, progress, traceparent))
         await pieces.begin()
         return pieces
@@ -239,7 +339,7 @@ class AsyncClient:
         lost_at: float | None = None
         while True:
             message: Call | Resume = Call(0, operation, body, self._authorization, traceparent)
-            if lost_at is not None and progress is not None and progress.id:
+            if progress is not None and progress.id:
                 message = Resume(0, progress.id, progress.event, self._authorization)
             async with aclosing(self._one_connection(message)) as words:
                 async for told in words:
@@ -256,7 +356,8 @@ class AsyncClient:
                                 raise ConnectionFailed(reason)
                             lost_at = lost_at or time.monotonic()
                         case CallFailed() if isinstance(message, Resume) and told.status in (404, 410, 502):
-                            assert progress is not None
+                            if progress is None or not body:
+                                raise from_failure(told)
                             progress.begin_again()  # nobody has it: make it again, from the same seed
                         case CallFailed() if lost_at is not None and told.status in (429, 503):
                             if time.monotonic() - lost_at > self._patience:

@@ -12,9 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TypeVar, overload
 
-from headrace_client._answers import Answer, Model, Piece, Usage
+from headrace_client._answers import Answer, Model, Piece, Ranked, Usage
 from headrace_client._async import AsyncClient, AsyncStream
-from headrace_client._calls import Messages, Prompt
+from headrace_client._calls import Input, Messages, Prompt
 from headrace_client._connection import Curve
 from headrace_client._errors import ConnectionFailed
 
@@ -120,6 +120,79 @@ class Client:
         answer: Answer = self._wait(self._client.complete(prompt, model, traceparent=traceparent, **parameters))
         return answer
 
+    @overload
+    def respond(
+        self, input: Input, model: str | None = None, *, stream: Literal[False] = False, **parameters: Any
+    ) -> Answer: ...
+    @overload
+    def respond(
+        self, input: Input, model: str | None = None, *, stream: Literal[True], **parameters: Any
+    ) -> Stream: ...
+    def respond(
+        self, input: Input, model: str | None = None, *, stream: bool = False, **parameters: Any
+    ) -> Answer | Stream:
+        """Answer as a response, which the server keeps. See `AsyncClient.respond`."""
+        if stream:
+            return Stream(self, self._wait(self._client.respond(input, model, stream=True, **parameters)))
+        answer: Answer = self._wait(self._client.respond(input, model, **parameters))
+        return answer
+
+    def response(self, response_id: str) -> Answer:
+        """A kept response as it stands; `raw["status"]` says how."""
+        return self._wait(self._client.response(response_id))
+
+    def follow(self, response_id: str, after: int = 0) -> Stream:
+        """The events of a kept response after event number `after` (counted from 1), to its end."""
+        return Stream(self, self._wait(self._client.follow(response_id, after)))
+
+    def cancel_response(self, response_id: str) -> Answer:
+        """End a response in the background; what it is then."""
+        return self._wait(self._client.cancel_response(response_id))
+
+    def delete_response(self, response_id: str) -> None:
+        """Have a response kept no longer."""
+        self._wait(self._client.delete_response(response_id))
+
+    @overload
+    def message(
+        self,
+        messages: Messages,
+        model: str | None = None,
+        *,
+        max_tokens: int = 1024,
+        stream: Literal[False] = False,
+        **parameters: Any,
+    ) -> Answer: ...
+    @overload
+    def message(
+        self,
+        messages: Messages,
+        model: str | None = None,
+        *,
+        max_tokens: int = 1024,
+        stream: Literal[True],
+        **parameters: Any,
+    ) -> Stream: ...
+    def message(
+        self,
+        messages: Messages,
+        model: str | None = None,
+        *,
+        max_tokens: int = 1024,
+        stream: bool = False,
+        **parameters: Any,
+    ) -> Answer | Stream:
+        """Answer a conversation as Anthropic's API does. See `AsyncClient.message`."""
+        if stream:
+            work = self._client.message(messages, model, max_tokens=max_tokens, stream=True, **parameters)
+            return Stream(self, self._wait(work))
+        answer: Answer = self._wait(self._client.message(messages, model, max_tokens=max_tokens, **parameters))
+        return answer
+
+    def count_tokens(self, messages: Messages, model: str | None = None, **parameters: Any) -> int:
+        """How many tokens the prompt of a message has."""
+        return self._wait(self._client.count_tokens(messages, model, **parameters))
+
     def models(self) -> list[Model]:
         """What is served."""
         return self._wait(self._client.models())
@@ -131,6 +204,18 @@ class Client:
     def detokenize(self, tokens: Sequence[int], model: str | None = None) -> str:
         """The text of token ids."""
         return self._wait(self._client.detokenize(tokens, model))
+
+    def embed(
+        self, texts: str | Sequence[str], model: str | None = None, *, dimensions: int | None = None
+    ) -> list[list[float]]:
+        """An embedding of each text. See `AsyncClient.embed`."""
+        return self._wait(self._client.embed(texts, model, dimensions=dimensions))
+
+    def rerank(
+        self, query: str, documents: Sequence[str], model: str | None = None, *, top_n: int | None = None
+    ) -> list[Ranked]:
+        """Documents by what they have to do with a query, the best first."""
+        return self._wait(self._client.rerank(query, documents, model, top_n=top_n))
 
     def ready(self) -> bool:
         """Whether every model of the server can answer now."""

@@ -19,6 +19,7 @@ from bus.messages.requests import (
     Abort,
     Accepted,
     Deltas,
+    Encoded,
     Finished,
     ModelFacts,
     PromptLogprobs,
@@ -30,8 +31,9 @@ from bus.messages.requests import (
 )
 from bus.messages.telemetry import TimelineEvent, TimelineKind
 from bus.messages.usage import Outcome
-from bus.packed import pack_u32, unpack_u32, unpack_u64
+from bus.packed import pack_u32, unpack_f32, unpack_u32, unpack_u64
 from ingress.accounts import Ledger, NoLedger, Used, Whose
+from ingress.awaited import Awaited
 from ingress.errors import ApiError, deadline, from_refusal, not_ready
 from ingress.generation import Generation, token_text
 from ingress.models import ServedModel
@@ -48,7 +50,7 @@ ASK_AGAIN: Final = 8  # ... and so many times in a row
 # An accepted request is refused with these by a scheduler that has just come back; all pass with time.
 _PASSING: Final = frozenset({"overloaded", "not_ready", "draining"})
 
-Message = ModelFacts | Accepted | Refused | Deltas | PromptLogprobs | Spent | Nack
+Message = ModelFacts | Accepted | Refused | Deltas | Encoded | PromptLogprobs | Spent | Nack
 Opened = Callable[[ApiError | None], None]
 
 
@@ -56,7 +58,7 @@ class Order(msgspec.Struct, frozen=True, gc=False):
     """What stays the same however often a request is submitted; the fields are `Submit`'s, but for these.
 
     Attributes:
-        key, counts_prompt: see `Job`.
+        key, counts_prompt: see `Job`. What an encoder is asked is accounted for by its call, as one.
         salt: keeps its cached prefix apart; empty shares it with everyone whose salt is empty.
     """
 
@@ -76,6 +78,9 @@ class Order(msgspec.Struct, frozen=True, gc=False):
     key: str = ""
     counts_prompt: bool = True
     traceparent: str = ""
+    batch: bool = False
+    weight: float = 1.0
+    segment: int = 0
 
 
 class _Live:
@@ -87,7 +92,7 @@ class _Live:
     )  # fmt: skip
 
     def __init__(
-        self, order: Order, generation: Generation, stream: Stream, opened: Opened | None, now_ns: int
+        self, order: Order, generation: Generation | Awaited, stream: Stream, opened: Opened | None, now_ns: int
     ) -> None:
         self.order, self.generation, self.stream = order, generation, stream
         self.opened = opened  # until the scheduler has answered for the first time
@@ -137,9 +142,10 @@ class Conversation:
 
     # --- from the fronts -------------------------------------------------------------------------------------------
 
-    def open(self, order: Order, generation: Generation, opened: Opened | None, now_ns: int) -> Stream:
+    def open(self, order: Order, generation: Generation | Awaited, opened: Opened | None, now_ns: int) -> Stream:
         """Submit a request. `opened` is called once: with `None` when it is taken, else with the reason why not. One
-        that was taken from another ingress has none: `generation` is as far as its client was told."""
+        that was taken from another ingress has none: `generation` is as far as its client was told. Nor has one that
+        was promised with another, of the same call."""
         stream = Stream(order.request, generation.prompt_tokens, lambda reason: self.abort(order.request, reason))
         if order.prompt_logprobs >= 0:
             stream.prompt_logprobs = [None] * generation.prompt_tokens
@@ -187,6 +193,8 @@ class Conversation:
             case Refused():
                 if live := self._live.get(message.request):
                     self._refused(live, message, now_ns)
+            case Encoded():
+                self._encoded(message)
             case PromptLogprobs():
                 if live := self._live.get(message.request):
                     self._prompt_logprobs(live, message)
@@ -241,10 +249,13 @@ class Conversation:
                 deadline_ns=order.deadline_ns,
                 prompt_logprobs=order.prompt_logprobs,
                 tenant=order.tenant,
+                batch=order.batch,
+                weight=order.weight,
                 submitted_ns=order.submitted_ns,
                 adopted=order.adopted,
                 timing=order.timing,
                 traceparent=order.traceparent,
+                segment=order.segment,
             )
         )
         if live.sent:
@@ -255,7 +266,7 @@ class Conversation:
     def _identity(self, order: Order) -> tuple[bytes, bytes]:
         """Salted root and block digests of the prompt; empty where its KV is not to be found or kept."""
         facts = self._model.facts
-        if facts is None or not facts.root or not facts.page_tokens or not self._model.prefix_cache:
+        if order.segment or facts is None or not facts.root or not facts.page_tokens or not self._model.prefix_cache:
             return b"", b""
         root = salted_root(facts.root, order.salt)
         return root, chain(root, order.prompt, facts.page_tokens)
@@ -289,6 +300,17 @@ class Conversation:
         """Whether it was refused only because nobody has registered yet at a scheduler that has just come back."""
         facts = self._model.facts
         return refused.code == "not_ready" and facts is not None and not facts.root
+
+    # --- vectors ---------------------------------------------------------------------------------------------------
+
+    def _encoded(self, message: Encoded) -> None:
+        vectors = unpack_f32(message.vectors).reshape(len(message.finished), -1)
+        for finished, vector in zip(message.finished, vectors, strict=True):
+            live = self._live.pop(finished.request, None)
+            if live is None or not isinstance(live.generation, Awaited):
+                continue
+            self._taken(live)
+            live.stream.push(live.generation.complete(vector, finished))
 
     # --- tokens ----------------------------------------------------------------------------------------------------
 
@@ -345,6 +367,7 @@ class Conversation:
             live.asked = 0
         if piece is not None:
             if piece.finish is not None:
+                assert piece.finish.reason != "content_filter"  # guards come later
                 computed = (finished.spent_ns, finished.prefill_ns) if finished is not None else None
                 self._account(live, piece, piece.finish.reason, computed)
             live.stream.push(piece)
@@ -397,7 +420,7 @@ class Conversation:
 
     def _account(self, live: _Live, last: Piece, outcome: Outcome, computed: tuple[int, int] | None) -> None:
         """What it used, if it was ever taken. In the spool before anybody can see the end."""
-        if live.opened is not None or last.finish is None:
+        if live.opened is not None or last.finish is None or live.order.segment:
             return
         order, usage = live.order, last.finish.usage
         self._ledger.ended(
@@ -408,4 +431,6 @@ class Conversation:
         )  # fmt: skip
 
     def _note(self, request: int, now_ns: int, kind: TimelineKind, value: int = 0, detail: str = "") -> None:
-        self._tell(TimelineEvent(request, now_ns, kind, value=value, detail=detail))
+        live = self._live.get(request)
+        if live is None or not live.order.segment or live.order.timing:
+            self._tell(TimelineEvent(request, now_ns, kind, value=value, detail=detail))

@@ -28,6 +28,7 @@ from bus.server import Peer, Server
 from ingress.api.answer import envelope, is_failure, told_failure
 from ingress.api.events import Events
 from ingress.api.jobs import Caller, owner_of, traceparent
+from ingress.api.once import Kept
 from ingress.api.pipeline import Pipeline
 from ingress.errors import ApiError, draining, internal, overloaded, too_large
 from ingress.replay import EventsGone
@@ -167,11 +168,28 @@ class Door:
             owner_of(call.authorization),
             self._pipeline.now_ns(),
             traceparent=traceparent(call.traceparent),
+            authorization=call.authorization,
+            sibling=peer.role == "ingress",
         )
         answer = await self._pipeline.answer(call.operation, call.body, caller)
+        if isinstance(answer, Kept):
+            return Reply(call.call, await self._read(answer))
         if isinstance(answer, bytes):
-            return Reply(call.call, answer)
+            return Reply(call.call, bytes(answer))
         return await self._follow(peer, call.call, answer, 0)
+
+    async def _read(self, answer: Kept) -> bytes:
+        """An answer in one body. A client that cancels, or leaves, ends what nobody else waits for."""
+        events = answer.events
+        events.attach()
+        try:
+            return await answer.read(events)
+        except asyncio.CancelledError:
+            if events.listeners == 1:
+                events.abandon()
+            raise
+        finally:
+            events.detach(self._pipeline.now_ns())
 
     async def _resume(self, peer: Peer, resume: Resume) -> Last:
         events = await self._pipeline.resume(

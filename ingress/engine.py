@@ -10,17 +10,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 from bus.identity import Identity
 from bus.link import Link
 from bus.messages.requests import ModelFacts, ToIngress
 from bus.messages.telemetry import TimelineEvent, TimelineKind
 from bus.names import REQUESTS_DOOR, scheduler_name
-from ingress.accounts import Ledger
-from ingress.conversation import OPEN_PATIENCE_S, Conversation, Message, Opened
-from ingress.errors import ApiError, model_not_found, not_ready, overloaded
+from ingress.accounts import Ledger, NoLedger
+from ingress.awaited import Awaited
+from ingress.conversation import OPEN_PATIENCE_S, Conversation, Message, Opened, Order
+from ingress.encoding import Encoded, EncodeJob, Tokens, encode
+from ingress.errors import ApiError, invalid_request, model_not_found, not_ready, overloaded
+from ingress.generation import Generation
 from ingress.health import ModelHealth, health
 from ingress.job import Job, place, place_again
 from ingress.models import ServedModel
@@ -58,6 +64,7 @@ class Engine:
         self.models: Mapping[str, ServedModel] = {model.name: model for model in models}
         self._life, self._max_streams, self._ledger = life, max_streams, ledger
         self._known = {model.name: asyncio.Event() for model in models}  # what its scheduler knows of its replicas
+        self._lent: dict[int, Callable[[], bool]] = {}  # requests that more than their own call may want
         self._waiting = 0  # requests whose model is not known yet
         self._conversations = {model.name: self._talk(model) for model in models}
         self._links = {name: self._connect(name, talk) for name, talk in self._conversations.items()}
@@ -89,7 +96,14 @@ class Engine:
         now_ns = self._life.loop.now_ns()
         order, generation = place(job, model, secrets.randbits(63), now_ns)
         self._note_prepared(job, order.request, generation.prompt_tokens, now_ns)
+        return await self._opened(model, order, generation, now_ns)
 
+    async def _opened(self, model: ServedModel, order: Order, generation: Generation | Awaited, now_ns: int) -> Stream:
+        """Submit, and wait until it is taken.
+
+        Raises:
+            ApiError: it is not.
+        """
         answer: asyncio.Future[ApiError | None] = asyncio.get_running_loop().create_future()
         # The waiter may have been cancelled (its client is gone) by the time the answer comes.
         opened: Opened = lambda error: None if answer.done() else answer.set_result(error)  # noqa: E731
@@ -103,6 +117,51 @@ class Engine:
             self._count_refused(model, error.code or "")
             raise error
         return stream
+
+    async def encode(self, model: ServedModel, job: EncodeJob) -> Encoded:
+        """Have sequences encoded: an embedding of each, or a score. Cancelling aborts the work.
+
+        Raises:
+            ApiError: as `open`, and 500 where one cannot be computed.
+        """
+        if model.encoder is None:
+            raise invalid_request(f"The model {model.name!r} generates text, and encodes nothing.", param="model")
+        if self.open_streams + self._waiting >= self._max_streams:
+            self._count_refused(model, "streams")
+            raise overloaded(f"All {self._max_streams} streams of this server are in use.", 1.0)
+        await self.known(model, OPEN_PATIENCE_S)
+        now_ns = self._life.loop.now_ns()
+
+        async def opens(order: Order, awaited: Awaited, *, promised: bool) -> Stream:
+            if promised:
+                return self._conversations[model.name].open(order, awaited, None, self._life.loop.now_ns())
+            self._note(order.request, job.received_ns or now_ns, "received", detail=job.traceparent)
+            self._note(order.request, now_ns, "tokenized", value=awaited.prompt_tokens)
+            return await self._opened(model, order, awaited, now_ns)
+
+        return await encode(job, model, opens, self._ledger or NoLedger(), now_ns)
+
+    async def embed(
+        self, model: ServedModel, text: str | Sequence[int], deadline_s: float | None = None
+    ) -> npt.NDArray[np.float32]:
+        """The embedding of one text, or of token ids with their special ones, for uses inside of this process. A text
+        that is too long is cut.
+
+        Returns:
+            float32 [dimensions].
+
+        Raises:
+            ApiError: see `encode`; 503 `deadline_exceeded` where it is not there in time.
+        """
+        if model.kind == "rerank":
+            raise invalid_request(f"The model {model.name!r} reranks, and makes no embeddings.", param="model")
+        if isinstance(text, str):
+            ids, segment = model.tokenizer.sequence(text, at_most=model.context_tokens)
+        else:
+            ids, segment = list(text)[: model.context_tokens], min(len(text), model.context_tokens)
+        job = EncodeJob(sequences=(Tokens(ids, segment),), deadline_s=deadline_s)
+        vector: npt.NDArray[np.float32] = (await self.encode(model, job)).vectors[0]
+        return vector
 
     def go_on(self, job: Job, request: int, adopted: int, drawn: Sequence[Drawn]) -> tuple[Stream, list[Piece]]:
         """Take up an answer that another ingress has begun, after what it has told. Its model must be `known`.
@@ -164,8 +223,18 @@ class Engine:
     def abort(self, requests: Iterable[int]) -> None:
         """These answers are not wanted any more. Nothing happens to those that have ended."""
         for request in requests:
+            if (give_back := self._lent.get(request)) is not None and give_back():
+                continue
             for talk in self._conversations.values():
                 talk.abort(request, "client")
+
+    def lend(self, request: int, give_back: Callable[[], bool]) -> None:
+        """Others may want this answer too: before it is aborted `give_back` is asked, and True keeps it."""
+        self._lent[request] = give_back
+
+    def unlend(self, request: int) -> None:
+        """Nobody else does any more."""
+        self._lent.pop(request, None)
 
     def leave(self, requests: Iterable[int]) -> None:
         """These answers go on at another ingress."""

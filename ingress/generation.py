@@ -11,8 +11,9 @@ from typing import Literal, NamedTuple
 
 from bus.messages.requests import Finished, TokenLogprobs
 from bus.packed import unpack_f32, unpack_u32
-from ingress.streams import Finish, Piece, TokenText, Usage
+from ingress.streams import Finish, Part, Piece, TokenText, Usage, joined
 from ingress.text.detokenizer import Detokenizer
+from ingress.text.reasoning import ThoughtParser
 from ingress.text.stop import StopMatcher, StopStrings
 from ingress.text.tokenizer import Tokenizer
 from ingress.timing import Timing
@@ -45,6 +46,7 @@ class Generation:
         include_stop: keep the text of what stopped.
         logprobs: whether pieces carry log probabilities.
         timing: where its time goes, where that was asked for; its conversation keeps it.
+        thoughts: parts thinking from the answer.
 
     Attributes:
         emitted: the tokens so far.
@@ -65,6 +67,7 @@ class Generation:
         skip_special: bool = True,
         logprobs: bool = False,
         timing: Timing | None = None,
+        thoughts: ThoughtParser | None = None,
     ) -> None:
         self.timing = timing
         self.emitted: list[int] = []
@@ -75,6 +78,9 @@ class Generation:
         self._matcher = StopMatcher(stop, include=include_stop) if stop is not None else None
         self._own_stops, self._all_stops = own_stops, all_stops
         self._min_tokens, self._include_stop, self._logprobs = min_tokens, include_stop, logprobs
+        self._thoughts = thoughts
+        self._reasoning_tokens = 0
+        self._parts: list[Part] = []  # not delivered yet
         self._decoded = 0  # characters that came out of the detokeniser
         self._released = 0  # characters that went out
         self._new_tokens: list[int] = []  # not delivered yet
@@ -98,7 +104,7 @@ class Generation:
         stopper = finished is not None and finished.reason == "stop" and bool(tokens) and tokens[-1] in self._all_stops
         found: str | None = None
         text = ""
-        if self._matcher is None and not self._logprobs:
+        if self._matcher is None and not self._logprobs and self._thoughts is None:
             text = self._plain(tokens, hide_last=stopper and not self._include_stop)
         else:
             for at, token in enumerate(tokens):
@@ -116,13 +122,15 @@ class Generation:
         if found is None:
             rest, found = self._flush()
             text += rest
+        elif self._thoughts is not None:
+            self._parts += self._thoughts.flush()
         finish = self._finish(finished, found)
         return Taken(self._piece(text, finish, cut=found is not None), "finished" if finished else "stopped")
 
     def end(self, finish_reason: Literal["abort", "error"], error: str) -> Piece:
         """End it from this side: the last piece, with the text held back so far."""
         text, found = self._flush()
-        usage = Usage(self.prompt_tokens, len(self.emitted), self.cached_tokens)
+        usage = self._usage()
         return (
             self._piece(text, Finish(finish_reason, usage, None, error, self.timing), cut=found is not None) or Piece()
         )
@@ -146,28 +154,53 @@ class Generation:
             self._new_logprobs.append((self._decoded, token_text(self._tokenizer, token, logprob)))
         text = self._detokenizer.feed((token,))
         self._decoded += len(text)
-        if self._matcher is None or len(self.emitted) <= self._min_tokens:
-            return text, None
-        return self._matcher.feed(text)
+        found = None
+        if self._matcher is not None and len(self.emitted) > self._min_tokens:
+            text, found = self._matcher.feed(text)
+        if self._thoughts is not None:
+            self._think(self._thoughts, text)
+        return text, found
 
     def _flush(self) -> tuple[str, str | None]:
         text = self._detokenizer.flush()
         self._decoded += len(text)
-        if self._matcher is None:
-            return text, None
-        released, found = self._matcher.feed(text)
-        return released + self._matcher.flush(), found
+        found = None
+        if self._matcher is not None:
+            text, found = self._matcher.feed(text)
+            text += self._matcher.flush()
+        if self._thoughts is not None:
+            self._parts += [*self._thoughts.feed(text), *self._thoughts.flush()]
+        return text, found
+
+    def _think(self, thoughts: ThoughtParser, text: str) -> None:
+        """Tell thinking from the answer in what a token has released. Its token is one of the thought if that was open
+        before it or is after it."""
+        before = thoughts.inside
+        self._parts += thoughts.feed(text)
+        self._reasoning_tokens += before or thoughts.inside
+
+    def _usage(self) -> Usage:
+        return Usage(self.prompt_tokens, len(self.emitted), self.cached_tokens, self._reasoning_tokens)
 
     # --- pieces ----------------------------------------------------------------------------------------------------
 
     def _piece(self, text: str, finish: Finish | None = None, *, cut: bool = False) -> Piece | None:
-        if not text and finish is None:
-            return None
         self._released += len(text)
+        parts: tuple[Part, ...] = ()
+        if self._thoughts is not None:
+            text, parts = self._by_kind()
+        if not text and not parts and finish is None:
+            return None
         tokens, self._new_tokens = tuple(self._new_tokens), []
         raw, self._new_raw = tuple(self._new_raw), []
         ready = self._ready_logprobs(everything=finish is not None and not cut)
-        return Piece(text, tokens, ready, finish, raw, self.cached_tokens, self.timing)
+        return Piece(text, tokens, ready, finish, raw, self.cached_tokens, self.timing, parts)
+
+    def _by_kind(self) -> tuple[str, tuple[Part, ...]]:
+        """The answer proper in what is ready, and all of it by kind where there is anything else."""
+        parts, self._parts = joined(self._parts), []
+        text = "".join(part.text for part in parts if part.kind == "text")
+        return text, parts if any(part.kind != "text" for part in parts) else ()
 
     def _ready_logprobs(self, *, everything: bool) -> tuple[TokenText, ...]:
         """Those of tokens whose text begins in what went out: what a stop string cut away has none."""
@@ -178,7 +211,7 @@ class Generation:
         return tuple(ready)
 
     def _finish(self, finished: Finished | None, found: str | None) -> Finish:
-        usage = Usage(self.prompt_tokens, len(self.emitted), self.cached_tokens)
+        usage = self._usage()
         if found is not None or finished is None:
             return Finish("stop", usage, found, "", self.timing)
         last = self.emitted[-1] if self.emitted and finished.reason == "stop" else None

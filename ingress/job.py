@@ -17,6 +17,7 @@ from ingress.generation import Generation
 from ingress.models import ServedModel
 from ingress.records import Drawn
 from ingress.streams import Piece
+from ingress.text.reasoning import Thinking, ThoughtParser
 from ingress.text.stop import StopStrings
 from ingress.timing import Marks, Timing
 
@@ -48,6 +49,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         received_ns: CLOCK_MONOTONIC when the request was read; 0 is now.
         marks: when it was parsed, rendered and tokenised.
         timing: its end tells where its time went.
+        batch, weight: see `Submit`.
+        thinking: whether the answer may begin with a thought that is told apart.
     """
 
     model: str
@@ -71,6 +74,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     received_ns: int = 0
     marks: Marks | None = None
     timing: bool = False
+    batch: bool = False
+    weight: float = 1.0
+    thinking: Thinking = "off"
 
 
 class Placed(NamedTuple):
@@ -109,6 +115,8 @@ def place(job: Job, model: ServedModel, request: int, now_ns: int) -> Placed:
         key=job.key,
         counts_prompt=job.counts_prompt,
         traceparent=job.traceparent,
+        batch=job.batch,
+        weight=job.weight,
         submitted_ns=received_ns,
         timing=job.timing,
     )
@@ -123,6 +131,7 @@ def place(job: Job, model: ServedModel, request: int, now_ns: int) -> Placed:
         skip_special=job.skip_special_tokens,
         logprobs=job.sampling.logprobs >= 0,
         timing=_timing(job, request, received_ns) if job.timing else None,
+        thoughts=ThoughtParser(opened=job.thinking == "does") if job.thinking != "off" else None,
     )
     return Placed(order, generation)
 

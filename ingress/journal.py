@@ -34,7 +34,7 @@ MAX_BYTES: Final = 512 << 20  # of one process; twice what the replays of comple
 MAX_STREAM_BYTES: Final = 32 << 20
 RESERVE_BYTES: Final = 16 << 20  # of the run directory's file system, which is not ours alone
 STALE_S: Final = 600.0  # what was left longer ago has no client that still waits for it
-_RESPONSE: Final = re.compile(r"[a-z]+-[0-9a-f]{16}")
+_RESPONSE: Final = re.compile(r"[a-z]+[-_][0-9a-f]{16}")
 
 
 class Journal:

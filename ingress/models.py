@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 from bus.catalogue import locate
 from bus.config import ModelConfig
+from bus.encoders import BadEncoder, EncoderFacts, Kind, kind_of, read_facts
 from bus.messages.requests import ModelFacts
 from ingress.errors import context_length_exceeded
 from ingress.text import template, tokenizer
+from ingress.text.control import ControlNames
 from ingress.text.gguf_metadata import GgufError, read_metadata
+from ingress.text.prompt import Rendered
+from ingress.text.reasoning import OPEN, Thinking, thinking_of
 from ingress.text.template import BadTemplate, ChatTemplate
 from ingress.text.tokenizer import Tokenizer, UnsupportedTokenizer
 
 # Below this many characters encoding is done at once; above, in a thread (the tokeniser releases the GIL).
 _INLINE_CHARACTERS = 8192
+_THINK_TOKENS = 16  # more than a mark of thinking and the white space after it have
 
 # Special tokens by the names that templates use, and by those of GGUF.
 _TEMPLATE_TOKENS = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
@@ -28,9 +34,11 @@ class ServedModel:
         name: under which clients ask for it.
         tokenizer: text to ids and back.
         template: renders messages; `None` for a base model without one.
+        control: names of its control tokens, which messages may not write.
         created: when its files were made, Unix seconds.
         eos_ids: ids that end a sequence, from the tokeniser's metadata and the generation configuration.
         prefix_cache: whether prompts' KV may be found and kept.
+        encoder: what it is as an encoder; `None` where it generates.
         facts: what the scheduler said last; `None` before it was met.
         up: whether the scheduler is connected now.
     """
@@ -45,16 +53,28 @@ class ServedModel:
         context_tokens: int = 0,
         created: int = 0,
         prefix_cache: bool = True,
+        encoder: EncoderFacts | None = None,
     ) -> None:
+        self.encoder = encoder
         self.name = name
         self.tokenizer = tokenizer
         self.template = template
+        source = template.source if template is not None else ""
+        written = [name for name in tokenizer.other_names if name.strip() and name in source]
+        self.control = ControlNames(tokenizer.control_names, written)
+        # Where a mark of thinking is a control token it leaves no text to be found by.
+        self._thinks: Thinking = thinking_of(source) if OPEN not in tokenizer.control_names else "off"
         self.eos_ids = eos_ids
         self.created = created
         self.prefix_cache = prefix_cache
         self.facts: ModelFacts | None = None
         self.up = False
         self._context_tokens = context_tokens
+
+    @property
+    def kind(self) -> Kind:
+        """What it is for."""
+        return self.encoder.kind if self.encoder is not None else "generate"
 
     @property
     def ready(self) -> bool:
@@ -71,6 +91,20 @@ class ServedModel:
         """Token ids are below this: the model's logits; before the scheduler knows them, the tokeniser's ids."""
         return (self.facts.vocabulary if self.facts is not None else 0) or self.tokenizer.vocabulary
 
+    def thinking(self, prompt: Sequence[int]) -> Thinking:
+        """Whether the answer to a conversation begins with a thought."""
+        if self._thinks == "off":
+            return "off"
+        end = self.tokenizer.decode(prompt[-_THINK_TOKENS:], skip_special=False)
+        return "does" if end.rstrip().endswith(OPEN) else "may"
+
+    async def encode_prompt(self, rendered: Rendered) -> list[int]:
+        """Token ids of a rendered conversation; otherwise like `encode`."""
+        if not rendered.mark:
+            return await self.encode(rendered.text, special=False)
+        self._check_length(rendered.text)
+        return await asyncio.to_thread(self.tokenizer.encode_apart, *rendered)
+
     async def encode(self, text: str, *, special: bool = True) -> list[int]:
         """Token ids of a text, without keeping the loop from others.
 
@@ -79,6 +113,10 @@ class ServedModel:
         """
         if len(text) <= _INLINE_CHARACTERS:
             return self.tokenizer.encode(text, special=special)
+        self._check_length(text)
+        return await asyncio.to_thread(self.tokenizer.encode, text, special=special)
+
+    def _check_length(self, text: str) -> None:
         limit = self.context_tokens
         # No token holds more characters than the longest one, so a text beyond this is too long for certain; without
         # the check a body of many megabytes would be encoded only to be refused.
@@ -87,7 +125,6 @@ class ServedModel:
                 f"This model's context is {limit} tokens; the prompt has {len(text)} characters, "
                 f"at least {-(-len(text) // self.tokenizer.longest_token)} tokens."
             )
-        return await asyncio.to_thread(self.tokenizer.encode, text, special=special)
 
 
 class ModelUnusable(ValueError):
@@ -104,7 +141,7 @@ def load(config: ModelConfig) -> ServedModel:
     path = locate(config.source)
     try:
         return _from_directory(config, path) if path.is_dir() else _from_gguf(config, path)
-    except (GgufError, UnsupportedTokenizer, BadTemplate, OSError) as error:
+    except (GgufError, UnsupportedTokenizer, BadTemplate, BadEncoder, OSError) as error:
         where = "" if str(path) in str(error) else f"{path}: "
         raise ModelUnusable(f"model {config.name}: {where}{error}") from None
 
@@ -123,9 +160,24 @@ def _from_gguf(config: ModelConfig, path: Path) -> ServedModel:
 
 
 def _from_directory(config: ModelConfig, path: Path) -> ServedModel:
+    if kind_of(path) != "generate":
+        return _encoder(config, path)
     context = tokenizer.read_json(path / "config.json").get("max_position_embeddings")
     names = tokenizer.special_tokens(path)
     return _served(config, path, tokenizer.from_directory(path), template.from_directory(path), names, context)
+
+
+def _encoder(config: ModelConfig, path: Path) -> ServedModel:
+    facts = read_facts(path)
+    return ServedModel(
+        config.name,
+        tokenizer.from_directory(path),
+        None,
+        context_tokens=min(config.context_tokens or facts.max_tokens, facts.max_tokens),
+        created=int(path.stat().st_mtime),
+        prefix_cache=False,
+        encoder=facts,
+    )
 
 
 def _served(

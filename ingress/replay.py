@@ -8,14 +8,28 @@ The store knows no sockets; bodies are opaque. Times are CLOCK_MONOTONIC nanosec
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from ingress.api.events import Hear
+from ingress.records import Opening
 
 MAX_REPLAYS: Final = 4096
 MAX_BYTES: Final = 256 << 20
 MAX_EVENTS_BYTES: Final = 32 << 20  # of one response; beyond it the earliest events can no longer be read again
+
+
+class Keeping(NamedTuple):
+    """How long a replay is kept.
+
+    Attributes:
+        stored: for the store's longer time, once it is complete.
+        unattended: it grows whether anybody listens or not.
+    """
+
+    stored: bool = False
+    unattended: bool = False
 
 
 def _nothing() -> None:
@@ -42,6 +56,8 @@ class Replay:
         listeners: how many are connected now.
         idle_ns: since when nobody listens to it, or it is complete; 0 while somebody does.
         requests: of its choices.
+        keeping: how long it is kept.
+        opening: the call that it answers; None where that is not known.
     """
 
     def __init__(
@@ -58,6 +74,8 @@ class Replay:
         self.bytes = 0
         self.complete = False
         self.requests: Sequence[int] = ()
+        self.keeping = Keeping()
+        self.opening: Opening | None = None
         self._on_abandoned, self._on_dropped = on_abandoned, on_dropped
         self._events: list[bytes] = []
         self._first = 1  # number of the first one that is kept
@@ -96,7 +114,11 @@ class Replay:
             self.idle_ns = now_ns
 
     def abandon(self) -> None:
-        """Nobody will come back: end the work that fills it."""
+        """Nobody will come back: end the work that fills it, unless it is wanted all the same."""
+        if not self.keeping.unattended:
+            self._end_work()
+
+    def _end_work(self) -> None:
         if not self.complete:
             self.complete = True
             self._on_abandoned()
@@ -104,7 +126,7 @@ class Replay:
 
     def drop(self) -> None:
         """It is kept no longer."""
-        self.abandon()
+        self._end_work()
         self._on_dropped()
 
     def after(self, event: int) -> Sequence[bytes]:
@@ -163,10 +185,13 @@ class ReplayStore:
 
     Args:
         grace_s: how long one is kept that nobody listens to, or that is complete.
+        stored_s: the same for a stored one that is complete.
     """
 
-    def __init__(self, grace_s: float, *, max_replays: int = MAX_REPLAYS, max_bytes: int = MAX_BYTES) -> None:
-        self._grace_ns = int(grace_s * 1e9)
+    def __init__(
+        self, grace_s: float, stored_s: float = 0.0, *, max_replays: int = MAX_REPLAYS, max_bytes: int = MAX_BYTES
+    ) -> None:
+        self._grace_ns, self._stored_ns = int(grace_s * 1e9), int(max(grace_s, stored_s) * 1e9)
         self._max_replays, self._max_bytes = max_replays, max_bytes
         self._crowded = max_replays  # beyond so many, room is made
         self._replays: dict[str, Replay] = {}
@@ -199,9 +224,14 @@ class ReplayStore:
     def sweep(self, now_ns: int) -> None:
         """Let go of those whose grace is over. Call it about once a second."""
         for replay in tuple(self._replays.values()):
-            if replay.idle_ns and now_ns - replay.idle_ns >= self._grace_ns and not replay.listeners:
+            if replay.idle_ns and not replay.listeners and now_ns - replay.idle_ns >= self._patience_ns(replay):
                 self._drop(replay)
         self._shrink()
+
+    def drop(self, replay: Replay) -> None:
+        """Let go of one."""
+        if self._replays.get(replay.response) is replay:
+            self._drop(replay)
 
     def abandon_all(self) -> None:
         """End the work of all, and forget them."""
@@ -218,6 +248,11 @@ class ReplayStore:
             if replay.complete and not replay.listeners:
                 held -= replay.bytes
                 self._drop(replay)
+
+    def _patience_ns(self, replay: Replay) -> float:
+        if replay.complete:
+            return self._stored_ns if replay.keeping.stored else self._grace_ns
+        return math.inf if replay.keeping.unattended else self._grace_ns
 
     def _drop(self, replay: Replay) -> None:
         del self._replays[replay.response]

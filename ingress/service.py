@@ -13,14 +13,22 @@ from bus.catalogue import ModelMissing
 from bus.config import parse_size
 from bus.curve import BadKeyFile, CurveServer, credential
 from bus.limits import too_few_open_files
-from bus.messages.control import Ok, Rejected, Reload, ToProcess
+from bus.messages.control import Answer, GuardsTried, Ok, Rejected, Reload, ToProcess, TryGuards
 from bus.process import EXIT_CONFIG, EXIT_MISSING, Description, Life
 from ingress.accounts import SEND_S, Accounts, NoLedger
 from ingress.api.exposition import MetricsClient
 from ingress.api.http import HttpFront, serve
 from ingress.api.pipeline import Pipeline
+from ingress.asking import ask
+from ingress.cache.costs import Overheard
+from ingress.cache.front import AnswerCache
+from ingress.cache.opening import open_cache
+from ingress.cache.orders import Question
 from ingress.door import Door
 from ingress.engine import Engine
+from ingress.guards.judge import judge
+from ingress.guards.registry import GuardUnusable, build
+from ingress.guards.stage import Guards
 from ingress.journal import Journals
 from ingress.models import ModelUnusable, ServedModel, load
 from ingress.siblings import find
@@ -28,6 +36,7 @@ from ingress.spool import Spool
 
 log = logging.getLogger(__name__)
 
+MAX_TRIAL: Final = 100_000  # characters of a text that guards are tried on
 OTHER_FILES: Final = 128  # open files beside clients' connections: doors, links, locks, and what libraries keep
 
 
@@ -38,12 +47,14 @@ class IngressService:
     def __init__(self, life: Life) -> None:
         self._life = life
         self._engine: Engine | None = None
+        self._guards: Guards | None = None
         self._pipeline: Pipeline | None = None
         self._http: HttpFront | None = None
         self._doors: list[Door] = []
         self._curve: CurveServer | None = None
         self._metrics: MetricsClient | None = None
         self._accounts: Accounts | None = None
+        self._cache: AnswerCache | None = None
         self._handed_over = False
 
     def start(self) -> None:
@@ -56,12 +67,24 @@ class IngressService:
             self._life.fail(f"[ingress] {problem}", EXIT_CONFIG)
             return
         metrics = self._observe()
-        ledger = self._accounts or NoLedger()
+        ledger = Overheard(self._accounts or NoLedger())
         self._engine = Engine(self._life, models, max_streams=settings.max_streams, ledger=ledger)
+        try:
+            guards = self._guards = Guards(
+                build(self._life.config.guard, partial(judge, self._engine, self._life.loop.now_ns)),
+                self._life.telemetry,
+            )
+        except GuardUnusable as error:
+            self._life.fail(f"[[guard]] {error}", EXIT_CONFIG)
+            return
         journals = Journals(self._life.run, self._life.name, self._life.epoch, self._life.telemetry)
+        self._cache = open_cache(self._life, self._engine, ledger)
         self._pipeline = Pipeline(
-            self._engine, self._life, journals, grace_s=settings.resume_grace_s, find=partial(find, self._life)
-        )
+            self._engine, self._life, journals,
+            grace_s=settings.resume_grace_s, stored_s=settings.response_ttl_s,
+            find=partial(find, self._life), ask=partial(ask, self._life), cache=self._cache,
+            guards=guards,
+        )  # fmt: skip
         try:
             self._http = serve(self._pipeline, metrics, self._life)
         except OSError as error:
@@ -123,6 +146,7 @@ class IngressService:
             self._http,
             self._pipeline,
             self._engine,
+            self._cache,
             self._metrics,
             self._accounts,
             self._curve,
@@ -130,8 +154,18 @@ class IngressService:
             if part is not None:
                 part.close()
 
-    def control(self, message: ToProcess) -> Ok | Rejected | None:
-        """The public keys of those who may connect can be read again."""
+    def control(self, message: ToProcess) -> Answer | None:
+        """The public keys of those who may connect can be read again; guards can be tried; the cache has questions and
+        orders of its own."""
+        if isinstance(message, Question):
+            if self._cache is None or self._cache.desk is None:
+                return Rejected(message.rid, "nothing is cached here: [cache] exact is false")
+            return self._cache.desk.answer(message)
+        if isinstance(message, TryGuards) and self._guards is not None:
+            if len(message.text) > MAX_TRIAL:
+                return Rejected(message.rid, f"the text is longer than {MAX_TRIAL} characters")
+            verdicts, text = self._guards.trial(message.text, message.stage)
+            return GuardsTried(message.rid, tuple(verdicts), text)
         if not isinstance(message, Reload):
             return None
         if self._curve is None:

@@ -41,7 +41,7 @@ class RemoteStream:
         self._events: asyncio.Queue[tuple[int, bytes] | None] = asyncio.Queue()  # bounded by the sibling's replay
         self._resume = Resume(_CALL, response, after, authorization)
         self._link: Link[Any] = Link(
-            _guest(life),
+            guest(life),
             sibling,
             CLIENTS_DOOR,
             "clients",
@@ -97,7 +97,7 @@ class RemoteStream:
             case CallFailed() if message.status == 404:
                 self._decide(False)
             case CallFailed() if not self.verdict.done():
-                self.refusal = _error(message)
+                self.refusal = error_of(message)
                 self._decide(True)
             case CallFailed():
                 self._events.put_nowait((self._last + 1, message.body))
@@ -115,7 +115,7 @@ class RemoteStream:
             self.verdict.set_result(here)
 
 
-def _guest(life: Life) -> Visitor:
+def guest(life: Life) -> Visitor:
     """This process under a name of its own: a door knows one connection of a name, and every stream has its own."""
     guest = Visitor("ingress", life.loop, life.run)
     guest.context = life.context
@@ -128,9 +128,7 @@ async def find(life: Life, response: str, authorization: str, after: int) -> Rem
     Raises:
         ApiError: one has it, and refuses.
     """
-    doors = filter(_listens, life.run.glob(f"ingress@*.{CLIENTS_DOOR}.sock"))
-    names = sorted({door.name.removesuffix(f".{CLIENTS_DOOR}.sock") for door in doors} - {life.name})
-    asked = [RemoteStream(life, name, response, authorization, after) for name in names]
+    asked = [RemoteStream(life, name, response, authorization, after) for name in siblings(life)]
     found: RemoteStream | None = None
     try:
         found = await _first(asked)
@@ -141,6 +139,12 @@ async def find(life: Life, response: str, authorization: str, after: int) -> Rem
             if stream is not found or stream.refusal is not None:
                 stream.close()
     return found
+
+
+def siblings(life: Life) -> list[str]:
+    """The other ingresses of this run directory."""
+    doors = filter(_listens, life.run.glob(f"ingress@*.{CLIENTS_DOOR}.sock"))
+    return sorted({door.name.removesuffix(f".{CLIENTS_DOOR}.sock") for door in doors} - {life.name})
 
 
 def _listens(door: Path) -> bool:
@@ -169,6 +173,7 @@ async def _first(asked: list[RemoteStream]) -> RemoteStream | None:
     return next((by_verdict[verdict] for verdict in pending if by_verdict[verdict].up), None)
 
 
-def _error(failed: CallFailed) -> ApiError:
+def error_of(failed: CallFailed) -> ApiError:
+    """What a sibling's refusal is here."""
     detail = msgspec.json.decode(failed.body)["error"]
     return ApiError(failed.status, detail["type"], detail["message"], code=detail["code"], param=detail["param"])

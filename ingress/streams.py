@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 import msgspec
@@ -12,6 +13,8 @@ from bus.messages.requests import FinishReason, TokenLogprobs
 from ingress.timing import Timing
 
 AbortReason = Literal["client", "stop", "deadline", "shutdown"]
+ContentKind = Literal["text", "reasoning", "tool", "refusal"]
+EndReason = FinishReason | Literal["content_filter"]
 
 
 class TokenText(msgspec.Struct, frozen=True, gc=False):
@@ -30,11 +33,13 @@ class TokenText(msgspec.Struct, frozen=True, gc=False):
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
-    """The account of one answer, in tokens. `completion_tokens` counts the token that stopped it."""
+    """The account of one answer, in tokens. `completion_tokens` counts the token that stopped it; `reasoning_tokens`
+    are those of them that were thought, the marks around it included."""
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
+    reasoning_tokens: int = 0
 
 
 class Finish(msgspec.Struct, frozen=True, gc=False):
@@ -45,20 +50,31 @@ class Finish(msgspec.Struct, frozen=True, gc=False):
             sequence and for every other reason.
         error: what to tell the client where `reason` is "error" or "abort".
         timing: where its time went, where that was asked for.
+        guards: what was found in it and what followed, by guard.
     """
 
-    reason: FinishReason
+    reason: EndReason
     usage: Usage
     stop_reason: str | int | None = None
     error: str = ""
     timing: Timing | None = None
+    guards: tuple[tuple[str, str], ...] = ()
+
+
+class Part(msgspec.Struct, frozen=True, gc=False):
+    """Consecutive text of one kind: of the answer, of the thought before it, the arguments of a tool call, or a
+    refusal to answer."""
+
+    kind: ContentKind
+    text: str
 
 
 class Piece(msgspec.Struct, frozen=True, gc=False):
     """What is new since the last piece.
 
     Attributes:
-        text: whole characters; never part of a stop string, never the text of the token that stopped.
+        text: of the answer proper; whole characters; never part of a stop string, never the text of the token that
+            stopped.
         tokens: ids drawn since the last piece, the one that stopped included.
         logprobs: for each token whose text begins in the text delivered so far, so the joined `text` bytes are
             the answer's; empty unless asked for.
@@ -67,6 +83,7 @@ class Piece(msgspec.Struct, frozen=True, gc=False):
             after this piece, where `logprobs` still lacks those of tokens whose text is held back.
         cached_tokens: of the prompt, as known by now.
         timing: where the answer's time went so far, where that was asked for. It goes on changing.
+        parts: everything in order, by kind, `text` included; empty where there is nothing but `text`.
     """
 
     text: str = ""
@@ -76,6 +93,7 @@ class Piece(msgspec.Struct, frozen=True, gc=False):
     raw: tuple[TokenLogprobs | None, ...] = ()
     cached_tokens: int = 0
     timing: Timing | None = None
+    parts: tuple[Part, ...] = ()
 
 
 def merge(pieces: list[Piece]) -> Piece:
@@ -90,7 +108,19 @@ def merge(pieces: list[Piece]) -> Piece:
         tuple(entry for piece in pieces for entry in piece.raw),
         pieces[-1].cached_tokens,
         pieces[-1].timing,
+        joined([part for piece in pieces for part in parts_of(piece)]) if any(piece.parts for piece in pieces) else (),
     )
+
+
+def parts_of(piece: Piece) -> tuple[Part, ...]:
+    """All of a piece's content in order, by kind."""
+    return piece.parts or ((Part("text", piece.text),) if piece.text else ())
+
+
+def joined(parts: Iterable[Part]) -> tuple[Part, ...]:
+    """Neighbours of one kind as one."""
+    groups = itertools.groupby(parts, key=lambda part: part.kind)
+    return tuple(Part(kind, "".join(part.text for part in group)) for kind, group in groups)
 
 
 class Stream:
@@ -101,16 +131,20 @@ class Stream:
         prompt_tokens: how many there were.
         prompt_logprobs: per prompt token, `None` for the first; complete when the first piece arrives, empty unless
             asked for.
+        touched: see `touch`; `on_touched` is called then.
     """
 
     def __init__(self, request: int, prompt_tokens: int, on_abort: Callable[[AbortReason], None]) -> None:
         self.request = request
         self.prompt_tokens = prompt_tokens
         self.prompt_logprobs: list[TokenText | None] = []
+        self.touched = False
+        self.on_touched: Callable[[], object] | None = None
         self._on_abort = on_abort
         self._waiting: list[Piece] = []
         self._waiter: asyncio.Future[None] | None = None
         self._listener: Callable[[Piece], None] | None = None
+        self._tap: Callable[[Piece], None] | None = None
         self._due = False  # the listener will be called
         self._finished = False  # the last piece has been pushed
         self._exhausted = False  # ... and taken
@@ -121,10 +155,26 @@ class Stream:
             return
         self._waiting.append(piece)
         self._finished = piece.finish is not None
+        if self._tap is not None:
+            self._tap(piece)
         if self._listener is not None:
             self._hand_over_soon()
         elif self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+    def touch(self) -> None:
+        """Somebody on its way to the client has changed or judged the answer: it is not one to be kept for others."""
+        if not self.touched:
+            self.touched = True
+            if self.on_touched is not None:
+                self.on_touched()
+
+    def tap(self, tap: Callable[[Piece], None]) -> None:
+        """Have `tap` see every piece as it is pushed, apart from whoever reads the stream: those that wait at once.
+        Call it before the stream is read."""
+        self._tap = tap
+        for piece in tuple(self._waiting):
+            tap(piece)
 
     def listen(self, listener: Callable[[Piece], None]) -> None:
         """Have `listener` called with what came, a turn of the loop later: a task that wakes up for each piece costs

@@ -104,6 +104,7 @@ class SchedulerService:
             self._model.name, self._state, self._model.all_replicas, ready, len(state.queue), state.running,
             self._tokens_per_s, facts.trouble, facts.stuck,
             (self._life.loop.now_ns() - facts.stuck_ns) / 1e9 if facts.stuck_ns else 0.0,
+            self._geometry.kind if self._geometry is not None else "",
         )  # fmt: skip
         text = f"{state.running} running, {len(state.queue)} waiting, {ready} of {self._model.all_replicas} replicas"
         if changed := difference(self._limits, self._configured):
@@ -224,7 +225,10 @@ class SchedulerService:
         if self._geometry is None:
             self._geometry = message
             self._root = root_digest(message.weights_digest, message.kv.dtype, KV_LAYOUT, message.kv.page_tokens)
-            self._pages.use(self._root, message.kv)
+            if message.dimensions:
+                self._pool_open = True  # an encoder keeps nothing
+            else:
+                self._pages.use(self._root, message.kv)
         group = self._groups[message.replica]
         if group.whole:
             self._lose(group, f"{peer.name} registered again")
@@ -256,8 +260,9 @@ class SchedulerService:
         said = [rank.registered for rank in group.ranks.values()]
         log.info("replica %d is ready (%d ranks)", group.number, len(said))
         slots, step_tokens = min(each.slots for each in said), min(each.step_tokens for each in said)
-        context, page = said[0].context_tokens, said[0].kv.page_tokens
-        self._feed(e.ReplicaUp(group.number, slots, step_tokens, context, page, sum(each.threads for each in said)))
+        first, cores = said[0], sum(each.threads for each in said)
+        context, page = first.context_tokens, first.kv.page_tokens
+        self._feed(e.ReplicaUp(group.number, slots, step_tokens, context, page, cores, first.dimensions))
         self._feed(e.ReplicaDrain(group.number, group.draining))
         self._tell_facts()
 
@@ -412,4 +417,7 @@ def _home(peer: Peer) -> e.Home:
 
 def _shape(registered: Registered) -> tuple[object, ...]:
     """What all workers of a model must have in common."""
-    return registered.weights_digest, registered.kv, registered.context_tokens, registered.vocabulary, registered.ranks
+    return (
+        registered.weights_digest, registered.kv, registered.context_tokens, registered.vocabulary, registered.ranks,
+        registered.kind, registered.dimensions,
+    )  # fmt: skip

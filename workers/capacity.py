@@ -14,8 +14,11 @@ import msgspec
 
 from bus.catalogue import ModelMissing, locate
 from bus.config import Config, ConfigError, ModelConfig, load_config
+from bus.encoders import kind_of
 from bus.names import worker_name
 from bus.shapes import ModelShape
+from workers.encoding.architecture import read_architecture as read_encoder
+from workers.encoding.loading import dtype_of
 from workers.engine import Engine, choose
 from workers.host import Unsuitable, assign
 from workers.loading import store_key
@@ -32,6 +35,8 @@ def shape(model: ModelConfig, config: Config) -> ModelShape:
     try:
         assignment = assign(worker_name(model.name, 0, 0), config)
         path = locate(model.source)
+        if kind_of(path) != "generate":
+            return _encoder(model, path)
         engine = choose(model, assignment.device, assignment.threads, path)
         architecture = read_architecture(path)
     except (ModelMissing, Unsuitable, WeightsError, OSError) as error:
@@ -48,6 +53,19 @@ def shape(model: ModelConfig, config: Config) -> ModelShape:
         slot_bytes(model.slots, context, assignment.page_tokens),
         model.slots * architecture.vocabulary * 4,
         engine.name,
+    )
+
+
+def _encoder(model: ModelConfig, path: Path) -> ModelShape:
+    """It keeps no KV: `kv` is None, and there is no problem."""
+    architecture, dtype = read_encoder(path), dtype_of(model)
+    return ModelShape(
+        model.name,
+        None,
+        model.context_tokens or architecture.context,
+        architecture.vocabulary,
+        architecture.parameters * dtype.itemsize,
+        computed_in=str(dtype).removeprefix("torch."),
     )
 
 

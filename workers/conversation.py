@@ -16,6 +16,7 @@ from bus.packed import pack_u32
 from bus.process import Life
 from kv.client import PageClient
 from workers.effort import Effort
+from workers.encoding.execute import EncodeExecutor
 from workers.execute import Executor, StepBroken
 from workers.group import Group, GroupBroken
 from workers.inbox import Inbox, StepGap
@@ -34,7 +35,7 @@ class Conversation:
         registered: what to say when the link is up.
         executor: runs plans.
         group: the ranks that run the same plans.
-        pages: the session with kv.
+        pages: the session with kv; None where the model keeps none.
         effort: what steps take at least; None where that is not known.
     """
 
@@ -42,9 +43,9 @@ class Conversation:
         self,
         life: Life,
         registered: Registered,
-        executor: Executor,
+        executor: Executor | EncodeExecutor,
         group: Group,
-        pages: PageClient,
+        pages: PageClient | None,
         effort: Effort | None = None,
     ) -> None:
         self._life, self._registered, self._executor = life, registered, executor
@@ -72,7 +73,7 @@ class Conversation:
 
     def say_fenced(self) -> None:
         """Tell kv that pages of older scheduler incarnations are not written any more. Again, whenever kv is new."""
-        if self._epoch:
+        if self._epoch and self._pages is not None:
             self._pages.fenced(self._link.server_name, self._epoch)
 
     def leave(self) -> None:

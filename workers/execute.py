@@ -103,7 +103,7 @@ class Executor:
             broken = StepBroken(str(refused), refused.slots, together=True)
         except Exception as error:
             broken = StepBroken(
-                f"{type(error).__name__}: {error}", together=False, out_of_memory=_is_out_of_memory(error)
+                f"{type(error).__name__}: {error}", together=False, out_of_memory=is_out_of_memory(error)
             )
             broken.__cause__ = error
         self.reset()
@@ -177,8 +177,8 @@ class Executor:
         return tuple(found)
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    """Torch says it of a GPU by type, and of the host by words."""
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a smaller step may do. Torch says it of a GPU by type, and of the host by words."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

@@ -12,10 +12,12 @@ import torch
 
 from bus.blocks import KV_LAYOUT, root_digest
 from bus.catalogue import ModelMissing, locate
+from bus.encoders import kind_of
 from bus.messages.steps import KvShape, Registered
 from bus.messages.vitals import WorkerView
 from bus.packed import pack_u32
 from bus.process import EXIT_BUG, EXIT_CONFIG
+from workers.encoding.loading import EncoderContext, LoadedEncoder, load_encoder
 from workers.engine import Engine, choose, without_kernels
 from workers.host import Assignment, Unsuitable
 from workers.kernels.pack import PACKING
@@ -23,6 +25,7 @@ from workers.layers.linear import layout
 from workers.models.config import kv_shape
 from workers.models.load import contents, load_weights
 from workers.models.packed import Misfit
+from workers.models.warm import warm_up
 from workers.weights.digest import weights_digest
 from workers.weights.prepared import Prepared
 from workers.weights.sharding import TooManyRanks
@@ -80,6 +83,10 @@ class Loaded:
             threads=assignment.threads if assignment.device.type == "cpu" else 1,
         )
 
+    def warm_up(self, assignment: Assignment) -> None:
+        """First steps, so that nobody waits for what is done only once."""
+        warm_up(self.weights, assignment, self.engine.dtype)
+
     def view(self, name: str, assignment: Assignment) -> WorkerView:
         """For telemetry."""
         model, instance, architecture = assignment.model, assignment.instance, self.weights.architecture
@@ -114,18 +121,24 @@ class Loaded:
         )
 
 
-def load(assignment: Assignment, progress: Callable[[float], None]) -> Loaded:
+Model = Loaded | LoadedEncoder
+
+
+def load(assignment: Assignment, progress: Callable[[float], None]) -> Model:
     """Load this rank's share of a model, or map it. `progress` is told the fraction that is loaded.
 
     Raises:
         bus.catalogue.ModelMissing: its files are not on this machine.
-        ContextTooLong, workers.weights.sharding.TooManyRanks: the configuration does not fit the model.
+        ContextTooLong, EncoderContext, Unsuitable: the configuration does not fit the model.
+        workers.weights.sharding.TooManyRanks: neither does it.
         workers.weights.source.WeightsError, OSError: the files cannot be used; the message says which and why.
     """
     began = time.monotonic()
     torch.set_num_threads(assignment.threads)  # OpenMP keeps the number per thread, and this may be another one
     config = assignment.model
     path = locate(config.source)
+    if kind_of(path) != "generate":
+        return load_encoder(assignment, path, progress)
     rank, ranks = assignment.instance.rank, assignment.ranks
     digest = weights_digest(path)
     engine = choose(config, assignment.device, assignment.threads, path)
@@ -180,7 +193,8 @@ def store_key(digest: bytes, engine: Engine, rank: int, ranks: int) -> Key:
 
 def why_not(model: str, error: Exception) -> tuple[str, int]:
     """What to say, and the exit code, where `load` failed."""
-    if isinstance(error, (ModelMissing, WeightsError, ContextTooLong, TooManyRanks, Unsuitable, OSError)):
+    wrong = (ModelMissing, WeightsError, ContextTooLong, EncoderContext, TooManyRanks, Unsuitable, OSError)
+    if isinstance(error, wrong):
         return f"model {model!r}: {error}", EXIT_CONFIG
     log.error("could not start", exc_info=error)
     return f"model {model!r}: {type(error).__name__}: {error}", EXIT_BUG

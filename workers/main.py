@@ -14,7 +14,7 @@ from bus.identity import Claim
 from bus.names import InvalidName, parse_process, worker_of
 from bus.process import EXIT_CONFIG, run_process
 from workers.host import Unsuitable, assign
-from workers.loading import Loaded
+from workers.loading import Model
 from workers.process import WorkerService
 from workers.standby import StandbyService
 
@@ -32,7 +32,7 @@ def main(name: str, config: Config, config_path: Path | None) -> int:
     if parse_process(name).role != "standby":
         return run_process(name, config, config_path, lambda life: WorkerService(life, assignment), loop="poll")
     worker = worker_of(name)
-    taken: list[tuple[Loaded, Claim]] = []
+    taken: list[tuple[Model, Claim]] = []
     code = run_process(
         name,
         config,

@@ -3,7 +3,8 @@
     weights ──► group ──► arena ──► kv session ──► ready: Conversation
     (thread)    (files)   (retried) (reconnects)
 
-A worker that was a standby has its weights already.
+A worker that was a standby has its weights already. An encoder needs neither arena nor kv: it goes from its weights to
+the conversation.
 
 Each arrow is a callback on the loop; nothing blocks it for longer than a step does. Whatever is missing and may come
 (other ranks, kv, the scheduler) is waited for; what is wrong ends the process with a message that says what to do.
@@ -27,10 +28,12 @@ from workers.arena import ArenaPages, map_pages
 from workers.background import Background
 from workers.conversation import Conversation
 from workers.effort import effort_of
+from workers.encoding.execute import EncodeExecutor
+from workers.encoding.loading import LoadedEncoder
 from workers.execute import Executor
 from workers.group import Alone, GlooGroup, Group
 from workers.host import Assignment
-from workers.loading import Loaded, load, why_not
+from workers.loading import Loaded, Model, load, why_not
 from workers.models.load import build
 from workers.rendezvous import Meeting, Rendezvous
 from workers.slots import Slots
@@ -44,7 +47,7 @@ _MEET_S = 0.02  # files, which nobody reports
 class WorkerService:
     """One rank of one replica of one model; a `bus.process.Service`."""
 
-    def __init__(self, life: Life, assignment: Assignment, loaded: Loaded | None = None) -> None:
+    def __init__(self, life: Life, assignment: Assignment, loaded: Model | None = None) -> None:
         self._life, self._assignment = life, assignment
         self._model = assignment.model
         # Told by a signal to end, it hands on what it has: who waits here until it is finished keeps new ones waiting.
@@ -53,11 +56,12 @@ class WorkerService:
         self._group_number = life.epoch
         self._loaded = loaded
         self._phase = "starting"
-        self._background: Background[Group] | Background[Loaded] | None = None
+        self._background: Background[Group] | Background[Model] | None = None
         self._watches: list[DeathWatch] = []
         self._view: WorkerView | None = None
         life.telemetry.slow_views.append(lambda: self._view)
         self._slots: Slots | None = None
+        self._encoding: EncodeExecutor | None = None
         self._computed_in = ""
         self._pages: PageClient | None = None
         self._conversation: Conversation | None = None
@@ -78,6 +82,9 @@ class WorkerService:
         )
 
     def describe(self) -> Description:
+        if self._encoding is not None:
+            used, slots = self._encoding.in_use, self._model.slots
+            return Description(used / slots, f"encodes, {used} of {slots} slots, {self._computed_in}, {self._phase}")
         if self._slots is None:
             return Description(detail=self._phase)
         used, slots = self._slots.in_use, self._slots.count
@@ -91,9 +98,8 @@ class WorkerService:
         """Nothing to do, see `drain`."""
 
     def drained(self) -> bool:
-        return self._conversation is None or (
-            self._conversation.idle and self._slots is not None and self._slots.in_use == 0
-        )
+        holds = self._encoding if self._encoding is not None else self._slots
+        return self._conversation is None or (self._conversation.idle and holds is not None and holds.in_use == 0)
 
     def hand_over(self) -> None:
         """Its requests go back to the scheduler between two steps."""
@@ -119,9 +125,12 @@ class WorkerService:
     def _weights_loaded(self, fraction: float) -> None:
         self._phase = f"loading weights, {fraction:.0%}"  # from the thread that loads; whoever asks sees old or new
 
-    def _meet_others(self, loaded: Loaded) -> None:
+    def _meet_others(self, loaded: Model) -> None:
         self._background = None
         self._view = loaded.view(self._life.name, self._assignment)
+        if isinstance(loaded, LoadedEncoder):
+            self._encode(loaded)
+            return
         if self._assignment.ranks == 1:
             self._wait_for_pages(loaded)
             return
@@ -194,6 +203,15 @@ class WorkerService:
         registered = loaded.registered(self._assignment, self._group_number)
         effort = effort_of(loaded.weights, loaded.kv)
         self._conversation = Conversation(self._life, registered, executor, self._group, self._pages, effort)
+        self._life.ready()
+
+    def _encode(self, loaded: LoadedEncoder) -> None:
+        """Serve an encoder."""
+        self._enter("serving")
+        self._computed_in = loaded.dtype
+        self._encoding = EncodeExecutor(loaded.encoder(), self._model.slots)
+        registered = loaded.registered(self._assignment, self._group_number)
+        self._conversation = Conversation(self._life, registered, self._encoding, self._group, None)
         self._life.ready()
 
     # --- small things ----------------------------------------------------------------------------------------------

@@ -15,8 +15,7 @@ from bus.messages.control import Ok, Rejected, ToProcess
 from bus.process import Description, Life
 from workers.background import Background
 from workers.host import Assignment
-from workers.loading import Loaded, load, why_not
-from workers.models.warm import warm_up
+from workers.loading import Model, load, why_not
 
 log = logging.getLogger(__name__)
 
@@ -29,10 +28,10 @@ class StandbyService:
         take: is given the weights and the name; then this service ends.
     """
 
-    def __init__(self, life: Life, assignment: Assignment, worker: str, take: Callable[[Loaded, Claim], None]) -> None:
+    def __init__(self, life: Life, assignment: Assignment, worker: str, take: Callable[[Model, Claim], None]) -> None:
         self._life, self._assignment, self._worker, self._take = life, assignment, worker, take
         self._phase = "starting"
-        self._background: Background[Loaded] | Background[Claim] | None = None
+        self._background: Background[Model] | Background[Claim] | None = None
 
     def start(self) -> None:
         self._phase = f"loading the weights of {self._worker}"
@@ -61,12 +60,12 @@ class StandbyService:
         del message
         return None
 
-    def _prepare(self) -> Loaded:
+    def _prepare(self) -> Model:
         loaded = load(self._assignment, lambda _: None)
-        warm_up(loaded.weights, self._assignment, loaded.engine.dtype)
+        loaded.warm_up(self._assignment)
         return loaded
 
-    def _prepared(self, loaded: Loaded) -> None:
+    def _prepared(self, loaded: Model) -> None:
         self._phase = f"takes over when {self._worker} ends"
         self._life.ready()
         self._background = Background(
@@ -76,7 +75,7 @@ class StandbyService:
             self._failed,
         )
 
-    def _taken(self, loaded: Loaded, claimed: Claim) -> None:
+    def _taken(self, loaded: Model, claimed: Claim) -> None:
         self._background = None
         log.info("taking over as %s", self._worker, extra={"epoch": claimed.epoch})
         self._take(loaded, claimed)

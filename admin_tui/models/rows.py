@@ -146,7 +146,9 @@ def detail(scene: Scene, model: str | None, width: int) -> list[Text]:
             ("weights", f"{size(sheet.weight_bytes)}, {shared}"), ("loaded in", duration(sheet.load_s)),
             ("serves", f"{replicas} of {sheet.ranks} rank{'s' * (sheet.ranks != 1)}"),
         ),
-        pairs(
+        pairs(("answers with", _answer(sheet)), ("takes", f"{count(sheet.context_tokens)} tokens"))
+        if sheet.kind != "generate"
+        else pairs(
             ("a token's KV", f"{size(sheet.kv_token_bytes)} {sanitize(sheet.kv_dtype, 12)}"),
             ("page", f"{sheet.page_tokens} tokens"), ("context", f"{count(sheet.context_tokens)}"),
             ("arena holds", f"{count(sheet.kv_limit_tokens)} tokens"),
@@ -157,6 +159,11 @@ def detail(scene: Scene, model: str | None, width: int) -> list[Text]:
         ),
     ]  # fmt: skip
     return lines
+
+
+def _answer(sheet: ModelSheet) -> str:
+    """Of an encoder."""
+    return f"embeddings of {sheet.dimensions} numbers" if sheet.kind == "embed" else "a score of query and document"
 
 
 def memory(reply: ModelsReply, box: Box) -> list[Text]:

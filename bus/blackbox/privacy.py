@@ -1,4 +1,5 @@
-"""What of a message is not recorded: prompts, answers and token ids unless `[blackbox] content` says so; keys never.
+"""What of a message is not recorded: prompts, answers, token ids and embeddings unless `[blackbox] content` says so;
+keys never.
 
 What is taken out leaves its length: a packed array or a body is replaced by four bytes that say how long it was. So a
 recorded message still decodes, and still tells how many tokens there were. A test looks at every message type there is.
@@ -11,11 +12,12 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
+from bus.messages.caching import CacheReport
 from bus.messages.clients import Call, CallFailed, Chunk, Reply, Resume
-from bus.messages.control import Actions
+from bus.messages.control import Actions, GuardsTried, TryGuards
 from bus.messages.details import PagesReply
 from bus.messages.pages import Leased, Lookup, Prefetch, Seal
-from bus.messages.requests import Deltas, PromptLogprobs, Sampling, Submit
+from bus.messages.requests import Deltas, Encoded, PromptLogprobs, Sampling, Submit
 from bus.messages.steps import SlotOpen, StepPlan, StepResult
 from bus.messages.vitals import HotPrefix, SchedulerView
 
@@ -80,7 +82,13 @@ def _plan(plan: StepPlan) -> StepPlan:
     return replace(plan, opens=tuple(_opened(opened) for opened in plan.opens)) if plan.opens else plan
 
 
+def _encoded(encoded: Encoded) -> Encoded:
+    return replace(encoded, vectors=hidden(encoded.vectors))
+
+
 def _result(result: StepResult) -> StepResult:
+    if result.vectors:  # much of a text can be read out of its embedding
+        result = replace(result, vectors=hidden(result.vectors))
     if result.logprobs or result.prompt_logprobs:
         return replace(result, tokens=hidden(result.tokens), logprobs=(), prompt_logprobs=())
     return replace(result, tokens=hidden(result.tokens))
@@ -115,6 +123,18 @@ def _pages_reply(reply: PagesReply) -> PagesReply:
     return replace(reply, prefixes=tuple(replace(one, prefix=_prefix(one.prefix)) for one in reply.prefixes))
 
 
+def _cache_report(report: CacheReport) -> CacheReport:
+    return replace(report, pairs=())
+
+
+def _try_guards(message: TryGuards) -> TryGuards:
+    return replace(message, text="?" * min(len(message.text), 1))
+
+
+def _guards_tried(message: GuardsTried) -> GuardsTried:
+    return replace(message, text="?" * min(len(message.text), 1))
+
+
 def _call_key(call: Call) -> Call:
     return replace(call, authorization="") if call.authorization else call
 
@@ -131,6 +151,7 @@ CONTENT: Final[dict[type, Hide]] = {
     CallFailed: _body,
     Submit: _submit,
     Deltas: _deltas,
+    Encoded: _encoded,
     PromptLogprobs: _prompt_logprobs,
     StepPlan: _plan,
     StepResult: _result,
@@ -141,4 +162,7 @@ CONTENT: Final[dict[type, Hide]] = {
     SchedulerView: _scheduler_view,
     PagesReply: _pages_reply,
     Actions: _actions,
+    CacheReport: _cache_report,
+    TryGuards: _try_guards,
+    GuardsTried: _guards_tried,
 }

@@ -13,7 +13,11 @@ import msgspec
 
 from bus.messages.common import Bye, Heartbeat, Hello, Nack, Welcome
 
-Operation = Literal["models", "chat.completions", "completions", "tokenize", "detokenize", "ready", "progress"]
+Operation = Literal[
+    "models", "chat.completions", "completions", "tokenize", "detokenize", "ready", "progress",
+    "responses", "responses.retrieve", "responses.cancel", "responses.delete", "responses.input_items",
+    "responses.conversation", "messages", "messages.count_tokens", "embeddings", "rerank",
+]  # fmt: skip
 
 
 class Call(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=10):

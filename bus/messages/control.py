@@ -10,6 +10,7 @@ from typing import Literal
 
 import msgspec
 
+from bus.messages.caching import CacheReport, CacheStatus, CalibrateCache, FlushCache, GetCache, GetCacheReport
 from bus.messages.common import Bye, Heartbeat, Hello, Nack, ProcessState, Welcome
 
 
@@ -180,7 +181,8 @@ class GetNotes(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=76):
 
 
 class ModelStatus(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """A served model, as its scheduler sees it. For `trouble` and `stuck` see `requests.ModelFacts`."""
+    """A served model, as its scheduler sees it. For `trouble` and `stuck` see `requests.ModelFacts`, for `kind`
+    `steps.Registered`; it is empty as long as no worker has said it."""
 
     name: str
     state: ProcessState
@@ -192,6 +194,7 @@ class ModelStatus(msgspec.Struct, array_like=True, frozen=True, gc=False):
     trouble: str = ""
     stuck: str = ""
     stuck_s: float = 0.0
+    kind: str = ""
 
 
 class Status(msgspec.Struct, array_like=True, frozen=True, tag=20):
@@ -336,6 +339,39 @@ class Actions(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=82):
     problem: str = ""
 
 
+class TryGuards(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=110):
+    """An ingress only: what would the guards say of this text? No model is asked. Answered by `GuardsTried`."""
+
+    rid: int
+    text: str
+    stage: Literal["input", "output"] = "input"
+
+
+class GuardVerdict(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """What one guard said.
+
+    Attributes:
+        outcome: passed, flagged, masked, blocked, shadowed, failed, late; empty where it was not asked.
+        what: kinds of findings, or a score.
+        us: microseconds that it took.
+    """
+
+    name: str
+    kind: str
+    action: str
+    outcome: str
+    what: str
+    us: float
+
+
+class GuardsTried(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=111):
+    """Answer to `TryGuards`. `text` is what would go on; empty where it is blocked."""
+
+    rid: int
+    verdicts: tuple[GuardVerdict, ...]
+    text: str
+
+
 ToProcess = (
     Hello
     | Heartbeat
@@ -359,8 +395,14 @@ ToProcess = (
     | GetNotes
     | Witness
     | GetActions
+    | GetCache
+    | GetCacheReport
+    | FlushCache
+    | CalibrateCache
+    | TryGuards
 )
-Answer = Fleet | Ok | Rejected | Audited | LimitsInForce | Notes  # what a service says to a command of its own
+# What a service says to a command of its own.
+Answer = Fleet | Ok | Rejected | Audited | LimitsInForce | Notes | CacheStatus | CacheReport | GuardsTried
 FromProcess = (
     Welcome
     | Heartbeat
@@ -375,4 +417,7 @@ FromProcess = (
     | LimitsInForce
     | Notes
     | Actions
+    | CacheStatus
+    | CacheReport
+    | GuardsTried
 )

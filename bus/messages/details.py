@@ -318,6 +318,7 @@ class ModelSheet(msgspec.Struct, array_like=True, frozen=True, gc=False):
         shared: whether all replicas have them once.
         load_s: the slowest of the workers.
         kv_limit_tokens: what the arena would hold, were it alone; 0 where unknown.
+        kind, dimensions: see `vitals.WorkerView`.
     """
 
     model: str
@@ -347,6 +348,8 @@ class ModelSheet(msgspec.Struct, array_like=True, frozen=True, gc=False):
     step_tokens: int
     load_s: float
     kv_limit_tokens: int = 0
+    kind: str = "generate"
+    dimensions: int = 0
 
 
 class MemoryLine(msgspec.Struct, array_like=True, frozen=True, gc=False):

@@ -75,7 +75,11 @@ class Submit(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=10):
         traceparent: of the trace that the client is in (W3C Trace Context); empty where it named none.
         adopted: how often the request has passed from a dead ingress to another. What an earlier home of it still had
             under way, a submission or an abort, has a lower number and changes nothing.
-        timing: `Deltas.accounts` are wanted.
+        timing: `Deltas.accounts` are wanted; of an encoder's request, its timeline. A call has very many of these.
+        batch: runs when nothing else wants to, and gives way to what does.
+        weight: of its tenant; one with twice the weight gets twice as much where both wait.
+        segment: 0 generates. Else an encoder's vector or score of `prompt` is wanted: so many of its tokens belong to
+            the first text, the others to a second one. `max_tokens` is 0 then; answered by `Encoded`.
     """
 
     request: int
@@ -94,6 +98,9 @@ class Submit(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=10):
     adopted: int = 0
     timing: bool = False
     traceparent: str = ""
+    batch: bool = False
+    weight: float = 1.0
+    segment: int = 0
 
 
 class Abort(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=11):
@@ -261,5 +268,20 @@ class Spent(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=50):
     prefill_ns: int
 
 
+class Encoded(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=60):
+    """What a step of an encoder brought for one ingress.
+
+    Attributes:
+        finished: the requests that end with it, one for each vector, in order. Those that fail end in `Deltas`.
+        vectors: packed f32, as many numbers of each request.
+    """
+
+    step: int
+    finished: tuple[Finished, ...]
+    vectors: bytes
+
+
 ToScheduler = Hello | Heartbeat | Nack | Bye | Submit | Abort
-ToIngress = Welcome | Heartbeat | Nack | Bye | ModelFacts | Accepted | Refused | Deltas | PromptLogprobs | Spent
+ToIngress = (
+    Welcome | Heartbeat | Nack | Bye | ModelFacts | Accepted | Refused | Deltas | PromptLogprobs | Spent | Encoded
+)

@@ -48,6 +48,9 @@ class Registered(msgspec.Struct, array_like=True, frozen=True, tag=10):
         slots: rows of state, the limit of requests running at once.
         step_tokens: most tokens in one step.
         threads: cores that it computes with; 1 for a GPU.
+        kind: "generate", or of an encoder, which keeps no KV, "embed" or "rerank"; `kv` then has no layers, and a page
+            as long as the context.
+        dimensions: of what an encoder answers each row with; 0 of a decoder.
     """
 
     model: str
@@ -65,6 +68,8 @@ class Registered(msgspec.Struct, array_like=True, frozen=True, tag=10):
     device: str
     dtype: str
     threads: int = 1
+    kind: str = "generate"
+    dimensions: int = 0
 
 
 class SlotOpen(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -75,6 +80,7 @@ class SlotOpen(msgspec.Struct, array_like=True, frozen=True, gc=False):
         prompt_tokens: how many of `tokens` are prompt (penalties count the two apart).
         computed: leading tokens whose KV is already in `pages`.
         pages: the block table so far, packed u32; `generations` likewise.
+        segment: for an encoder, how many of `tokens` belong to the first text; the others are of the second.
     """
 
     slot: int
@@ -86,6 +92,7 @@ class SlotOpen(msgspec.Struct, array_like=True, frozen=True, gc=False):
     generations: bytes
     sampling: Sampling
     prompt_logprobs: int = -1
+    segment: int = 0
 
 
 class StepPlan(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=20):
@@ -98,7 +105,8 @@ class StepPlan(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=20):
         step: 1, 2, ... per scheduler incarnation and replica.
         closes: slots that are free from now on, packed u32.
         slots, starts, counts: packed u32, one per row. Rows with more than one token (prefill chunks) come first.
-        samples: one byte per row; 1 where the row's last logits are drawn from.
+        samples: one byte per row; 1 where the row's last logits are drawn from. 0 in all rows of an encoder, each of
+            which is a whole sequence.
         page_slots, pages, page_generations: packed u32; pages appended to block tables, in order.
     """
 
@@ -123,6 +131,7 @@ class StepResult(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=11)
         prompt_logprobs: (slot, first prompt position, values) for prefill rows that asked.
         waited_ns: idle between the end of the last step and the arrival of this plan.
         ran_ns: from the start of the forward pass until tokens were on the host.
+        vectors: an encoder's, packed f32, `Registered.dimensions` of each row, in plan order.
     """
 
     step: int
@@ -132,6 +141,7 @@ class StepResult(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=11)
     ran_ns: int
     logprobs: tuple[tuple[int, TokenLogprobs], ...] = ()
     prompt_logprobs: tuple[tuple[int, int, tuple[TokenLogprobs, ...]], ...] = ()
+    vectors: bytes = b""
 
 
 class StepFailed(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=12):

@@ -18,6 +18,7 @@ Outcome = Literal[
     "shutdown",
     "abort",  # an operator's
     "error",
+    "cached",  # it came to its end without a model: from the cache, or from a generation that others had asked for
 ]
 
 Grouping = Literal["model", "tenant", "key", "hour", "day", "request"]

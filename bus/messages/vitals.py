@@ -288,6 +288,8 @@ class WorkerView(msgspec.Struct, array_like=True, frozen=True, tag=59):
         engine: what computes, in words.
         kv_token_bytes: a token's KV, of all ranks.
         pool: "prefill", "decode", or empty where there are no such pools.
+        kind: what the model is for, see `steps.Registered`.
+        dimensions: of an encoder's answer.
     """
 
     name: str
@@ -315,3 +317,5 @@ class WorkerView(msgspec.Struct, array_like=True, frozen=True, tag=59):
     step_tokens: int
     load_s: float
     pool: str = ""
+    kind: str = "generate"
+    dimensions: int = 0

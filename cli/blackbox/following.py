@@ -28,8 +28,8 @@ def request_numbers(text: str) -> frozenset[int]:
         BadRequestId: none of these.
     """
     found: set[int] = set()
-    if re.fullmatch(r"(?:[a-z]+-|0x)?[0-9a-f]{16}", text):
-        found.add(int(text.rpartition("-")[2], 16))
+    if re.fullmatch(r"(?:[a-z]+[-_]|0x)?[0-9a-f]{16}", text):
+        found.add(int(text[-16:], 16))
     if re.fullmatch(r"[0-9]{1,19}", text):
         found.add(int(text))
     if not found:

@@ -67,6 +67,13 @@ def _print(found: Capacity) -> None:
         if model.problem:
             console.print(f"✖ {model.name}: {printable(model.problem)}", markup=False)
             continue
+        if not model.page_tokens:
+            console.print(
+                f"{model.name}, computed in {model.computed_in}: an encoder, keeps no pages; texts of at most "
+                f"{model.context_tokens:,} tokens\n",
+                markup=False,
+            )
+            continue
         console.print(
             f"{model.name}, computed in {model.computed_in}: a page is {model.page_tokens} tokens, "
             f"{model.page_bytes / 1024:,.0f} KiB; alone in the arena {model.pages:,} pages, {model.tokens:,} tokens",

@@ -94,7 +94,8 @@ def count(config: Config, shapes: Sequence[ModelShape]) -> Capacity:
 
 def _model(config: Config, shape: ModelShape) -> ModelCapacity:
     if shape.kv is None:
-        return ModelCapacity(shape.name, shape.problem)
+        return ModelCapacity(shape.name, shape.problem, context_tokens=shape.context_tokens,
+                             computed_in=shape.computed_in)  # fmt: skip
     model, page = config.model_named(shape.name), shape.kv.page_tokens
     room = capacity(parse_size(config.kv.arena), parse_size(config.kv.slab), shape.kv.page_bytes)
     slots = model.slots * (model.all_replicas if model.pools is None else model.pools.decode)
@@ -116,7 +117,7 @@ def _memory(config: Config, shapes: Sequence[ModelShape], arena_bytes: int) -> I
     known = {shape.name: shape for shape in shapes}
     yield Memory("arena", arena_bytes, "[kv] arena, reserved at start")
     for shape in shapes:
-        if shape.kv is not None:
+        if not shape.problem:
             source = "as they are laid out" if shape.laid_out else "about: its files, not laid out yet"
             yield Memory(f"weights of {shape.name}", shape.weights_bytes, f"{source}; one copy for all that map it")
     yield Memory("supervisor@host", BASE_BYTES["supervisor"], "itself")

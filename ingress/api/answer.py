@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from ingress.api import schema_common as schema
 from ingress.engine import Finish, Piece, ServedModel, TokenText
@@ -27,7 +28,7 @@ class Head(NamedTuple):
     """What every body of an answer begins with.
 
     Attributes:
-        id: `chatcmpl-` or `cmpl-`, and the request's id in 16 hexadecimal digits.
+        id: `chatcmpl-`, `cmpl-`, `resp_` or `msg_`, and the request's id in 16 hexadecimal digits.
         created: Unix seconds.
         fingerprint: of the model's weights and how it is run; equal ones and equal seeds give equal answers.
     """
@@ -114,7 +115,12 @@ def told_failure(body: bytes) -> ApiError:
 
 def finish_reason(finish: Finish) -> schema.FinishReason:
     """For an answer that came to its end."""
-    return "length" if finish.reason == "length" else "stop"
+    return finish.reason if finish.reason in ("length", "content_filter") else "stop"
+
+
+def guards(finish: Finish | None) -> dict[str, str] | UnsetType:
+    """What guards found in an answer, and what followed; nothing where nothing was."""
+    return dict(finish.guards) if finish is not None and finish.guards else UNSET
 
 
 def total_usage(finishes: Sequence[Finish], n: int) -> schema.Usage:
@@ -122,7 +128,14 @@ def total_usage(finishes: Sequence[Finish], n: int) -> schema.Usage:
     prompt = sum(finish.usage.prompt_tokens for finish in finishes[::n])
     cached = sum(finish.usage.cached_tokens for finish in finishes[::n])
     completion = sum(finish.usage.completion_tokens for finish in finishes)
-    return schema.Usage(prompt, completion, prompt + completion, schema.PromptTokensDetails(cached))
+    thought = sum(finish.usage.reasoning_tokens for finish in finishes)
+    return schema.Usage(
+        prompt,
+        completion,
+        prompt + completion,
+        schema.PromptTokensDetails(cached),
+        schema.CompletionTokensDetails(thought),
+    )
 
 
 def finite(logprob: float) -> float:

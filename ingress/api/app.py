@@ -10,17 +10,19 @@ import logging
 from typing import Final
 
 from bus.messages.clients import Operation
-from ingress.api.answer import encode, envelope, is_failure
+from ingress.api import from_messages, retrieving
+from ingress.api.answer import encode
 from ingress.api.events import Events
 from ingress.api.exposition import OPENMETRICS, TEXT, MetricsClient, wants_openmetrics
 from ingress.api.jobs import Caller, owner_of, traceparent
-from ingress.api.once import Kept, only
+from ingress.api.once import Kept
 from ingress.api.openapi import document
 from ingress.api.pipeline import Pipeline
 from ingress.api.request import Gone, Receive, Request, Scope
 from ingress.api.routes import Route, match
 from ingress.api.schema_other import Health
-from ingress.api.sse import AsgiSink, Send, Sink, data, parse_event_id, write_events
+from ingress.api.sse import AsgiSink, Send, Sink, parse_event_id, write_events
+from ingress.api.surfaces import Surface, of_path, of_response
 from ingress.errors import ApiError, draining, internal, invalid_request, not_found
 from ingress.replay import EventsGone
 
@@ -55,15 +57,16 @@ class App:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         sink = AsgiSink(send, scope["state"]["write_now"])
         self.open += 1
+        surface = of_path(scope["path"])
         try:
             await self._answer(Request(scope, receive, self._max_body), sink)
         except (Gone, asyncio.CancelledError):
             pass  # the client has gone, or this process ends
         except ApiError as error:
-            await self._failed(sink, error)
+            await self._failed(sink, error, surface)
         except Exception:
             log.exception("while answering %s %s", scope["method"], scope["path"])
-            await self._failed(sink, internal("An unexpected error; it has been logged."))
+            await self._failed(sink, internal("An unexpected error; it has been logged."), surface)
         finally:
             self.open -= 1
 
@@ -74,7 +77,7 @@ class App:
             body = await request.body() if route.method == "POST" else b""
         except ApiError as error:
             # The body may still be on its way: the answer goes out at once, the rest is not wanted.
-            await _respond_error(sink, error, close=True, complete=False)
+            await _respond_error(sink, error, of_path(request.path), close=True, complete=False)
             await request.discard()
             await sink.end()
             return
@@ -91,7 +94,14 @@ class App:
                 await _respond(sink, 200, self._pipeline.model_card(request.parameter), [_JSON])
             case "stream":
                 await self._resume(request, sink)
+            case "responses.retrieve" if (after := retrieving.wanted_stream(request.query)) is not None:
+                await self._follow(request.parameter, after, request, sink)
+            case "responses.retrieve" | "responses.cancel" | "responses.delete" | "responses.input_items" as operation:
+                ref = retrieving.reference(operation, request.parameter, request.query, body)
+                await self._operate(operation, ref, request, sink)
             case operation:
+                if operation in ("messages", "messages.count_tokens"):
+                    from_messages.check_version(request.given(b"anthropic-version"))
                 await self._operate(operation, body, request, sink)
 
     async def _operate(self, operation: Operation, body: bytes, request: Request, sink: Sink) -> None:
@@ -102,26 +112,32 @@ class App:
             owner_of(request.authorization),
             self._pipeline.now_ns(),
             traceparent=traceparent(request.header(b"traceparent")),
+            authorization=request.authorization,
+            cache_control=request.header(b"cache-control"),
+            headers=request.reply_headers,
         )
         key = request.header(b"idempotency-key")
         if key:
-            answer = await request.unless_gone(
-                self._pipeline.answer_once(operation, body, caller, request.authorization, key)
-            )
+            answer = await request.unless_gone(self._pipeline.answer_once(operation, body, caller, key))
         else:
             answer = await request.unless_gone(self._pipeline.answer(operation, body, caller))
         if isinstance(answer, Kept):
-            answer = await self._once(answer.events, request)
+            answer = await self._read(answer, request, keep=bool(key))
         if isinstance(answer, bytes):
-            await _respond(sink, 200, answer, [_JSON])
+            await _respond(sink, 200, answer, [_JSON, *request.reply_headers])
         else:
             await self._stream(answer, 0, request, sink, keep=request.resumable or bool(key))
 
-    async def _once(self, events: Events, request: Request) -> bytes:
-        """An answer in one piece that is kept: a client that goes away can ask for it again."""
+    async def _read(self, answer: Kept, request: Request, *, keep: bool) -> bytes:
+        """An answer in one body that is kept: with `keep`, a client that goes away can ask for it again."""
+        events = answer.events
         events.attach()
         try:
-            return await request.unless_gone(only(events))
+            return await request.unless_gone(answer.read(events))
+        except Gone:
+            if not (keep or request.resumable) and events.listeners == 1:
+                events.abandon()
+            raise
         finally:
             events.detach(self._pipeline.now_ns())
 
@@ -130,16 +146,22 @@ class App:
         after = parse_event_id(given, response) if given else 0
         if after is None:
             raise invalid_request(f"Last-Event-ID is not {response}:NUMBER.", param="Last-Event-ID")
+        await self._follow(response, after, request, sink)
+
+    async def _follow(self, response: str, after: int, request: Request, sink: Sink) -> None:
         replay = await self._pipeline.resume(response, request.authorization, after)
         await self._stream(replay, after, request, sink, keep=True)
 
     async def _stream(self, replay: Events, after: int, request: Request, sink: Sink, *, keep: bool) -> None:
         replay.attach()
         try:
-            waited_ns = await request.unless_gone(write_events(sink, replay, after, is_failure, self._pipeline.now_ns))
+            surface = of_response(replay.response)
+            events = write_events(sink, replay, after, surface, self._pipeline.now_ns, request.reply_headers)
+            waited_ns = await request.unless_gone(events)
             self._pipeline.delivered(replay, waited_ns)
         except EventsGone as gone:
-            await self._failed(sink, ApiError(410, "invalid_request_error", f"{gone}", code="events_gone"))
+            gone_error = ApiError(410, "invalid_request_error", f"{gone}", code="events_gone")
+            await self._failed(sink, gone_error, of_response(replay.response))
         except asyncio.CancelledError:
             keep = True  # it is this process that ends; the client has not gone
             raise
@@ -148,11 +170,11 @@ class App:
             if not keep and not replay.listeners:
                 replay.abandon()
 
-    async def _failed(self, sink: Sink, error: ApiError) -> None:
+    async def _failed(self, sink: Sink, error: ApiError, surface: Surface) -> None:
         if not sink.started:
-            await _respond_error(sink, error)
+            await _respond_error(sink, error, surface)
         else:
-            await sink.write(data(envelope(error)))
+            await sink.write(surface.failure(error, 0))
             await sink.end()
 
 
@@ -176,7 +198,9 @@ async def _respond(
         await sink.end()
 
 
-async def _respond_error(sink: Sink, error: ApiError, *, close: bool = False, complete: bool = True) -> None:
+async def _respond_error(
+    sink: Sink, error: ApiError, surface: Surface, *, close: bool = False, complete: bool = True
+) -> None:
     headers: list[tuple[bytes, bytes]] = [_JSON]
     if (seconds := error.retry_after_header) is not None:
         headers.append((b"retry-after", seconds.encode()))
@@ -184,4 +208,4 @@ async def _respond_error(sink: Sink, error: ApiError, *, close: bool = False, co
         headers.append((b"allow", error.allowed.encode()))
     if close:
         headers.append((b"connection", b"close"))
-    await _respond(sink, error.status, envelope(error), headers, complete=complete)
+    await _respond(sink, surface.status(error), surface.error(error), headers, complete=complete)

@@ -21,6 +21,10 @@ from ingress.api.schema_completion import CompletionRequest
 from ingress.api.validate import prompts_of
 from ingress.engine import Job, ServedModel
 from ingress.errors import invalid_request
+from ingress.text.control import ControlNames
+from ingress.text.prompt import Rendered
+from ingress.text.prompt import render as render_prompt
+from ingress.text.reasoning import Thinking
 from ingress.timing import Marks
 
 DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's, for /v1/completions only
@@ -41,6 +45,13 @@ class Caller(NamedTuple):
         marks: is told when the prompt is rendered and tokenised.
         key: whose credentials were shown, for accounting; empty where nobody is told apart.
         traceparent: of the trace that the caller is in; empty where it named none.
+        headers: of the answer, beside its own: what is found out on the way is appended.
+        batch: it does not wait for the answer: others go first.
+        weight: of the tenant among tenants.
+        authorization: what was shown, for asking other ingresses in the caller's name; never kept.
+        sibling: another ingress asks for its own client, and has asked everybody else itself.
+        earlier: items of the stored conversation that the call goes on with, as JSON; empty where it begins one.
+        cache_control: the header of that name.
     """
 
     tenant: str
@@ -50,6 +61,13 @@ class Caller(NamedTuple):
     marks: Marks | None = None
     key: str = ""
     traceparent: str = ""
+    headers: list[tuple[bytes, bytes]] | None = None
+    batch: bool = False
+    weight: float = 1.0
+    authorization: str = ""
+    sibling: bool = False
+    earlier: bytes = b""
+    cache_control: str = ""
 
 
 def owner_of(authorization: str) -> str:
@@ -114,17 +132,29 @@ async def plan_chat(request: ChatRequest, model: ServedModel, caller: Caller, se
     if settled is not None:
         prompts = [Prompt(None, ids) for ids in settled.prompts]
     else:
-        ids = await chat_ids(
-            model,
-            request.messages,
-            add_generation_prompt=request.add_generation_prompt,
-            continue_final_message=request.continue_final_message,
-            extra=request.chat_template_kwargs,
-            marks=caller.marks,
-        )
-        prompts = [Prompt(None, ids)]
+        prompts = [Prompt(None, await ids_of(request, model, caller.marks))]
     alternatives = -1 if not request.logprobs else request.top_logprobs or 0
-    return _plan(request, model, caller, prompts, settled, request.limit, alternatives, request.prompt_logprobs)
+    thinking = model.thinking(prompts[0].ids)
+    return _plan(
+        request, model, caller, prompts, settled, request.limit, alternatives, request.prompt_logprobs, thinking
+    )
+
+
+async def ids_of(request: ChatRequest, model: ServedModel, marks: Marks | None = None) -> list[int]:
+    """Token ids of a chat's prompt.
+
+    Raises:
+        ApiError: see `chat_ids`.
+    """
+    return await chat_ids(
+        model,
+        request.messages,
+        add_generation_prompt=request.add_generation_prompt,
+        continue_final_message=request.continue_final_message,
+        extra=request.chat_template_kwargs,
+        allow_special_tokens=request.allow_special_tokens,
+        marks=marks,
+    )
 
 
 async def plan_completion(
@@ -155,9 +185,13 @@ async def chat_ids(
     add_generation_prompt: bool | None,
     continue_final_message: bool | None,
     extra: dict[str, Any] | None,
+    allow_special_tokens: bool | None = None,
     marks: Marks | None = None,
 ) -> list[int]:
     """Token ids of rendered messages.
+
+    Args:
+        allow_special_tokens: names of control tokens in the messages become these tokens.
 
     Raises:
         ApiError: 400, the model has no template, or it cannot render or tokenise these messages.
@@ -167,10 +201,11 @@ async def chat_ids(
         raise invalid_request(
             f"The model {model.name!r} has no chat template; use /v1/completions.", param="messages", code="no_template"
         )
-    plain = [_plain(message) for message in messages]
 
-    def render() -> str:
-        return template.render(
+    def render(plain: list[dict[str, Any]]) -> Rendered:
+        return render_prompt(
+            template,
+            ControlNames(()) if allow_special_tokens else model.control,
             plain,
             add_generation_prompt=not continue_final_message
             if add_generation_prompt is None
@@ -179,12 +214,16 @@ async def chat_ids(
             extra=extra,
         )
 
-    size = sum(len(str(message.get("content"))) for message in plain)
-    small = len(plain) <= _INLINE_MESSAGES and size <= _INLINE_CHARACTERS
-    text = render() if small else await asyncio.to_thread(render)
+    try:
+        plain = [_plain(message) for message in messages]
+        size = sum(len(str(message.get("content"))) for message in plain)
+        small = len(plain) <= _INLINE_MESSAGES and size <= _INLINE_CHARACTERS
+        rendered = render(plain) if small else await asyncio.to_thread(render, plain)
+    except RecursionError:  # arguments of tools and variables of the template may be anything
+        raise invalid_request("The messages are nested too deeply.", param="messages", code="invalid_json") from None
     if marks is not None:
         marks.rendered()
-    return await model.encode(text, special=False)
+    return await model.encode_prompt(rendered)
 
 
 def _plain(message: Message) -> dict[str, Any]:
@@ -215,6 +254,7 @@ def _plan(
     limit: int | None,
     alternatives: int,
     prompt_logprobs: int | None,
+    thinking: Thinking = "off",
 ) -> Plan:
     if caller.marks is not None:
         caller.marks.tokenized()
@@ -255,6 +295,8 @@ def _plan(
                     key=caller.key,
                     counts_prompt=choice == 0,
                     traceparent=caller.traceparent,
+                    batch=caller.batch,
+                    weight=caller.weight,
                     # The same for every choice of a prompt: asked for once. In a stream no choice waits for another.
                     prompt_logprobs=-1
                     if prompt_logprobs is None or (choice and not request.streams)
@@ -263,6 +305,7 @@ def _plan(
                     received_ns=caller.received_ns,
                     marks=caller.marks,
                     timing=bool(request.include_timing),
+                    thinking=thinking,
                 )
 
     return Plan(prompts, list(jobs()), request.n or 1, seed, request.streams)

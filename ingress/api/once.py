@@ -11,7 +11,8 @@ See https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/.
 from __future__ import annotations
 
 import hashlib
-from typing import Final, NamedTuple
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, NamedTuple
 
 from ingress.api.answer import is_failure, told_failure
 from ingress.api.events import Events
@@ -48,7 +49,7 @@ def once(key: str, owner: str, operation: str, body: bytes) -> Once:
 
 
 async def only(events: Events) -> bytes:
-    """The answer in one piece that `events` end with.
+    """The last of `events`, which is the answer where that is in one piece.
 
     Raises:
         ApiError: it failed, or is not kept any more.
@@ -58,9 +59,10 @@ async def only(events: Events) -> bytes:
     def hear(_: int, body: bytes) -> bool:
         nonlocal answer
         answer = body
-        return False
+        return True
 
-    if await events.follow(0, hear):
+    await events.follow(0, hear)
+    if not answer:
         raise internal("The answer was not kept.")
     if is_failure(answer):
         raise told_failure(answer)
@@ -68,6 +70,7 @@ async def only(events: Events) -> bytes:
 
 
 class Kept(NamedTuple):
-    """An answer in one piece, which can be asked for again."""
+    """An answer in one body, made of events that are kept: it can be asked for again. `read` waits for it."""
 
     events: Events
+    read: Callable[[Events], Coroutine[Any, Any, bytes]]

@@ -9,9 +9,13 @@ from typing import Any
 import msgspec
 
 from bus.build import BUILD
+from ingress.api.from_messages import VERSIONS
 from ingress.api.once import MAX_KEY
 from ingress.api.routes import ROUTES, Route
 from ingress.api.schema_common import ErrorEnvelope
+from ingress.api.schema_messages import AnthropicError
+from ingress.api.schema_responses import EasyMessage, Item
+from ingress.api.surfaces import ANTHROPIC, of_path
 
 _PARAMETERS: dict[str, str] = {
     "model": "Name of a served model.",
@@ -41,6 +45,16 @@ _IDEMPOTENCY_KEY = {
 }
 
 
+_ANTHROPIC_VERSION = {
+    "name": "anthropic-version",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string", "enum": list(VERSIONS)},
+    "description": "The version of the API that the client speaks.",
+}
+_PHRASES = {529: "Overloaded"}
+
+
 @lru_cache(maxsize=1)
 def document() -> bytes:
     """The document as JSON."""
@@ -49,12 +63,16 @@ def document() -> bytes:
 
 def build() -> dict[str, Any]:
     """The document as plain values."""
-    kinds = {kind for route in ROUTES for kind in (route.request, route.reply, route.chunk) if kind not in (None, dict)}
-    ordered = sorted((kind for kind in kinds if kind is not None), key=lambda kind: kind.__name__)
-    schemas, components = msgspec.json.schema_components(
-        [*ordered, ErrorEnvelope], ref_template="#/components/schemas/{name}"
+    kinds: dict[Any, None] = dict.fromkeys(
+        kind
+        for route in ROUTES
+        for kind in (route.request, route.reply, *_several(route.chunk))
+        if kind not in (None, dict)
     )
-    named = dict(zip([*ordered, ErrorEnvelope], schemas, strict=True))
+    # Items are read one by one, so their schemas are named here and not in the request's.
+    ordered = [*sorted(kinds, key=str), ErrorEnvelope, AnthropicError, Item, EasyMessage]
+    schemas, components = msgspec.json.schema_components(ordered, ref_template="#/components/schemas/{name}")
+    named = dict(zip(ordered, schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
     for route in ROUTES:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, named)
@@ -77,9 +95,13 @@ def _operation(route: Route, named: dict[type, dict[str, Any]]) -> dict[str, Any
         "summary": route.summary,
         "responses": {"200": _success(route, named)},
     }
-    error = {"content": {"application/json": {"schema": named[ErrorEnvelope]}}}
+    envelope = AnthropicError if of_path(route.path) is ANTHROPIC else ErrorEnvelope
+    error = {"content": {"application/json": {"schema": named[envelope]}}}
     for status in route.errors:
-        operation["responses"][str(status)] = {"description": HTTPStatus(status).phrase, **error}
+        operation["responses"][str(status)] = {
+            "description": _PHRASES.get(status) or HTTPStatus(status).phrase,
+            **error,
+        }
     if route.request is not None:
         operation["requestBody"] = {
             "required": True,
@@ -98,16 +120,23 @@ def _success(route: Route, named: dict[type, dict[str, Any]]) -> dict[str, Any]:
         content[route.media] = {"schema": {"type": "string"}}
     if route.chunk is not None:
         # OpenAPI 3.1 has no words for a stream of events; the schema is that of each event's data.
-        content["text/event-stream"] = {"schema": named[route.chunk]}
-    return {"description": "Each event's data is of this schema, the last is [DONE]." if route.chunk else "Success.",
-            "content": content}  # fmt: skip
+        schemas = [named[kind] for kind in _several(route.chunk)]
+        content["text/event-stream"] = {"schema": schemas[0] if len(schemas) == 1 else {"anyOf": schemas}}
+    description = "Success."
+    if route.chunk is not None:
+        description = "Each event's data is of this schema" + (", the last is [DONE]." if route.done else ".")
+    return {"description": description, "content": content}
+
+
+def _several(kinds: Any) -> tuple[Any, ...]:
+    return kinds if isinstance(kinds, tuple) else (kinds,)
 
 
 def _parameters(route: Route) -> list[dict[str, Any]]:
     parameters: list[dict[str, Any]] = []
     _, brace, rest = route.path.partition("{")
     if brace:
-        name = rest.rstrip("}")
+        name = rest.partition("}")[0]
         parameters.append({
             "name": name,
             "in": "path",
@@ -115,8 +144,12 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
             "schema": {"type": "string"},
             "description": _PARAMETERS[name],
         })  # fmt: skip
+    for name, schema in route.query:
+        parameters.append({"name": name, "in": "query", "required": False, "schema": schema})
     if route.does == "stream":
         parameters.append(_LAST_EVENT_ID)
-    if route.chunk is not None:
+    if of_path(route.path) is ANTHROPIC:
+        parameters.append(_ANTHROPIC_VERSION)
+    if route.chunk is not None and route.method == "POST":
         parameters += [_RESUMABLE, _IDEMPOTENCY_KEY]
     return parameters

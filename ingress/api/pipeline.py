@@ -8,19 +8,22 @@ left to listen, the front says so, or the store does after the grace time, and t
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from bus.messages.clients import Operation
 from bus.packed import pack_u32
-from ingress.api import validate
+from bus.telemetry import Telemetry
+from ingress.api import from_messages, validate
 from ingress.api.answer import Head, Renderer, encode, fingerprint
 from ingress.api.choices import collect, open_all
+from ingress.api.encoders import Encoders, require_generates
 from ingress.api.events import Events
-from ingress.api.jobs import Caller, chat_ids
+from ingress.api.jobs import Caller, chat_ids, ids_of
 from ingress.api.once import Kept, once
 from ingress.api.operations import KINDS
+from ingress.api.schema_messages import TokenCount
 from ingress.api.schema_other import (
     DetokenizeReply,
     ModelCard,
@@ -31,10 +34,15 @@ from ingress.api.schema_other import (
     Readiness,
     TokenizeReply,
 )
+from ingress.api.schema_responses import ResponsesRequest
+from ingress.api.stored import Ask, Stored
 from ingress.api.streaming import Find, Host, Streaming
 from ingress.api.telling import Telling, Whole
+from ingress.cache.front import AnswerCache, Opened
 from ingress.engine import Engine, ServedModel, Stream
 from ingress.errors import ApiError, invalid_request, not_ready
+from ingress.guards.look import Whose
+from ingress.guards.stage import Guards, tell_found
 from ingress.health import ModelHealth
 from ingress.journal import Journals
 from ingress.records import Opening
@@ -43,7 +51,7 @@ from ingress.timing import Marks
 
 READY_RETRY_S: Final = 2.0
 
-Answer = bytes | Replay
+Answer = bytes | Replay | Kept
 
 
 class _Open(NamedTuple):
@@ -54,11 +62,13 @@ class _Open(NamedTuple):
     streams: list[Stream]
     n: int
     streams_events: bool
+    kept: bool
+    read: Callable[[Events], Coroutine[Any, Any, bytes]]
 
     @property
     def telling(self) -> Telling | Whole:
         """For an answer that is kept."""
-        if self.streams_events:
+        if self.kept:
             return Telling(self.renderer, dict(enumerate(self.streams)))
         return Whole(self.renderer, self.streams, self.n)
 
@@ -69,19 +79,43 @@ class Pipeline:
     Args:
         engine: does the work.
         host: its loop is the clock.
-        journals, grace_s, find: see `Streaming`.
+        journals, grace_s, stored_s, find: see `Streaming`.
+        ask: see `Stored`.
+        cache: answers calls that were answered before.
+        guards: look at what goes in and out.
     """
 
-    def __init__(self, engine: Engine, host: Host, journals: Journals, *, grace_s: float, find: Find) -> None:
-        self._engine, self._loop = engine, host.loop
-        self._streaming = Streaming(engine, host, journals, grace_s=grace_s, find=find)
+    def __init__(
+        self,
+        engine: Engine,
+        host: Host,
+        journals: Journals,
+        *,
+        grace_s: float,
+        stored_s: float,
+        find: Find,
+        ask: Ask,
+        cache: AnswerCache | None = None,
+        guards: Guards | None = None,
+    ) -> None:
+        self._engine, self._loop, self._cache = engine, host.loop, cache
+        self._guards = guards or Guards((), Telemetry())
+        self._streaming = Streaming(
+            engine, host, journals, grace_s=grace_s, stored_s=stored_s, find=find, guards=self._guards
+        )
+        self._stored = Stored(self._streaming, ask)
+        encoders = Encoders(engine)
         self._operations: dict[Operation, Callable[[bytes, Caller], Awaitable[Answer]]] = {
             **{operation: partial(self._generate, operation) for operation in KINDS},
+            **{operation: partial(self._stored.act, operation) for operation in self._stored.operations},
+            "messages.count_tokens": self._count_tokens,
             "tokenize": self._tokenize,
             "detokenize": self._detokenize,
             "models": self._models,
             "ready": self._ready,
             "progress": self._progress,
+            "embeddings": encoders.embeddings,
+            "rerank": encoders.rerank,
         }
 
     async def answer(self, operation: Operation, body: bytes, caller: Caller) -> Answer:
@@ -92,9 +126,7 @@ class Pipeline:
         """
         return await self._operations[operation](body, caller)
 
-    async def answer_once(
-        self, operation: Operation, body: bytes, caller: Caller, authorization: str, key: str
-    ) -> bytes | Events | Kept:
+    async def answer_once(self, operation: Operation, body: bytes, caller: Caller, key: str) -> bytes | Events | Kept:
         """The same for a call with an `Idempotency-Key`: what it was answered before, or is being answered.
 
         Raises:
@@ -104,13 +136,14 @@ class Pipeline:
             return await self.answer(operation, body, caller)
         known = once(key, caller.owner, operation, body)
         try:
-            events = await self.resume(f"{kind.prefix}-{known.number:016x}", authorization, 0)
+            events = await self.resume(f"{kind.prefix}{known.number:016x}", caller.authorization, 0)
         except ApiError as error:
             if error.code != "stream_not_found":
                 raise
             call = await self._open(operation, body, caller._replace(seed=known.seed), known.number)
             events = self._streaming.begin(call.opening, call.telling)
-        return events if kind.decode(body).streams else Kept(events)
+        request = kind.decode(body)
+        return events if request.streams else Kept(events, partial(kind.read, request))
 
     def model_card(self, name: str) -> bytes:
         """One model.
@@ -145,10 +178,12 @@ class Pipeline:
 
     async def _generate(self, operation: Operation, body: bytes, caller: Caller) -> Answer:
         call = await self._open(operation, body, caller, None)
-        if call.streams_events:
-            return self._streaming.begin(call.opening, call.telling)
+        if call.kept:
+            events = self._streaming.begin(call.opening, call.telling)
+            return events if call.streams_events else Kept(events, call.read)
         try:
             answers = await collect(call.streams)
+            tell_found(caller.headers, [answer.finish for answer in answers])
             return call.renderer.whole(answers, [stream.prompt_logprobs for stream in call.streams[:: call.n]])
         finally:
             self._engine.abort(call.opening.requests)  # nothing happens to those that have ended
@@ -160,18 +195,45 @@ class Pipeline:
         request = kind.decode(body)
         marks.parsed()
         model = self._engine.model(request.model)
-        plan = await kind.plan(request, model, caller._replace(marks=marks), None)
-        streams = await open_all(self._engine, plan.jobs)
+        require_generates(model)
+        if (guards := self._guards.of(model, Whose(caller.tenant, caller.key))) is not None:
+            guards.refuse(request)
+            body = await guards.admit(body)
+            request = kind.decode(body)
+        caller = caller._replace(marks=marks, earlier=await self._earlier(request, caller))
+        plan = await kind.plan(request, model, caller, None)
+        if guards is not None:
+            await guards.ask()
+        dispatch = partial(open_all, self._engine)
+        opened = (
+            Opened(await dispatch(plan.jobs), ())
+            if self._cache is None
+            else await self._cache.open(request, plan, model, caller, dispatch)
+        )
+        streams = opened.streams
+        if caller.headers is not None:
+            caller.headers.extend(opened.headers)
+        if guards is not None:
+            guards.tell(caller.headers)
+            streams = [guards.wrap(stream) for stream in streams]
         requests = tuple(stream.request for stream in streams)
-        response = f"{kind.prefix}-{requests[0] if number is None else number:016x}"
+        response = f"{kind.prefix}{requests[0] if number is None else number:016x}"
         self._engine.name(requests, response)
         head = Head(response, int(time.time()), model.name, fingerprint(model))
         opening = Opening(
             operation, body, caller.tenant, caller.owner, caller.received_ns, head.id, head.created,
             head.fingerprint, requests, tuple(pack_u32(prompt.ids) for prompt in plan.prompts), plan.seed,
-            caller.key, caller.traceparent,
+            caller.key, caller.traceparent, caller.batch, caller.weight, caller.earlier, opened.stored,
         )  # fmt: skip
-        return _Open(opening, kind.render(head, request, plan, model), streams, plan.n, request.streams)
+        renderer = kind.render(head, request, plan, model)
+        read = partial(kind.read, request)
+        return _Open(opening, renderer, streams, plan.n, request.streams, plan.streams, read)
+
+    async def _earlier(self, request: object, caller: Caller) -> bytes:
+        """The stored conversation that a call goes on with."""
+        if not isinstance(request, ResponsesRequest) or request.previous_response_id is None:
+            return b""
+        return await self._stored.conversation(request.previous_response_id, caller)
 
     # --- the rest --------------------------------------------------------------------------------------------------
 
@@ -185,6 +247,7 @@ class Pipeline:
                 add_generation_prompt=request.add_generation_prompt,
                 continue_final_message=request.continue_final_message,
                 extra=request.chat_template_kwargs,
+                allow_special_tokens=request.allow_special_tokens,
             )
         else:
             ids = await model.encode(request.prompt or "", special=request.add_special_tokens is not False)
@@ -193,6 +256,11 @@ class Pipeline:
             texts = [model.tokenizer.token_bytes(token).decode("utf-8", "replace") for token in ids]
             reply = TokenizeReply(count=len(ids), max_model_len=model.context_tokens, tokens=ids, token_strs=texts)
         return encode(reply)
+
+    async def _count_tokens(self, body: bytes, caller: Caller) -> bytes:  # noqa: ARG002
+        request = from_messages.count_request(body)
+        ids = await ids_of(from_messages.as_chat(request), self._engine.model(request.model))
+        return encode(TokenCount(len(ids)))
 
     async def _detokenize(self, body: bytes, caller: Caller) -> bytes:  # noqa: ARG002
         request = validate.detokenize_request(body)
@@ -226,7 +294,8 @@ class Pipeline:
 
 
 def _card(model: ServedModel) -> ModelCard:
-    return ModelCard(id=model.name, created=model.created, max_model_len=model.context_tokens, ready=model.ready)
+    return ModelCard(id=model.name, created=model.created, max_model_len=model.context_tokens, ready=model.ready,
+                     kind=model.kind)  # fmt: skip
 
 
 def _readiness(name: str, now: ModelHealth) -> ModelReadiness:

@@ -7,14 +7,26 @@ from collections.abc import Iterable, Sequence
 from msgspec import UNSET, UnsetType
 
 from ingress.api import schema_chat as schema
-from ingress.api.answer import Head, Mould, encode, finish_reason, finite, prompt_logprobs, readable, total_usage
+from ingress.api.answer import (
+    Head,
+    Mould,
+    encode,
+    finish_reason,
+    finite,
+    guards,
+    prompt_logprobs,
+    readable,
+    total_usage,
+)
 from ingress.api.jobs import Plan
 from ingress.api.ledger import ledger, together
 from ingress.api.schema_common import RequestTiming, Usage
 from ingress.engine import Finish, Piece, TokenText
+from ingress.streams import Part, parts_of
 
 _ROLE = schema.Delta(role="assistant", content="", refusal=None)
 _NOTHING = schema.Delta()
+_NO_TEXT = schema.Delta(content="")
 
 
 class ChatRenderer:
@@ -51,14 +63,16 @@ class ChatRenderer:
 
     def piece(self, index: int, piece: Piece, prompt: Sequence[TokenText | None]) -> list[bytes]:  # noqa: ARG002
         """The chunks of a piece of choice `index`: what is new, then the end. Chats do not echo their prompt."""
-        if self._only_text and piece.finish is None:
+        if self._only_text and piece.finish is None and not piece.parts:
             return [self._mould(index).fill(piece.text)] if piece.text else []
         chunks = []
         token_ids = list(piece.tokens) if self._token_ids else UNSET
-        if piece.text or piece.logprobs or token_ids:
+        *before, delta = _deltas(piece)
+        chunks += [self._chunk(schema.ChunkChoice(index=index, delta=other)) for other in before]
+        if delta is not _NO_TEXT or piece.logprobs or token_ids:
             choice = schema.ChunkChoice(
                 index=index,
-                delta=schema.Delta(content=piece.text),
+                delta=delta,
                 logprobs=_logprobs(piece.logprobs) if self._logprobs else None,
                 token_ids=token_ids,
             )
@@ -69,6 +83,7 @@ class ChatRenderer:
                 delta=_NOTHING,
                 finish_reason=finish_reason(piece.finish),
                 stop_reason=piece.finish.stop_reason,
+                guards=guards(piece.finish),
             )
             chunks.append(self._chunk(choice, timing=ledger(piece.finish)))
         return chunks
@@ -98,11 +113,12 @@ class ChatRenderer:
         assert answer.finish is not None
         return schema.ChatChoice(
             index=index,
-            message=schema.ChatMessage(content=answer.text),
+            message=_message(answer),
             logprobs=_logprobs(answer.logprobs) if self._logprobs else None,
             finish_reason=finish_reason(answer.finish),
             stop_reason=answer.finish.stop_reason,
             token_ids=list(answer.tokens) if self._token_ids else UNSET,
+            guards=guards(answer.finish),
         )
 
     def _mould(self, index: int) -> Mould:
@@ -130,6 +146,31 @@ class ChatRenderer:
                 headrace=timing,
             )
         )
+
+
+def _deltas(piece: Piece) -> list[schema.Delta]:
+    """At least one, of one kind of content each."""
+    return [_delta(part) for part in parts_of(piece)] or [_NO_TEXT]
+
+
+def _delta(part: Part) -> schema.Delta:
+    match part.kind:
+        case "reasoning":
+            return schema.Delta(reasoning_content=part.text)
+        case "refusal":
+            return schema.Delta(refusal=part.text)
+        case _:
+            return schema.Delta(content=part.text)
+
+
+def _message(answer: Piece) -> schema.ChatMessage:
+    said = {kind: "".join(part.text for part in answer.parts if part.kind == kind) for kind in ("reasoning", "refusal")}
+    refused = said["refusal"] or None
+    return schema.ChatMessage(
+        content=answer.text or None if refused else answer.text,
+        refusal=refused,
+        reasoning_content=said["reasoning"] or UNSET,
+    )
 
 
 def _logprobs(tokens: Iterable[TokenText]) -> schema.ChatLogprobs:

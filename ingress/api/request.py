@@ -29,25 +29,35 @@ class Request:
 
     Attributes:
         turned_away: this process is being taken out, and the client can go to another.
+        reply_headers: of the answer, beside its own.
     """
 
     def __init__(self, scope: Scope, receive: Receive, max_body: int) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.parameter = ""
+        self.query = scope.get("query_string", b"").decode("latin-1")
         self.turned_away: bool = scope["state"].get("turned_away", False)
+        self.reply_headers: list[tuple[bytes, bytes]] = []
         self._headers: list[tuple[bytes, bytes]] = scope["headers"]
         self._receive, self._max_body = receive, max_body
         self._complete = False
 
     def header(self, name: bytes) -> str:
         """The value of a header, or an empty string."""
-        return next((value.decode("latin-1") for key, value in self._headers if key == name), "")
+        return self.given(name) or ""
+
+    def given(self, name: bytes) -> str | None:
+        """The value of a header, None where it is not there."""
+        return next((value.decode("latin-1") for key, value in self._headers if key == name), None)
 
     @property
     def authorization(self) -> str:
-        """The client's credentials, or an empty string."""
-        return self.header(b"authorization")
+        """The client's credentials, or an empty string. A key is the same in the header of Anthropic's clients."""
+        given = self.header(b"authorization")
+        if not given and (key := self.header(b"x-api-key")):
+            given = f"Bearer {key}"
+        return given
 
     @property
     def resumable(self) -> bool:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from bus.messages.clients import Operation
 from ingress.api.schema_chat import ChatCompletion, ChatCompletionChunk, ChatRequest
 from ingress.api.schema_completion import Completion, CompletionRequest
+from ingress.api.schema_encoding import EmbeddingList, EmbeddingRequest, Reranking, RerankRequest
+from ingress.api.schema_messages import (
+    AnthropicMessage,
+    CountRequest,
+    MessagesRequest,
+    MessageStreamEvent,
+    TokenCount,
+)
 from ingress.api.schema_other import (
     DetokenizeReply,
     DetokenizeRequest,
@@ -18,6 +26,13 @@ from ingress.api.schema_other import (
     TokenizeReply,
     TokenizeRequest,
 )
+from ingress.api.schema_responses import (
+    ItemList,
+    Response,
+    ResponseDeleted,
+    ResponsesRequest,
+    ResponseStreamEvent,
+)
 
 # What a front does by itself, beside the pipeline's operations.
 Own = Literal["health", "metrics", "openapi", "model", "stream"]
@@ -27,26 +42,33 @@ class Route(NamedTuple):
     """One method of one path.
 
     Attributes:
-        path: with its last part in braces where that is a parameter.
+        path: with one part in braces where that is a parameter.
         does: an operation of the pipeline, or something of the front's own.
         request, reply: types of the bodies; None where there is none, or it is not JSON.
-        chunk: type of an event's data, where the answer may be a stream.
+        chunk: type of an event's data, or several, where the answer may be a stream.
+        done: the last event of a stream is `[DONE]`.
+        query: parameters of the query string, as OpenAPI writes their schemas.
         errors: statuses it may answer with beside 200.
     """
 
-    method: Literal["GET", "POST"]
+    method: Literal["GET", "POST", "DELETE"]
     path: str
     does: Operation | Own
     summary: str
     request: type | None = None
     reply: type | None = None
-    chunk: type | None = None
+    chunk: Any = None
     media: str = "application/json"
     errors: tuple[int, ...] = ()
+    query: tuple[tuple[str, dict[str, Any]], ...] = ()
+    done: bool = True
 
 
 _GENERATION = (400, 404, 408, 413, 429, 500, 503)
 _BODY = (400, 404, 408, 413, 500)
+_KEPT = (400, 404, 410, 500, 503)
+_MESSAGES = (400, 404, 408, 413, 429, 500, 529)
+_BOOLEAN: dict[str, Any] = {"type": "string", "enum": ["true", "false"]}
 
 ROUTES: Final = (
     Route("GET", "/v1/models", "models", "List the served models.", reply=ModelList),
@@ -70,6 +92,48 @@ ROUTES: Final = (
         Completion,
         Completion,
         errors=_GENERATION,
+    ),
+    Route(
+        "POST", "/v1/responses", "responses", "Answer as a response, which can be kept.",
+        ResponsesRequest, Response, ResponseStreamEvent, errors=_GENERATION, done=False,
+    ),
+    Route(
+        "GET", "/v1/responses/{response_id}", "responses.retrieve", "A kept response, or its events.",
+        reply=Response, chunk=ResponseStreamEvent, errors=_KEPT, done=False,
+        query=(("stream", _BOOLEAN), ("starting_after", {"type": "integer", "minimum": 0, "maximum": 10**17})),
+    ),
+    Route(
+        "DELETE", "/v1/responses/{response_id}", "responses.delete", "Keep a response no longer.",
+        reply=ResponseDeleted, errors=_KEPT,
+    ),
+    Route(
+        "POST", "/v1/responses/{response_id}/cancel", "responses.cancel", "End a response in the background.",
+        reply=Response, errors=(*_KEPT, 408, 413),
+    ),
+    Route(
+        "GET", "/v1/responses/{response_id}/input_items", "responses.input_items", "What a kept response was asked.",
+        reply=ItemList, errors=_KEPT,
+        query=(
+            ("after", {"type": "string", "minLength": 1, "maxLength": 256}),
+            ("limit", {"type": "integer", "minimum": 1, "maximum": 100, "default": 20}),
+            ("order", {"type": "string", "enum": ["asc", "desc"], "default": "desc"}),
+        ),
+    ),
+    Route(
+        "POST", "/v1/messages", "messages", "Answer a conversation, as Anthropic's API does.",
+        MessagesRequest, AnthropicMessage, MessageStreamEvent, errors=_MESSAGES, done=False,
+    ),
+    Route(
+        "POST", "/v1/messages/count_tokens", "messages.count_tokens", "How many tokens a conversation's prompt has.",
+        CountRequest, TokenCount, errors=(*_BODY, 529),
+    ),
+    Route(
+        "POST", "/v1/embeddings", "embeddings", "Embeddings of texts.", EmbeddingRequest, EmbeddingList,
+        errors=_GENERATION,
+    ),
+    Route(
+        "POST", "/v1/rerank", "rerank", "Documents in the order of what they have to do with a query.", RerankRequest,
+        Reranking, errors=_GENERATION,
     ),
     Route(
         "GET",
@@ -104,16 +168,23 @@ class Match(NamedTuple):
     parameter: str
 
 
-def _tables() -> tuple[dict[str, dict[str, Route]], dict[str, dict[str, Route]]]:
+Paths = dict[tuple[str, str], dict[str, Route]]
+"""Routes by what is before and after the parameter."""
+
+
+def _tables() -> tuple[dict[str, dict[str, Route]], Paths]:
     exact: dict[str, dict[str, Route]] = {}
-    prefixed: dict[str, dict[str, Route]] = {}
+    parameterised: Paths = {}
     for route in ROUTES:
-        head, brace, _ = route.path.partition("{")
-        (prefixed if brace else exact).setdefault(head, {})[route.method] = route
-    return exact, prefixed
+        head, brace, rest = route.path.partition("{")
+        if brace:
+            parameterised.setdefault((head, rest.partition("}")[2]), {})[route.method] = route
+        else:
+            exact.setdefault(head, {})[route.method] = route
+    return exact, parameterised
 
 
-_EXACT, _PREFIXED = _tables()
+_EXACT, _PARAMETERISED = _tables()
 
 
 def match(path: str) -> Match | None:
@@ -121,6 +192,9 @@ def match(path: str) -> Match | None:
     if (methods := _EXACT.get(path)) is not None:
         return Match(methods, "")
     head, _, parameter = path.rpartition("/")
-    if parameter and (methods := _PREFIXED.get(head + "/")) is not None:
+    if parameter and (methods := _PARAMETERISED.get((head + "/", ""))) is not None:
         return Match(methods, parameter)
+    before, _, inner = head.rpartition("/")
+    if inner and (methods := _PARAMETERISED.get((before + "/", "/" + parameter))) is not None:
+        return Match(methods, inner)
     return None

@@ -93,6 +93,7 @@ class AssistantMessage(msgspec.Struct, frozen=True, tag_field="role", tag="assis
     content: Content | None = None
     name: str | None = None
     refusal: str | None = None
+    reasoning_content: str | None = None
     tool_calls: list[ToolCall] | None = None
     function_call: FunctionCall | None = None
     annotations: list[Any] | None = None
@@ -135,6 +136,10 @@ class ChatRequest(Generation, frozen=True, kw_only=True, forbid_unknown_fields=T
         Annotated[bool, Meta(description="Go on with the last message instead of starting a new one.")] | None
     ) = None
     chat_template_kwargs: Annotated[dict[str, Any], Meta(description="More variables of the template.")] | None = None
+    allow_special_tokens: (
+        Annotated[bool, Meta(description="Names of control tokens in messages become these tokens. Default false.")]
+        | None
+    ) = None
 
     # Accepted: they change nothing here.
     metadata: Annotated[dict[str, str], Meta(description="Accepted, not kept.")] | None = None
@@ -192,11 +197,12 @@ class ChatLogprobs(msgspec.Struct, frozen=True):
 
 
 class ChatMessage(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer."""
+    """The answer, and the thought before it where the model thinks. A refusal stands in place of content."""
 
     role: Literal["assistant"] = "assistant"
-    content: str
-    refusal: None = None
+    content: str | None
+    refusal: str | None = None
+    reasoning_content: str | UnsetType = UNSET
 
 
 class ChatChoice(msgspec.Struct, frozen=True, kw_only=True):
@@ -208,6 +214,7 @@ class ChatChoice(msgspec.Struct, frozen=True, kw_only=True):
     finish_reason: FinishReason
     stop_reason: str | int | None = None
     token_ids: list[int] | UnsetType = UNSET
+    guards: dict[str, str] | UnsetType = UNSET
 
 
 class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
@@ -231,7 +238,8 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     role: Literal["assistant"] | UnsetType = UNSET
     content: str | UnsetType = UNSET
-    refusal: UnsetType | None = UNSET
+    refusal: str | UnsetType | None = UNSET
+    reasoning_content: str | UnsetType = UNSET
 
 
 class ChunkChoice(msgspec.Struct, frozen=True, kw_only=True):
@@ -243,6 +251,7 @@ class ChunkChoice(msgspec.Struct, frozen=True, kw_only=True):
     finish_reason: FinishReason | None = None
     stop_reason: str | int | UnsetType | None = UNSET
     token_ids: list[int] | UnsetType = UNSET
+    guards: dict[str, str] | UnsetType = UNSET
 
 
 class ChatCompletionChunk(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,7 +14,7 @@ from msgspec import UNSET, Meta, UnsetType
 MAX_TOP_LOGPROBS = 20
 MAX_CHOICES = 128  # prompts of one call times n: each is a stream of its own in the engine
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "content_filter"]
 
 # Kept as anything: `validate` accepts only values that change nothing, and refuses the others by name.
 Refused = Annotated[Any, Meta(description="Not served: refused with 400 unless null or a value that changes nothing.")]
@@ -30,6 +30,14 @@ class StreamOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     include_usage: Annotated[bool, Meta(description="One more chunk with the usage before the end.")] | None = None
     include_obfuscation: Refused = None
     continuous_usage_stats: Refused = None
+
+
+class CacheOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """What `Cache-Control` says in a header, for clients that cannot send one."""
+
+    no_cache: Annotated[bool, Meta(description="Generate anew; the answer replaces what is kept.")] | None = None
+    no_store: Annotated[bool, Meta(description="Neither look up nor keep.")] | None = None
+    max_age: Annotated[float, Meta(ge=0, description="Oldest answer that will do, in seconds.")] | None = None
 
 
 class Generation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -76,6 +84,7 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     include_timing: Annotated[bool, Meta(description="Adds `headrace`: where the time of the answer went.")] | None = (
         None
     )
+    cache: Annotated[CacheOptions, Meta(description="How this call is cached.")] | None = None
     cache_salt: (
         Annotated[
             str,
@@ -155,6 +164,12 @@ class PromptTokensDetails(msgspec.Struct, frozen=True, gc=False):
     cached_tokens: int
 
 
+class CompletionTokensDetails(msgspec.Struct, frozen=True, gc=False):
+    """Part of `Usage`: tokens of the answer that were thought and not said."""
+
+    reasoning_tokens: int
+
+
 class Usage(msgspec.Struct, frozen=True, gc=False):
     """What the call cost. `cached_tokens` are prompt tokens whose KV was found instead of computed."""
 
@@ -162,6 +177,7 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails
 
 
 class PromptTokenLogprob(msgspec.Struct, frozen=True, gc=False):

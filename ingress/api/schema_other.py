@@ -7,12 +7,14 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from bus.encoders import Kind
 from ingress.api.schema_chat import Messages
 from ingress.api.schema_common import ModelName, TokenId
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
-    """A served model. `ready` says whether it can answer now, `max_model_len` how long prompt plus output may be."""
+    """A served model. `ready` says whether it can answer now, `max_model_len` how long prompt plus output may be,
+    `kind` what it is for: it generates, makes embeddings, or reranks."""
 
     id: str
     object: Literal["model"] = "model"
@@ -20,6 +22,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     owned_by: str = "headrace"
     max_model_len: int
     ready: bool
+    kind: Kind = "generate"
 
 
 class ModelList(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,6 +44,7 @@ class TokenizeRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    allow_special_tokens: bool | None = None
     return_token_strs: Annotated[bool, Meta(description="Adds the text of each token.")] | None = None
 
 

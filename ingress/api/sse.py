@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any, Final, Protocol
 
+from ingress.api.answer import is_failure, told_failure
 from ingress.api.events import Events
+from ingress.api.surfaces import Surface
 
 Headers = Sequence[tuple[bytes, bytes]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-DONE: Final = b"data: [DONE]\n\n"
 # no-transform and X-Accel-Buffering keep proxies from holding events back.
 STREAM_HEADERS: Final[Headers] = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -76,16 +77,6 @@ class AsgiSink:
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-def event(response: str, number: int, body: bytes) -> bytes:
-    """One event. Bodies are JSON on one line, so they need no splitting."""
-    return b"id: %b:%d\ndata: %b\n\n" % (response.encode(), number, body)
-
-
-def data(body: bytes) -> bytes:
-    """An event without an id: one that cannot be resumed after."""
-    return b"data: %b\n\n" % body
-
-
 def parse_event_id(text: str, response: str) -> int | None:
     """The number in a `Last-Event-ID` of that response; also a bare number. None where it is neither."""
     name, colon, number = text.strip().rpartition(":")
@@ -95,10 +86,10 @@ def parse_event_id(text: str, response: str) -> int | None:
 
 
 async def write_events(
-    sink: Sink, replay: Events, after: int, is_failure: Callable[[bytes], bool], clock: Callable[[], int]
+    sink: Sink, replay: Events, after: int, surface: Surface, clock: Callable[[], int], headers: Headers = ()
 ) -> int:
-    """All events after number `after`, to the end. `[DONE]` says that the answer is whole, so a failed one has none.
-    Nor has a failure an id: whoever resumes is told again, and never that nothing is missing.
+    """All events after number `after`, to the end, framed as `surface` has it. What says that the answer is whole is
+    left out of a failed one. Nor has a failure an id: whoever resumes is told again, and never that nothing is missing.
 
     Returns:
         For how many ns of `clock` the reader was waited for.
@@ -106,19 +97,20 @@ async def write_events(
     Raises:
         EventsGone: the reader fell so far behind that events it needs were dropped.
     """
-    await sink.start(200, (*STREAM_HEADERS, (b"x-request-id", replay.response.encode())))
+    await sink.start(200, (*STREAM_HEADERS, (b"x-request-id", replay.response.encode()), *headers))
     last, failed, waited_ns = after, False, 0
 
     def hear(number: int, body: bytes) -> bool:
         nonlocal last, failed
         last, failed = number, is_failure(body)
-        return sink.write_now(data(body) if failed else event(replay.response, number, body))
+        framed = surface.failure(told_failure(body), number) if failed else surface.event(replay.response, number, body)
+        return sink.write_now(framed)
 
     while not await replay.follow(last, hear):
         full_ns = clock()
         await sink.drain()
         waited_ns += clock() - full_ns
-    if not failed:
-        await sink.write(DONE)
+    if not failed and surface.done:
+        await sink.write(surface.done)
     await sink.end()
     return waited_ns

@@ -22,11 +22,14 @@ from ingress.api.answer import Head, envelope, fingerprint
 from ingress.api.elsewhere import Elsewhere, Remote
 from ingress.api.events import Events
 from ingress.api.jobs import Caller, Settled, owner_of
-from ingress.api.operations import KINDS
+from ingress.api.operations import KINDS, not_stored
 from ingress.api.telling import Say, Telling, Whole, retell
+from ingress.cache.entry import go_on as replay_on
 from ingress.conversation import LOST_PATIENCE_S
 from ingress.engine import Engine
 from ingress.errors import ApiError, internal, invalid_request, not_found, not_ready
+from ingress.guards.look import Whose
+from ingress.guards.stage import Guards
 from ingress.journal import Journal, Journals, Taken
 from ingress.records import Drawn, Opening, Record, Said
 from ingress.replay import Replay, ReplayStore
@@ -64,12 +67,25 @@ class Streaming:
 
     Args:
         grace_s: how long a stream that nobody listens to, or that is complete, can be resumed.
+        stored_s: how long a stored response can be asked for after its end.
         find: looks for a stream at the other ingresses of this host.
+        guards: look at streams that are taken over as at any other.
     """
 
-    def __init__(self, engine: Engine, host: Host, journals: Journals, *, grace_s: float, find: Find) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        host: Host,
+        journals: Journals,
+        *,
+        grace_s: float,
+        stored_s: float,
+        find: Find,
+        guards: Guards,
+    ) -> None:
         self._engine, self._host, self._journals, self._find = engine, host, journals, find
-        self._replays = ReplayStore(grace_s)
+        self._guards = guards
+        self._replays = ReplayStore(grace_s, stored_s)
         self._live: dict[str, _Live] = {}
         self._taking: asyncio.Task[None] | None = None
         self._stop_sweeping = host.loop.every(SWEEP_S, self._sweep)
@@ -93,7 +109,7 @@ class Streaming:
         loop = self._host.loop
         until_ns = loop.now_ns() + int(DYING_S * 1e9)
         while True:
-            if (replay := self._here(response, owner)) is not None:
+            if (replay := self.here(response, owner)) is not None:
                 if after > replay.last:
                     raise invalid_request(f"The stream has no event {after} yet.", param="Last-Event-ID")
                 return replay
@@ -109,6 +125,26 @@ class Streaming:
             if loop.now_ns() > until_ns:
                 raise not_ready(f"The process that has the stream {response!r} does not answer.", 1.0)
             await asyncio.sleep(LOOK_AGAIN_S)
+
+    def knows(self, response: str, owner: str) -> bool:
+        """Whether any ingress, alive or dead, has a journal of that id and owner."""
+        return self._journals.knows(response, owner)
+
+    def end(self, replay: Replay, event: bytes) -> None:
+        """End a stream before its time, with a last event."""
+        live = self._live.get(replay.response)
+        if live is None or replay.complete:
+            return
+        live.pump.cancel()
+        live.journal.write(Said((event,), last=True))
+        replay.append(event)
+        self._engine.abort(live.requests)
+        live.journal.rest()
+        replay.close(self._host.loop.now_ns())
+
+    def forget(self, replay: Replay) -> None:
+        """Keep a stream no longer; one that is under way is aborted."""
+        self._replays.drop(replay)
 
     def close(self) -> None:
         """Leave the streams that others can take over, and end the others."""
@@ -140,7 +176,9 @@ class Streaming:
 
         now_ns = self._host.loop.now_ns()
         replay = self._replays.create(opening.response, opening.owner, abandoned, now_ns, on_dropped=journal.drop)
-        replay.requests = requests
+        replay.requests, replay.opening = requests, opening
+        kind = KINDS[opening.operation]
+        replay.keeping = kind.keeping(kind.decode(opening.body) if kind.keeping is not not_stored else None)
         for event in events:
             replay.append(event)
         if tell is None:
@@ -171,7 +209,8 @@ class Streaming:
 
     # --- taking over -----------------------------------------------------------------------------------------------
 
-    def _here(self, response: str, owner: str) -> Replay | None:
+    def here(self, response: str, owner: str) -> Replay | None:
+        """The one of that id and owner, taken over now where its ingress is dead; None where this process has none."""
         replay = self._replays.get(response, owner)
         if replay is None and (path := self._journals.find(response, owner)) is not None:
             if (taken := self._journals.take(path)) is not None:
@@ -218,15 +257,21 @@ class Streaming:
         kind = KINDS[opening.operation]
         request = kind.decode(opening.body)
         model = self._engine.model(request.model)
-        await self._engine.known(model, LOST_PATIENCE_S)
-        if opening.fingerprint is not None and fingerprint(model) != opening.fingerprint:
-            raise internal("The model was changed before this answer was complete.", code="generation_failed")
+        if not opening.cached:
+            await self._engine.known(model, LOST_PATIENCE_S)
+            if opening.fingerprint is not None and fingerprint(model) != opening.fingerprint:
+                raise internal("The model was changed before this answer was complete.", code="generation_failed")
         settled = Settled([unpack_u32(ids).tolist() for ids in opening.prompts], opening.seed)
         received_ns = min(opening.received_ns, self._host.loop.now_ns())
-        caller = Caller(opening.tenant, opening.owner, received_ns, key=opening.key, traceparent=opening.traceparent)
+        caller = Caller(
+            opening.tenant, opening.owner, received_ns, key=opening.key, traceparent=opening.traceparent,
+            batch=opening.batch, weight=opening.weight, earlier=opening.earlier,
+        )  # fmt: skip
         plan = await kind.plan(request, model, caller, settled)
         head = Head(opening.response, opening.created, model.name, opening.fingerprint)
-        telling = retell(opening, records, plan, kind.render(head, request, plan, model), self._engine.go_on)
+        drawn_on = partial(replay_on, opening.cached) if opening.cached else self._engine.go_on
+        go_on = self._guards.going_on(drawn_on, model, Whose(opening.tenant, opening.key), opening.body)
+        telling = retell(opening, records, plan, kind.render(head, request, plan, model), go_on)
         await telling.tell(say)
 
 

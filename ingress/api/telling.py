@@ -121,6 +121,9 @@ def retell(opening: Opening, records: Sequence[Record], plan: Plan, renderer: Re
     if not plan.streams:
         again = [go_on(job, opening.requests[index], adopted, ())[0] for index, job in enumerate(plan.jobs)]
         return Whole(renderer, again, plan.n)
+    begun = any(not isinstance(record, Adopted) for record in records)
+    if begun:
+        renderer.first()
     streams: dict[int, Stream] = {}
     finishes: dict[int, Finish] = {}
     for index, job in enumerate(plan.jobs):
@@ -131,5 +134,4 @@ def retell(opening: Opening, records: Sequence[Record], plan: Plan, renderer: Re
         streams[index], told = go_on(job, opening.requests[index], adopted, drawn)
         for piece in told:
             renderer.piece(index, piece, ())
-    begun = any(not isinstance(record, Adopted) for record in records)
     return Telling(renderer, streams, finishes, begun=begun)

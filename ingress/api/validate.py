@@ -7,7 +7,8 @@ parameters say together. Checks that need a model (token ids against its vocabul
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import msgspec
@@ -15,17 +16,16 @@ import msgspec
 from ingress.api.schema_chat import AssistantMessage, AudioPart, ChatRequest, FilePart, ImagePart, Message
 from ingress.api.schema_common import MAX_CHOICES, Generation
 from ingress.api.schema_completion import CompletionRequest
+from ingress.api.schema_encoding import MAX_INPUTS, EmbeddingRequest, RerankRequest
 from ingress.api.schema_other import DetokenizeRequest, TokenizeRequest
 from ingress.errors import ApiError, invalid_request, unsupported_parameter
 
 T = TypeVar("T")
 
-_decoders: dict[type, msgspec.json.Decoder[Any]] = {
-    kind: msgspec.json.Decoder(kind) for kind in (ChatRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest)
-}
+Refusals = Mapping[str, tuple[tuple[Any, ...], str]]
+"""Parameter -> (values that change nothing, why any other is refused). Null always passes."""
 
-# Parameter -> (values that change nothing, why any other is refused). Null always passes.
-_CHAT_REFUSALS: dict[str, tuple[tuple[Any, ...], str]] = {
+_CHAT_REFUSALS: Refusals = {
     "audio": ((), "no served model speaks"),
     "function_call": (("none",), "functions are not called; only \"none\" is served"),
     "modalities": ((["text"],), "only text is generated"),
@@ -41,10 +41,10 @@ _CHAT_REFUSALS: dict[str, tuple[tuple[Any, ...], str]] = {
     "verbosity": (("medium",), "there is no setting for verbosity; say it in the prompt"),
     "web_search_options": ((), "there is no web search"),
 }  # fmt: skip
-_COMPLETION_REFUSALS: dict[str, tuple[tuple[Any, ...], str]] = {
+_COMPLETION_REFUSALS: Refusals = {
     "suffix": (("",), "filling in the middle is not served"),
 }
-_STREAM_REFUSALS: dict[str, tuple[tuple[Any, ...], str]] = {
+_STREAM_REFUSALS: Refusals = {
     "include_obfuscation": ((False,), "chunks are not padded"),
     "continuous_usage_stats": ((False,), "usage comes at the end; see include_usage"),
 }
@@ -62,9 +62,9 @@ def decode(body: bytes, kind: type[T]) -> T:
     except UnicodeDecodeError as error:
         raise invalid_request(f"The body is not UTF-8: byte {error.start} is wrong.", code="invalid_utf8") from None
     try:
-        request: T = _decoders[kind].decode(body)
+        request: T = _decoder(kind).decode(body)  # type: ignore[arg-type]
     except msgspec.ValidationError as error:
-        raise _wrong_type(str(error)) from None
+        raise wrong_type(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         problem = "The body is empty; a JSON object is expected." if not body.strip() else f"Not JSON: {error}"
         raise invalid_request(problem, code="invalid_json") from None
@@ -84,7 +84,7 @@ def chat_request(body: bytes) -> ChatRequest:
         raise unsupported_parameter("tools", 'tools: tools are not called here; only with tool_choice "none".')
     if request.functions and request.function_call != "none":
         raise unsupported_parameter("functions", 'functions: not called here; only with function_call "none".')
-    _refuse(request, _CHAT_REFUSALS)
+    refuse(request, _CHAT_REFUSALS)
     _check_generation(request)
     check_messages(request.messages)
     if request.max_tokens is not None and request.max_completion_tokens not in (None, request.max_tokens):
@@ -103,7 +103,7 @@ def completion_request(body: bytes) -> CompletionRequest:
         ApiError: 400.
     """
     request = decode(body, CompletionRequest)
-    _refuse(request, _COMPLETION_REFUSALS)
+    refuse(request, _COMPLETION_REFUSALS)
     _check_generation(request)
     if request.best_of not in (None, request.n or 1):
         raise unsupported_parameter("best_of", "best_of: only the value of n is served.")
@@ -148,20 +148,53 @@ def prompts_of(request: CompletionRequest) -> list[str | list[int]]:
     Raises:
         ApiError: 400, text and ids mixed, or an empty prompt.
     """
-    prompt = request.prompt
-    if isinstance(prompt, str):
-        return [prompt]
-    if all(isinstance(part, int) for part in prompt):
-        return [[part for part in prompt if isinstance(part, int)]]
-    prompts: list[str | list[int]] = []
-    kind = type(prompt[0])
-    for index, part in enumerate(prompt):
+    return _texts(request.prompt, "prompt")
+
+
+def embedding_request(body: bytes) -> EmbeddingRequest:
+    """Decode and check the body of an embeddings call.
+
+    Raises:
+        ApiError: 400.
+    """
+    request = decode(body, EmbeddingRequest)
+    if (count := len(inputs_of(request))) > MAX_INPUTS:
+        raise invalid_request(f"{count} inputs are more than {MAX_INPUTS}.", param="input")
+    return request
+
+
+def rerank_request(body: bytes) -> RerankRequest:
+    """Decode the body of a rerank call.
+
+    Raises:
+        ApiError: 400.
+    """
+    return decode(body, RerankRequest)
+
+
+def inputs_of(request: EmbeddingRequest) -> list[str | list[int]]:
+    """The inputs of an embeddings call, each as text or as token ids.
+
+    Raises:
+        ApiError: 400, text and ids mixed.
+    """
+    return _texts(request.input, "input")
+
+
+def _texts(given: str | list[str | int | list[int]], param: str) -> list[str | list[int]]:
+    if isinstance(given, str):
+        return [given]
+    if all(isinstance(part, int) for part in given):
+        return [[part for part in given if isinstance(part, int)]]
+    texts: list[str | list[int]] = []
+    kind = type(given[0])
+    for index, part in enumerate(given):
         if isinstance(part, int) or type(part) is not kind:
-            raise invalid_request("Texts and token ids cannot be mixed in one prompt.", param=f"prompt[{index}]")
+            raise invalid_request(f"Texts and token ids cannot be mixed in one {param}.", param=f"{param}[{index}]")
         if isinstance(part, list) and not part:
-            raise invalid_request("A prompt of token ids must have at least one.", param=f"prompt[{index}]")
-        prompts.append(part)
-    return prompts
+            raise invalid_request(f"Token ids of one {param} must be at least one.", param=f"{param}[{index}]")
+        texts.append(part)
+    return texts
 
 
 def check_messages(messages: list[Message]) -> None:
@@ -204,7 +237,7 @@ def _check_generation(request: Generation) -> None:
     if request.stream_options is not None:
         if not request.streams:
             raise invalid_request("stream_options needs stream to be true.", param="stream_options")
-        _refuse(request.stream_options, _STREAM_REFUSALS, "stream_options.")
+        refuse(request.stream_options, _STREAM_REFUSALS, "stream_options.")
     if request.prompt_logprobs is not None and request.streams:
         raise unsupported_parameter("prompt_logprobs", "prompt_logprobs: not in a stream; set stream to false.")
     for key in request.logit_bias or ():
@@ -217,7 +250,12 @@ def _check_min_tokens(request: Generation, limit: int | None) -> None:
         raise invalid_request(f"min_tokens {request.min_tokens} is more than max_tokens {limit}.", param="min_tokens")
 
 
-def _refuse(request: msgspec.Struct, refusals: dict[str, tuple[tuple[Any, ...], str]], prefix: str = "") -> None:
+def refuse(request: msgspec.Struct, refusals: Refusals, prefix: str = "") -> None:
+    """Refuse by name what has another value than one that changes nothing.
+
+    Raises:
+        ApiError: 400 `unsupported_parameter`.
+    """
     for name, (harmless, why) in refusals.items():
         value = getattr(request, name)
         # `is` and type first: in Python 0 == False, on the wire it is not.
@@ -225,10 +263,19 @@ def _refuse(request: msgspec.Struct, refusals: dict[str, tuple[tuple[Any, ...], 
             raise unsupported_parameter(prefix + name, f"{prefix}{name}: {why}.")
 
 
-def _wrong_type(message: str) -> ApiError:
-    """msgspec's message, which ends in "- at `$.messages[0].content`", as OpenAI says it."""
+@lru_cache(maxsize=32)
+def _decoder(kind: Hashable) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(kind)
+
+
+def wrong_type(message: str, within: str = "") -> ApiError:
+    """msgspec's message, which ends in "- at `$.messages[0].content`", as OpenAI says it.
+
+    Args:
+        within: the path of the value that was looked at, where that was not the whole body.
+    """
     problem, _, where = message.partition(" - at ")
-    path = "".join(_path(where))
+    path = _joined(within, "".join(_path(where)))
     if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", problem, re.DOTALL):
         name = f"{path}.{unknown[1]}".lstrip(".")
         return invalid_request(f"Unknown parameter: {name!r}.", param=name[:256], code="unknown_parameter")
@@ -239,6 +286,10 @@ def _wrong_type(message: str) -> ApiError:
     if not path:
         return invalid_request(f"The body is wrong: {problem}.", code="invalid_type")
     return invalid_request(f"Invalid value for {path!r}: {problem}.", param=path, code="invalid_value")
+
+
+def _joined(within: str, path: str) -> str:
+    return f"{within}.{path}" if within and path and not path.startswith("[") else within + path
 
 
 def _path(where: str) -> Iterator[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -22,6 +22,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from ingress.errors import ApiError, internal, invalid_request
 
 Message = Mapping[str, Any]
+Rewrite = Callable[[str, str], str]
+"""What a client wrote, and the role it wrote it in, to what the template gets instead."""
 
 MAX_RENDERED_CHARACTERS: Final = 64 << 20
 MAX_RENDER_S: Final = 10.0
@@ -62,6 +64,7 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         extra: Mapping[str, Any] | None = None,
+        rewrite: Rewrite | None = None,
     ) -> str:
         """The prompt for these messages (OpenAI's format; content a string, `None`, or a list of text parts).
 
@@ -70,6 +73,7 @@ class ChatTemplate:
             continue_final_message: the last message is not closed: the model goes on with it. Excludes
                 `add_generation_prompt`.
             extra: further variables of the template (`chat_template_kwargs`).
+            rewrite: for every text that a client wrote: contents, names, arguments and their keys, tools, variables.
 
         Raises:
             ApiError: 400, the messages are not what the template can render; it says why.
@@ -81,6 +85,10 @@ class ChatTemplate:
         if not messages:
             raise invalid_request("At least one message is needed.", param="messages")
         plain = [_plain(message, index) for index, message in enumerate(messages)]
+        if rewrite is not None:
+            plain = [_rewritten_message(message, rewrite) for message in plain]
+            tools = _rewritten(tools, rewrite, "system")
+            extra = _rewritten(extra, rewrite, "system")
         final = ""
         if continue_final_message:
             final = plain[-1].get("content") or ""
@@ -168,11 +176,32 @@ def _parsed_call(call: Mapping[str, Any], where: str) -> dict[str, Any]:
     if isinstance(arguments, str):
         try:
             function["arguments"] = json.loads(arguments) if arguments.strip() else {}
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise invalid_request(
                 f"Tool-call arguments are not JSON: {error}", param=f"{where}.function.arguments"
             ) from None
     return {**call, "function": function}
+
+
+def _rewritten_message(message: Message, rewrite: Rewrite) -> dict[str, Any]:
+    """Everything in it but what the schema fixes: its role, and the types of calls."""
+    role = message["role"]
+    done = {key: value if key == "role" else _rewritten(value, rewrite, role) for key, value in message.items()}
+    for call, given in zip(done.get("tool_calls") or (), message.get("tool_calls") or (), strict=True):
+        call.update({"type": given["type"]} if "type" in given else {})
+    return done
+
+
+def _rewritten(value: Any, rewrite: Rewrite, role: str) -> Any:
+    match value:
+        case str():
+            return rewrite(value, role)
+        case Mapping():
+            return {rewrite(str(key), role): _rewritten(item, rewrite, role) for key, item in value.items()}
+        case Sequence():
+            return [_rewritten(item, rewrite, role) for item in value]
+        case _:
+            return value
 
 
 def _cut(text: str, final: str) -> str:

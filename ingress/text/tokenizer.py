@@ -5,6 +5,7 @@ directory; merging itself is the `tokenizers` library's. Streaming is `detokeniz
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -13,7 +14,8 @@ from typing import Any, Final
 import tokenizers
 from tokenizers import AddedToken, decoders, models, processors
 
-from ingress.errors import invalid_request
+from ingress.errors import context_length_exceeded, invalid_request
+from ingress.text.added import AddedNames
 from ingress.text.gguf_metadata import Value
 from ingress.text.pretokenizers import CUTS
 
@@ -56,6 +58,7 @@ class Tokenizer:
         strips_space: bool = False,
     ) -> None:
         self._backend = backend
+        self._added = AddedNames(backend)
         self._bytes = tuple(token_bytes)
         hidden = frozenset(special)
         self._visible = tuple(b"" if index in hidden else data for index, data in enumerate(self._bytes))
@@ -66,7 +69,9 @@ class Tokenizer:
         self.bos_id = bos_id
         self.adds_bos = bos_id is not None and backend.encode("").ids[:1] == [bos_id]
         shrinks = 1 if backend.normalizer is None else _NFC_SHRINKS
-        self.longest_token = max(map(len, self._bytes), default=1) * shrinks
+        longest = max(map(len, self._bytes), default=1) * shrinks
+        # An unknown word is one token, whatever its length, and WordPiece drops what is between words.
+        self.longest_token = longest if not isinstance(backend.model, models.WordPiece) else sys.maxsize
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
         """Token ids. Names of control tokens in the text become their ids, as everywhere in the field.
@@ -82,6 +87,75 @@ class Tokenizer:
         except (UnicodeEncodeError, TypeError):
             raise invalid_request("The text contains lone surrogates; it is not valid Unicode.") from None
         return ids
+
+    @property
+    def control_names(self) -> tuple[str, ...]:
+        """Names of control tokens."""
+        return self._added.control
+
+    @property
+    def other_names(self) -> tuple[str, ...]:
+        """Names of other tokens that are found by their names wherever they stand in a text."""
+        return self._added.others
+
+    def encode_apart(self, text: str, mark: str) -> list[int]:
+        """Token ids of a rendered prompt in which names that are no tokens are broken by `mark`, which disappears.
+
+        Raises:
+            ApiError: 400, see `encode`; or a control token cannot be kept out.
+        """
+        ids: list[int] = []
+        for part in self._added.split(text):
+            ids += [part] if isinstance(part, int) else self._plain(part, mark)
+        return ids
+
+    def _plain(self, text: str, mark: str) -> list[int]:
+        if mark not in text:
+            return self.encode(text, special=False) if text else []
+        ids = self._without_names(text.replace(mark, ""))
+        if self._added.has_control(ids):  # a vocabulary whose model knows names as pieces of text
+            ids = [token for part in text.split(mark) for token in self._without_names(part)]
+        if self._added.has_control(ids):
+            raise invalid_request("The text has names of control tokens that cannot be kept as text.")
+        return ids
+
+    def _without_names(self, text: str) -> list[int]:
+        """What `encode` does, without looking for names."""
+        backend = self._backend
+        try:
+            if backend.normalizer is not None:
+                text = backend.normalizer.normalize_str(text)
+            words = backend.pre_tokenizer.pre_tokenize_str(text) if backend.pre_tokenizer is not None else [(text, ())]
+            return [token.id for word, _ in words for token in backend.model.tokenize(word)]
+        except (UnicodeEncodeError, TypeError):
+            raise invalid_request("The text contains lone surrogates; it is not valid Unicode.") from None
+
+    def sequence(self, first: str, second: str | None = None, *, at_most: int = 0) -> tuple[list[int], int]:
+        """A text, or two, as an encoder wants them: with its special tokens around and between.
+
+        Args:
+            at_most: tokens; the last text is cut where there are more. 0 cuts nothing.
+
+        Returns:
+            Token ids, and how many of them belong to the first text.
+
+        Raises:
+            ApiError: 400, a text is no valid Unicode, or is too long itself for a second one to be left of.
+        """
+        try:
+            parts = [
+                self._backend.encode(text, add_special_tokens=False) for text in (first, second) if text is not None
+            ]
+        except (UnicodeEncodeError, TypeError):
+            raise invalid_request("The text contains lone surrogates; it is not valid Unicode.") from None
+        added = self._backend.num_special_tokens_to_add(second is not None)
+        if at_most and sum(map(len, parts)) + added > at_most:
+            left = at_most - added - sum(map(len, parts[:-1]))
+            if left < 1:
+                raise context_length_exceeded(f"Nothing is left of a text that is cut to {at_most} tokens in all.")
+            parts[-1].truncate(left)
+        whole = self._backend.post_process(parts[0], parts[1] if second is not None else None)
+        return whole.ids, len(whole) - sum(whole.type_ids)
 
     def token_bytes(self, token: int) -> bytes:
         """What a token stands for; may be a part of a character. Ids beyond the vocabulary (padding) have no bytes."""
@@ -214,12 +288,20 @@ def _sentence_piece(token: str) -> bytes:
     return token.replace("\u2581", " ").encode()
 
 
+def _word_piece(token: str, prefix: str) -> bytes:
+    """The same for WordPiece: a token that does not go on with a word begins one. What was between words is lost."""
+    return token.removeprefix(prefix).encode() if token.startswith(prefix) else f" {token}".encode()
+
+
 def _byte_meaning(description: Mapping[str, Any], file: Path) -> Any:
     kinds = _decoder_kinds(description.get("decoder"))
     if "ByteLevel" in kinds:
         return byte_level
     if "ByteFallback" in kinds or "Metaspace" in kinds:
         return _sentence_piece
+    if "WordPiece" in kinds:
+        prefix = str(description["model"].get("continuing_subword_prefix", "##"))
+        return lambda token: _word_piece(token, prefix)
     raise UnsupportedTokenizer(f"{file}: its decoder ({', '.join(sorted(kinds)) or 'none'}) is not built")
 
 
@@ -237,7 +319,7 @@ def _strips_space(decoder: Mapping[str, Any] | None) -> bool:
     parts = _decoder_parts(decoder)
     stripped = any(part["type"] == "Strip" and part.get("start", 0) > 0 for part in parts)
     prefixed = any(part["type"] == "Metaspace" and part.get("prepend_scheme", "always") != "never" for part in parts)
-    return stripped or prefixed
+    return stripped or prefixed or any(part["type"] == "WordPiece" for part in parts)
 
 
 def _end_ids(path: Path, backend: tokenizers.Tokenizer, configured: Mapping[str, Any]) -> tuple[int, ...]:

@@ -71,6 +71,8 @@ def _sheet(model: ModelConfig, workers: list[WorkerView], fleet: Fleet, arena: P
         step_tokens=model.step_tokens,
         load_s=max((worker.load_s for worker in workers), default=0.0),
         kv_limit_tokens=_kv_limit(model.name, first, arena),
+        kind=first.kind if first else "generate",
+        dimensions=first.dimensions if first else 0,
     )
 
 

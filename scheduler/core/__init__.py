@@ -9,10 +9,12 @@
 | `request`   | one request from submission to its end                                    |
 | `submit`    | a submission taken, refused or recognised; an abort                       |
 | `gate`      | how fast the queue drains: Retry-After                                    |
-| `queue`     | those that wait, in order of priority with ageing                         |
+| `fairness`  | what each tenant has been served                                          |
+| `queue`     | those that wait: tenants in turn, by priority with ageing within one       |
 | `admission` | who leaves the queue, for which replica; prefixes looked up and waited for|
 | `handover`  | prefill in one replica, decode in another                                 |
 | `pages`     | pages leased from kv and not yet given to anyone                          |
+| `pageless`  | what stands in their place for a model that keeps no KV                   |
 | `prefix`    | sealed pages by digest; who computes and who asks for which block         |
 | `ledger`    | which pages a request holds: referencing, sealing, giving back            |
 | `replica`   | the slots of one replica as struct of arrays; its steps in flight         |
@@ -21,6 +23,7 @@
 | `bounds`    | why a step has no more in it                                              |
 | `steplog`   | the steps of late, as an onlooker sees them                               |
 | `apply`     | what a step's result means for the columns                                |
+| `encoded`   | the same for an encoder: vectors                                          |
 | `results`   | what it means for requests and ingresses                                  |
 | `pressure`  | what gives way when pages run out                                         |
 | `failure`   | failed steps, lost replicas, lost pages, hangs                            |

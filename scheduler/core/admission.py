@@ -18,6 +18,7 @@ from bus.messages.telemetry import HeldFor
 from scheduler.core.events import LookUp
 from scheduler.core.handover import candidates, hands_over, has_pools
 from scheduler.core.prefix import Entry
+from scheduler.core.pressure import make_room, make_way
 from scheduler.core.replica import Replica
 from scheduler.core.request import Phase, Request, Standing
 from scheduler.core.state import Asked, State
@@ -47,10 +48,12 @@ def admit(state: State) -> None:
         return
     if state.blocked_version == state.pool.version:
         return  # the head did not fit, and nothing has changed since
-    if not any(replica.openings for replica in state.replicas.values()):
-        if (first := state.queue.head()) is not None:
-            state.note_held(first, "slots", state.running, state.holders_of_slots())
-        return  # the usual case with a queue: nobody else in it need be looked at
+    if not _any_openings(state):
+        first = state.queue.head()
+        if first is None or first.submit.batch or not make_way(state) or not _any_openings(state):
+            if first is not None:
+                state.note_held(first, "slots", state.running, state.holders_of_slots())
+            return  # the usual case with a queue: nobody else in it need be looked at
     while True:
         window = state.queue.first(LOOK_PAST)
         head: Request | None = None
@@ -73,10 +76,16 @@ def admit(state: State) -> None:
             elif tried is _Try.ADMITTED and head is not None:
                 head.passed_over += 1
         if head is not None:
+            if not head.submit.batch and _batch_made_room(state, head):
+                continue
             state.blocked_version = state.pool.version
             return
         if not moved:
             return
+
+
+def _any_openings(state: State) -> bool:
+    return any(replica.openings for replica in state.replicas.values())
 
 
 def _choose(state: State, request: Request) -> Replica | None:
@@ -87,12 +96,13 @@ def _choose(state: State, request: Request) -> Replica | None:
         return dock if dock is not None and dock.placeable else None
     for replica in candidates(state, request):
         number = replica.number
-        if not replica.openings or replica.backlog >= replica.step_budget:
+        backlog = replica.backlog if request.submit.batch else replica.urgent_backlog
+        if not replica.openings or backlog >= replica.step_budget:
             continue
         if number == suspects.dock and replica.openings <= suspects.seats:
             continue
         warm = sum(1 for entry in request.entries if entry.replica == number) * request.page_tokens
-        load = replica.running / replica.slot_cap + (replica.backlog - warm) / replica.step_budget
+        load = replica.running / replica.slot_cap + (backlog - warm) / replica.step_budget
         if best is None or (load, number) < best:
             best = (load, number)
     return state.replicas[best[1]] if best is not None else None
@@ -259,12 +269,24 @@ def unpark(state: State, request_id: int) -> None:
         state.blocked_version = -1
 
 
+def _batch_made_room(state: State, request: Request) -> bool:
+    """Take batch out until the pages that are free, or come, are enough for a request. Whether it fits now."""
+    while _shortage(state, request) > state.pool.coming and make_room(state):
+        pass
+    return _fits(state, request)
+
+
 def _fits(state: State, request: Request) -> bool:
     """Whether its pages, and a share of what all may still generate, are within reach."""
     if not state.running and not state.pool.coming:
         return True  # it was refused at submission if it could not run alone
+    return _shortage(state, request) <= 0
+
+
+def _shortage(state: State, request: Request) -> float:
+    """Pages that it lacks."""
     owed = sum(_owed(replica, state.reserve) for replica in state.replicas.values())
-    return state.pool.used + owed + _need(state, request) <= state.pool.reachable
+    return state.pool.used + owed + _need(state, request) - state.pool.reachable
 
 
 def _need(state: State, request: Request) -> float:
@@ -310,6 +332,7 @@ def _place(state: State, request: Request, replica: Replica) -> None:
         request.admitted_ns = state.now
         request.cached_tokens = min(hit, request.prompt_len)
         tally.prompt_tokens += request.prompt_len
+        state.queue.counters.prefills(request.client, request.known - hit)  # computing it again is not its fault
         tally.queue_s.append((state.now - request.arrival_ns) / 1e9)
     if hit and request.entries:
         state.hot.hit(request.entries[-1].digest, hit, state.now)

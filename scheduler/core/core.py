@@ -190,10 +190,11 @@ class SchedulerCore:
 
     def _replica_up(self, event: e.ReplicaUp) -> None:
         state = self.state
-        state.geometry = state.geometry or Geometry(event.context_tokens, event.page_tokens)
+        state.settle(Geometry(event.context_tokens, event.page_tokens, event.dimensions))
+        assert state.geometry is not None
         replica = Replica(
             event.replica, event.slots, event.step_tokens, state.geometry.context_tokens, state.geometry.page_tokens,
-            event.cores,
+            event.cores, event.dimensions,
         )  # fmt: skip
         previous = state.replicas.get(event.replica)
         if previous is not None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from bus.messages.requests import Abort, Accepted, Deltas, PromptLogprobs, Refused, Spent, Submit
+from bus.messages.requests import Abort, Accepted, Deltas, Encoded, PromptLogprobs, Refused, Spent, Submit
 from bus.messages.steps import StepFailed, StepPlan, StepResult
 from bus.messages.telemetry import TimelineEvent
 
@@ -60,6 +60,7 @@ class ReplicaUp(Event, frozen=True, gc=False):
     """All ranks of a replica are ready, with all slots closed.
 
     `context_tokens` and `page_tokens` are the model's, equal for all replicas. `cores`: that all ranks compute with.
+    `dimensions`: of an encoder's answers; 0 of a model that generates.
     """
 
     replica: int
@@ -68,6 +69,7 @@ class ReplicaUp(Event, frozen=True, gc=False):
     context_tokens: int
     page_tokens: int
     cores: int = 1
+    dimensions: int = 0
 
 
 class ReplicaLost(Event, frozen=True, gc=False):
@@ -203,7 +205,7 @@ class Reply(Action, frozen=True, gc=False):
     """Send to an ingress."""
 
     home: Home
-    body: Accepted | Refused | Deltas | PromptLogprobs | Spent
+    body: Accepted | Refused | Deltas | Encoded | PromptLogprobs | Spent
 
 
 class SendPlan(Action, frozen=True, gc=False):

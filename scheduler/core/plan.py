@@ -92,6 +92,8 @@ def _plan(replica: Replica, pool: PagePool, target_ns: float, decoding: Bools, p
     pairs = float(starts.sum())
     chunks: list[Chunk] = []
     if prefilling:
+        if replica.batch:  # the budget is for the others first
+            prefilling = sorted(prefilling, key=replica.batch.__contains__)
         chunks, short, pairs, short_of = _chunks(replica, pool, tuple(prefilling), len(decodes), pairs, target_ns, diff)
         starved += short
         cut = cut or short_of
@@ -156,6 +158,10 @@ def _chunks(
                 budget, limit = bound, "inter_token_target"
         if budget < end - start:
             cut = cut or limit
+        if replica.dimensions:  # an encoder's sequence is one row, and the first one goes however long it is
+            if chunks and budget < end - start:
+                break
+            budget = end - start
         if budget <= 0:
             break
         count, short = _page_chunk(replica, pool, slot, start, min(end - start, budget), diff)

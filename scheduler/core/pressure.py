@@ -1,4 +1,5 @@
-"""What gives way when pages run out: references of those who wait, then the least important request that runs.
+"""What gives way when pages run out: references of those who wait, then the least important request that runs; and
+batch, whenever anything else waits.
 
 Preemption is by recompute. The best of those who run never gives way to another, so somebody always gets on; one
 alone fits by itself, or was refused. Two schedulers on one arena may each hold what the other lacks: then a lone
@@ -61,6 +62,29 @@ def preempt(state: State, request: Request, why: str) -> None:
     state.queue.push(request)
     request.book.left(state.now, preempted=True)
     state.note(request.id, "preempted", request.generated, detail=why, others=tuple(_first_in_line(state)))
+
+
+def make_way(state: State) -> bool:
+    """Batch gives up slots for those who wait in front of it, as far as none come free anyhow. Whether it did."""
+    wanted = state.queue.urgent - sum(len(replica.retired) for replica in state.replicas.values())
+    victims = sorted(_batch(state), key=lambda request: request.key)[::-1][: max(0, wanted)]
+    for request in victims:
+        preempt(state, request, "batch")
+    return bool(victims)
+
+
+def make_room(state: State) -> bool:
+    """The youngest batch request that runs gives up its pages. Whether there was one."""
+    if not (victims := _batch(state)):
+        return False
+    preempt(state, max(victims, key=lambda request: request.key), "batch")
+    return True
+
+
+def _batch(state: State) -> list[Request]:
+    """Batch requests that run."""
+    running = ((replica, slot) for replica in state.replicas.values() for slot in replica.batch)
+    return [request for replica, slot in running if (request := replica.requests[slot]) is not None]
 
 
 def _first_in_line(state: State) -> Iterator[int]:

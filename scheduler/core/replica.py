@@ -82,6 +82,7 @@ class Replica:
         backlog: tokens that those still have to compute.
         scoring: slots that want their prompt's log probabilities and no token.
         handing: slots whose requests go to another replica when all but the last of their tokens are computed.
+        batch: slots of batch requests.
         tried: slots of requests on trial (`suspects`): their steps have no other rows, and are in flight alone.
         barred: it is up, and taken out for failing too often.
         frozen: why its processes would not execute anything now (stopped, silent); empty where they would.
@@ -90,19 +91,28 @@ class Replica:
         slot_cap, step_cap: what the operator allows of `slots` and `step_tokens`.
         leaving: its processes are about to end; no step is planned any more.
         cores: that its ranks compute with, in all: a second of a step is so many of computing.
+        dimensions: of an encoder's answer to a row, which is a whole sequence in one step; 0 of a decoder.
         spent_ns, prefill_ns: computing that who is in a slot has cost since it entered, and what of it was prefill.
         retired: left by requests while steps that may write their pages are in flight.
         limbo: left by requests when the replica failed; reusable when it is fenced.
     """
 
     def __init__(
-        self, number: int, slots: int, step_tokens: int, context_tokens: int, page_tokens: int, cores: int = 1
+        self,
+        number: int,
+        slots: int,
+        step_tokens: int,
+        context_tokens: int,
+        page_tokens: int,
+        cores: int = 1,
+        dimensions: int = 0,
     ) -> None:
         self.number = number
         self.slots = slots
         self.step_tokens = step_tokens
         self.page_tokens = page_tokens
         self.cores = cores
+        self.dimensions = dimensions
         self.ready = False
         self.draining = False
         self.leaving = False
@@ -129,6 +139,7 @@ class Replica:
         self.running = 0
         self.scoring: set[int] = set()
         self.handing: set[int] = set()
+        self.batch: set[int] = set()
         self.tried: set[int] = set()
         self.tried_last = False
         self.retired: list[Retired] = []
@@ -139,7 +150,7 @@ class Replica:
         def column() -> Ints:
             return np.zeros(slots, np.int64)
 
-        self.home, self.order = column(), column()
+        self.home, self.client, self.order = column(), column(), column()
         self.known, self.planned, self.computed = column(), column(), column()
         self.prompt_len, self.prefill_end, self.limit = column(), column(), column()
         self.last_start = column()  # limit - 1: the position whose logits would draw a token too many
@@ -180,6 +191,12 @@ class Replica:
         return min(self.step_limit, self.step_cap)
 
     @property
+    def urgent_backlog(self) -> int:
+        """`backlog` without that of batch, which is computed after what enters now."""
+        behind = [slot for slot in self.prefilling if slot in self.batch] if self.batch else ()
+        return self.backlog - sum(int(self.prefill_end[slot] - self.planned[slot]) for slot in behind)
+
+    @property
     def placeable(self) -> bool:
         """Whether a request can enter now."""
         return self.serving and self.openings > 0
@@ -215,6 +232,7 @@ class Replica:
         self.keyed[slot] = request.reuse
         self.request_id[slot] = request.id
         self.home[slot] = home
+        self.client[slot] = request.client
         self.order[slot] = request.key
         self.prompt_len[slot] = prompt_len
         self.known[slot] = known
@@ -232,6 +250,8 @@ class Replica:
         self.prefilling.append(slot)
         if request.standing is Standing.ON_TRIAL:
             self.tried.add(slot)
+        if submit.batch:
+            self.batch.add(slot)
         self.backlog += end - computed
         if handing:
             self.handing.add(slot)
@@ -239,7 +259,7 @@ class Replica:
             self.scoring.add(slot)
         self.opening[slot] = SlotOpen(
             slot, request.id, tokens, prompt_len, computed, pack_u32(table), pack_u32(generations), submit.sampling,
-            submit.prompt_logprobs if request.wants_prompt_logprobs else -1,
+            submit.prompt_logprobs if request.wants_prompt_logprobs else -1, submit.segment,
         )  # fmt: skip
         return slot
 
@@ -266,6 +286,7 @@ class Replica:
         self.scoring.discard(slot)
         self.handing.discard(slot)
         self.tried.discard(slot)
+        self.batch.discard(slot)
         if slot in self.prefilling:
             self.prefilling.remove(slot)
             self.backlog -= int(self.prefill_end[slot] - self.planned[slot])

@@ -17,6 +17,7 @@ from scheduler.core.prefix import Entry
 
 AGE_NS_PER_PRIORITY: Final = 5_000_000_000  # one step of priority is worth five seconds of waiting
 MAX_PRIORITY: Final = 1_000
+BATCH_KEY: Final = 1 << 62  # after everything that is not batch, however old and important that is
 
 
 class Phase(Enum):
@@ -51,6 +52,7 @@ class Request:
         on_disk_until, on_disk_us: kv could bring its blocks up to this one from disk, in about so long.
         strikes: failures of its replica in a row, without getting further in between than `struck_at` tokens computed.
         struck_ns: when that row began.
+        client: its number among those that are served in turn (`fairness`).
         found: tokens whose KV was there when it got its slot.
         from_disk: tokens whose KV was read from disk for it since it last began to wait.
         book: where its time goes.
@@ -67,6 +69,7 @@ class Request:
     reuse: bool
     phase: Phase = Phase.WAITING
     ticket: int = 0
+    client: int = -1
     front: bool = False
     output: bytes = b""
     chain: bytearray = field(default_factory=bytearray)
@@ -112,9 +115,10 @@ class Request:
 
     @property
     def key(self) -> int:
-        """Order among those that wait: linear ageing moves all alike, so the order of two never changes."""
+        """Order among those of a tenant that wait, and among all that run: linear ageing moves all alike, so the
+        order of two never changes."""
         priority = max(-MAX_PRIORITY, min(MAX_PRIORITY, self.submit.priority))
-        return self.arrival_ns + priority * AGE_NS_PER_PRIORITY
+        return self.arrival_ns + priority * AGE_NS_PER_PRIORITY + (BATCH_KEY if self.submit.batch else 0)
 
     @property
     def prompt_len(self) -> int:

@@ -13,6 +13,7 @@ from bus.messages.requests import Deltas, Finished, FinishReason, PromptLogprobs
 from bus.messages.steps import StepResult
 from bus.packed import pack_u32, pack_u64
 from scheduler.core.apply import Outcome, apply_result
+from scheduler.core.encoded import tell_encoded, vectors_of
 from scheduler.core.handover import hand_over
 from scheduler.core.replica import Flight, Ints, Replica
 from scheduler.core.request import Request
@@ -32,6 +33,7 @@ def step_done(state: State, replica: Replica, result: StepResult) -> None:
     if not replica.flights or replica.flights[0].step != result.step:
         return
     flight = replica.flights[0]
+    vectors = vectors_of(replica, flight, result)
     outcome = apply_result(replica, flight, result)
     replica.flights.popleft()
     if flight.tokens:
@@ -56,7 +58,10 @@ def step_done(state: State, replica: Replica, result: StepResult) -> None:
     accounts = _settle(state, replica, outcome, result.step)
     first = _observe(state, replica, outcome, result.step)
     ended = _ended(state, replica, outcome)
-    _deltas(state, replica, outcome, result, first, ended, accounts)
+    if replica.dimensions:
+        tell_encoded(state, replica, flight, ended, vectors)
+    else:
+        _deltas(state, replica, outcome, result, first, ended, accounts)
     # Before those who end give back: what this step could write is theirs to give back at once.
     state.ledger.give_back(replica.complete(result.step))
     for request, _ in ended:
@@ -78,7 +83,8 @@ def _ended(state: State, replica: Replica, outcome: Outcome) -> list[tuple[Reque
         if replica.computed[slot] >= replica.prefill_end[slot]:
             request = replica.requests[slot]
             assert request is not None
-            ended.append((request, state.account(request, "length", request.generated)))
+            done: FinishReason = "stop" if replica.dimensions else "length"
+            ended.append((request, state.account(request, done, request.generated)))
     return ended
 
 
@@ -99,6 +105,7 @@ def _deltas(
     homes = replica.home[slots]
     numbers = set(homes.tolist()) | {int(replica.home[request.slot]) for request, _ in ended}
     state.tally.output_tokens += len(slots)
+    state.queue.counters.drew(replica.client[slots])
     for number in numbers:
         rows: Ints = np.arange(len(slots)) if len(numbers) == 1 else np.flatnonzero(homes == number)
         values: list[tuple[int, TokenLogprobs]] = []

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from bus.messages.requests import (
     Accepted,
     Deltas,
+    Encoded,
     Finished,
     FinishReason,
     PromptLogprobs,
@@ -29,6 +30,7 @@ from scheduler.core.events import Action, Home, LookUp, Note, Reply
 from scheduler.core.gate import DrainRate
 from scheduler.core.hot import HotPrefixes
 from scheduler.core.ledger import Ledger
+from scheduler.core.pageless import NoPages
 from scheduler.core.pages import PagePool
 from scheduler.core.prefix import PrefixIndex
 from scheduler.core.queue import WaitingQueue
@@ -67,10 +69,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Geometry(msgspec.Struct, frozen=True):
-    """What the model's workers said of it."""
+    """What the model's workers said of it. `dimensions`: of an encoder's answers; 0 of a model that generates."""
 
     context_tokens: int
     page_tokens: int
+    dimensions: int = 0
 
 
 class Asked(msgspec.Struct):
@@ -117,6 +120,7 @@ class State:
         orphaned: when an ingress was lost.
         budgets: what each replica that was ever up has spent on failures.
         quarantined: ids that were found to take their worker down, oldest first.
+        untold: live requests that want no timeline.
         looked_ns: when it was last looked whether steps hang.
         stuck, stuck_ns: what the work in hand waits for that does not come, and since when.
         reserve: the share of its remaining output that is kept free for each running request (SGLang's new-token
@@ -129,9 +133,7 @@ class State:
         self.out: list[Action] = []
         self.questions: list[LookUp] = []
         self.geometry: Geometry | None = None
-        self.pool = PagePool(limits.extent)
-        self.index = PrefixIndex(self.pool)
-        self.ledger = Ledger(self.pool, self.index)
+        self._hold_pages(PagePool(limits.extent))
         self.queue = WaitingQueue()
         self.rate = DrainRate()
         self.hot = HotPrefixes()
@@ -147,6 +149,7 @@ class State:
         self.orphaned: dict[Home, int] = {}
         self.deadlines: list[tuple[int, int]] = []
         self.quarantined: OrderedDict[int, str] = OrderedDict()
+        self.untold: set[int] = set()
         self.draining = False
         self.reserve = 0.5
         self.starved_since = 0
@@ -154,6 +157,18 @@ class State:
         self.stuck, self.stuck_ns = "", 0
         self.blocked_version = -1
         self.tally = Tally()
+
+    def settle(self, geometry: Geometry) -> None:
+        """The first replica says what the model is."""
+        if self.geometry is None:
+            self.geometry = geometry
+            if geometry.dimensions:
+                self._hold_pages(NoPages())
+
+    def _hold_pages(self, pool: PagePool) -> None:
+        self.pool = pool
+        self.index = PrefixIndex(pool)
+        self.ledger = Ledger(pool, self.index)
 
     # --- what is derived -------------------------------------------------------------------------------------------
 
@@ -200,7 +215,9 @@ class State:
         request.phase = Phase.ENDED
         if request.standing is not Standing.CLEAR:
             self.suspects.clear(request)
+        self.queue.leave(request)
         del self.requests[request.id]
+        self.untold.discard(request.id)
 
     def home_number(self, home: Home) -> int:
         """A small number for an incarnation of an ingress, for the columns."""
@@ -212,7 +229,7 @@ class State:
 
     # --- what is said ----------------------------------------------------------------------------------------------
 
-    def reply(self, home: Home, body: Accepted | Refused | Deltas | PromptLogprobs | Spent) -> None:
+    def reply(self, home: Home, body: Accepted | Refused | Deltas | Encoded | PromptLogprobs | Spent) -> None:
         """Send to an ingress."""
         self.out.append(Reply(home, body))
 
@@ -233,6 +250,8 @@ class State:
         others: tuple[int, ...] = (),
     ) -> None:
         """Something happened to a request."""
+        if request in self.untold:
+            return
         self.out.append(Note(TimelineEvent(request, self.now, kind, value, step, detail, replica, others)))
 
     def note_held(self, request: Request, why: HeldFor, value: int = 0, others: Iterable[int] = ()) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from heapq import heappush
+from math import inf
 
 import msgspec
 
@@ -34,7 +35,7 @@ def submit(state: State, home: Home, message: Submit) -> None:
         state.refuse(home, message.request, "not_ready", given_up, 5.0)
         return
     assert state.geometry is not None
-    if problem := _problem(message):
+    if problem := _problem(state, message):
         state.refuse(home, message.request, "invalid", problem)
         return
     prompt_tokens = len(message.prompt) // 4
@@ -100,6 +101,9 @@ def _accept(state: State, home: Home, message: Submit) -> None:
     request = Request(message, home, state.now, state.geometry.page_tokens, reuse)
     ahead = len(state.queue)
     state.requests[request.id] = request
+    if message.segment and not message.timing:
+        state.untold.add(request.id)
+    state.queue.enter(request)
     state.queue.push(request)
     state.blocked_version = -1
     state.reply(home, Accepted(request.id, ahead))
@@ -128,8 +132,22 @@ def _ended_before(state: State, request: Request) -> FinishReason | None:
     return "length" if request.known >= limit_of(state, request) else None
 
 
-def _problem(message: Submit) -> str:
+def _problem(state: State, message: Submit) -> str:
     """Why a message is not a request at all; empty where it is one."""
+    assert state.geometry is not None
+    if bool(message.segment) != bool(state.geometry.dimensions):
+        return (
+            "this model generates, and encodes nothing"
+            if message.segment
+            else "this model encodes, and generates nothing"
+        )
+    if not 0.0 < message.weight < inf:
+        return "a tenant's weight is a positive number"
+    if message.segment:
+        tokens, odd = divmod(len(message.prompt), 4)
+        if odd or not 0 < message.segment <= tokens or message.max_tokens or message.emitted:
+            return "what is to be encoded is packed 32-bit ids, at least one, and the first text's are among them"
+        return ""
     if not message.prompt or len(message.prompt) % 4 or len(message.emitted) % 4 or len(message.stop_token_ids) % 4:
         return "prompt, emitted and stop ids are packed 32-bit ids, and a prompt has at least one"
     if message.max_tokens < 1 and message.prompt_logprobs < 0:
@@ -139,11 +157,13 @@ def _problem(message: Submit) -> str:
 
 def _overloaded(state: State, home: Home, message: Submit, tokens: int) -> bool:
     """Refuse what the queue cannot hold, and what would start too late. Free slots count as room in the queue: after
-    a restart of this process, all that ran comes back at once and was promised an answer."""
+    a restart of this process, all that ran comes back at once and was promised an answer. Batch leaves half of it to
+    others."""
     limits, queue = state.limits, state.queue
+    share = 2 if message.batch else 1
     room = limits.queue_requests + limits.slots * limits.replicas - state.running
-    over_requests = len(queue) + 1 - room
-    over_tokens = queue.tokens + tokens - limits.queue_tokens
+    over_requests = len(queue) + 1 - room // share
+    over_tokens = queue.tokens + tokens - limits.queue_tokens // share
     # A prompt longer than the whole bound is taken by an empty queue, or it never would be.
     if over_requests > 0 or (over_tokens > 0 and len(queue) > 0):
         wait = state.rate.retry_after_s(max(over_requests, 1), max(over_tokens, 0), state.now)

@@ -27,7 +27,9 @@ from bus.process import Description, run_process
 
 class Service:
     def __init__(self, life): self.life = life
-    def start(self): self.life.ready()
+    def start(self):
+        self.life.ready()
+        print("ready", flush=True)
     def describe(self): return Description()
     def drain(self): pass
     def undrain(self): pass
@@ -88,8 +90,11 @@ def environment(home: Path) -> dict[str, str]:
 @pytest.fixture
 def server(home: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
-        [sys.executable, "-c", SERVER], env=environment, cwd=home, stderr=subprocess.PIPE, text=True
-    )
+        [sys.executable, "-c", SERVER], env=environment, cwd=home, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
     yield process
     process.kill()
     process.communicate()

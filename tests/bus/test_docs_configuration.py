@@ -16,6 +16,8 @@ from bus.config import (
     AdminConfig,
     AlarmsConfig,
     BlackboxConfig,
+    CacheConfig,
+    CacheNamespaceConfig,
     CostConfig,
     CurveConfig,
     IngressConfig,
@@ -29,14 +31,17 @@ from bus.config import (
     TracesConfig,
     UsageConfig,
 )
+from bus.guard_config import GuardConfig
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
-SECTIONS: dict[str, type[Section]] = {
+SECTIONS: dict[str, type[Section | GuardConfig]] = {
     "[ingress]": IngressConfig,
     "[kv]": KvConfig,
     "[metrics]": MetricsConfig,
     "[alarms]": AlarmsConfig,
     "[usage]": UsageConfig,
+    "[cache]": CacheConfig,
+    "[[cache.namespace]]": CacheNamespaceConfig,
     "[cost]": CostConfig,
     "[traces]": TracesConfig,
     "[log]": LogConfig,
@@ -46,6 +51,7 @@ SECTIONS: dict[str, type[Section]] = {
     "[curve]": CurveConfig,
     "[[model]]": ModelConfig,
     "[model.pools]": PoolsConfig,
+    "[[guard]]": GuardConfig,
 }
 
 
@@ -58,7 +64,7 @@ def rows(section: str) -> dict[str, tuple[str, str]]:
 
 def keys(section: str) -> Iterator[msgspec.structs.FieldInfo]:
     """Of a section, without those that are sections of their own."""
-    return (field for field in msgspec.structs.fields(SECTIONS[section]) if field.name != "pools")
+    return (field for field in msgspec.structs.fields(SECTIONS[section]) if field.name not in ("pools", "namespace"))
 
 
 @pytest.mark.parametrize("section", SECTIONS)

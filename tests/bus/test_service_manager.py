@@ -128,6 +128,7 @@ def test_nothing_is_told_where_nobody_listens(monkeypatch: pytest.MonkeyPatch, t
         ("0", "", None),
         ("x", "", None),
     ],
+    ids=["anybody", "this process", "another process", "never", "no number"],
 )
 def test_the_watchdog_is_fed_by_whom_it_is_for(
     monkeypatch: pytest.MonkeyPatch, usec: str, pid: str, seconds: float | None

@@ -148,6 +148,7 @@ def test_usage_counts_each_prompt_once() -> None:
         "completion_tokens": 8,
         "total_tokens": 14,
         "prompt_tokens_details": {"cached_tokens": 2},
+        "completion_tokens_details": {"reasoning_tokens": 0},
     }
 
 

@@ -9,20 +9,30 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from ingress.api import validate
+from ingress.api import from_messages, from_responses, validate
 from ingress.api.routes import ROUTES
 from ingress.api.schema_chat import ChatRequest
 from ingress.api.schema_common import StreamOptions
 from ingress.api.schema_completion import CompletionRequest
+from ingress.api.schema_encoding import EmbeddingRequest, RerankRequest
+from ingress.api.schema_messages import CountRequest, MessagesRequest
 from ingress.api.schema_other import DetokenizeRequest, TokenizeRequest
+from ingress.api.schema_responses import ResponsesRequest
 
 PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
+ENCODING = (EmbeddingRequest, RerankRequest)
 REQUESTS = (ChatRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest, StreamOptions)
+# By the heading under which they are.
+SURFACES = {"Responses": (ResponsesRequest,), "Messages": (MessagesRequest, CountRequest)}
 
 
 def section(heading: str) -> str:
     """What stands under a heading of level 2."""
     return PAGE.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
+
+
+def _within(name: str, refusals: validate.Refusals) -> validate.Refusals:
+    return {f"{name}.{parameter}": why for parameter, why in refusals.items()}
 
 
 @pytest.mark.parametrize("kind", REQUESTS)
@@ -41,23 +51,49 @@ def test_first_columns_name_nothing_else() -> None:
     assert named <= known
 
 
+@pytest.mark.parametrize("heading", SURFACES)
+def test_every_field_of_the_other_surfaces_is_named_and_nothing_else(heading: str) -> None:
+    fields = {field.encode_name for kind in SURFACES[heading] for field in msgspec.structs.fields(kind)}
+    page = section(heading) + section("Refused parameters")
+    assert {name for name in fields if f"`{name}`" not in page} == set()
+    rows = re.findall(r"^\| (`.+?) \|", section(heading), re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert {name for name in named if not name.endswith("_error")} <= fields
+
+
+def test_parameters_of_encoders_are_named_and_no_others() -> None:
+    tables = section("Embeddings and reranking")
+    known = {field.encode_name for kind in ENCODING for field in msgspec.structs.fields(kind)}
+    named = {name for row in re.findall(r"^\| (`.+?) \|", tables, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)}
+    assert named == known
+
+
 def test_the_endpoints_are_those_that_are_served() -> None:
-    named = re.findall(r"^\| `(GET|POST) (\S+)` \|", section("Endpoints"), re.MULTILINE)
+    named = re.findall(r"^\| `(GET|POST|DELETE) (\S+)` \|", section("Endpoints"), re.MULTILINE)
     assert sorted(named) == sorted((route.method, route.path) for route in ROUTES)
 
 
 def test_refusals_have_the_reasons_that_clients_are_told() -> None:
-    refusals = {
-        **validate._CHAT_REFUSALS,
-        **validate._COMPLETION_REFUSALS,
-        **{f"stream_options.{name}": value for name, value in validate._STREAM_REFUSALS.items()},
+    chat = {**validate._CHAT_REFUSALS, **validate._COMPLETION_REFUSALS}
+    tables = {
+        "": chat | _within("stream_options", validate._STREAM_REFUSALS),
+        "Responses:": {
+            **from_responses._REFUSALS,
+            **_within("reasoning", from_responses._REASONING_REFUSALS),
+            **_within("text", from_responses._TEXT_REFUSALS),
+            **_within("stream_options", from_responses._STREAM_REFUSALS),
+        },
+        "Messages:": from_messages._REFUSALS,
     }
-    expected = {
-        name: (", ".join(f"`{json.dumps(value)}`" for value in harmless), why)
-        for name, (harmless, why) in refusals.items()
-    }
-    found = re.findall(r"^\| `([\w.]+)` \|(.*?)\| (.+) \|$", section("Refused parameters"), re.MULTILINE)
-    assert {name: (passes.strip(), why) for name, passes, why in found} == expected
+    page = re.split(r"^(Responses:|Messages:)$", section("Refused parameters"), flags=re.MULTILINE)
+    found = {"": page[0], **dict(zip(page[1::2], page[2::2], strict=True))}
+    for heading, refusals in tables.items():
+        expected = {
+            name: (", ".join(f"`{json.dumps(value)}`" for value in harmless), why)
+            for name, (harmless, why) in refusals.items()
+        }
+        rows = re.findall(r"^\| `([\w.]+)` \|(.*?)\| (.+) \|$", found[heading], re.MULTILINE)
+        assert {name: (passes.strip(), why) for name, passes, why in rows} == expected
 
 
 def test_every_error_code_is_there() -> None:

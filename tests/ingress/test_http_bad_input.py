@@ -120,6 +120,25 @@ def test_invalid_ids_elsewhere(stage: Stage) -> None:
         assert error(post(stage, {"model": "m", "messages": ASK, **changes}), 400)["param"] in changes
 
 
+@pytest.mark.parametrize("depth", [600, 950, 5_000, 100_000])
+def test_nested_deeper_than_anything_that_is_meant(stage: Stage, depth: int) -> None:
+    """Wherever anything may stand: never a fault of the server."""
+    deep = "[" * depth + "]" * depth
+    turn = '{"role":"user","content":"x"}'
+    call = f'{{"id":"x","function":{{"name":"f","arguments":{json.dumps(deep)}}}}}'
+    used = f'{{"role":"assistant","content":[{{"type":"tool_use","id":"a","name":"b","input":{{"a":{deep}}}}}]}}'
+    for path, body in (
+        (CHAT, f'{{"model":"m","messages":[{turn}],"chat_template_kwargs":{{"a":{deep}}}}}'),
+        (CHAT, f'{{"model":"m","messages":[{{"role":"assistant","tool_calls":[{call}]}},{turn}]}}'),
+        (CHAT, f'{{"model":"m","messages":[{turn}],"response_format":{deep}}}'),
+        ("/v1/responses", f'{{"model":"m","input":[{deep}]}}'),
+        ("/v1/responses", f'{{"model":"m","input":[{turn}],"nonsense":{deep}}}'),
+        ("/v1/messages", f'{{"model":"m","max_tokens":1,"messages":[{used},{turn}]}}'),
+    ):  # fmt: skip
+        reply = post(stage, body.encode(), path)
+        assert reply.status_code == 400, (path, reply.text)
+
+
 def test_a_template_that_cannot_render(stage: Stage) -> None:
     tool = {"role": "assistant", "content": None,
             "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{"}}]}  # fmt: skip

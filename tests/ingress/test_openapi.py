@@ -13,7 +13,13 @@ from ingress.api.openapi import build, document
 from ingress.api.routes import ROUTES, match
 from ingress.api.schema_chat import ChatRequest
 from ingress.api.schema_completion import CompletionRequest
+from ingress.api.schema_messages import CountRequest, MessagesRequest
 from ingress.api.schema_other import DetokenizeRequest, TokenizeRequest
+from ingress.api.schema_responses import ResponsesRequest
+
+REQUESTS = [
+    ChatRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest, ResponsesRequest, MessagesRequest, CountRequest,
+]  # fmt: skip
 
 
 def test_it_is_valid_openapi_3_1() -> None:
@@ -31,7 +37,7 @@ def test_it_has_every_route_and_no_other() -> None:
         assert found.methods[method].path == path
 
 
-@pytest.mark.parametrize("kind", [ChatRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest])
+@pytest.mark.parametrize("kind", REQUESTS)
 def test_it_has_every_parameter_of_every_request(kind: type[msgspec.Struct]) -> None:
     schema = build()["components"]["schemas"][kind.__name__]
     assert set(schema["properties"]) == {field.encode_name for field in msgspec.structs.fields(kind)}

@@ -151,7 +151,11 @@ def test_flipped_bits_cost_pages_and_never_change_one(
     shutil.rmtree(directory)
 
 
-@pytest.mark.parametrize("rubbish", [b"", b"x", bytes(BLOCK), os.urandom(3 * BLOCK), b"HRPAGE\x00\x02" + bytes(9000)])
+@pytest.mark.parametrize(
+    "rubbish",
+    [b"", b"x", bytes(BLOCK), random.Random(7).randbytes(3 * BLOCK), b"HRPAGE\x00\x02" + bytes(9000)],
+    ids=["nothing", "a byte", "zeros", "noise", "another version"],
+)
 def test_files_of_somebody_else_or_another_version_are_removed_by_number_only(tmp_path: Path, rubbish: bytes) -> None:
     place = disk(tmp_path)
     place.path(4).write_bytes(rubbish)

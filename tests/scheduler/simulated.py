@@ -752,6 +752,12 @@ class World:
         waiting = [r for r in holders if r.phase.value in ("waiting", "parked")]
         assert state.queue.requests == len(waiting)
         assert state.queue.tokens == sum(r.known for r in waiting)
+        assert state.queue.batch == sum(r.submit.batch for r in waiting)
+        in_line = [r for r in waiting if r.phase.value == "waiting" and not r.front and r.standing.value != "on trial"]
+        assert state.queue.urgent == sum(not r.submit.batch for r in in_line)
+        first = state.queue.first(len(holders))
+        assert len(set(first)) == len(first)
+        assert all(not r.submit.batch or r not in in_line for r in first) or not state.queue.urgent
         for replica in replicas:
             assert replica.in_flight <= 2
             assert replica.running == sum(1 for r in replica.requests if r is not None) == int(replica.active.sum())

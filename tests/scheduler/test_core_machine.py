@@ -53,15 +53,19 @@ class Scheduling(RuleBasedStateMachine):
         priority=st.integers(-1, 1),
         kind=st.sampled_from(["plain", "plain", "plain", "private", "logprobs", "prompt_logprobs", "score"]),
         home=st.sampled_from(["ingress@0", "ingress@1"]),
+        tenant=st.sampled_from(["", "", "a", "b"]),
+        batch=st.sampled_from([False, False, True]),
     )
     def submit(
-        self, stem: list[int], tail: list[int], max_tokens: int, min_tokens: int, priority: int, kind: str, home: str
-    ) -> None:
+        self, stem: list[int], tail: list[int], max_tokens: int, min_tokens: int, priority: int, kind: str, home: str,
+        tenant: str, batch: bool,
+    ) -> None:  # fmt: skip
         self.world.homes.setdefault(home, e.Home(home, 1))
         sampling = Sampling(logprobs=2 if kind == "logprobs" else -1, min_tokens=min_tokens)
         self.world.submit(
             stem + tail, 0 if kind == "score" else max_tokens, sampling=sampling, reuse=kind != "private", home=home,
             priority=priority, prompt_logprobs=0 if kind in ("prompt_logprobs", "score") else -1,
+            tenant=tenant, batch=batch, weight=2.0 if tenant == "b" else 1.0,
         )  # fmt: skip
 
     @rule(data=st.data())

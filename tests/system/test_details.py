@@ -28,13 +28,18 @@ def top(stack: Stack) -> dict[str, Any]:
     return answer
 
 
+def hits(said: dict[str, Any]) -> float:
+    """Of the hottest prefix; they fade, by a half in five minutes."""
+    return max((prefix["prefix"]["hits"] for prefix in said["arena"]["prefixes"]), default=0.0)
+
+
 def test_every_question_has_a_true_answer() -> None:
     config = SMOLLM2.replace("slots = 16", f"slots = {SLOTS}") + "threads = 1\n"
     with running(config, arena="256MiB", kv='disk = "128MiB"\n') as stack:
         complete(stack, 5)
         with ThreadPoolExecutor(6) as pool:
             list(pool.map(lambda tail: complete(stack, tail), range(10, 16)))
-        until(lambda: bool(top(stack)["arena"]["prefixes"]), 30, "kv, scheduler and workers have told of themselves")
+        until(lambda: hits(top(stack)) > 4.0, 30, "kv, scheduler and workers have told of all that was done")
         said = top(stack)
 
         (steps,) = said["steps"]["models"]
@@ -57,7 +62,7 @@ def test_every_question_has_a_true_answer() -> None:
         assert {holder["name"] for holder in arena["holders"]} == {"scheduler@smollm2", "worker@smollm2.0.0"}
         hot = arena["prefixes"][0]["prefix"]
         assert hot["tokens"] == 320  # what all of them begin with
-        assert 4.0 < hot["hits"] <= 6.0
+        assert hot["hits"] <= 6.0
         assert len(arena["map"]) == len(arena["map_used"]) > 0
 
         host = said["host"]

@@ -1,0 +1,66 @@
+"""Makes an ingress's cache of its configuration, with whatever parts of it can be had."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from bus.config import parse_size
+from bus.names import state_directory
+from bus.process import Life
+from ingress.cache.costs import Overheard
+from ingress.cache.front import AnswerCache
+from ingress.cache.orders import Desk
+from ingress.cache.semantic.calibration import Calibrations
+from ingress.cache.semantic.index import Vector
+from ingress.cache.semantic.lookup import Embedder, Semantic
+from ingress.cache.semantic.static import NotPrepared, StaticVectors
+from ingress.cache.store import Store
+from ingress.engine import Engine
+
+log = logging.getLogger(__name__)
+
+STATIC: Final = "cache-static"  # in the state directory
+TICK_S: Final = 1.0
+
+
+class _Served:
+    """Encoders that are models of this host."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def embed(self, model: str, text: str, deadline_s: float) -> Vector:
+        """See `Embedder`."""
+        return await self._engine.embed(self._engine.model(model), text, deadline_s)
+
+
+def open_cache(life: Life, engine: Engine, costs: Overheard, embedder: Embedder | None = None) -> AnswerCache | None:
+    """The cache; None where the configuration wants none.
+
+    Args:
+        embedder: runs the encoder; None for the models that are served here.
+    """
+    config = life.config.cache
+    if not config.exact:
+        return None
+    store = Store(life.run / "cache", parse_size(config.memory))
+    embedder = embedder or (_Served(engine) if config.encoder in engine.models else None)
+    semantic = _semantic(life, store, embedder) if any(space.semantic != "off" for space in config.namespace) else None
+    cache = AnswerCache(config, engine, store, costs, life.telemetry, semantic)
+    cache.desk = Desk(life.config, store, semantic)
+    life.loop.every(TICK_S, cache.tick)
+    return cache
+
+
+def _semantic(life: Life, store: Store, embedder: Embedder | None) -> Semantic | None:
+    config = life.config.cache
+    if embedder is None:
+        log.warning("[cache] encoder: %r is not served; questions are matched exactly only", config.encoder)
+        return None
+    try:
+        static = StaticVectors(state_directory() / STATIC)
+    except NotPrepared as error:
+        log.warning("questions are matched exactly only: %s", error)
+        return None
+    return Semantic(store, Calibrations(state_directory()), static, embedder, config.encoder, life.telemetry)

@@ -1,0 +1,288 @@
+"""For one question: is there one that means the same, whose answer may be served, or has to be compared?
+
+Most questions stop at the gate: a static vector and a look at the partition's matrix, without waiting. Only what passes
+goes to the encoder, which is asked over the engine with a deadline; without its answer in time it is a miss.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Coroutine
+from functools import lru_cache
+from typing import Any, Final, Literal, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from bus.telemetry import Telemetry
+from ingress.api.schema_chat import ChatRequest
+from ingress.cache.database import Observation, Turn
+from ingress.cache.keys import history_key
+from ingress.cache.semantic import calibration as calibrating
+from ingress.cache.semantic.agreement import agree, same_text
+from ingress.cache.semantic.calibration import Calibrations
+from ingress.cache.semantic.eligible import history, question
+from ingress.cache.semantic.features import broken, features
+from ingress.cache.semantic.index import Near, Partition, Partitions
+from ingress.cache.semantic.static import StaticVectors, mean, nearest
+from ingress.cache.semantic.verifier import LEAST_COSINE, Verifier, shipped
+from ingress.cache.semantic.words import words
+from ingress.cache.spaces import Space
+from ingress.cache.store import Store, now_ms
+from ingress.errors import ApiError
+from ingress.job import Job
+from ingress.models import ServedModel
+
+log = logging.getLogger(__name__)
+
+Vector = npt.NDArray[np.float32]
+
+GATE: Final = 0.55  # cosine of static vectors; of the pairs that the verifier passes, 99 in 100 are above
+CANDIDATES: Final = 4  # that the verifier looks at
+EMBED_S: Final = 0.1  # for the encoder, while a client waits
+EMBED_LATER_S: Final = 10.0  # ... while none does
+MAX_TASKS: Final = 64  # questions that wait to be remembered or compared; more are left out
+ROWS_AT_ONCE: Final = 4096  # of a partition that is read
+
+_words = lru_cache(maxsize=4096)(words)
+
+
+class Embedder(Protocol):
+    """Runs an encoder, elsewhere."""
+
+    async def embed(self, model: str, text: str, deadline_s: float) -> Vector:
+        """A vector of length 1.
+
+        Raises:
+            ApiError: not served, or not in time.
+        """
+        ...
+
+
+class Asked(NamedTuple):
+    """A question that may be matched.
+
+    Attributes:
+        part: digest of everything else: history, manner, model, namespace, tenant.
+        tokens, gate: static vectors, of each token and of the whole.
+    """
+
+    space: Space
+    part: bytes
+    text: str
+    tokens: npt.NDArray[np.float32]
+    gate: Vector
+
+
+class Match(NamedTuple):
+    """A question that means the same.
+
+    Attributes:
+        key: of its answer.
+        similarity: cosine of the encoder's vectors.
+        serve: its answer may be served; else it is to be compared, as `kind` says.
+    """
+
+    key: bytes
+    known: str
+    score: float
+    similarity: float
+    serve: bool
+    kind: Literal["shadow", "audit"]
+
+
+class Semantic:
+    """The semantic half of one ingress's cache.
+
+    Args:
+        encoder: served name of the model that `embedder` runs.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        calibrations: Calibrations,
+        static: StaticVectors,
+        embedder: Embedder,
+        encoder: str,
+        telemetry: Telemetry,
+        verifier: Verifier | None = None,
+    ) -> None:
+        self._store, self.calibrations, self._static = store, calibrations, static
+        self._embedder, self._encoder, self._telemetry = embedder, encoder, telemetry
+        self._verifier = verifier or shipped()
+        self._partitions = Partitions(static.dimensions)
+        self._vectors: dict[tuple[bytes, str], Vector] = {}  # of questions under way
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def encoder_digest(self) -> str:
+        """Of the encoder that the static vectors are of."""
+        return self._static.about.encoder
+
+    # --- looking up ------------------------------------------------------------------------------------------------
+
+    def turn(self, request: ChatRequest, job: Job, model: ServedModel, space: Space) -> Asked | None:
+        """The question of a call, where its namespace matches by meaning and the question may be matched."""
+        if space.semantic == "off" or (text := question(request)) is None or (rest := history(request)) is None:
+            return None
+        tokens = self._static.tokens(text)
+        return Asked(space, history_key(job, model, space, rest), text, tokens, mean(tokens))
+
+    def near(self, asked: Asked) -> tuple[Partition, list[Near]]:
+        """The gate: kept questions that may mean the same."""
+        partition = self._partitions.of(asked.part)
+        rows = self._store.turns(asked.part, partition.newest, min(ROWS_AT_ONCE, partition.limit))
+        for number, turn in rows:
+            partition.newest = number
+            gate = np.frombuffer(turn.gate, np.float16).astype(np.float32)
+            if len(gate) == self._static.dimensions:
+                partition.add(turn.key, turn.text, gate, turn.vector)
+        found = partition.nearest(asked.gate, GATE, CANDIDATES)
+        return partition, [one for one in found if not broken(_words(asked.text), _words(partition.texts[one.place]))]
+
+    async def find(self, asked: Asked) -> Match | None:
+        """The best match, if any is good enough."""
+        partition, candidates = self.near(asked)
+        if not candidates:
+            return None
+        vector = await self._embed(asked, EMBED_S)
+        if vector is None:
+            return None
+        best: Match | None = None
+        least = self._verifier.forest.threshold_5
+        for one in candidates:
+            match = self._judge(asked, vector, partition, one)
+            if match is not None and match.score >= least and (best is None or match.score > best.score):
+                best = match
+        if best is None:
+            return None
+        known = self.calibrations.of(asked.space.name)
+        serves = (
+            asked.space.semantic == "on"
+            and known is not None
+            and not known.off
+            and known.encoder == self._static.about.encoder
+            and best.score >= known.threshold
+        )
+        if not serves:
+            return best
+        return best._replace(serve=random.random() >= asked.space.audit, kind="audit")
+
+    def _judge(self, asked: Asked, vector: Vector, partition: Partition, near: Near) -> Match | None:
+        known = partition.texts[near.place]
+        other = np.frombuffer(partition.vectors[near.place], np.float16).astype(np.float32)
+        if other.shape != vector.shape:
+            return None
+        similarity = float(vector @ other)
+        if similarity < LEAST_COSINE:
+            return None
+        row = features(
+            _words(asked.text),
+            _words(known),
+            similarity,
+            near.cosine,
+            nearest(asked.tokens, self._static.tokens(known)),
+        )
+        return Match(partition.keys[near.place], known, self._verifier.score(row), similarity, False, "shadow")
+
+    def lost(self, asked: Asked, key: bytes) -> None:
+        """The answer of a match is kept no longer."""
+        partition = self._partitions.of(asked.part)
+        for place, known in enumerate(partition.keys):
+            if known == key:
+                partition.remove(place)
+
+    # --- afterwards ------------------------------------------------------------------------------------------------
+
+    def remember(self, asked: Asked, key: bytes) -> None:
+        """An answer is kept: have it found by what its question means."""
+        self._later(self._remember(asked, key))
+
+    def compared(self, asked: Asked, match: Match, kept: str, fresh: str) -> None:
+        """A match was not served: what it would have said, and what was generated."""
+        self._later(self._compare(asked, match, kept, fresh))
+
+    async def _remember(self, asked: Asked, key: bytes) -> None:
+        vector = await self._embed(asked, EMBED_LATER_S)
+        self._vectors.pop((asked.part, asked.text), None)
+        if vector is not None:
+            gate = asked.gate.astype(np.float16).tobytes()
+            self._store.add_turn(Turn(asked.part, key, asked.text, gate, vector.astype(np.float16).tobytes()))
+
+    async def _compare(self, asked: Asked, match: Match, kept: str, fresh: str) -> None:
+        same = same_text(kept, fresh)
+        if not same:
+            try:
+                one = await self._embedder.embed(self._encoder, kept, EMBED_LATER_S)
+                other = await self._embedder.embed(self._encoder, fresh, EMBED_LATER_S)
+            except ApiError as error:
+                log.debug("two answers could not be compared: %s", error)
+                return
+            same = agree(kept, fresh, float(one @ other))
+        space = asked.space
+        self._store.observe(
+            Observation(space.name, now_ms(), match.kind, match.score, match.similarity, same, asked.text, match.known)
+        )
+        self._store.count(space.name, f"{match.kind}_same" if same else f"{match.kind}_other")
+        if match.kind == "audit":
+            self._judge_audits(space, same)
+
+    def _judge_audits(self, space: Space, newest: bool) -> None:
+        """Switch the namespace off where audits say that it serves too many wrong answers."""
+        known = self.calibrations.of(space.name)
+        if known is None or known.off:
+            return
+        seen = self._store.observations(space.name, 2000)
+        audits = [one.agree for one in seen if one.kind == "audit" and one.at_ms >= known.at_s * 1000] + [newest]
+        if calibrating.broken_by(audits, space.budget):
+            wrong = sum(not one for one in audits)
+            why = f"{wrong} of {len(audits)} compared answers differ; {space.budget:.1%} are tolerated"
+            log.error("the semantic cache of namespace %s is switched off: %s", space.name, why)
+            self._telemetry.counter(
+                "headrace_cache_switched_off_total", "Semantic caches that broke their bound.", space=space.name
+            ).add()
+            try:
+                off = calibrating.Calibration(
+                    known.threshold, known.bound, known.observations, known.served, known.wrong, int(time.time()),
+                    known.encoder, why,
+                )  # fmt: skip
+                self.calibrations.set(space.name, off)
+            except OSError as error:
+                log.error("that could not be written down: %s", error)
+
+    async def _embed(self, asked: Asked, deadline_s: float) -> Vector | None:
+        if (known := self._vectors.get((asked.part, asked.text))) is not None:
+            return known
+        try:
+            vector = await self._embedder.embed(self._encoder, asked.text, deadline_s)
+        except ApiError as error:
+            self._telemetry.counter(
+                "headrace_cache_unverified_total", "Questions that the encoder did not answer in time."
+            ).add()
+            log.debug("a question could not be embedded: %s", error)
+            return None
+        if len(self._vectors) < MAX_TASKS:
+            self._vectors[asked.part, asked.text] = vector
+        return vector
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        if len(self._tasks) >= MAX_TASKS:
+            work.close()
+            return
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("after a question: %r", error)
+
+    def close(self) -> None:
+        """Leave what is not remembered yet."""
+        for task in tuple(self._tasks):
+            task.cancel()
