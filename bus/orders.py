@@ -30,6 +30,7 @@ from bus.messages.control import (
     Silence,
     Stop,
     Undrain,
+    Witness,
 )
 
 Order = (
@@ -43,6 +44,7 @@ Order = (
     | Reload
     | Acknowledge
     | Silence
+    | Witness
     | FlushCache
     | CalibrateCache
     | AddProject
@@ -68,6 +70,8 @@ def verb(order: Order) -> str:
     """In one word."""
     if isinstance(order, Restart) and not order.deadline_s:
         return "kill"
+    if isinstance(order, Witness):
+        return order.verb
     return _VERBS[type(order)]
 
 
@@ -76,6 +80,8 @@ def subject(order: Order, process: str) -> str:
     match order:
         case Drain() | Undrain() | Restart():
             return order.name or process
+        case Witness():
+            return order.object
         case FlushCache() | CalibrateCache():
             return f"cache {order.space or 'of all namespaces'}"
         case CancelRequest():

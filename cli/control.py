@@ -16,8 +16,10 @@ from bus.loop import PollLoop
 from bus.messages.caching import CacheReport, CacheStatus, CalibrateCache, FlushCache, GetCache, GetCacheReport
 from bus.messages.common import Nack
 from bus.messages.control import (
+    Access,
     AccountsHeld,
     Acknowledge,
+    Actions,
     AddKey,
     AddProject,
     Audit,
@@ -26,7 +28,9 @@ from bus.messages.control import (
     Drain,
     Fleet,
     FromProcess,
+    GetAccess,
     GetAccounts,
+    GetActions,
     GetFleet,
     GetLimits,
     GetStatus,
@@ -46,12 +50,15 @@ from bus.messages.control import (
     Stop,
     TryGuards,
     Undrain,
+    Witness,
 )
 from bus.names import CONTROL_DOOR, SUPERVISOR, InvalidName, parse_process, run_directory, socket_path
 from cli.supervisor.proc import start_ticks
 
 Question = (
     GetStatus
+    | GetAccess
+    | GetActions
     | GetFleet
     | GetLimits
     | Drain
@@ -65,6 +72,7 @@ Question = (
     | Reload
     | Acknowledge
     | Silence
+    | Witness
     | GetCache
     | GetCacheReport
     | FlushCache
@@ -78,7 +86,18 @@ Question = (
     | GetAccounts
 )
 Answer = (
-    Status | Fleet | Ok | Rejected | Audited | LimitsInForce | CacheStatus | CacheReport | GuardsTried | AccountsHeld
+    Status
+    | Fleet
+    | Ok
+    | Rejected
+    | Audited
+    | LimitsInForce
+    | Access
+    | Actions
+    | CacheStatus
+    | CacheReport
+    | GuardsTried
+    | AccountsHeld
 )
 
 ASK_TIMEOUT_S: Final = 5.0

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from bus.messages.accounts import Directory
 from bus.messages.caching import CacheReport
 from bus.messages.clients import Call, CallFailed, Chunk, Reply, Resume
-from bus.messages.control import AccountsHeld, AddKey, GuardsTried, ReplaceSecret, TryGuards
+from bus.messages.control import AccountsHeld, Actions, AddKey, GuardsTried, ReplaceSecret, TryGuards
 from bus.messages.details import PagesReply
 from bus.messages.pages import Leased, Lookup, Prefetch, Seal
 from bus.messages.requests import Deltas, Encoded, PromptLogprobs, Sampling, Submit
@@ -115,6 +115,11 @@ def _scheduler_view(view: SchedulerView) -> SchedulerView:
     return replace(view, prefixes=tuple(map(_prefix, view.prefixes)))
 
 
+def _actions(answer: Actions) -> Actions:
+    """The audit log is in its own files."""
+    return replace(answer, records=())
+
+
 def _pages_reply(reply: PagesReply) -> PagesReply:
     return replace(reply, prefixes=tuple(replace(one, prefix=_prefix(one.prefix)) for one in reply.prefixes))
 
@@ -177,6 +182,7 @@ CONTENT: Final[dict[type, Hide]] = {
     Leased: _leased,
     SchedulerView: _scheduler_view,
     PagesReply: _pages_reply,
+    Actions: _actions,
     CacheReport: _cache_report,
     TryGuards: _try_guards,
     GuardsTried: _guards_tried,

@@ -146,6 +146,35 @@ class Silence(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=75):
     user: str = ""
 
 
+class Witness(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=80):
+    """An order that somebody else carries out, systemd, was given or refused: write it down, as what I did.
+
+    Attributes:
+        verb, object: as in the audit log.
+        refused: why it was not obeyed; empty where it was.
+        detail: what came of it.
+    """
+
+    rid: int
+    verb: Literal["restart", "kill"]
+    object: str
+    refused: str = ""
+    detail: str = ""
+    reason: str = ""
+
+
+class GetActions(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=81):
+    """What does the audit log of this host say? Those who may look may ask. Answered by `Actions`.
+
+    Attributes:
+        since, before: seconds since 1970; the newest records between them are told. `before` is 0 for now.
+    """
+
+    rid: int
+    since: float = 0.0
+    before: float = 0.0
+
+
 class GetNotes(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=76):
     """Metrics only: what operators said of findings."""
 
@@ -382,6 +411,21 @@ class Notes(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=79):
     notes: tuple[FindingNote, ...]
 
 
+class Actions(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=82):
+    """Answer to `GetActions`, oldest first.
+
+    Attributes:
+        records: lines of the audit log, JSON objects (`bus.actionlog.ActionRecord`).
+        more: there are older ones since then: ask again, before the first of these.
+        problem: why the files, or one of them, could not be read.
+    """
+
+    rid: int
+    records: tuple[bytes, ...]
+    more: bool = False
+    problem: str = ""
+
+
 class TryGuards(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=110):
     """An ingress only: what would the guards say of this text? No model is asked. Answered by `GuardsTried`."""
 
@@ -436,6 +480,8 @@ ToProcess = (
     | Acknowledge
     | Silence
     | GetNotes
+    | Witness
+    | GetActions
     | GetCache
     | GetCacheReport
     | FlushCache
@@ -465,6 +511,7 @@ FromProcess = (
     | Access
     | LimitsInForce
     | Notes
+    | Actions
     | CacheStatus
     | CacheReport
     | GuardsTried

@@ -49,9 +49,10 @@ def top(
         plain: Print lines, for pipes and screen readers.
     """
     from admin_tui.app import run as show
+    from cli.systemd.screen import ScreenKeeper
 
     loaded, _ = load(config)
-    return show(loaded, replay=replay, ascii=ascii, once=once, json=json, plain=plain)
+    return show(loaded, replay=replay, ascii=ascii, once=once, json=json, plain=plain, keeper=ScreenKeeper())
 
 
 @app.command(group=LOOKING, sort_key=3)
