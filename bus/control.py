@@ -23,6 +23,7 @@ from bus.messages.control import (
     Answer,
     Drain,
     GetAccess,
+    GetAccounts,
     GetActions,
     GetFleet,
     GetLimits,
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _MAY_ASK = frozenset({"cli", "tui", "supervisor", "scheduler", "metrics"})
-_LOOKS = GetStatus | GetFleet | GetLimits | GetNotes | GetAccess | GetCache | TryGuards
+_LOOKS = GetStatus | GetFleet | GetLimits | GetNotes | GetAccess | GetCache | TryGuards | GetAccounts
 OPEN_MODE: Final = 0o666  # whoever may enter the run directory may knock; `Doorkeeper` decides
 DENIALS: Final = 10  # in a row that are written; then one a second, so that nobody can push others out of the log
 

@@ -17,8 +17,11 @@ from bus.messages.caching import CacheReport, CacheStatus, CalibrateCache, Flush
 from bus.messages.common import Nack
 from bus.messages.control import (
     Access,
+    AccountsHeld,
     Acknowledge,
     Actions,
+    AddKey,
+    AddProject,
     Audit,
     Audited,
     CancelRequest,
@@ -26,6 +29,7 @@ from bus.messages.control import (
     Fleet,
     FromProcess,
     GetAccess,
+    GetAccounts,
     GetActions,
     GetFleet,
     GetLimits,
@@ -35,7 +39,10 @@ from bus.messages.control import (
     Ok,
     Rejected,
     Reload,
+    ReplaceSecret,
     Restart,
+    RevokeKey,
+    SetAllowance,
     SetLimits,
     SetLogLevel,
     Silence,
@@ -71,6 +78,12 @@ Question = (
     | FlushCache
     | CalibrateCache
     | TryGuards
+    | AddProject
+    | AddKey
+    | ReplaceSecret
+    | RevokeKey
+    | SetAllowance
+    | GetAccounts
 )
 Answer = (
     Status
@@ -79,11 +92,12 @@ Answer = (
     | Rejected
     | Audited
     | LimitsInForce
-    | Access
-    | Actions
     | CacheStatus
     | CacheReport
     | GuardsTried
+    | AccountsHeld
+    | Access
+    | Actions
 )
 
 ASK_TIMEOUT_S: Final = 5.0

@@ -10,6 +10,7 @@ from typing import Literal
 
 import msgspec
 
+from bus.messages.accounts import Allowance, Key, Project, Sharing
 from bus.messages.caching import CacheReport, CacheStatus, CalibrateCache, FlushCache, GetCache, GetCacheReport
 from bus.messages.common import Bye, Heartbeat, Hello, Nack, ProcessState, Welcome
 
@@ -178,6 +179,92 @@ class GetNotes(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=76):
     """Metrics only: what operators said of findings."""
 
     rid: int
+
+
+class AddProject(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=100):
+    """Accounts only: there is a project, `ORGANISATION/PROJECT`, or it shares cached prompts, and the model,
+    as it says now."""
+
+    rid: int
+    name: str
+    shares: Sharing = "project"
+    weight: float = 1.0
+    reason: str = ""
+
+
+class AddKey(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=101):
+    """Accounts only: there is a key. Whoever asks has drawn its secret, and tells its digest only."""
+
+    rid: int
+    key: Key
+    reason: str = ""
+
+
+class ReplaceSecret(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=102):
+    """Accounts only: the key has another secret; the one before is good for `overlap_s` longer."""
+
+    rid: int
+    key: str
+    digest: bytes
+    overlap_s: int = 0
+    reason: str = ""
+
+
+class RevokeKey(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=103):
+    """Accounts only: the key is not good any more."""
+
+    rid: int
+    key: str
+    reason: str = ""
+
+
+class SetAllowance(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=104):
+    """Accounts only: a limit or budget is `amount` from now on, and is no more where that is negative. Its number is
+    given by the accounts process; the one with the same scope, dimension, model and, of limits, window is replaced."""
+
+    rid: int
+    allowance: Allowance
+    reason: str = ""
+
+
+class GetAccounts(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=105):
+    """Accounts only: what there is of an organisation, a project or a key; empty is of all.
+
+    Attributes:
+        most: keys, the newest.
+    """
+
+    rid: int
+    scope: str = ""
+    most: int = 1000
+
+
+class AllowanceNow(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """An allowance as it is used.
+
+    Attributes:
+        spent: of money, in this period.
+        held: by ingresses, ahead of what they give out or in use.
+        left: what nobody holds.
+        next_s: Unix time when the next period begins; 0 where that has no meaning.
+    """
+
+    allowance: Allowance
+    spent: int
+    held: int
+    left: int
+    next_s: int = 0
+
+
+class AccountsHeld(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=106):
+    """Answer to `GetAccounts`. `more` is how many keys were left out."""
+
+    rid: int
+    projects: tuple[Project, ...]
+    keys: tuple[Key, ...]
+    allowances: tuple[AllowanceNow, ...]
+    more: int = 0
+    currency: str = ""
 
 
 class ModelStatus(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -400,9 +487,17 @@ ToProcess = (
     | FlushCache
     | CalibrateCache
     | TryGuards
+    | AddProject
+    | AddKey
+    | ReplaceSecret
+    | RevokeKey
+    | SetAllowance
+    | GetAccounts
 )
 # What a service says to a command of its own.
-Answer = Fleet | Ok | Rejected | Audited | LimitsInForce | Notes | CacheStatus | CacheReport | GuardsTried
+Answer = (
+    Fleet | Ok | Rejected | Audited | LimitsInForce | Notes | CacheStatus | CacheReport | GuardsTried | AccountsHeld
+)
 FromProcess = (
     Welcome
     | Heartbeat
@@ -420,4 +515,5 @@ FromProcess = (
     | CacheStatus
     | CacheReport
     | GuardsTried
+    | AccountsHeld
 )

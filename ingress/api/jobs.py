@@ -21,6 +21,7 @@ from ingress.api.schema_completion import CompletionRequest
 from ingress.api.validate import prompts_of
 from ingress.engine import Job, ServedModel
 from ingress.errors import invalid_request
+from ingress.gate.roster import Grantee
 from ingress.text.control import ControlNames
 from ingress.text.prompt import Rendered
 from ingress.text.prompt import render as render_prompt
@@ -52,6 +53,8 @@ class Caller(NamedTuple):
         sibling: another ingress asks for its own client, and has asked everybody else itself.
         earlier: items of the stored conversation that the call goes on with, as JSON; empty where it begins one.
         cache_control: the header of that name.
+        partition: whom cached prompts are shared with; None is the tenant.
+        grantee: whose key was shown; None where none is asked for.
     """
 
     tenant: str
@@ -68,6 +71,8 @@ class Caller(NamedTuple):
     sibling: bool = False
     earlier: bytes = b""
     cache_control: str = ""
+    partition: str | None = None
+    grantee: Grantee | None = None
 
 
 def owner_of(authorization: str) -> str:
@@ -292,6 +297,7 @@ def _plan(
                     priority=request.priority or 0,
                     cache_salt=request.cache_salt or "",
                     tenant=caller.tenant,
+                    partition=caller.partition,
                     key=caller.key,
                     counts_prompt=choice == 0,
                     traceparent=caller.traceparent,

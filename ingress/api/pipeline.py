@@ -15,7 +15,9 @@ from typing import Any, Final, NamedTuple
 from bus.messages.clients import Operation
 from bus.packed import pack_u32
 from bus.telemetry import Telemetry
+from ingress.accounts import NoLedger
 from ingress.api import from_messages, validate
+from ingress.api.admission import Admission
 from ingress.api.answer import Head, Renderer, encode, fingerprint
 from ingress.api.choices import collect, open_all
 from ingress.api.encoders import Encoders, require_generates
@@ -51,6 +53,8 @@ from ingress.timing import Marks
 
 READY_RETRY_S: Final = 2.0
 
+OPEN: Final[frozenset[str]] = frozenset({"ready", "progress"})  # to everybody, with or without a key
+
 Answer = bytes | Replay | Kept
 
 
@@ -83,6 +87,7 @@ class Pipeline:
         ask: see `Stored`.
         cache: answers calls that were answered before.
         guards: look at what goes in and out.
+        admission: stands before every call.
     """
 
     def __init__(
@@ -97,14 +102,16 @@ class Pipeline:
         ask: Ask,
         cache: AnswerCache | None = None,
         guards: Guards | None = None,
+        admission: Admission | None = None,
     ) -> None:
+        self._admission = admission or Admission(None, NoLedger())
         self._engine, self._loop, self._cache = engine, host.loop, cache
         self._guards = guards or Guards((), Telemetry())
         self._streaming = Streaming(
             engine, host, journals, grace_s=grace_s, stored_s=stored_s, find=find, guards=self._guards
         )
         self._stored = Stored(self._streaming, ask)
-        encoders = Encoders(engine)
+        encoders = Encoders(engine, self._admission)
         self._operations: dict[Operation, Callable[[bytes, Caller], Awaitable[Answer]]] = {
             **{operation: partial(self._generate, operation) for operation in KINDS},
             **{operation: partial(self._stored.act, operation) for operation in self._stored.operations},
@@ -117,6 +124,14 @@ class Pipeline:
             "embeddings": encoders.embeddings,
             "rerank": encoders.rerank,
         }
+
+    async def identify(self, caller: Caller, authorization: str, address: str) -> Caller:
+        """The caller, told apart by its credentials where keys are asked for.
+
+        Raises:
+            ApiError: 401, 403, 429 or 503; see `Admission`.
+        """
+        return await self._admission.identify(caller, authorization, address)
 
     async def answer(self, operation: Operation, body: bytes, caller: Caller) -> Answer:
         """Do it: one body, or the events of a stream. Cancelling aborts the work of a call that does not stream.
@@ -145,13 +160,15 @@ class Pipeline:
         request = kind.decode(body)
         return events if request.streams else Kept(events, partial(kind.read, request))
 
-    def model_card(self, name: str) -> bytes:
+    def model_card(self, name: str, caller: Caller) -> bytes:
         """One model.
 
         Raises:
-            ApiError: 404.
+            ApiError: 404; 403, it is not for this caller.
         """
-        return encode(_card(self._engine.model(name)))
+        model = self._engine.model(name)
+        self._admission.check_model(caller, name)
+        return encode(_card(model))
 
     async def resume(self, response: str, authorization: str, after: int, *, ask_siblings: bool = True) -> Events:
         """A stream that was opened before, to be followed after event `after`.
@@ -196,20 +213,26 @@ class Pipeline:
         marks.parsed()
         model = self._engine.model(request.model)
         require_generates(model)
+        self._admission.check_model(caller, model.name)
         if (guards := self._guards.of(model, Whose(caller.tenant, caller.key))) is not None:
             guards.refuse(request)
             body = await guards.admit(body)
             request = kind.decode(body)
         caller = caller._replace(marks=marks, earlier=await self._earlier(request, caller))
         plan = await kind.plan(request, model, caller, None)
-        if guards is not None:
-            await guards.ask()
+        plan = plan._replace(jobs=list(await self._admission.reserve(plan, model, caller)))
         dispatch = partial(open_all, self._engine)
-        opened = (
-            Opened(await dispatch(plan.jobs), ())
-            if self._cache is None
-            else await self._cache.open(request, plan, model, caller, dispatch)
-        )
+        try:
+            if guards is not None:
+                await guards.ask()
+            opened = (
+                Opened(await dispatch(plan.jobs), ())
+                if self._cache is None
+                else await self._cache.open(request, plan, model, caller, dispatch)
+            )
+        except BaseException as error:
+            self._admission.not_opened(plan.jobs, caller, model.name, error)
+            raise
         streams = opened.streams
         if caller.headers is not None:
             caller.headers.extend(opened.headers)
@@ -224,6 +247,7 @@ class Pipeline:
             operation, body, caller.tenant, caller.owner, caller.received_ns, head.id, head.created,
             head.fingerprint, requests, tuple(pack_u32(prompt.ids) for prompt in plan.prompts), plan.seed,
             caller.key, caller.traceparent, caller.batch, caller.weight, caller.earlier, opened.stored,
+            caller.partition,
         )  # fmt: skip
         renderer = kind.render(head, request, plan, model)
         read = partial(kind.read, request)
@@ -237,9 +261,10 @@ class Pipeline:
 
     # --- the rest --------------------------------------------------------------------------------------------------
 
-    async def _tokenize(self, body: bytes, caller: Caller) -> bytes:  # noqa: ARG002 (the same shape for all)
+    async def _tokenize(self, body: bytes, caller: Caller) -> bytes:
         request = validate.tokenize_request(body)
         model = self._engine.model(request.model)
+        self._admission.check_model(caller, model.name)
         if request.messages is not None:
             ids = await chat_ids(
                 model,
@@ -257,14 +282,16 @@ class Pipeline:
             reply = TokenizeReply(count=len(ids), max_model_len=model.context_tokens, tokens=ids, token_strs=texts)
         return encode(reply)
 
-    async def _count_tokens(self, body: bytes, caller: Caller) -> bytes:  # noqa: ARG002
+    async def _count_tokens(self, body: bytes, caller: Caller) -> bytes:
         request = from_messages.count_request(body)
-        ids = await ids_of(from_messages.as_chat(request), self._engine.model(request.model))
-        return encode(TokenCount(len(ids)))
+        model = self._engine.model(request.model)
+        self._admission.check_model(caller, model.name)
+        return encode(TokenCount(len(await ids_of(from_messages.as_chat(request), model))))
 
-    async def _detokenize(self, body: bytes, caller: Caller) -> bytes:  # noqa: ARG002
+    async def _detokenize(self, body: bytes, caller: Caller) -> bytes:
         request = validate.detokenize_request(body)
         model = self._engine.model(request.model)
+        self._admission.check_model(caller, model.name)
         for index, token in enumerate(request.tokens):
             if token >= model.vocabulary:
                 raise invalid_request(
@@ -273,8 +300,9 @@ class Pipeline:
                 )
         return encode(DetokenizeReply(prompt=model.tokenizer.decode(request.tokens, skip_special=False)))
 
-    async def _models(self, body: bytes, caller: Caller) -> bytes:  # noqa: ARG002
-        return encode(ModelList(data=[_card(model) for model in self._engine.models.values()]))
+    async def _models(self, body: bytes, caller: Caller) -> bytes:  # noqa: ARG002 (the same shape for all)
+        models = (model for model in self._engine.models.values() if self._admission.may_see(caller, model.name))
+        return encode(ModelList(data=[_card(model) for model in models]))
 
     async def _ready(self, body: bytes, caller: Caller) -> bytes:  # noqa: ARG002
         models = [_readiness(model.name, self._engine.health(model)) for model in self._engine.models.values()]

@@ -265,7 +265,7 @@ class Streaming:
         received_ns = min(opening.received_ns, self._host.loop.now_ns())
         caller = Caller(
             opening.tenant, opening.owner, received_ns, key=opening.key, traceparent=opening.traceparent,
-            batch=opening.batch, weight=opening.weight, earlier=opening.earlier,
+            batch=opening.batch, weight=opening.weight, earlier=opening.earlier, partition=opening.partition,
         )  # fmt: skip
         plan = await kind.plan(request, model, caller, settled)
         head = Head(opening.response, opening.created, model.name, opening.fingerprint)

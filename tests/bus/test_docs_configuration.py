@@ -13,6 +13,7 @@ import pytest
 from msgspec import NODEFAULT
 
 from bus.config import (
+    AccountsConfig,
     AdminConfig,
     AlarmsConfig,
     BlackboxConfig,
@@ -26,6 +27,7 @@ from bus.config import (
     MetricsConfig,
     ModelConfig,
     PoolsConfig,
+    PriceConfig,
     Section,
     SystemdConfig,
     TracesConfig,
@@ -43,6 +45,8 @@ SECTIONS: dict[str, type[Section | GuardConfig]] = {
     "[cache]": CacheConfig,
     "[[cache.namespace]]": CacheNamespaceConfig,
     "[cost]": CostConfig,
+    "[accounts]": AccountsConfig,
+    "[[price]]": PriceConfig,
     "[traces]": TracesConfig,
     "[log]": LogConfig,
     "[systemd]": SystemdConfig,
