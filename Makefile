@@ -25,7 +25,7 @@ VERSION ?=
 TORCH_BUILD ?= cpu
 TORTURES ?= 500
 CHAOS = PYTHONPATH=tests:tests/system $(BIN)/python
-run = { $(BIN)/pytest -q $1 || [ $$? -eq 5 ]; }$(if $(AGAIN), || { echo "=== once more, what failed"; \
+run = { $(BIN)/pytest -q $1 || [ $$? -eq 5 ]; }$(if $(AGAIN), || { echo "=== once more and alone: what failed"; \
   $(BIN)/pytest -q --last-failed --last-failed-no-failures none tests; })
 PACKAGES := bus ingress scheduler workers kv metrics accounts admin_tui cli headrace_client
 

@@ -92,12 +92,12 @@ Answer = (
     | Rejected
     | Audited
     | LimitsInForce
-    | Access
-    | Actions
     | CacheStatus
     | CacheReport
     | GuardsTried
     | AccountsHeld
+    | Access
+    | Actions
 )
 
 ASK_TIMEOUT_S: Final = 5.0
