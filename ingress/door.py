@@ -173,7 +173,8 @@ class Door:
             sibling=peer.role == "ingress",
         )
         if call.operation not in OPEN:
-            caller = await self._pipeline.identify(caller, call.authorization, self._address)
+            address = None if caller.sibling else self._address
+            caller = await self._pipeline.identify(caller, call.authorization, address)
         answer = await self._pipeline.answer(call.operation, call.body, caller)
         if isinstance(answer, Kept):
             return Reply(call.call, await self._read(answer))

@@ -281,7 +281,7 @@ class Book:
             missing = line.needed - hold.granted
             others = account.held - hold.held
             free = account.free(now_ns, now_s)
-            if missing > 0 and free < missing <= free + others:
+            if missing > max(0, free) and others > 0:  # perhaps not all of it: what comes serves some of who waits
                 return True
         return False
 

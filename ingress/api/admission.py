@@ -35,7 +35,7 @@ class Admission:
     def __init__(self, gate: Gate | None, ledger: Ledger) -> None:
         self._gate, self._ledger = gate, ledger
 
-    async def identify(self, caller: Caller, authorization: str, address: str) -> Caller:
+    async def identify(self, caller: Caller, authorization: str, address: str | None) -> Caller:
         """The caller, with the tenant that its key belongs to.
 
         Raises:

@@ -125,7 +125,7 @@ class Pipeline:
             "rerank": encoders.rerank,
         }
 
-    async def identify(self, caller: Caller, authorization: str, address: str) -> Caller:
+    async def identify(self, caller: Caller, authorization: str, address: str | None) -> Caller:
         """The caller, told apart by its credentials where keys are asked for.
 
         Raises:

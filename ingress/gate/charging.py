@@ -17,8 +17,10 @@ def charging(gate: Gate | None, prices: PriceBook) -> Callable[[Used], int]:
 
     def charge(used: Used) -> int:
         model, counts = used.whose.model, (used.prompt_tokens, used.cached_tokens, used.generated_tokens)
-        if used.outcome == "cached":  # nothing was computed for it: it counts as a request, not by its tokens
-            counts = (0, 0, 0)
+        if used.outcome == "cached":
+            if gate is not None:
+                gate.answered(used.request)
+            return 0
         if gate is None:
             return prices.at(model, int(time.time())).cost(*counts)
         return gate.settle(used.request, used.whose.key, model, *counts)

@@ -27,9 +27,9 @@ class Estimates:
         self._seen: OrderedDict[tuple[str, str], _Seen] = OrderedDict()
 
     def output(self, key: str, model: str, most: int) -> int:
-        """Tokens to reserve for an answer that has `most` at the most; at least one."""
+        """Tokens to reserve for an answer that has `most` at the most."""
         seen = self._seen.get((key, model))
-        return max(1, min(most, FIRST_GUESS if seen is None else seen.guess))
+        return min(most, FIRST_GUESS if seen is None else seen.guess)
 
     def ended(self, key: str, model: str, tokens: int) -> None:
         """An answer had so many."""

@@ -89,11 +89,11 @@ class Gate:
 
     # --- who -------------------------------------------------------------------------------------------------------
 
-    async def identify(self, authorization: str, address: str) -> Grantee:
+    async def identify(self, authorization: str, address: str | None) -> Grantee:
         """Whose key this is.
 
         Args:
-            address: that the caller comes from; empty where that is not known.
+            address: that the caller comes from; empty where that is not known, None where a sibling has looked.
 
         Raises:
             ApiError: 401, no good key; 403, not from there; 429, too many wrong ones; 503, keys are not known yet.
@@ -103,7 +103,7 @@ class Gate:
         shown, now_s = keys.parse(authorization), time.time()
         key = self._roster.key(shown.id) if shown is not None else None
         if shown is None or not keys.matches(shown, key, now_s) or key is None:
-            await self._hold_back(address)
+            await self._hold_back(address or "")
             raise refusals.no_key() if shown is None and not authorization else refusals.wrong_key()
         if key.revoked_s:
             raise refusals.revoked(key.id)
@@ -112,7 +112,7 @@ class Gate:
         grantee = self._roster.grantee(key)
         if grantee is None:
             raise refusals.unavailable("The project of this API key is not known here yet.")
-        if not grantee.may_come_from(address):
+        if address is not None and not grantee.may_come_from(address):
             raise refusals.forbidden("This API key may not be used from here.", code="network_not_allowed")
         return grantee
 
@@ -147,6 +147,10 @@ class Gate:
     def release(self, request: int) -> None:
         """It was not served."""
         self.leases.release(request)
+
+    def answered(self, request: int) -> None:
+        """It was answered without a model: that counts as a request, costs nothing, and says nothing of lengths."""
+        self.leases.settle(request, Actual(0, 0, 0))
 
     def written(self, request: int) -> None:
         """Its settlement is."""
