@@ -10,7 +10,7 @@ import hashlib
 import re
 import secrets
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -73,6 +73,11 @@ class Caller(NamedTuple):
     cache_control: str = ""
     partition: str | None = None
     grantee: Grantee | None = None
+
+
+def tier_of(request: object) -> Literal["default", "flex"]:
+    """How a call wants to be served: `flex` is behind all that is not."""
+    return "flex" if getattr(request, "service_tier", None) == "flex" else "default"
 
 
 def owner_of(authorization: str) -> str:
@@ -301,7 +306,7 @@ def _plan(
                     key=caller.key,
                     counts_prompt=choice == 0,
                     traceparent=caller.traceparent,
-                    batch=caller.batch,
+                    batch=caller.batch or tier_of(request) == "flex",
                     weight=caller.weight,
                     # The same for every choice of a prompt: asked for once. In a stream no choice waits for another.
                     prompt_logprobs=-1

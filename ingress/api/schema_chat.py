@@ -226,7 +226,7 @@ class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     choices: list[ChatChoice]
     usage: Usage
-    service_tier: Literal["default"] = "default"
+    service_tier: Literal["default", "flex"] = "default"
     system_fingerprint: str | None
     prompt_token_ids: list[int] | UnsetType = UNSET
     prompt_logprobs: PromptLogprobs | UnsetType = UNSET
@@ -263,7 +263,7 @@ class ChatCompletionChunk(msgspec.Struct, frozen=True, kw_only=True):
     created: int
     model: str
     choices: list[ChunkChoice]
-    service_tier: Literal["default"] = "default"
+    service_tier: Literal["default", "flex"] = "default"
     system_fingerprint: str | None
     usage: Usage | UnsetType | None = UNSET
     prompt_token_ids: list[int] | UnsetType = UNSET
