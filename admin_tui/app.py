@@ -24,6 +24,7 @@ from admin_tui.details import Detail, detail_kind
 from admin_tui.dialogs.help import HelpScreen
 from admin_tui.feed import Feed, LiveFeed
 from admin_tui.glyphs import ASCII, UNICODE, Glyphs
+from admin_tui.keeping import Keeper, Outcome
 from admin_tui.keepsakes import Keepsakes, SavedView, own_directory
 from admin_tui.keymap import BadKeymap, find_keymap, read_keymap
 from admin_tui.loop import GuestLoop
@@ -41,6 +42,8 @@ from admin_tui.world import Event, World
 from bus.config import Config
 from bus.messages.observe import TimelineReply
 from bus.process import EXIT_CONFIG
+
+__all__ = ["HeadraceTop", "Keeper", "Outcome", "bindings_of", "run"]
 
 REFRESH_S: Final = 0.5
 MIN_WIDTH, MIN_HEIGHT, TALL = 64, 16, 30
@@ -316,6 +319,7 @@ def run(
     once: bool = False,
     json: bool = False,
     plain: bool = False,
+    keeper: Keeper | None = None,
 ) -> int:
     """Show the screen, or print what it would show.
 
@@ -325,12 +329,13 @@ def run(
         once: print one snapshot and end.
         json: print JSON; implies `once`.
         plain: print lines instead of drawing, once a refresh until interrupted.
+        keeper: restarts processes where no supervisor does.
 
     Returns:
         0; 69 where the metrics process does not answer; 66 where the recording cannot be read; 78 for a bad key map.
     """
     try:
-        make_feed = _feed_maker(replay, at_once=once or json or plain)
+        make_feed = _feed_maker(replay, keeper, at_once=once or json or plain)
     except (BadRecording, OSError) as error:
         print(error, file=sys.stderr)
         return EXIT_NO_INPUT
@@ -347,8 +352,8 @@ def run(
     return 0
 
 
-def _feed_maker(replay: Path | None, *, at_once: bool) -> Callable[[], Feed]:
+def _feed_maker(replay: Path | None, keeper: Keeper | None, *, at_once: bool) -> Callable[[], Feed]:
     if replay is None:
-        return lambda: LiveFeed(GuestLoop())
+        return lambda: LiveFeed(GuestLoop(), keeper=keeper)
     recorded = list(read(replay))
     return lambda: ReplayFeed(recorded, None if at_once else GuestLoop())

@@ -75,6 +75,11 @@ def _process(name: str, world: World) -> tuple[str, ...]:
             return ("Steps go on from mapped pages.", "No new pages are sealed or found until it is back.")
         case "metrics":
             return ("Screens and /metrics go blind until it is back.", "No request is touched.")
+        case "accounts":
+            return (
+                "Keys stay good, and leases of limits and budgets go on.",
+                "What is not leased: limits are waived for a while, budgets refuse with 503.",
+            )
         case "supervisor":
             return ("Processes go on; nobody restarts them until it is back.",)
     return ()

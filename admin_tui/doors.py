@@ -6,13 +6,18 @@ from __future__ import annotations
 
 import copy
 import itertools
+import os
 from collections.abc import Callable
 from typing import Any, Final
 
-from admin_tui.acted import PeopleEvent, Vitals
+import msgspec
+
+from admin_tui.acted import Actions, PeopleEvent, Vitals
+from bus.actionlog import ActionRecord
 from bus.identity import Visitor
 from bus.link import Link
-from bus.messages.control import Access, FromProcess, GetAccess, GetNotes, GetStatus, Notes, Status
+from bus.messages import control
+from bus.messages.control import Access, FromProcess, GetAccess, GetActions, GetNotes, GetStatus, Notes, Status
 from bus.names import CONTROL_DOOR, METRICS, InvalidName, parse_process
 
 ASK_S: Final = 2.0
@@ -38,6 +43,16 @@ class Doors:
             on_message=self._on_message, on_up=self._on_up,
         )  # fmt: skip
         self._stop = me.loop.every(ASK_S, self._ask)
+
+    @property
+    def strangers(self) -> bool:
+        """Whether the stack is another user's, whose files are not ours to read."""
+        lock = self._me.run / f"{METRICS}.lock"
+        return lock.exists() and not os.access(lock, os.R_OK)
+
+    def ask_actions(self) -> None:
+        """The newest of the audit log comes as an event."""
+        self._metrics.send(GetActions(next(self._rids)))
 
     def close(self) -> None:
         """Ask nobody any more."""
@@ -90,6 +105,9 @@ class Doors:
         if isinstance(message, Access):
             self._known_access = True
             self._on_event(message)
+        elif isinstance(message, control.Actions):
+            records = tuple(msgspec.json.decode(line, type=ActionRecord) for line in message.records)
+            self._on_event(Actions(records, message.problem))
         elif isinstance(message, Notes):
             self._heard_ns = self._me.loop.now_ns()
             self._leave_others()

@@ -20,6 +20,7 @@ from admin_tui.archive import Archive
 from admin_tui.courier import Courier, OnAnswer
 from admin_tui.details import Detail, DetailKind
 from admin_tui.doors import Doors
+from admin_tui.keeping import Keeper, Keeping
 from admin_tui.sync import Sync
 from admin_tui.world import Event, LinkDown, LinkUp, SupervisorGone
 from bus.identity import Visitor
@@ -83,11 +84,15 @@ class Feed(Protocol):
 
 
 class LiveFeed:
-    """The bus of this host."""
+    """The bus of this host.
+
+    Args:
+        keeper: of the processes, where no supervisor is.
+    """
 
     label = "live"
 
-    def __init__(self, loop: Loop, run: Path | None = None) -> None:
+    def __init__(self, loop: Loop, run: Path | None = None, keeper: Keeper | None = None) -> None:
         self._me = Visitor("tui", loop, run)
         self._rids = itertools.count(1)
         self._sync = Sync()
@@ -95,6 +100,7 @@ class LiveFeed:
         self._on_event: OnEvent = lambda _: None
         self._courier = Courier(self._me)
         self._archive = Archive()
+        self._keeping = Keeping(loop, keeper) if keeper is not None else None
         self.refused = 0
 
     def start(self, on_event: OnEvent) -> None:
@@ -134,11 +140,17 @@ class LiveFeed:
         self._on_event(self._archive.logs())
 
     def ask_actions(self) -> None:
-        """From this host's files."""
-        self._on_event(self._archive.actions())
+        """From this host's files; of another user's stack, from the metrics process."""
+        if self._doors.strangers:
+            self._doors.ask_actions()
+        else:
+            self._on_event(self._archive.actions())
 
     def give(self, order: Order, on_answer: OnAnswer, *, supervised: bool) -> None:
-        """Carry out an order at a control door."""
+        """Carry out an order at a control door, or have the keeper do it."""
+        if self._keeping is not None and not supervised and self._keeping.carries_out(order):
+            self._keeping.give(order, on_answer)
+            return
         self._courier.give(order, on_answer, supervised=supervised)
 
     def close(self) -> None:
@@ -146,6 +158,8 @@ class LiveFeed:
         for stop in self._stops:
             stop()
         self._courier.close()
+        if self._keeping is not None:
+            self._keeping.close()
         self._doors.close()
         self._archive.close()
         self._supervisor.close()

@@ -49,6 +49,9 @@ CONFIG: Final = """
 http = "127.0.0.1:{port}"
 processes = {ingresses}
 max_streams = 16384
+[cache]
+exact = false
+
 [kv]
 arena = "2GiB"
 [log]

@@ -47,7 +47,8 @@ def stack(layout: str, options: argparse.Namespace) -> Iterator[str]:
         probe.close()
         config = Path(home) / "headrace.toml"
         config.write_text(
-            f'[ingress]\nhttp = "127.0.0.1:{port}"\n[kv]\narena = "1GiB"\n[[model]]\nname = "bench"\n'
+            f'[ingress]\nhttp = "127.0.0.1:{port}"\n[cache]\nexact = false\n[kv]\narena = "1GiB"\n'
+            '[[model]]\nname = "bench"\n'
             f'source = "{options.model}"\nslots = 16\ninter_token_target_ms = {options.target_ms}\n{layout}'
         )
         environment = {

@@ -197,7 +197,7 @@ def stack(home: Path, model: str, disk: Path) -> Iterator[str]:
     config = home / "headrace.toml"
     config.write_text(
         f'[ingress]\nhttp = "127.0.0.1:{port}"\n\n'
-        f'[kv]\narena = "1536MiB"\nhugepages = "off"\ndisk = "4GiB"\ndisk_path = "{disk}"\n\n'
+        f'[cache]\nexact = false\n[kv]\narena = "1536MiB"\nhugepages = "off"\ndisk = "4GiB"\ndisk_path = "{disk}"\n\n'
         f'[[model]]\nname = "m"\nsource = "{model}"\ndtype = "float32"\n'
     )
     environment = {**os.environ, "HEADRACE_RUN": str(home / "r"), "HEADRACE_STATE": str(home / "s")}

@@ -64,7 +64,8 @@ class Stack:
         self.url, self.config, self.standby = f"http://127.0.0.1:{port}", home / "headrace.toml", options.standby
         model = template.format(source=options.model, dtype=options.dtype, standby=options.standby)
         self.config.write_text(
-            f'[ingress]\nhttp = "127.0.0.1:{port}"\nprocesses = {options.ingresses}\n[kv]\narena = "512MiB"\n{model}'
+            f'[ingress]\nhttp = "127.0.0.1:{port}"\nprocesses = {options.ingresses}\n'
+            f'[cache]\nexact = false\n[kv]\narena = "512MiB"\n{model}'
         )
         # Read by this process too, whose questions go to this stack.
         os.environ.update(

@@ -142,10 +142,20 @@ def read_actions(directory: Path, since: float = 0.0) -> list[ActionRecord]:
     Raises:
         OSError: the directory, or a file in it, may not be read.
     """
-    if not directory.exists():
-        return []
-    found = [record for path in sorted(directory.iterdir()) if ".ndjson" in path.name for record in _records(path)]
-    return sorted((record for record in found if record.at >= since), key=lambda record: record.at)
+    found = (record for record in each_action(directory) if record.at >= since)
+    return sorted(found, key=lambda record: record.at)
+
+
+def each_action(directory: Path) -> Iterator[ActionRecord]:
+    """All records, one process's after the other's. Lines that are no records are left out.
+
+    Raises:
+        OSError: the directory, or a file in it, may not be read.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        for path in sorted(directory.iterdir()):
+            if ".ndjson" in path.name:
+                yield from _records(path)
 
 
 def newest_actions(directory: Path) -> list[ActionRecord]:
@@ -169,9 +179,7 @@ def newest_actions(directory: Path) -> list[ActionRecord]:
 
 def _records(path: Path) -> Iterator[ActionRecord]:
     decoder = msgspec.json.Decoder(ActionRecord)
-    with path.open("rb") as file:
+    with contextlib.suppress(FileNotFoundError), path.open("rb") as file:  # it may be renamed just now
         for line in file:
-            try:
+            with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
                 yield decoder.decode(line)
-            except (msgspec.DecodeError, UnicodeDecodeError):
-                continue

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 import tomllib
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -15,6 +16,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from bus.guard_config import GuardConfig, guard_problems
 from bus.names import MODEL_NAME
 
 Positive = Annotated[int, Meta(ge=1)]
@@ -174,6 +176,40 @@ class CostConfig(Section, frozen=True):
     watts_busy: NotNegative = 0.0
 
 
+class AccountsConfig(Section, frozen=True):
+    """`[accounts]`: who may use the API, and how much.
+
+    Attributes:
+        keys: "off" serves everybody; "required" serves who shows a key of `headrace keys create`, within its limits and
+            budgets, and runs `accounts@host`, which keeps them.
+        unleased_s: while `accounts@host` is down, and what was leased of a limit is used up, requests go on for so many
+            seconds. Budgets never do.
+        share: part of a limit or budget that an ingress takes ahead.
+    """
+
+    keys: Literal["off", "required"] = "off"
+    unleased_s: NotNegative = 30.0
+    share: Annotated[float, Meta(gt=0, le=1)] = 0.05
+
+
+class PriceConfig(Section, frozen=True):
+    """`[[price]]`: what tokens are charged at, in the currency of `[cost]`. The latest row that a model matches, and
+    that has begun, holds; what no row matches is free.
+
+    Attributes:
+        model: a served name, or a pattern with `*`.
+        valid_from: day on which it begins (UTC), as 2026-01-31; empty is always.
+        input, cached_input, output: per million tokens. Prompt tokens whose KV was found are charged as `cached_input`,
+            and by `input` where that is not given.
+    """
+
+    model: str
+    input: NotNegative
+    output: NotNegative
+    cached_input: NotNegative | None = None
+    valid_from: str = ""
+
+
 class TracesConfig(Section, frozen=True):
     """`[traces]`: spans of requests for an OpenTelemetry collector. Needs `pip install headrace[otel]`.
 
@@ -325,6 +361,8 @@ class Config(Section, frozen=True):
     usage: UsageConfig = UsageConfig()
     cache: CacheConfig = CacheConfig()
     cost: CostConfig = CostConfig()
+    price: tuple[PriceConfig, ...] = ()
+    accounts: AccountsConfig = AccountsConfig()
     traces: TracesConfig = TracesConfig()
     log: LogConfig = LogConfig()
     admin: AdminConfig = AdminConfig()
@@ -332,6 +370,7 @@ class Config(Section, frozen=True):
     curve: CurveConfig | None = None
     systemd: SystemdConfig = SystemdConfig()
     model: tuple[ModelConfig, ...] = (DEMO_MODEL,)
+    guard: tuple[GuardConfig, ...] = ()
 
     def model_named(self, name: str) -> ModelConfig:
         """The section of a model.
@@ -461,6 +500,9 @@ def _problems(config: Config) -> list[tuple[Where, str]]:
         found.append((("cost", "price_per_kwh"), "energy has a price, but watts_busy does not say how much is used"))
     if cost.watts_busy < cost.watts_idle:
         found.append((("cost", "watts_busy"), f"less than watts_idle ({cost.watts_idle:g})"))
+    for index, row in enumerate(config.price):
+        if not _is_day(row.valid_from):
+            found.append((("price", index, "valid_from"), f"{row.valid_from!r} is not a day; write 2026-01-31"))
     if not re.fullmatch(r"(https?://\S+)?", config.traces.endpoint):
         found.append((("traces", "endpoint"), "expected the URL of an OTLP/HTTP receiver, as http://127.0.0.1:4318"))
     if not config.model:
@@ -478,6 +520,7 @@ def _problems(config: Config) -> list[tuple[Where, str]]:
             found.append((("model", index, "pools"), "workers share the arena's pages on a CPU only: leave pools out"))
         if not re.match(r"(catalog:|hf:|path:).+|.+\.gguf$", model.source):
             found.append((("model", index, "source"), "expected catalog:NAME, hf:ORG/REPO, path:/DIR or a .gguf file"))
+    found += guard_problems(config.guard, frozenset(names))
     return found
 
 
@@ -497,6 +540,15 @@ def _parse_recording(text: str) -> None:
     size, (least, most) = parse_size(text), RECORDING
     if size and not least <= size <= most:
         raise ConfigError(f'{text!r} is not from {least >> 10}KiB to {most >> 30}GiB; "0" records nothing')
+
+
+def _is_day(text: str) -> bool:
+    if not text:
+        return True
+    try:
+        return bool(time.strptime(text, "%Y-%m-%d"))
+    except ValueError:
+        return False
 
 
 def _dotted(where: Where) -> str:

@@ -13,6 +13,7 @@ import msgspec
 
 from bus import logs
 from bus.actionlog import LONGEST_TEXT, ActionLog, ActionRecord
+from bus.actionreading import ActionReading
 from bus.build import BUILD
 from bus.credentials import Credentials, Doorkeeper
 from bus.messages.caching import GetCache
@@ -22,6 +23,8 @@ from bus.messages.control import (
     Answer,
     Drain,
     GetAccess,
+    GetAccounts,
+    GetActions,
     GetFleet,
     GetLimits,
     GetNotes,
@@ -33,7 +36,9 @@ from bus.messages.control import (
     Status,
     Stop,
     ToProcess,
+    TryGuards,
     Undrain,
+    Witness,
 )
 from bus.names import CONTROL_DOOR, VISITORS
 from bus.orders import Firsts, Order, reason_of, subject, verb, wording
@@ -45,7 +50,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _MAY_ASK = frozenset({"cli", "tui", "supervisor", "scheduler", "metrics"})
-_LOOKS = GetStatus | GetFleet | GetLimits | GetNotes | GetAccess | GetCache
+_LOOKS = GetStatus | GetFleet | GetLimits | GetNotes | GetAccess | GetCache | TryGuards | GetAccounts
 OPEN_MODE: Final = 0o666  # whoever may enter the run directory may knock; `Doorkeeper` decides
 DENIALS: Final = 10  # in a row that are written; then one a second, so that nobody can push others out of the log
 
@@ -57,6 +62,7 @@ class ControlDoor:
         self._life = life
         self._keeper = Doorkeeper(life.config.admin)
         self._actions = ActionLog(life.name)
+        self._reading = ActionReading(life.loop)
         self._firsts = Firsts()
         self._denials, self._denied_at_s, self._missed = 0, 0.0, 0
         self._server: Server[ToProcess] = Server(
@@ -66,6 +72,7 @@ class ControlDoor:
 
     def close(self) -> None:
         """Stop listening."""
+        self._reading.close()
         self._server.close()
         self._actions.close()
 
@@ -79,6 +86,9 @@ class ControlDoor:
         if isinstance(message, GetAccess):
             role = "admin" if self._keeper.access(who) == "admin" else "viewer"
             self._server.send(peer, Access(rid, role, who.user, self._keeper.who_may_act()))  # type: ignore[arg-type]
+            return
+        if isinstance(message, GetActions):
+            self._reading.ask(message, lambda answer: self._server.send(peer, answer))
             return
         if not isinstance(message, _LOOKS) and self._keeper.access(who) != "admin":
             denied = Rejected(rid, f"{who.user} may look and not act: {self._keeper.who_may_act()} may")
@@ -149,6 +159,8 @@ class ControlDoor:
 
     def _obey(self, message: ToProcess, rid: int) -> Answer:
         own = self._life.name
+        if isinstance(message, Witness):
+            return Rejected(rid, message.refused) if message.refused else Ok(rid, message.detail)
         for_another = isinstance(message, Drain | Undrain) and message.name not in ("", own)
         if not for_another and isinstance(message, Drain | Undrain | Stop | SetLogLevel):
             if isinstance(message, Stop) and (answer := self._life.command(message)) is not None:

@@ -107,10 +107,13 @@ class Doorkeeper:
 
 
 def lend(path: Path, group: str) -> None:
-    """Let a group use a socket file that has no doorkeeper, where this process may give it away."""
+    """Let a group use a socket file that has no doorkeeper, where it is that group's or may be given to it."""
     if (number := group_id(group)) >= 0:
         with contextlib.suppress(OSError):
-            os.chown(path, -1, number)
+            if path.stat().st_gid != number:  # else the service manager has given it away
+                if os.geteuid() != ROOT and number not in os.getgroups():
+                    return  # it would be refused, and a hardened service that asks is killed
+                os.chown(path, -1, number)
             path.chmod(0o660)
 
 

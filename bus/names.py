@@ -1,8 +1,8 @@
 """Names of processes and of their run-time files. No I/O but creating the run directory.
 
 A process is called `role@instance`: `ingress@0`, `scheduler@smollm2`,
-`worker@smollm2.1.0` (model, replica, rank), `kv@host`, `metrics@host`, `supervisor@host`. `standby@smollm2.1.0` waits
-to become `worker@smollm2.1.0`, and has that name from then on.
+`worker@smollm2.1.0` (model, replica, rank), `kv@host`, `metrics@host`, `accounts@host`, `supervisor@host`.
+`standby@smollm2.1.0` waits to become `worker@smollm2.1.0`, and has that name from then on.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import re
 from pathlib import Path
 from typing import Final, Literal, NamedTuple, get_args
 
-Role = Literal["ingress", "scheduler", "worker", "standby", "kv", "metrics", "supervisor", "cli", "tui", "client"]
+Role = Literal[
+    "ingress", "scheduler", "worker", "standby", "kv", "metrics", "accounts", "supervisor", "cli", "tui", "client"
+]
 ROLES: Final[tuple[str, ...]] = get_args(Role)
 VISITORS: Final = frozenset({"cli", "tui", "client"})  # programs that come and go: they hold no name
 
@@ -147,14 +149,26 @@ CLIENTS_DOOR: Final = "clients"  # ingress: for ZeroMQ clients
 TELEMETRY_DOOR: Final = "telemetry"  # metrics: samples come in
 OBSERVE_DOOR: Final = "observe"  # metrics: questions and answers
 FEED_DOOR: Final = "feed"  # metrics: sequenced updates go out
+LEASES_DOOR: Final = "leases"  # accounts: for ingresses
 
 LONGEST_DOOR: Final = max(
-    (CONTROL_DOOR, REQUESTS_DOOR, STEPS_DOOR, PAGES_DOOR, CLIENTS_DOOR, TELEMETRY_DOOR, OBSERVE_DOOR, FEED_DOOR),
+    (
+        CONTROL_DOOR,
+        REQUESTS_DOOR,
+        STEPS_DOOR,
+        PAGES_DOOR,
+        CLIENTS_DOOR,
+        TELEMETRY_DOOR,
+        OBSERVE_DOOR,
+        FEED_DOOR,
+        LEASES_DOOR,
+    ),
     key=len,
 )
 
 KV: Final = "kv@host"
 METRICS: Final = "metrics@host"
+ACCOUNTS: Final = "accounts@host"
 SUPERVISOR: Final = "supervisor@host"
 
 

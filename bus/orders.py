@@ -11,19 +11,26 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from bus.messages.accounts import Allowance
 from bus.messages.caching import CalibrateCache, FlushCache
 from bus.messages.control import (
     Acknowledge,
+    AddKey,
+    AddProject,
     CancelRequest,
     Drain,
     LimitValues,
     Reload,
+    ReplaceSecret,
     Restart,
+    RevokeKey,
+    SetAllowance,
     SetLimits,
     SetLogLevel,
     Silence,
     Stop,
     Undrain,
+    Witness,
 )
 
 Order = (
@@ -37,8 +44,14 @@ Order = (
     | Reload
     | Acknowledge
     | Silence
+    | Witness
     | FlushCache
     | CalibrateCache
+    | AddProject
+    | AddKey
+    | ReplaceSecret
+    | RevokeKey
+    | SetAllowance
 )
 
 REMEMBERED: Final = 256
@@ -47,6 +60,8 @@ _VERBS: Final[dict[type[msgspec.Struct], str]] = {
     Drain: "drain", Undrain: "undrain", Stop: "stop", Restart: "restart", CancelRequest: "cancel",
     SetLogLevel: "log-level", SetLimits: "limit", Reload: "reload", Acknowledge: "acknowledge", Silence: "silence",
     FlushCache: "cache-flush", CalibrateCache: "cache-calibrate",
+    AddProject: "add-project", AddKey: "add-key", ReplaceSecret: "rotate-key", RevokeKey: "revoke-key",
+    SetAllowance: "set-allowance",
 }  # fmt: skip
 _OPPOSITES: Final = {"drain": "undrain", "undrain": "drain"}
 
@@ -55,6 +70,8 @@ def verb(order: Order) -> str:
     """In one word."""
     if isinstance(order, Restart) and not order.deadline_s:
         return "kill"
+    if isinstance(order, Witness):
+        return order.verb
     return _VERBS[type(order)]
 
 
@@ -63,12 +80,22 @@ def subject(order: Order, process: str) -> str:
     match order:
         case Drain() | Undrain() | Restart():
             return order.name or process
+        case Witness():
+            return order.object
         case FlushCache() | CalibrateCache():
             return f"cache {order.space or 'of all namespaces'}"
         case CancelRequest():
             return f"request {order.request:x}"
         case Acknowledge() | Silence():
             return f"{order.code} {order.subject}"
+        case AddProject():
+            return order.name
+        case AddKey():
+            return order.key.id
+        case ReplaceSecret() | RevokeKey():
+            return order.key
+        case SetAllowance():
+            return order.allowance.scope
         case _:
             return process
 
@@ -84,6 +111,12 @@ def wording(order: Order) -> str:
             return "off" if order.off else f"budget {order.budget:g}" if order.budget else ""
         case Silence():
             return f"{order.seconds:.0f} s" if order.seconds else "ended"
+        case AddKey():
+            return f"{order.key.name!r} of {order.key.project}"
+        case AddProject():
+            return f"shares={order.shares} weight={order.weight:g}"
+        case SetAllowance():
+            return allowance_in_words(order.allowance)
         case _:
             return ""
 
@@ -92,6 +125,18 @@ def limits_in_words(limits: LimitValues) -> list[str]:
     """`slots=16`, for each that is meant."""
     pairs = ((name, getattr(limits, name)) for name in limits.__struct_fields__)
     return [f"{name}={value:g}" for name, value in pairs if value is not None]
+
+
+def allowance_in_words(allowance: Allowance) -> str:
+    """`total_tokens=1000 in 60 s of smollm2`."""
+    if allowance.amount < 0:
+        what = f"no {allowance.dimension}"
+    elif allowance.dimension == "money":
+        what = f"money={allowance.amount / 1e9:g} a {allowance.period}"
+    else:
+        what = f"{allowance.dimension}={allowance.amount}"
+    window = f" in {allowance.window_s} s" if allowance.window_s else ""
+    return f"{what}{window}{f' of {allowance.model}' if allowance.model else ''}"
 
 
 def reason_of(order: Order) -> str:

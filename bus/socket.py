@@ -7,6 +7,7 @@ swallow the edge. So the pump reads until there is nothing, and looks again afte
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -43,6 +44,8 @@ def bind_ipc(socket: zmq.Socket[bytes], path: Path, mode: int = 0o600) -> None:
     if (fd := listen_fds.take_path(path)) is not None:
         socket.setsockopt(zmq.USE_FD, fd)  # which closes it with the socket
         socket.bind(f"ipc://{path}")
+        with contextlib.suppress(OSError):  # a unit has one mode for all its files; this one is ours
+            path.chmod(mode)
         return
     previous = os.umask(0o777 & ~mode)
     try:

@@ -33,6 +33,7 @@ BOUNDS_OF: Final = {  # others: LATENCY_BOUNDS
     "headrace_step_seconds": STEP_BOUNDS,
     "headrace_step_rows": ROW_BOUNDS,
     "headrace_step_phase_seconds": PHASE_BOUNDS,
+    "headrace_guard_seconds": PHASE_BOUNDS,
 }
 
 

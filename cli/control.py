@@ -16,33 +16,49 @@ from bus.loop import PollLoop
 from bus.messages.caching import CacheReport, CacheStatus, CalibrateCache, FlushCache, GetCache, GetCacheReport
 from bus.messages.common import Nack
 from bus.messages.control import (
+    Access,
+    AccountsHeld,
     Acknowledge,
+    Actions,
+    AddKey,
+    AddProject,
     Audit,
     Audited,
     CancelRequest,
     Drain,
     Fleet,
     FromProcess,
+    GetAccess,
+    GetAccounts,
+    GetActions,
     GetFleet,
     GetLimits,
     GetStatus,
+    GuardsTried,
     LimitsInForce,
     Ok,
     Rejected,
     Reload,
+    ReplaceSecret,
     Restart,
+    RevokeKey,
+    SetAllowance,
     SetLimits,
     SetLogLevel,
     Silence,
     Status,
     Stop,
+    TryGuards,
     Undrain,
+    Witness,
 )
 from bus.names import CONTROL_DOOR, SUPERVISOR, InvalidName, parse_process, run_directory, socket_path
 from cli.supervisor.proc import start_ticks
 
 Question = (
     GetStatus
+    | GetAccess
+    | GetActions
     | GetFleet
     | GetLimits
     | Drain
@@ -56,12 +72,33 @@ Question = (
     | Reload
     | Acknowledge
     | Silence
+    | Witness
     | GetCache
     | GetCacheReport
     | FlushCache
     | CalibrateCache
+    | TryGuards
+    | AddProject
+    | AddKey
+    | ReplaceSecret
+    | RevokeKey
+    | SetAllowance
+    | GetAccounts
 )
-Answer = Status | Fleet | Ok | Rejected | Audited | LimitsInForce | CacheStatus | CacheReport
+Answer = (
+    Status
+    | Fleet
+    | Ok
+    | Rejected
+    | Audited
+    | LimitsInForce
+    | CacheStatus
+    | CacheReport
+    | GuardsTried
+    | AccountsHeld
+    | Access
+    | Actions
+)
 
 ASK_TIMEOUT_S: Final = 5.0
 STATUS_TIMEOUT_S: Final = 1.0

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 
-from cli.commands import acting, looking, models, running, using  # noqa: F401  commands register themselves
-from cli.commands.base import LOOKING, RUNNING, app
+from cli.accounts.command import keys, projects
+from cli.commands import acting, guarding, looking, models, running, using  # noqa: F401  commands register themselves
+from cli.commands.base import ACTING, LOOKING, RUNNING, app
 from cli.commands.caching import cache
 from cli.release import app as release
 from cli.systemd.command import systemd
@@ -17,6 +18,10 @@ systemd.group, systemd.sort_key = (RUNNING,), 4
 app.command(systemd)
 cache.group, cache.sort_key = (LOOKING,), 9
 app.command(cache)
+keys.group, keys.sort_key = (ACTING,), 10
+projects.group, projects.sort_key = (ACTING,), 11
+app.command(keys)
+app.command(projects)
 app.command(release.app)
 app.command(release.rollback, group=release.INSTALLATION, sort_key=2)
 

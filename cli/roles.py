@@ -17,6 +17,7 @@ _MAINS: Final = {
     "standby": "workers.main",
     "kv": "kv.main",
     "metrics": "metrics.main",
+    "accounts": "accounts.main",
     "supervisor": "cli.supervisor.main",
 }
 

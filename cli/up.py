@@ -27,7 +27,14 @@ from cli.supervisor.state import CONFIG_COPY
 READY_TIMEOUT_S: Final = 600.0
 APPEAR_TIMEOUT_S: Final = 10.0
 LOOK_S: Final = 0.15
-_COLOURS: Final = {"ingress": "cyan", "scheduler": "magenta", "worker": "green", "kv": "yellow", "metrics": "blue"}
+_COLOURS: Final = {
+    "ingress": "cyan",
+    "scheduler": "magenta",
+    "worker": "green",
+    "kv": "yellow",
+    "metrics": "blue",
+    "accounts": "blue",
+}
 
 
 def start(config: Config, path: Path | None, *, detach: bool, fetch_missing: bool) -> int:

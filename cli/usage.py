@@ -7,13 +7,14 @@ import re
 import sys
 import time
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 from rich.console import Console
 from rich.table import Table
 
 from bus.messages.usage import GetUsage, Grouping, UsageReply, UsageRow
+from bus.prices import NANO
 from cli.control import Caller, Unreachable
 from cli.observer import ask
 from cli.supervisor.logfiles import printable
@@ -30,6 +31,9 @@ class Line(msgspec.Struct, frozen=True, omit_defaults=False):
     """One group in `headrace usage --json` and `--csv`.
 
     Attributes:
+        rejected: attempts that were turned away, which `requests` leaves out; `cached` were answered without a model.
+        charged: by the price book of `[[price]]`, in the currency of `[cost]`; `charged_nano` is the same in
+            billionths, exactly.
         cost_per_million_tokens: of prompt and generated tokens together; `cost_per_million_prompt_tokens` of prompt
             tokens that were computed, by the cost of prefill, and `cost_per_million_generated_tokens` by that of
             decode. None where there are no such tokens, or nothing has a price.
@@ -49,6 +53,10 @@ class Line(msgspec.Struct, frozen=True, omit_defaults=False):
     cost_per_million_generated_tokens: float | None
     model: str = ""
     outcome: str = ""
+    rejected: int = 0
+    cached: int = 0
+    charged: float = 0.0
+    charged_nano: int = 0
 
 
 class Host(msgspec.Struct, frozen=True):
@@ -87,7 +95,15 @@ def span_s(text: str) -> int:
     return int(match[1]) * _UNITS[match[2]]
 
 
-def show(by: Grouping, since: str, model: str, limit: int, *, as_json: bool, as_csv: bool) -> int:
+class Only(NamedTuple):
+    """Of whom; empty is all. `project` may be an organisation."""
+
+    model: str = ""
+    key: str = ""
+    project: str = ""
+
+
+def show(by: Grouping, since: str, only: Only, limit: int, *, as_json: bool, as_csv: bool) -> int:
     """Ask and print. Exit code 69 where the metrics process is not there."""
     if as_json and as_csv:
         print("--json or --csv, not both", file=sys.stderr)
@@ -95,7 +111,7 @@ def show(by: Grouping, since: str, model: str, limit: int, *, as_json: bool, as_
     try:
         since_s = int(time.time()) - span_s(since)
         with Caller() as caller:
-            reply = ask(caller, GetUsage(1, max(0, since_s), by, model, limit), UsageReply)
+            reply = ask(caller, GetUsage(1, max(0, since_s), by, only.model, limit, only.key, only.project), UsageReply)
     except BadSpan as bad:
         print(bad, file=sys.stderr)
         return 2
@@ -135,7 +151,8 @@ def line(row: UsageRow, *, priced: bool) -> Line:
         round(row.compute_s, 6), round(row.prefill_s, 6), row.cost if priced else None,
         per_million(row.cost, row.prompt_tokens + row.generated_tokens),
         per_million(prefill, row.prompt_tokens - row.cached_tokens),
-        per_million(row.cost - prefill, row.generated_tokens), row.model, row.outcome,
+        per_million(row.cost - prefill, row.generated_tokens), row.model, row.outcome, row.rejected, row.cached,
+        row.charged_nano / NANO, row.charged_nano,
     )  # fmt: skip
 
 
@@ -177,21 +194,31 @@ def _rows(console: Console, report: Report) -> None:
     heads: list[tuple[str, str]] = [(report.by, "total")]
     if single:
         heads += [("model", ""), ("ended by", "")]
-    total = _cells(report.total, priced=priced, single=single)
     names = ["prompt", "of it cached", "generated", "core s"]
     if not single:
         names = ["requests", "failed", *names]
     if priced:
         names += [f"{report.currency}", "per M tokens", "per M prompt", "per M generated"]
-    for name, foot in [*heads, *zip(names, total, strict=True)]:
+    charged, turned_away = bool(report.total.charged_nano), bool(report.total.rejected) and not single
+    names += [*(["charged"] if charged else []), *(["rejected"] if turned_away else [])]
+
+    def cells(each: Line) -> list[str]:
+        return [*_cells(each, priced=priced, single=single), *_accounts(each, charged, turned_away)]
+
+    for name, foot in [*heads, *zip(names, cells(report.total), strict=True)]:
         left = (name, foot) in heads
         table.add_column(name, footer=foot, justify="left" if left else "right", no_wrap=True)
     for each in report.rows:
         named = [printable(each.group) or "(nobody named)"]
         if single:
             named += [printable(each.model), printable(each.outcome)]
-        table.add_row(*named, *_cells(each, priced=priced, single=single))
+        table.add_row(*named, *cells(each))
     console.print(table)
+
+
+def _accounts(each: Line, charged: bool, turned_away: bool) -> list[str]:
+    """What the price book says, and who was turned away, where either happened."""
+    return [*([_money(each.charged)] if charged else []), *([f"{each.rejected:,}"] if turned_away else [])]
 
 
 def _cells(each: Line, *, priced: bool, single: bool) -> list[str]:

@@ -367,6 +367,7 @@ class Conversation:
             live.asked = 0
         if piece is not None:
             if piece.finish is not None:
+                assert piece.finish.reason != "content_filter"  # guards come later
                 computed = (finished.spent_ns, finished.prefill_ns) if finished is not None else None
                 self._account(live, piece, piece.finish.reason, computed)
             live.stream.push(piece)

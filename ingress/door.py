@@ -29,7 +29,7 @@ from ingress.api.answer import envelope, is_failure, told_failure
 from ingress.api.events import Events
 from ingress.api.jobs import Caller, owner_of, traceparent
 from ingress.api.once import Kept
-from ingress.api.pipeline import Pipeline
+from ingress.api.pipeline import OPEN, Pipeline
 from ingress.errors import ApiError, draining, internal, overloaded, too_large
 from ingress.replay import EventsGone
 
@@ -65,6 +65,7 @@ class Door:
         curve: CurveServer | None = None,
     ) -> None:
         self._pipeline, self._max_body = pipeline, max_body
+        self._address = "127.0.0.1" if address is None else ""  # over tcp it is not known
         self._calls: dict[tuple[Peer, int], asyncio.Task[None]] = {}
         self._draining = False
         self._sent_away: set[str] = set()  # clients that were, since the drain began
@@ -171,6 +172,9 @@ class Door:
             authorization=call.authorization,
             sibling=peer.role == "ingress",
         )
+        if call.operation not in OPEN:
+            address = None if caller.sibling else self._address
+            caller = await self._pipeline.identify(caller, call.authorization, address)
         answer = await self._pipeline.answer(call.operation, call.body, caller)
         if isinstance(answer, Kept):
             return Reply(call.call, await self._read(answer))
@@ -192,6 +196,8 @@ class Door:
             events.detach(self._pipeline.now_ns())
 
     async def _resume(self, peer: Peer, resume: Resume) -> Last:
+        if peer.role != "ingress":  # a sibling has asked for the key itself
+            await self._pipeline.identify(Caller("", "", self._pipeline.now_ns()), resume.authorization, self._address)
         events = await self._pipeline.resume(
             resume.response_id,
             resume.authorization,

@@ -44,6 +44,7 @@ class EncodeJob(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         sequences: at least one.
         param: what a sequence is called in errors, with `{}` for its number.
+        request: id of the first that is submitted; 0 is any.
     """
 
     sequences: Sequence[Tokens]
@@ -56,6 +57,7 @@ class EncodeJob(msgspec.Struct, frozen=True, kw_only=True):
     traceparent: str = ""
     deadline_s: float | None = None
     received_ns: int = 0
+    request: int = 0
 
 
 class Encoded(NamedTuple):
@@ -159,7 +161,7 @@ class _Call:
         for place, number in enumerate(self._numbers):
             sequence = job.sequences[number]
             yield Order(
-                request=secrets.randbits(63),
+                request=job.request if job.request and place == 0 else secrets.randbits(63),
                 prompt=pack_u32(sequence.ids),
                 sampling=Sampling(),
                 max_tokens=0,

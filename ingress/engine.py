@@ -94,7 +94,7 @@ class Engine:
             raise overloaded(f"All {self._max_streams} streams of this server are in use.", 1.0)
         await self.known(model, OPEN_PATIENCE_S)
         now_ns = self._life.loop.now_ns()
-        order, generation = place(job, model, secrets.randbits(63), now_ns)
+        order, generation = place(job, model, job.request or secrets.randbits(63), now_ns)
         self._note_prepared(job, order.request, generation.prompt_tokens, now_ns)
         return await self._opened(model, order, generation, now_ns)
 

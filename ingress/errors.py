@@ -21,6 +21,7 @@ class ApiError(Exception):
         status: HTTP status.
         type, code, param, message: the four members of OpenAI's error object.
         retry_after_s: seconds after which the same request may succeed; `None` where waiting does not help.
+        should_retry: False tells clients that try again by themselves not to.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class ApiError(Exception):
         code: str | None = None,
         param: str | None = None,
         retry_after_s: float | None = None,
+        should_retry: bool | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -40,6 +42,7 @@ class ApiError(Exception):
         self.code = code
         self.param = param
         self.retry_after_s = retry_after_s
+        self.should_retry = should_retry
 
     def envelope(self) -> dict[str, dict[str, str | None]]:
         """`{"error": {message, type, param, code}}`, all four always present."""
@@ -49,6 +52,19 @@ class ApiError(Exception):
     def retry_after_header(self) -> str | None:
         """The value of `Retry-After`: whole seconds, at least one; `None` where the header is left out."""
         return None if self.retry_after_s is None else str(max(1, math.ceil(self.retry_after_s)))
+
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """When to try again, if at all, as clients of OpenAI's API read it."""
+        found: list[tuple[bytes, bytes]] = []
+        if self.retry_after_s is not None and (seconds := self.retry_after_header) is not None:
+            found = [
+                (b"retry-after", seconds.encode()),
+                (b"retry-after-ms", b"%d" % math.ceil(self.retry_after_s * 1e3)),
+            ]
+        if self.should_retry is not None:
+            found.append((b"x-should-retry", b"true" if self.should_retry else b"false"))
+        return found
 
 
 def invalid_request(message: str, *, param: str | None = None, code: str | None = None) -> ApiError:

@@ -39,7 +39,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         include_stop: the stop string, or the stop token's text, is part of the text.
         priority: lower runs earlier.
         cache_salt: keeps the cached prefix apart from everyone without the same salt.
+        request: its id; 0 is any.
         tenant: for accounting, fair sharing and cache separation.
+        partition: for cache separation in place of `tenant`, where it is not None.
         key: whose credentials were shown, for accounting.
         counts_prompt: it is not a further choice of a prompt that is accounted for already.
         traceparent: of the trace that the client is in; empty where it named none.
@@ -64,7 +66,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     include_stop: bool = False
     priority: int = 0
     cache_salt: str = ""
+    request: int = 0
     tenant: str = ""
+    partition: str | None = None
     key: str = ""
     counts_prompt: bool = True
     traceparent: str = ""
@@ -106,7 +110,7 @@ def place(job: Job, model: ServedModel, request: int, now_ns: int) -> Placed:
         prompt=pack_u32(prompt),
         sampling=msgspec.structs.replace(job.sampling, min_tokens=job.min_tokens, suppress=suppress),
         max_tokens=max_tokens,
-        salt=_salt(job.tenant, job.cache_salt),
+        salt=_salt(job.tenant if job.partition is None else job.partition, job.cache_salt),
         stop_token_ids=pack_u32(sorted(all_stops)),
         priority=job.priority,
         deadline_ns=received_ns + int(job.deadline_s * 1e9) if job.deadline_s is not None else 0,

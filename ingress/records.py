@@ -33,7 +33,7 @@ class Opening(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=0):
         requests: ids of its jobs at the scheduler.
         prompts: ids of each prompt, packed u32: a template may say another thing on another day.
         seed: that choice 0 draws with.
-        key, traceparent, batch, weight, earlier: of the caller too.
+        key, traceparent, batch, weight, earlier, partition: of the caller too.
         cached: the stored answer (`cache.entry`) that it is told from; empty where it is generated.
     """
 
@@ -54,6 +54,7 @@ class Opening(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=0):
     weight: float = 1.0
     earlier: bytes = b""
     cached: bytes = b""
+    partition: str | None = None
 
 
 class Drawn(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=1):

@@ -58,7 +58,6 @@ class Replay:
         requests: of its choices.
         keeping: how long it is kept.
         opening: the call that it answers; None where that is not known.
-        headers: what its first answer says of it over HTTP.
     """
 
     def __init__(
@@ -77,7 +76,6 @@ class Replay:
         self.requests: Sequence[int] = ()
         self.keeping = Keeping()
         self.opening: Opening | None = None
-        self.headers: Sequence[tuple[bytes, bytes]] = ()
         self._on_abandoned, self._on_dropped = on_abandoned, on_dropped
         self._events: list[bytes] = []
         self._first = 1  # number of the first one that is kept

@@ -13,9 +13,13 @@ from bus.catalogue import ModelMissing
 from bus.config import parse_size
 from bus.curve import BadKeyFile, CurveServer, credential
 from bus.limits import too_few_open_files
-from bus.messages.control import Answer, Ok, Rejected, Reload, ToProcess
+from bus.messages.accounts import Settled
+from bus.messages.control import Answer, GuardsTried, Ok, Rejected, Reload, ToProcess, TryGuards
+from bus.messages.usage import TakeUsage
+from bus.prices import PriceBook
 from bus.process import EXIT_CONFIG, EXIT_MISSING, Description, Life
 from ingress.accounts import SEND_S, Accounts, NoLedger
+from ingress.api.admission import Admission
 from ingress.api.exposition import MetricsClient
 from ingress.api.http import HttpFront, serve
 from ingress.api.pipeline import Pipeline
@@ -26,13 +30,20 @@ from ingress.cache.opening import open_cache
 from ingress.cache.orders import Question
 from ingress.door import Door
 from ingress.engine import Engine
+from ingress.gate.charging import charging, settlements
+from ingress.gate.gate import Gate
+from ingress.guards.judge import judge
+from ingress.guards.registry import GuardUnusable, build
+from ingress.guards.stage import Guards
 from ingress.journal import Journals
+from ingress.lane import Lane
 from ingress.models import ModelUnusable, ServedModel, load
 from ingress.siblings import find
 from ingress.spool import Spool
 
 log = logging.getLogger(__name__)
 
+MAX_TRIAL: Final = 100_000  # characters of a text that guards are tried on
 OTHER_FILES: Final = 128  # open files beside clients' connections: doors, links, locks, and what libraries keep
 
 
@@ -43,6 +54,7 @@ class IngressService:
     def __init__(self, life: Life) -> None:
         self._life = life
         self._engine: Engine | None = None
+        self._guards: Guards | None = None
         self._pipeline: Pipeline | None = None
         self._http: HttpFront | None = None
         self._doors: list[Door] = []
@@ -50,6 +62,8 @@ class IngressService:
         self._metrics: MetricsClient | None = None
         self._accounts: Accounts | None = None
         self._cache: AnswerCache | None = None
+        self._gate: Gate | None = None
+        self._settling: Lane | None = None
         self._handed_over = False
 
     def start(self) -> None:
@@ -63,13 +77,23 @@ class IngressService:
             return
         metrics = self._observe()
         ledger = Overheard(self._accounts or NoLedger())
+        admission = Admission(self._gate, ledger)
         self._engine = Engine(self._life, models, max_streams=settings.max_streams, ledger=ledger)
+        try:
+            guards = self._guards = Guards(
+                build(self._life.config.guard, partial(judge, self._engine, self._life.loop.now_ns)),
+                self._life.telemetry,
+            )
+        except GuardUnusable as error:
+            self._life.fail(f"[[guard]] {error}", EXIT_CONFIG)
+            return
         journals = Journals(self._life.run, self._life.name, self._life.epoch, self._life.telemetry)
         self._cache = open_cache(self._life, self._engine, ledger)
         self._pipeline = Pipeline(
             self._engine, self._life, journals,
             grace_s=settings.resume_grace_s, stored_s=settings.response_ttl_s,
             find=partial(find, self._life), ask=partial(ask, self._life), cache=self._cache,
+            guards=guards, admission=admission,
         )  # fmt: skip
         try:
             self._http = serve(self._pipeline, metrics, self._life)
@@ -134,6 +158,7 @@ class IngressService:
             self._engine,
             self._cache,
             self._metrics,
+            self._gate,
             self._accounts,
             self._curve,
         ):
@@ -141,11 +166,17 @@ class IngressService:
                 part.close()
 
     def control(self, message: ToProcess) -> Answer | None:
-        """The public keys of those who may connect can be read again; the cache has questions and orders of its own."""
+        """The public keys of those who may connect can be read again; guards can be tried; the cache has questions and
+        orders of its own."""
         if isinstance(message, Question):
             if self._cache is None or self._cache.desk is None:
                 return Rejected(message.rid, "nothing is cached here: [cache] exact is false")
             return self._cache.desk.answer(message)
+        if isinstance(message, TryGuards) and self._guards is not None:
+            if len(message.text) > MAX_TRIAL:
+                return Rejected(message.rid, f"the text is longer than {MAX_TRIAL} characters")
+            verdicts, text = self._guards.trial(message.text, message.stage)
+            return GuardsTried(message.rid, tuple(verdicts), text)
         if not isinstance(message, Reload):
             return None
         if self._curve is None:
@@ -172,16 +203,37 @@ class IngressService:
             self._doors.append(Door(self._life, pipeline, max_body=max_body, address=address, curve=self._curve))
 
     def _observe(self) -> MetricsClient:
-        """The link to the metrics process, and the records that go over it."""
-        life = self._life
-        if not life.config.usage.ledger:
+        """The links to those who are told what was used: the metrics process, and the accounts process where keys are
+        asked for."""
+        life, config = self._life, self._life.config
+        self._gate = self._open_gate() if config.accounts.keys == "required" else None
+        if not config.usage.ledger and self._gate is None:
             self._metrics = MetricsClient(life)
             return self._metrics
-        accounts = Accounts(Spool(life.run, life.name, life.epoch), lambda usage: metrics.tell(usage), life.telemetry)
+        charge = charging(self._gate, PriceBook(config.price))
+        spool = Spool(life.run, life.name, life.epoch)
+        tell = self._tell_ledger if config.usage.ledger else None
+        accounts = Accounts(spool, tell, life.telemetry, charge, self._settling)
         metrics = self._metrics = MetricsClient(life, accounts.link_up, accounts.taken)
         self._accounts = accounts
         life.loop.every(SEND_S, lambda: accounts.tick(life.loop.now_ns()))
         return metrics
+
+    def _tell_ledger(self, usage: TakeUsage) -> bool:
+        return self._metrics is not None and self._metrics.tell(usage)
+
+    def _open_gate(self) -> Gate:
+        life = self._life
+
+        def settled(message: Settled) -> None:
+            for record in self._accounts.settled(message.rid) if self._accounts is not None else ():
+                gate.written(record.request)
+
+        lane = self._settling = Lane(lambda rid, records: gate.tell(settlements(rid, records)))
+        gate = Gate(
+            life, life.config.accounts, PriceBook(life.config.price), on_settled=settled, on_up=lane.link_up
+        )  # fmt: skip
+        return gate
 
     def _load(self) -> list[ServedModel] | None:
         try:

@@ -68,13 +68,14 @@ class Spool:
         self._bytes = 0
         self._open()
 
-    def add(self, record: UsageRecord) -> None:
-        """Keep it. Beyond `MAX_RECORDS` it is dropped, and counted."""
+    def add(self, record: UsageRecord) -> bool:
+        """Keep it. Beyond `MAX_RECORDS` it is dropped, and counted: False."""
         if len(self.records) >= MAX_RECORDS:
             self.dropped += 1
-            return
+            return False
         self.records[record.request] = record
         self._append(record)
+        return True
 
     def computed(self, request: int, compute_ns: int, prefill_ns: int) -> None:
         """What computing it took; nothing happens where it is not here (any more)."""
@@ -98,17 +99,17 @@ class Spool:
             except OSError as error:
                 self._without(error)
 
-    def adopt(self) -> int:
-        """Take what dead ingresses have not delivered. Returns how many records that were."""
-        before = len(self.records)
+    def adopt(self) -> list[UsageRecord]:
+        """Take what dead ingresses have not delivered. Returns these records."""
+        found: list[UsageRecord] = []
         with contextlib.suppress(OSError):
             for path in self._directory.iterdir():
                 if path.name.startswith("."):
                     if time.time() - path.stat().st_mtime > ABANDONED_S:
                         path.unlink(missing_ok=True)
                 elif path != self._path:
-                    self._take(path)
-        return len(self.records) - before
+                    found += self._take(path)
+        return found
 
     def close(self) -> None:
         """Leave what is not delivered to others."""
@@ -167,20 +168,22 @@ class Spool:
             os.close(self._file)
         self._file = -1
 
-    def _take(self, path: Path) -> None:
+    def _take(self, path: Path) -> list[UsageRecord]:
+        found: list[UsageRecord] = []
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             with contextlib.suppress(BlockingIOError):
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if os.fstat(file).st_ino != path.stat().st_ino:
-                    return  # its writer lives, and has begun another one
+                    return []  # its writer lives, and has begun another one
                 with os.fdopen(os.dup(file), "rb") as reader:
                     for record in read(reader.read()):
-                        if record.request not in self.records:
-                            self.add(record)
+                        if record.request not in self.records and self.add(record):
+                            found.append(record)
                 path.unlink(missing_ok=True)
         finally:
             os.close(file)
+        return found
 
 
 def frame(body: UsageRecord | Computed) -> bytes:

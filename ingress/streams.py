@@ -14,6 +14,7 @@ from ingress.timing import Timing
 
 AbortReason = Literal["client", "stop", "deadline", "shutdown"]
 ContentKind = Literal["text", "reasoning", "tool", "refusal"]
+EndReason = FinishReason | Literal["content_filter"]
 
 
 class TokenText(msgspec.Struct, frozen=True, gc=False):
@@ -49,13 +50,15 @@ class Finish(msgspec.Struct, frozen=True, gc=False):
             sequence and for every other reason.
         error: what to tell the client where `reason` is "error" or "abort".
         timing: where its time went, where that was asked for.
+        guards: what was found in it and what followed, by guard.
     """
 
-    reason: FinishReason
+    reason: EndReason
     usage: Usage
     stop_reason: str | int | None = None
     error: str = ""
     timing: Timing | None = None
+    guards: tuple[tuple[str, str], ...] = ()
 
 
 class Part(msgspec.Struct, frozen=True, gc=False):

@@ -190,7 +190,7 @@ def _stands_on(subject: str, other: str) -> bool:
     except InvalidName:  # a model
         own_role, own = "", subject
     if role == "kv":
-        return own_role not in ("kv", "metrics", "supervisor")
+        return own_role not in ("kv", "metrics", "accounts", "supervisor")
     if role == "scheduler":
         return own_role == "ingress" or (not own_role and own == instance)
     if role != "worker":

@@ -82,7 +82,7 @@ def _headrace(model: str, threads: int, state: Path, settings: Sequence[str]) ->
         port, mark = _free_port(), uuid.uuid4().hex
         config = Path(home) / "headrace.toml"
         config.write_text(
-            f'[ingress]\nhttp = "127.0.0.1:{port}"\n[kv]\narena = "1GiB"\n'
+            f'[ingress]\nhttp = "127.0.0.1:{port}"\n[cache]\nexact = false\n[kv]\narena = "1GiB"\n'
             f'[[model]]\nname = "bench"\nsource = "{model}"\nthreads = {threads}\nslots = 32\n'
             + "".join(f"{line}\n" for line in settings)
         )

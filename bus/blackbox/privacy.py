@@ -12,8 +12,10 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
+from bus.messages.accounts import Directory
 from bus.messages.caching import CacheReport
 from bus.messages.clients import Call, CallFailed, Chunk, Reply, Resume
+from bus.messages.control import AccountsHeld, Actions, AddKey, GuardsTried, ReplaceSecret, TryGuards
 from bus.messages.details import PagesReply
 from bus.messages.pages import Leased, Lookup, Prefetch, Seal
 from bus.messages.requests import Deltas, Encoded, PromptLogprobs, Sampling, Submit
@@ -113,6 +115,11 @@ def _scheduler_view(view: SchedulerView) -> SchedulerView:
     return replace(view, prefixes=tuple(map(_prefix, view.prefixes)))
 
 
+def _actions(answer: Actions) -> Actions:
+    """The audit log is in its own files."""
+    return replace(answer, records=())
+
+
 def _pages_reply(reply: PagesReply) -> PagesReply:
     return replace(reply, prefixes=tuple(replace(one, prefix=_prefix(one.prefix)) for one in reply.prefixes))
 
@@ -121,15 +128,43 @@ def _cache_report(report: CacheReport) -> CacheReport:
     return replace(report, pairs=())
 
 
+def _try_guards(message: TryGuards) -> TryGuards:
+    return replace(message, text="?" * min(len(message.text), 1))
+
+
+def _guards_tried(message: GuardsTried) -> GuardsTried:
+    return replace(message, text="?" * min(len(message.text), 1))
+
+
 def _call_key(call: Call) -> Call:
     return replace(call, authorization="") if call.authorization else call
 
 
+def _directory(message: Directory | AccountsHeld) -> Directory | AccountsHeld:
+    return replace(message, keys=()) if message.keys else message
+
+
+def _new_key(message: AddKey) -> AddKey:
+    return replace(message, key=replace(message.key, digest=b"", previous=b""))
+
+
+def _new_secret(message: ReplaceSecret) -> ReplaceSecret:
+    return replace(message, digest=b"")
+
+
 # Who has a key is nobody's business, whatever the configuration says.
-KEYS: Final[dict[type, Hide]] = {Call: _call_key, Resume: _resume}
+KEYS: Final[dict[type, Hide]] = {
+    Call: _call_key,
+    Resume: _resume,
+    Directory: _directory,
+    AccountsHeld: _directory,
+    AddKey: _new_key,
+    ReplaceSecret: _new_secret,
+}
 
 # Digests are of the prompt's tokens: with a guess of it they tell whether it was right.
 CONTENT: Final[dict[type, Hide]] = {
+    **KEYS,
     Call: _call,
     Resume: _resume,
     Chunk: _body,
@@ -147,5 +182,8 @@ CONTENT: Final[dict[type, Hide]] = {
     Leased: _leased,
     SchedulerView: _scheduler_view,
     PagesReply: _pages_reply,
+    Actions: _actions,
     CacheReport: _cache_report,
+    TryGuards: _try_guards,
+    GuardsTried: _guards_tried,
 }

@@ -10,6 +10,7 @@ from typing import Literal
 
 import msgspec
 
+from bus.messages.accounts import Allowance, Key, Project, Sharing
 from bus.messages.caching import CacheReport, CacheStatus, CalibrateCache, FlushCache, GetCache, GetCacheReport
 from bus.messages.common import Bye, Heartbeat, Hello, Nack, ProcessState, Welcome
 
@@ -145,10 +146,125 @@ class Silence(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=75):
     user: str = ""
 
 
+class Witness(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=80):
+    """An order that somebody else carries out, systemd, was given or refused: write it down, as what I did.
+
+    Attributes:
+        verb, object: as in the audit log.
+        refused: why it was not obeyed; empty where it was.
+        detail: what came of it.
+    """
+
+    rid: int
+    verb: Literal["restart", "kill"]
+    object: str
+    refused: str = ""
+    detail: str = ""
+    reason: str = ""
+
+
+class GetActions(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=81):
+    """What does the audit log of this host say? Those who may look may ask. Answered by `Actions`.
+
+    Attributes:
+        since, before: seconds since 1970; the newest records between them are told. `before` is 0 for now.
+    """
+
+    rid: int
+    since: float = 0.0
+    before: float = 0.0
+
+
 class GetNotes(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=76):
     """Metrics only: what operators said of findings."""
 
     rid: int
+
+
+class AddProject(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=100):
+    """Accounts only: there is a project, `ORGANISATION/PROJECT`, or it shares cached prompts, and the model,
+    as it says now."""
+
+    rid: int
+    name: str
+    shares: Sharing = "project"
+    weight: float = 1.0
+    reason: str = ""
+
+
+class AddKey(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=101):
+    """Accounts only: there is a key. Whoever asks has drawn its secret, and tells its digest only."""
+
+    rid: int
+    key: Key
+    reason: str = ""
+
+
+class ReplaceSecret(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=102):
+    """Accounts only: the key has another secret; the one before is good for `overlap_s` longer."""
+
+    rid: int
+    key: str
+    digest: bytes
+    overlap_s: int = 0
+    reason: str = ""
+
+
+class RevokeKey(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=103):
+    """Accounts only: the key is not good any more."""
+
+    rid: int
+    key: str
+    reason: str = ""
+
+
+class SetAllowance(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=104):
+    """Accounts only: a limit or budget is `amount` from now on, and is no more where that is negative. Its number is
+    given by the accounts process; the one with the same scope, dimension, model and, of limits, window is replaced."""
+
+    rid: int
+    allowance: Allowance
+    reason: str = ""
+
+
+class GetAccounts(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=105):
+    """Accounts only: what there is of an organisation, a project or a key; empty is of all.
+
+    Attributes:
+        most: keys, the newest.
+    """
+
+    rid: int
+    scope: str = ""
+    most: int = 1000
+
+
+class AllowanceNow(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """An allowance as it is used.
+
+    Attributes:
+        spent: of money, in this period.
+        held: by ingresses, ahead of what they give out or in use.
+        left: what nobody holds.
+        next_s: Unix time when the next period begins; 0 where that has no meaning.
+    """
+
+    allowance: Allowance
+    spent: int
+    held: int
+    left: int
+    next_s: int = 0
+
+
+class AccountsHeld(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=106):
+    """Answer to `GetAccounts`. `more` is how many keys were left out."""
+
+    rid: int
+    projects: tuple[Project, ...]
+    keys: tuple[Key, ...]
+    allowances: tuple[AllowanceNow, ...]
+    more: int = 0
+    currency: str = ""
 
 
 class ModelStatus(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -295,6 +411,54 @@ class Notes(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=79):
     notes: tuple[FindingNote, ...]
 
 
+class Actions(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=82):
+    """Answer to `GetActions`, oldest first.
+
+    Attributes:
+        records: lines of the audit log, JSON objects (`bus.actionlog.ActionRecord`).
+        more: there are older ones since then: ask again, before the first of these.
+        problem: why the files, or one of them, could not be read.
+    """
+
+    rid: int
+    records: tuple[bytes, ...]
+    more: bool = False
+    problem: str = ""
+
+
+class TryGuards(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=110):
+    """An ingress only: what would the guards say of this text? No model is asked. Answered by `GuardsTried`."""
+
+    rid: int
+    text: str
+    stage: Literal["input", "output"] = "input"
+
+
+class GuardVerdict(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """What one guard said.
+
+    Attributes:
+        outcome: passed, flagged, masked, blocked, shadowed, failed, late; empty where it was not asked.
+        what: kinds of findings, or a score.
+        us: microseconds that it took.
+    """
+
+    name: str
+    kind: str
+    action: str
+    outcome: str
+    what: str
+    us: float
+
+
+class GuardsTried(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=111):
+    """Answer to `TryGuards`. `text` is what would go on; empty where it is blocked."""
+
+    rid: int
+    verdicts: tuple[GuardVerdict, ...]
+    text: str
+
+
 ToProcess = (
     Hello
     | Heartbeat
@@ -316,13 +480,24 @@ ToProcess = (
     | Acknowledge
     | Silence
     | GetNotes
+    | Witness
+    | GetActions
     | GetCache
     | GetCacheReport
     | FlushCache
     | CalibrateCache
+    | TryGuards
+    | AddProject
+    | AddKey
+    | ReplaceSecret
+    | RevokeKey
+    | SetAllowance
+    | GetAccounts
 )
 # What a service says to a command of its own.
-Answer = Fleet | Ok | Rejected | Audited | LimitsInForce | Notes | CacheStatus | CacheReport
+Answer = (
+    Fleet | Ok | Rejected | Audited | LimitsInForce | Notes | CacheStatus | CacheReport | GuardsTried | AccountsHeld
+)
 FromProcess = (
     Welcome
     | Heartbeat
@@ -336,6 +511,9 @@ FromProcess = (
     | Access
     | LimitsInForce
     | Notes
+    | Actions
     | CacheStatus
     | CacheReport
+    | GuardsTried
+    | AccountsHeld
 )

@@ -19,13 +19,14 @@ Outcome = Literal[
     "abort",  # an operator's
     "error",
     "cached",  # it came to its end without a model: from the cache, or from a generation that others had asked for
+    "rejected",  # turned away: a limit, a budget, a model that is not allowed, too much work
 ]
 
-Grouping = Literal["model", "tenant", "key", "hour", "day", "request"]
+Grouping = Literal["model", "tenant", "key", "hour", "day", "request", "organisation", "project"]
 
 
 class UsageRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """One request that was accepted and has ended.
+    """One attempt: a request that was accepted and has ended, or was turned away.
 
     Attributes:
         ended_ms: Unix time.
@@ -35,6 +36,7 @@ class UsageRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
         compute_ns: its part of the steps that it was in, times the cores (or GPUs) that computed them; `prefill_ns` is
             what of it was prefill.
         duration_ns: from the request's arrival to its end.
+        cost_nano: what it is charged at by `[[price]]`, in billionths of the currency.
     """
 
     request: int
@@ -49,6 +51,7 @@ class UsageRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
     compute_ns: int = 0
     prefill_ns: int = 0
     duration_ns: int = 0
+    cost_nano: int = 0
 
 
 class TakeUsage(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=50):
@@ -70,7 +73,8 @@ class GetUsage(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=52):
     Attributes:
         since_s: Unix time; the hour (or the day, beyond 40 days) that it falls into counts in full.
         model: only this one; empty is all.
-        limit: most groups; the largest of "model", "tenant" and "key", the latest of "hour", "day" and "request".
+        limit: most groups; the latest of "hour", "day" and "request", the largest of everything else.
+        key, project: only this key, or this organisation or project; empty is all.
     """
 
     rid: int
@@ -78,6 +82,8 @@ class GetUsage(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=52):
     by: Grouping = "model"
     model: str = ""
     limit: int = 1000
+    key: str = ""
+    project: str = ""
 
 
 class UsageRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -88,6 +94,9 @@ class UsageRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
         failed: of `requests`, those that ended by "error", "shutdown" or "deadline".
         cost: of `compute_s`.
         prefill_s: what of `compute_s` was prefill.
+        rejected: attempts that were turned away; `requests` does not count them.
+        cached: of `requests`, those that were answered without a model.
+        charged_nano: by the price book, in billionths of the currency.
     """
 
     group: str
@@ -101,6 +110,9 @@ class UsageRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
     cost: float
     model: str = ""
     outcome: str = ""
+    rejected: int = 0
+    cached: int = 0
+    charged_nano: int = 0
 
 
 class HostUsage(msgspec.Struct, array_like=True, frozen=True, gc=False):

@@ -80,7 +80,7 @@ def calibrate(
 
 @cache.command
 def prepare(*, encoder: Path | None = None, config: ConfigFile = None) -> int:
-    """Make the vectors that matching by meaning begins with, from the encoder. Takes half a minute and needs nothing
+    """Make the vectors that matching by meaning begins with, from the encoder. Takes about a minute and needs nothing
     running.
 
     Args:

@@ -49,9 +49,10 @@ def top(
         plain: Print lines, for pipes and screen readers.
     """
     from admin_tui.app import run as show
+    from cli.systemd.screen import ScreenKeeper
 
     loaded, _ = load(config)
-    return show(loaded, replay=replay, ascii=ascii, once=once, json=json, plain=plain)
+    return show(loaded, replay=replay, ascii=ascii, once=once, json=json, plain=plain, keeper=ScreenKeeper())
 
 
 @app.command(group=LOOKING, sort_key=3)
@@ -79,9 +80,11 @@ def explain(request: str, *, json: Switch = False) -> int:
 @app.command(group=LOOKING, sort_key=4)
 def usage(
     *,
-    by: Literal["model", "tenant", "key", "hour", "day", "request"] = "model",
+    by: Literal["model", "tenant", "organisation", "project", "key", "hour", "day", "request"] = "model",
     since: str = "24h",
     model: str = "",
+    project: str = "",
+    key: str = "",
     limit: int = 1000,
     json: Switch = False,
     csv: Switch = False,
@@ -93,7 +96,8 @@ def usage(
         headrace usage                          # the last 24 hours by model
         headrace usage --by day --since 4w
         headrace usage --by request --since 1h --limit 20
-        headrace usage --by tenant --since 30d --csv > june.csv
+        headrace usage --by organisation --since 30d --csv > june.csv
+        headrace usage --by day --since 30d --project acme/web
 
     Tokens are those that clients were told. Computing is a request's part of the steps that it was in, in core seconds.
     Costs need [cost] price_per_hour in the configuration; they are those of the prices that were in force then.
@@ -103,13 +107,15 @@ def usage(
         since: How far back: minutes, hours, days or weeks, as 90m, 24h, 7d, 4w. The hour that this falls into counts
             in full; beyond 40 days, and by day, the day does.
         model: Only requests of this one.
+        project: Only requests of this project, or of this organisation.
+        key: Only requests with this key (its id).
         limit: Most lines.
         json: Print every number as JSON.
         csv: Print lines for a spreadsheet.
     """
-    from cli.usage import show
+    from cli.usage import Only, show
 
-    return show(by, since, model, limit, as_json=json, as_csv=csv)
+    return show(by, since, Only(model, key, project), limit, as_json=json, as_csv=csv)
 
 
 @app.command(group=LOOKING, sort_key=5)

@@ -8,11 +8,21 @@ from typing import Final, NamedTuple
 import msgspec
 
 from bus.config import Config, ModelConfig
-from bus.names import KV, METRICS, ingress_name, parse_process, parse_worker, scheduler_name, standby_name, worker_name
+from bus.names import (
+    ACCOUNTS,
+    KV,
+    METRICS,
+    ingress_name,
+    parse_process,
+    parse_worker,
+    scheduler_name,
+    standby_name,
+    worker_name,
+)
 
-START_ORDER: Final = ("kv", "metrics", "scheduler", "worker", "ingress", "standby")
+START_ORDER: Final = ("kv", "metrics", "accounts", "scheduler", "worker", "ingress", "standby")
 # Standbys first: none must take the place of a worker that is told to end.
-STOP_ORDER: Final = ("standby", "ingress", "scheduler", "worker", "metrics", "kv")
+STOP_ORDER: Final = ("standby", "ingress", "scheduler", "worker", "accounts", "metrics", "kv")
 
 
 class Unit(NamedTuple):
@@ -38,7 +48,7 @@ def unit_named(name: str) -> Unit:
 
 def desired_units(config: Config) -> tuple[Unit, ...]:
     """Every process of a host, in the order in which they are started."""
-    names = [KV, METRICS]
+    names = [KV, METRICS, *([ACCOUNTS] if config.accounts.keys != "off" else [])]
     names += [scheduler_name(model.name) for model in config.model]
     names += [worker for model in config.model for worker in _workers(model)]
     names += [ingress_name(index) for index in range(config.ingress.processes)]
@@ -63,9 +73,13 @@ def fingerprint(config: Config, name: str) -> str:
         case "worker" | "standby":
             parts = [m for m in config.model if m.name == parse_worker(parse_process(name).instance).model]
         case "ingress":
-            parts = [config.ingress, config.curve, config.model, config.usage.ledger]
+            parts = [
+                config.ingress, config.curve, config.model, config.usage.ledger, config.accounts, config.price,
+            ]  # fmt: skip
         case "kv":
             parts = [config.kv]
+        case "accounts":
+            parts = [config.cost.currency]
         case _:
             parts = [
                 config.metrics,

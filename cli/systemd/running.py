@@ -13,13 +13,14 @@ from typing import Final
 
 from bus.messages.common import ProcessState
 from bus.messages.control import Fleet, Ok, Rejected, Stop, UnitStatus
-from bus.names import KV, METRICS, parse_process
+from bus.names import ACCOUNTS, KV, METRICS, parse_process
 from cli.control import Caller, Unreachable, running_names
 from cli.supervisor.group import describe_exit
+from cli.systemd import witness
 from cli.systemd.units import unit_of
 
 RUN: Final = Path("/run/headrace")  # what the units say
-_UNIT: Final = re.compile(r"headrace-(?:(kv|metrics)|(scheduler|worker|standby|ingress)@(.+))\.service")
+_UNIT: Final = re.compile(r"headrace-(?:(kv|metrics|accounts)|(scheduler|worker|standby|ingress)@(.+))\.service")
 _PROPERTIES: Final = (
     "Id", "LoadState", "MainPID", "ActiveState", "NRestarts", "ExecMainStartTimestampMonotonic", "ExecMainCode",
     "ExecMainStatus", "ExecStart",
@@ -40,7 +41,7 @@ def process_of(unit: str) -> str | None:
     match = _UNIT.fullmatch(unit)
     if match is None:
         return None
-    return {"kv": KV, "metrics": METRICS}[match[1]] if match[1] else f"{match[2]}@{match[3]}"
+    return {"kv": KV, "metrics": METRICS, "accounts": ACCOUNTS}[match[1]] if match[1] else f"{match[2]}@{match[3]}"
 
 
 def parse_units(text: str, names: Mapping[int, str], now_s: float) -> dict[str, UnitStatus]:
@@ -84,15 +85,20 @@ def loaded(run: Path) -> bool:
 
 
 class SystemdKeeper:
-    """systemd, asked through systemctl."""
+    """systemd, asked through systemctl.
 
-    def __init__(self, caller: Caller) -> None:
+    Args:
+        ask_password: let polkit ask for one at the terminal; a screen has it for itself.
+    """
+
+    def __init__(self, caller: Caller, *, ask_password: bool = True) -> None:
         self._caller = caller
+        self._manners = () if ask_password else ("--no-ask-password",)
 
     @classmethod
-    def find(cls, caller: Caller) -> SystemdKeeper | None:
+    def find(cls, caller: Caller, *, ask_password: bool = True) -> SystemdKeeper | None:
         """It, where it has units of headrace loaded for the caller's run directory."""
-        return cls(caller) if loaded(caller.run) else None
+        return cls(caller, ask_password=ask_password) if loaded(caller.run) else None
 
     def fleet(self) -> Fleet:
         """Every unit that is loaded: those of the target are, whether they run or not."""
@@ -104,7 +110,8 @@ class SystemdKeeper:
 
     def restart(self, members: Sequence[str], deadline_s: float, reason: str = "") -> Ok | Rejected:
         """An ingress gets its time to answer by being told itself: systemd starts again what ends. All others hand on
-        what they have at once."""
+        what they have at once. Who asks must be an admin at our doors and for polkit; a process writes down what
+        systemd was asked for."""
         running = running_names(self._caller.run)
         if all(parse_process(name).role == "ingress" and name in running for name in members):
             answers = self._caller.ask_all({name: Stop(0, deadline_s, reason) for name in members})
@@ -112,9 +119,15 @@ class SystemdKeeper:
                 return Ok(0, "drains, and is started again")
         by_name = {status.name: unit for unit, status in self._units(_show()).items()}
         units = [by_name.get(name, unit_of(name)) for name in members]
-        _systemctl("reset-failed", *units)
-        done = _systemctl("restart", "--no-block", *units)
-        return Ok(0, "is being restarted") if done.returncode == 0 else Rejected(0, done.stderr.strip())
+        who = witness.find(self._caller, members)
+        outcome: Ok | Rejected
+        if why := witness.forbids(self._caller, who):
+            outcome = Rejected(0, why)
+        else:
+            _systemctl("reset-failed", *self._manners, *units)
+            done = _systemctl("restart", "--no-block", *self._manners, *units)
+            outcome = Rejected(0, done.stderr.strip()) if done.returncode else Ok(0, "is being restarted")
+        return witness.tell(self._caller, who, "restart" if deadline_s else "kill", members, outcome, reason)
 
     def last_words(self, name: str, lines: int) -> list[str]:
         """From headrace's own journal."""

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from ingress.api import schema_common as schema
 from ingress.engine import Finish, Piece, ServedModel, TokenText
@@ -114,7 +115,12 @@ def told_failure(body: bytes) -> ApiError:
 
 def finish_reason(finish: Finish) -> schema.FinishReason:
     """For an answer that came to its end."""
-    return "length" if finish.reason == "length" else "stop"
+    return finish.reason if finish.reason in ("length", "content_filter") else "stop"
+
+
+def guards(finish: Finish | None) -> dict[str, str] | UnsetType:
+    """What guards found in an answer, and what followed; nothing where nothing was."""
+    return dict(finish.guards) if finish is not None and finish.guards else UNSET
 
 
 def total_usage(finishes: Sequence[Finish], n: int) -> schema.Usage:

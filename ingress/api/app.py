@@ -17,11 +17,11 @@ from ingress.api.exposition import OPENMETRICS, TEXT, MetricsClient, wants_openm
 from ingress.api.jobs import Caller, owner_of, traceparent
 from ingress.api.once import Kept
 from ingress.api.openapi import document
-from ingress.api.pipeline import Pipeline
+from ingress.api.pipeline import OPEN, Pipeline
 from ingress.api.request import Gone, Receive, Request, Scope
 from ingress.api.routes import Route, match
 from ingress.api.schema_other import Health
-from ingress.api.sse import AsgiSink, Send, Sink, parse_event_id, write_events
+from ingress.api.sse import AsgiSink, Headers, Send, Sink, parse_event_id, write_events
 from ingress.api.surfaces import Surface, of_path, of_response
 from ingress.errors import ApiError, draining, internal, invalid_request, not_found
 from ingress.replay import EventsGone
@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 _JSON: Final = (b"content-type", b"application/json")
 _HEALTH: Final = encode(Health())
+_OPEN: Final = OPEN | {"health", "openapi", "metrics"}
 
 
 class _MethodNotAllowed(ApiError):
@@ -56,17 +57,18 @@ class App:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         sink = AsgiSink(send, scope["state"]["write_now"])
+        request = Request(scope, receive, self._max_body)
         self.open += 1
         surface = of_path(scope["path"])
         try:
-            await self._answer(Request(scope, receive, self._max_body), sink)
+            await self._answer(request, sink)
         except (Gone, asyncio.CancelledError):
             pass  # the client has gone, or this process ends
         except ApiError as error:
-            await self._failed(sink, error, surface)
+            await self._failed(sink, error, surface, request)
         except Exception:
             log.exception("while answering %s %s", scope["method"], scope["path"])
-            await self._failed(sink, internal("An unexpected error; it has been logged."), surface)
+            await self._failed(sink, internal("An unexpected error; it has been logged."), surface, request)
         finally:
             self.open -= 1
 
@@ -74,10 +76,12 @@ class App:
         try:
             request.check_head()
             route = _route(request)
+            caller = None if route.does in _OPEN else await self._caller(request)
             body = await request.body() if route.method == "POST" else b""
         except ApiError as error:
             # The body may still be on its way: the answer goes out at once, the rest is not wanted.
-            await _respond_error(sink, error, of_path(request.path), close=True, complete=False)
+            surface = of_path(request.path)
+            await _respond_error(sink, error, surface, request.reply_headers, close=True, complete=False)
             await request.discard()
             await sink.end()
             return
@@ -91,30 +95,38 @@ class App:
                 text = await self._metrics.exposition(openmetrics=openmetrics)
                 await _respond(sink, 200, text, [(b"content-type", OPENMETRICS if openmetrics else TEXT)])
             case "model":
-                await _respond(sink, 200, self._pipeline.model_card(request.parameter), [_JSON])
+                assert caller is not None
+                await _respond(sink, 200, self._pipeline.model_card(request.parameter, caller), [_JSON])
             case "stream":
                 await self._resume(request, sink)
             case "responses.retrieve" if (after := retrieving.wanted_stream(request.query)) is not None:
                 await self._follow(request.parameter, after, request, sink)
             case "responses.retrieve" | "responses.cancel" | "responses.delete" | "responses.input_items" as operation:
                 ref = retrieving.reference(operation, request.parameter, request.query, body)
-                await self._operate(operation, ref, request, sink)
+                await self._operate(operation, ref, caller or self._anyone(request), request, sink)
             case operation:
                 if operation in ("messages", "messages.count_tokens"):
                     from_messages.check_version(request.given(b"anthropic-version"))
-                await self._operate(operation, body, request, sink)
+                await self._operate(operation, body, caller or self._anyone(request), request, sink)
 
-    async def _operate(self, operation: Operation, body: bytes, request: Request, sink: Sink) -> None:
-        if request.turned_away:
-            raise draining()
-        caller = Caller(
+    async def _caller(self, request: Request) -> Caller:
+        """Who asks: found out before the body is read."""
+        return await self._pipeline.identify(self._anyone(request), request.authorization, request.address)
+
+    def _anyone(self, request: Request) -> Caller:
+        return Caller(
             "",
             owner_of(request.authorization),
             self._pipeline.now_ns(),
             traceparent=traceparent(request.header(b"traceparent")),
             authorization=request.authorization,
             cache_control=request.header(b"cache-control"),
+            headers=request.reply_headers,
         )
+
+    async def _operate(self, operation: Operation, body: bytes, caller: Caller, request: Request, sink: Sink) -> None:
+        if request.turned_away:
+            raise draining()
         key = request.header(b"idempotency-key")
         if key:
             answer = await request.unless_gone(self._pipeline.answer_once(operation, body, caller, key))
@@ -123,7 +135,7 @@ class App:
         if isinstance(answer, Kept):
             answer = await self._read(answer, request, keep=bool(key))
         if isinstance(answer, bytes):
-            await _respond(sink, 200, answer, [_JSON, *getattr(answer, "headers", ())])
+            await _respond(sink, 200, answer, [_JSON, *request.reply_headers])
         else:
             await self._stream(answer, 0, request, sink, keep=request.resumable or bool(key))
 
@@ -155,11 +167,12 @@ class App:
         replay.attach()
         try:
             surface = of_response(replay.response)
-            waited_ns = await request.unless_gone(write_events(sink, replay, after, surface, self._pipeline.now_ns))
+            events = write_events(sink, replay, after, surface, self._pipeline.now_ns, request.reply_headers)
+            waited_ns = await request.unless_gone(events)
             self._pipeline.delivered(replay, waited_ns)
         except EventsGone as gone:
             gone_error = ApiError(410, "invalid_request_error", f"{gone}", code="events_gone")
-            await self._failed(sink, gone_error, of_response(replay.response))
+            await self._failed(sink, gone_error, of_response(replay.response), request)
         except asyncio.CancelledError:
             keep = True  # it is this process that ends; the client has not gone
             raise
@@ -168,9 +181,9 @@ class App:
             if not keep and not replay.listeners:
                 replay.abandon()
 
-    async def _failed(self, sink: Sink, error: ApiError, surface: Surface) -> None:
+    async def _failed(self, sink: Sink, error: ApiError, surface: Surface, request: Request) -> None:
         if not sink.started:
-            await _respond_error(sink, error, surface)
+            await _respond_error(sink, error, surface, request.reply_headers)
         else:
             await sink.write(surface.failure(error, 0))
             await sink.end()
@@ -197,11 +210,9 @@ async def _respond(
 
 
 async def _respond_error(
-    sink: Sink, error: ApiError, surface: Surface, *, close: bool = False, complete: bool = True
+    sink: Sink, error: ApiError, surface: Surface, more: Headers = (), *, close: bool = False, complete: bool = True
 ) -> None:
-    headers: list[tuple[bytes, bytes]] = [_JSON]
-    if (seconds := error.retry_after_header) is not None:
-        headers.append((b"retry-after", seconds.encode()))
+    headers: list[tuple[bytes, bytes]] = [_JSON, *error.headers, *more]
     if isinstance(error, _MethodNotAllowed):
         headers.append((b"allow", error.allowed.encode()))
     if close:

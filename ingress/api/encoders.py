@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ingress.api import validate
+from ingress.api.admission import Admission
 from ingress.api.answer import encode
 from ingress.api.jobs import Caller
 from ingress.api.schema_encoding import (
@@ -23,7 +24,7 @@ from ingress.api.schema_encoding import (
     Reranking,
     RerankResult,
 )
-from ingress.encoding import EncodeJob, Tokens
+from ingress.encoding import Encoded, EncodeJob, Tokens
 from ingress.engine import Engine, ServedModel
 from ingress.errors import ApiError, invalid_request, unsupported_parameter
 
@@ -38,10 +39,11 @@ class Encoders:
 
     Args:
         engine: does the work.
+        admission: stands before every call.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, admission: Admission) -> None:
+        self._engine, self._admission = engine, admission
 
     async def embeddings(self, body: bytes, caller: Caller) -> bytes:
         """Embeddings of texts.
@@ -52,13 +54,14 @@ class Encoders:
         request = validate.embedding_request(body)
         model = self._engine.model(request.model)
         _require(model, "embed", "/v1/embeddings")
+        self._admission.check_model(caller, model.name)
         dimensions = _dimensions(request, model)
         inputs = validate.inputs_of(request)
         most = _most(request.truncate_prompt_tokens, model)
         size = sum(len(each) for each in inputs if isinstance(each, str))
         sequences = await _beside(size, lambda: [_input(model, i, each, most) for i, each in enumerate(inputs)])
         job = _job(sequences, request.priority, caller, "input" if isinstance(request.input, str) else "input[{}]")
-        done = await self._engine.encode(model, job)
+        done = await self._encode(model, job, caller)
         self._engine.name((done.request,), f"embd-{done.request:016x}")
         vectors = _cut(done.vectors, dimensions)
         packed = request.encoding_format == "base64"
@@ -77,6 +80,7 @@ class Encoders:
         request = validate.rerank_request(body)
         model = self._engine.model(request.model)
         _require(model, "rerank", "/v1/rerank")
+        self._admission.check_model(caller, model.name)
         texts = [each.text if isinstance(each, Document) else each for each in request.documents]
         most = _most(request.truncate_prompt_tokens, model)
         size = sum(map(len, texts)) + len(request.query) * len(texts)
@@ -84,7 +88,7 @@ class Encoders:
             size, lambda: [_pair(model, i, request.query, text, most) for i, text in enumerate(texts)]
         )
         job = _job(sequences, request.priority, caller, "documents[{}]")
-        done = await self._engine.encode(model, job)
+        done = await self._encode(model, job, caller)
         name = f"rerank-{done.request:016x}"
         self._engine.name((done.request,), name)
         scores = done.vectors[:, 0]
@@ -98,6 +102,14 @@ class Encoders:
             for index in best
         ]
         return encode(Reranking(id=name, model=model.name, results=results, usage=_usage(done.prompt_tokens)))
+
+    async def _encode(self, model: ServedModel, job: EncodeJob, caller: Caller) -> Encoded:
+        job = await self._admission.reserve_encoding(job, model, caller)
+        try:
+            return await self._engine.encode(model, job)
+        except BaseException as error:
+            self._admission.not_opened((job,), caller, model.name, error)  # nothing happens to what has been settled
+            raise
 
 
 def require_generates(model: ServedModel) -> None:

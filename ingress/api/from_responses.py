@@ -45,7 +45,7 @@ _REFUSALS: validate.Refusals = {
     "prompt": ((), "there are no prompts with an id"),
     "prompt_cache_options": ((), "the prefix cache has no options; see cache_salt"),
     "prompt_cache_retention": (("in_memory",), "prefixes are kept as long as there is room, no longer"),
-    "service_tier": (("auto", "default"), "there is one tier; see priority"),
+    "service_tier": (("auto", "default", "flex"), "there are two tiers; see priority"),
     "tool_choice": (("none", "auto"), "tools are not called"),
     "truncation": (("disabled",), "prompts are not shortened"),
 }
@@ -139,6 +139,7 @@ def as_chat(request: ResponsesRequest, earlier: Sequence[Item]) -> ChatRequest:
         max_completion_tokens=request.max_output_tokens,
         logprobs=wants_logprobs or None,
         top_logprobs=request.top_logprobs if wants_logprobs else None,
+        service_tier=request.service_tier,
         **request.extensions,
     )
 

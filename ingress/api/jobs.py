@@ -10,7 +10,7 @@ import hashlib
 import re
 import secrets
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -21,6 +21,7 @@ from ingress.api.schema_completion import CompletionRequest
 from ingress.api.validate import prompts_of
 from ingress.engine import Job, ServedModel
 from ingress.errors import invalid_request
+from ingress.gate.roster import Grantee
 from ingress.text.control import ControlNames
 from ingress.text.prompt import Rendered
 from ingress.text.prompt import render as render_prompt
@@ -45,12 +46,15 @@ class Caller(NamedTuple):
         marks: is told when the prompt is rendered and tokenised.
         key: whose credentials were shown, for accounting; empty where nobody is told apart.
         traceparent: of the trace that the caller is in; empty where it named none.
+        headers: of the answer, beside its own: what is found out on the way is appended.
         batch: it does not wait for the answer: others go first.
         weight: of the tenant among tenants.
         authorization: what was shown, for asking other ingresses in the caller's name; never kept.
         sibling: another ingress asks for its own client, and has asked everybody else itself.
         earlier: items of the stored conversation that the call goes on with, as JSON; empty where it begins one.
         cache_control: the header of that name.
+        partition: whom cached prompts are shared with; None is the tenant.
+        grantee: whose key was shown; None where none is asked for.
     """
 
     tenant: str
@@ -60,12 +64,20 @@ class Caller(NamedTuple):
     marks: Marks | None = None
     key: str = ""
     traceparent: str = ""
+    headers: list[tuple[bytes, bytes]] | None = None
     batch: bool = False
     weight: float = 1.0
     authorization: str = ""
     sibling: bool = False
     earlier: bytes = b""
     cache_control: str = ""
+    partition: str | None = None
+    grantee: Grantee | None = None
+
+
+def tier_of(request: object) -> Literal["default", "flex"]:
+    """How a call wants to be served: `flex` is behind all that is not."""
+    return "flex" if getattr(request, "service_tier", None) == "flex" else "default"
 
 
 def owner_of(authorization: str) -> str:
@@ -290,10 +302,11 @@ def _plan(
                     priority=request.priority or 0,
                     cache_salt=request.cache_salt or "",
                     tenant=caller.tenant,
+                    partition=caller.partition,
                     key=caller.key,
                     counts_prompt=choice == 0,
                     traceparent=caller.traceparent,
-                    batch=caller.batch,
+                    batch=caller.batch or tier_of(request) == "flex",
                     weight=caller.weight,
                     # The same for every choice of a prompt: asked for once. In a stream no choice waits for another.
                     prompt_logprobs=-1

@@ -14,7 +14,10 @@ from typing import Any, Final, NamedTuple
 
 from bus.messages.clients import Operation
 from bus.packed import pack_u32
+from bus.telemetry import Telemetry
+from ingress.accounts import NoLedger
 from ingress.api import from_messages, validate
+from ingress.api.admission import Admission
 from ingress.api.answer import Head, Renderer, encode, fingerprint
 from ingress.api.choices import collect, open_all
 from ingress.api.encoders import Encoders, require_generates
@@ -34,13 +37,14 @@ from ingress.api.schema_other import (
     TokenizeReply,
 )
 from ingress.api.schema_responses import ResponsesRequest
-from ingress.api.sse import Headers
 from ingress.api.stored import Ask, Stored
 from ingress.api.streaming import Find, Host, Streaming
 from ingress.api.telling import Telling, Whole
 from ingress.cache.front import AnswerCache, Opened
 from ingress.engine import Engine, ServedModel, Stream
 from ingress.errors import ApiError, invalid_request, not_ready
+from ingress.guards.look import Whose
+from ingress.guards.stage import Guards, tell_found
 from ingress.health import ModelHealth
 from ingress.journal import Journals
 from ingress.records import Opening
@@ -49,13 +53,9 @@ from ingress.timing import Marks
 
 READY_RETRY_S: Final = 2.0
 
+OPEN: Final[frozenset[str]] = frozenset({"ready", "progress"})  # to everybody, with or without a key
+
 Answer = bytes | Replay | Kept
-
-
-class Body(bytes):
-    """A whole answer, and what is said of it in headers."""
-
-    headers: Headers = ()
 
 
 class _Open(NamedTuple):
@@ -68,7 +68,6 @@ class _Open(NamedTuple):
     streams_events: bool
     kept: bool
     read: Callable[[Events], Coroutine[Any, Any, bytes]]
-    headers: Headers = ()
 
     @property
     def telling(self) -> Telling | Whole:
@@ -87,6 +86,8 @@ class Pipeline:
         journals, grace_s, stored_s, find: see `Streaming`.
         ask: see `Stored`.
         cache: answers calls that were answered before.
+        guards: look at what goes in and out.
+        admission: stands before every call.
     """
 
     def __init__(
@@ -100,11 +101,17 @@ class Pipeline:
         find: Find,
         ask: Ask,
         cache: AnswerCache | None = None,
+        guards: Guards | None = None,
+        admission: Admission | None = None,
     ) -> None:
+        self._admission = admission or Admission(None, NoLedger())
         self._engine, self._loop, self._cache = engine, host.loop, cache
-        self._streaming = Streaming(engine, host, journals, grace_s=grace_s, stored_s=stored_s, find=find)
+        self._guards = guards or Guards((), Telemetry())
+        self._streaming = Streaming(
+            engine, host, journals, grace_s=grace_s, stored_s=stored_s, find=find, guards=self._guards
+        )
         self._stored = Stored(self._streaming, ask)
-        encoders = Encoders(engine)
+        encoders = Encoders(engine, self._admission)
         self._operations: dict[Operation, Callable[[bytes, Caller], Awaitable[Answer]]] = {
             **{operation: partial(self._generate, operation) for operation in KINDS},
             **{operation: partial(self._stored.act, operation) for operation in self._stored.operations},
@@ -117,6 +124,14 @@ class Pipeline:
             "embeddings": encoders.embeddings,
             "rerank": encoders.rerank,
         }
+
+    async def identify(self, caller: Caller, authorization: str, address: str | None) -> Caller:
+        """The caller, told apart by its credentials where keys are asked for.
+
+        Raises:
+            ApiError: 401, 403, 429 or 503; see `Admission`.
+        """
+        return await self._admission.identify(caller, authorization, address)
 
     async def answer(self, operation: Operation, body: bytes, caller: Caller) -> Answer:
         """Do it: one body, or the events of a stream. Cancelling aborts the work of a call that does not stream.
@@ -141,17 +156,19 @@ class Pipeline:
             if error.code != "stream_not_found":
                 raise
             call = await self._open(operation, body, caller._replace(seed=known.seed), known.number)
-            events = self._begin(call)
+            events = self._streaming.begin(call.opening, call.telling)
         request = kind.decode(body)
         return events if request.streams else Kept(events, partial(kind.read, request))
 
-    def model_card(self, name: str) -> bytes:
+    def model_card(self, name: str, caller: Caller) -> bytes:
         """One model.
 
         Raises:
-            ApiError: 404.
+            ApiError: 404; 403, it is not for this caller.
         """
-        return encode(_card(self._engine.model(name)))
+        model = self._engine.model(name)
+        self._admission.check_model(caller, name)
+        return encode(_card(model))
 
     async def resume(self, response: str, authorization: str, after: int, *, ask_siblings: bool = True) -> Events:
         """A stream that was opened before, to be followed after event `after`.
@@ -179,20 +196,14 @@ class Pipeline:
     async def _generate(self, operation: Operation, body: bytes, caller: Caller) -> Answer:
         call = await self._open(operation, body, caller, None)
         if call.kept:
-            events = self._begin(call)
+            events = self._streaming.begin(call.opening, call.telling)
             return events if call.streams_events else Kept(events, call.read)
         try:
             answers = await collect(call.streams)
-            body = Body(call.renderer.whole(answers, [stream.prompt_logprobs for stream in call.streams[:: call.n]]))
-            body.headers = call.headers
-            return body
+            tell_found(caller.headers, [answer.finish for answer in answers])
+            return call.renderer.whole(answers, [stream.prompt_logprobs for stream in call.streams[:: call.n]])
         finally:
             self._engine.abort(call.opening.requests)  # nothing happens to those that have ended
-
-    def _begin(self, call: _Open) -> Replay:
-        replay = self._streaming.begin(call.opening, call.telling)
-        replay.headers = call.headers
-        return replay
 
     async def _open(self, operation: Operation, body: bytes, caller: Caller, number: int | None) -> _Open:
         """Plan a call and open its choices. `number`: of the response's id; None is that of the first request."""
@@ -202,15 +213,32 @@ class Pipeline:
         marks.parsed()
         model = self._engine.model(request.model)
         require_generates(model)
+        self._admission.check_model(caller, model.name)
+        if (guards := self._guards.of(model, Whose(caller.tenant, caller.key))) is not None:
+            guards.refuse(request)
+            body = await guards.admit(body)
+            request = kind.decode(body)
         caller = caller._replace(marks=marks, earlier=await self._earlier(request, caller))
         plan = await kind.plan(request, model, caller, None)
+        plan = plan._replace(jobs=list(await self._admission.reserve(plan, model, caller)))
         dispatch = partial(open_all, self._engine)
-        opened = (
-            Opened(await dispatch(plan.jobs), ())
-            if self._cache is None
-            else await self._cache.open(request, plan, model, caller, dispatch)
-        )
+        try:
+            if guards is not None:
+                await guards.ask()
+            opened = (
+                Opened(await dispatch(plan.jobs), ())
+                if self._cache is None
+                else await self._cache.open(request, plan, model, caller, dispatch)
+            )
+        except BaseException as error:
+            self._admission.not_opened(plan.jobs, caller, model.name, error)
+            raise
         streams = opened.streams
+        if caller.headers is not None:
+            caller.headers.extend(opened.headers)
+        if guards is not None:
+            guards.tell(caller.headers)
+            streams = [guards.wrap(stream) for stream in streams]
         requests = tuple(stream.request for stream in streams)
         response = f"{kind.prefix}{requests[0] if number is None else number:016x}"
         self._engine.name(requests, response)
@@ -219,10 +247,11 @@ class Pipeline:
             operation, body, caller.tenant, caller.owner, caller.received_ns, head.id, head.created,
             head.fingerprint, requests, tuple(pack_u32(prompt.ids) for prompt in plan.prompts), plan.seed,
             caller.key, caller.traceparent, caller.batch, caller.weight, caller.earlier, opened.stored,
+            caller.partition,
         )  # fmt: skip
         renderer = kind.render(head, request, plan, model)
         read = partial(kind.read, request)
-        return _Open(opening, renderer, streams, plan.n, request.streams, plan.streams, read, opened.headers)
+        return _Open(opening, renderer, streams, plan.n, request.streams, plan.streams, read)
 
     async def _earlier(self, request: object, caller: Caller) -> bytes:
         """The stored conversation that a call goes on with."""
@@ -232,9 +261,10 @@ class Pipeline:
 
     # --- the rest --------------------------------------------------------------------------------------------------
 
-    async def _tokenize(self, body: bytes, caller: Caller) -> bytes:  # noqa: ARG002 (the same shape for all)
+    async def _tokenize(self, body: bytes, caller: Caller) -> bytes:
         request = validate.tokenize_request(body)
         model = self._engine.model(request.model)
+        self._admission.check_model(caller, model.name)
         if request.messages is not None:
             ids = await chat_ids(
                 model,
@@ -252,14 +282,16 @@ class Pipeline:
             reply = TokenizeReply(count=len(ids), max_model_len=model.context_tokens, tokens=ids, token_strs=texts)
         return encode(reply)
 
-    async def _count_tokens(self, body: bytes, caller: Caller) -> bytes:  # noqa: ARG002
+    async def _count_tokens(self, body: bytes, caller: Caller) -> bytes:
         request = from_messages.count_request(body)
-        ids = await ids_of(from_messages.as_chat(request), self._engine.model(request.model))
-        return encode(TokenCount(len(ids)))
+        model = self._engine.model(request.model)
+        self._admission.check_model(caller, model.name)
+        return encode(TokenCount(len(await ids_of(from_messages.as_chat(request), model))))
 
-    async def _detokenize(self, body: bytes, caller: Caller) -> bytes:  # noqa: ARG002
+    async def _detokenize(self, body: bytes, caller: Caller) -> bytes:
         request = validate.detokenize_request(body)
         model = self._engine.model(request.model)
+        self._admission.check_model(caller, model.name)
         for index, token in enumerate(request.tokens):
             if token >= model.vocabulary:
                 raise invalid_request(
@@ -268,8 +300,9 @@ class Pipeline:
                 )
         return encode(DetokenizeReply(prompt=model.tokenizer.decode(request.tokens, skip_special=False)))
 
-    async def _models(self, body: bytes, caller: Caller) -> bytes:  # noqa: ARG002
-        return encode(ModelList(data=[_card(model) for model in self._engine.models.values()]))
+    async def _models(self, body: bytes, caller: Caller) -> bytes:  # noqa: ARG002 (the same shape for all)
+        models = (model for model in self._engine.models.values() if self._admission.may_see(caller, model.name))
+        return encode(ModelList(data=[_card(model) for model in models]))
 
     async def _ready(self, body: bytes, caller: Caller) -> bytes:  # noqa: ARG002
         models = [_readiness(model.name, self._engine.health(model)) for model in self._engine.models.values()]

@@ -7,8 +7,18 @@ from collections.abc import Iterable, Sequence
 from msgspec import UNSET, UnsetType
 
 from ingress.api import schema_chat as schema
-from ingress.api.answer import Head, Mould, encode, finish_reason, finite, prompt_logprobs, readable, total_usage
-from ingress.api.jobs import Plan
+from ingress.api.answer import (
+    Head,
+    Mould,
+    encode,
+    finish_reason,
+    finite,
+    guards,
+    prompt_logprobs,
+    readable,
+    total_usage,
+)
+from ingress.api.jobs import Plan, tier_of
 from ingress.api.ledger import ledger, together
 from ingress.api.schema_common import RequestTiming, Usage
 from ingress.engine import Finish, Piece, TokenText
@@ -36,6 +46,7 @@ class ChatRenderer:
         self._include_usage = request.include_usage
         self._prompt_logprobs = request.prompt_logprobs is not None
         self._only_text = not self._token_ids and not self._logprobs
+        self._tier = tier_of(request)
         self._moulds: dict[int, Mould] = {}  # by choice
 
     @property
@@ -73,6 +84,7 @@ class ChatRenderer:
                 delta=_NOTHING,
                 finish_reason=finish_reason(piece.finish),
                 stop_reason=piece.finish.stop_reason,
+                guards=guards(piece.finish),
             )
             chunks.append(self._chunk(choice, timing=ledger(piece.finish)))
         return chunks
@@ -94,6 +106,7 @@ class ChatRenderer:
                 usage=total_usage(finishes, self._plan.n),
                 prompt_token_ids=self._plan.prompts[0].ids if self._token_ids else UNSET,
                 prompt_logprobs=prompt_logprobs(prompts[0]) if self._prompt_logprobs else UNSET,
+                service_tier=self._tier,
                 headrace=together([ledger(finish) for finish in finishes]),
             )
         )
@@ -107,6 +120,7 @@ class ChatRenderer:
             finish_reason=finish_reason(answer.finish),
             stop_reason=answer.finish.stop_reason,
             token_ids=list(answer.tokens) if self._token_ids else UNSET,
+            guards=guards(answer.finish),
         )
 
     def _mould(self, index: int) -> Mould:
@@ -131,6 +145,7 @@ class ChatRenderer:
                 choices=[choice] if choice is not None else [],
                 usage=usage if self._include_usage else UNSET,
                 prompt_token_ids=prompt_ids,
+                service_tier=self._tier,
                 headrace=timing,
             )
         )

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from msgspec import UNSET, UnsetType
 
 from ingress.api import schema_completion as schema
-from ingress.api.answer import Head, Mould, encode, finish_reason, finite, prompt_logprobs, total_usage
+from ingress.api.answer import Head, Mould, encode, finish_reason, finite, guards, prompt_logprobs, total_usage
 from ingress.api.jobs import Plan, Prompt
 from ingress.api.ledger import ledger, together
 from ingress.api.schema_common import RequestTiming, Usage
@@ -98,6 +98,7 @@ class CompletionRenderer:
             token_ids=list(piece.tokens) if self._token_ids else UNSET,
             prompt_token_ids=asked.ids if self._token_ids and begins else UNSET,
             prompt_logprobs=prompt_logprobs(prompt) if self._prompt_logprobs and begins else UNSET,
+            guards=guards(piece.finish),
         )
 
     def _logprobs(

@@ -15,6 +15,7 @@ import msgspec
 from ingress.api import schema_responses as schema
 from ingress.api.answer import Head, encode, finite, readable
 from ingress.api.from_responses import LOGPROBS
+from ingress.api.jobs import tier_of
 from ingress.engine import Finish, Piece, TokenText
 from ingress.streams import ContentKind, parts_of
 
@@ -173,6 +174,7 @@ class ResponsesRenderer:
             parallel_tool_calls=request.parallel_tool_calls is not False,
             previous_response_id=request.previous_response_id,
             store=request.stores,
+            service_tier=tier_of(request),
             temperature=1.0 if request.temperature is None else request.temperature,
             tool_choice="none" if request.tool_choice == "none" else "auto",
             top_logprobs=request.top_logprobs or 0,

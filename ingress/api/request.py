@@ -29,6 +29,7 @@ class Request:
 
     Attributes:
         turned_away: this process is being taken out, and the client can go to another.
+        reply_headers: of the answer, beside its own.
     """
 
     def __init__(self, scope: Scope, receive: Receive, max_body: int) -> None:
@@ -37,6 +38,8 @@ class Request:
         self.parameter = ""
         self.query = scope.get("query_string", b"").decode("latin-1")
         self.turned_away: bool = scope["state"].get("turned_away", False)
+        self.reply_headers: list[tuple[bytes, bytes]] = []
+        self._client: tuple[str, int] | None = scope.get("client")
         self._headers: list[tuple[bytes, bytes]] = scope["headers"]
         self._receive, self._max_body = receive, max_body
         self._complete = False
@@ -51,11 +54,17 @@ class Request:
 
     @property
     def authorization(self) -> str:
-        """The client's credentials, or an empty string. A key is the same in the header of Anthropic's clients."""
-        given = self.header(b"authorization")
-        if not given and (key := self.header(b"x-api-key")):
-            given = f"Bearer {key}"
-        return given
+        """The client's credentials, or an empty string. A key in `x-api-key` is the same as one of a bearer."""
+        if given := self.header(b"authorization"):
+            return given
+        key = self.header(b"x-api-key")
+        return f"Bearer {key}" if key else ""
+
+    @property
+    def address(self) -> str:
+        """Where the client is, or an empty string."""
+        client = self._client
+        return client[0] if client else ""
 
     @property
     def resumable(self) -> bool:

@@ -348,7 +348,7 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
     parallel_tool_calls: bool
     previous_response_id: str | None
     reasoning: NoReasoning = NoReasoning()
-    service_tier: Literal["default"] = "default"
+    service_tier: Literal["default", "flex"] = "default"
     store: bool
     temperature: float
     text: TextReply = TextReply()

@@ -85,7 +85,9 @@ def parse_event_id(text: str, response: str) -> int | None:
     return int(number)
 
 
-async def write_events(sink: Sink, replay: Events, after: int, surface: Surface, clock: Callable[[], int]) -> int:
+async def write_events(
+    sink: Sink, replay: Events, after: int, surface: Surface, clock: Callable[[], int], headers: Headers = ()
+) -> int:
     """All events after number `after`, to the end, framed as `surface` has it. What says that the answer is whole is
     left out of a failed one. Nor has a failure an id: whoever resumes is told again, and never that nothing is missing.
 
@@ -95,8 +97,7 @@ async def write_events(sink: Sink, replay: Events, after: int, surface: Surface,
     Raises:
         EventsGone: the reader fell so far behind that events it needs were dropped.
     """
-    said = getattr(replay, "headers", ())  # a stream at a sibling has none
-    await sink.start(200, (*STREAM_HEADERS, (b"x-request-id", replay.response.encode()), *said))
+    await sink.start(200, (*STREAM_HEADERS, (b"x-request-id", replay.response.encode()), *headers))
     last, failed, waited_ns = after, False, 0
 
     def hear(number: int, body: bytes) -> bool:

@@ -28,6 +28,8 @@ from ingress.cache.entry import go_on as replay_on
 from ingress.conversation import LOST_PATIENCE_S
 from ingress.engine import Engine
 from ingress.errors import ApiError, internal, invalid_request, not_found, not_ready
+from ingress.guards.look import Whose
+from ingress.guards.stage import Guards
 from ingress.journal import Journal, Journals, Taken
 from ingress.records import Drawn, Opening, Record, Said
 from ingress.replay import Replay, ReplayStore
@@ -67,12 +69,22 @@ class Streaming:
         grace_s: how long a stream that nobody listens to, or that is complete, can be resumed.
         stored_s: how long a stored response can be asked for after its end.
         find: looks for a stream at the other ingresses of this host.
+        guards: look at streams that are taken over as at any other.
     """
 
     def __init__(
-        self, engine: Engine, host: Host, journals: Journals, *, grace_s: float, stored_s: float, find: Find
+        self,
+        engine: Engine,
+        host: Host,
+        journals: Journals,
+        *,
+        grace_s: float,
+        stored_s: float,
+        find: Find,
+        guards: Guards,
     ) -> None:
         self._engine, self._host, self._journals, self._find = engine, host, journals, find
+        self._guards = guards
         self._replays = ReplayStore(grace_s, stored_s)
         self._live: dict[str, _Live] = {}
         self._taking: asyncio.Task[None] | None = None
@@ -253,11 +265,12 @@ class Streaming:
         received_ns = min(opening.received_ns, self._host.loop.now_ns())
         caller = Caller(
             opening.tenant, opening.owner, received_ns, key=opening.key, traceparent=opening.traceparent,
-            batch=opening.batch, weight=opening.weight, earlier=opening.earlier,
+            batch=opening.batch, weight=opening.weight, earlier=opening.earlier, partition=opening.partition,
         )  # fmt: skip
         plan = await kind.plan(request, model, caller, settled)
         head = Head(opening.response, opening.created, model.name, opening.fingerprint)
-        go_on = partial(replay_on, opening.cached) if opening.cached else self._engine.go_on
+        drawn_on = partial(replay_on, opening.cached) if opening.cached else self._engine.go_on
+        go_on = self._guards.going_on(drawn_on, model, Whose(opening.tenant, opening.key), opening.body)
         telling = retell(opening, records, plan, kind.render(head, request, plan, model), go_on)
         await telling.tell(say)
 

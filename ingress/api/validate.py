@@ -35,7 +35,7 @@ _CHAT_REFUSALS: Refusals = {
     "prompt_cache_retention": (("in_memory",), "prefixes are kept as long as there is room, no longer"),
     "reasoning_effort": (("none",), "no served model reasons apart from its answer"),
     "response_format": (({"type": "text"},), "only {\"type\": \"text\"} is served"),
-    "service_tier": (("auto", "default"), "there is one tier; see priority"),
+    "service_tier": (("auto", "default", "flex"), "there are two tiers; see priority"),
     "store": ((False,), "answers are not stored"),
     "tool_choice": (("none",), "tools are not called; only \"none\" is served"),
     "verbosity": (("medium",), "there is no setting for verbosity; say it in the prompt"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Final
 
-from ingress.accounts import Ledger, Used
+from ingress.accounts import Ledger, Used, Whose
 
 REMEMBERED: Final = 4096
 
@@ -27,6 +27,10 @@ class Overheard:
         """See `Ledger`."""
         self._remember(request, (compute_ns, prefill_ns))
         self._ledger.computed(request, compute_ns, prefill_ns)
+
+    def rejected(self, whose: Whose, received_ns: int) -> None:
+        """See `Ledger`."""
+        self._ledger.rejected(whose, received_ns)
 
     def of(self, request: int) -> tuple[int, int] | None:
         """Nanoseconds of computing, and of prefill in it; None where nobody has said."""

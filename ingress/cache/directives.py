@@ -29,7 +29,7 @@ def directives(cache_control: str, request: Generation) -> Directives:
     """Of a call. Header and body add up; what `Cache-Control` says beyond this (`no-transform`, what belongs to
     answers) is none of this cache's business, as RFC 9111 asks."""
     wanted = [part.strip().lower() for part in cache_control.split(",")] if cache_control else []
-    options = request.cache
+    options = getattr(request, "cache", None)  # only where OpenAI's older bodies are extended
     no_store = "no-store" in wanted or (options is not None and bool(options.no_store))
     no_cache = "no-cache" in wanted or (options is not None and bool(options.no_cache))
     ages = [float(match[1]) for part in wanted if (match := _MAX_AGE.fullmatch(part))]

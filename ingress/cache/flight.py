@@ -107,7 +107,7 @@ class Flight:
             return None
         if not opened or self._ended:
             return None
-        follower = _Follower(secrets.randbits(63), job, self, received_ns)
+        follower = _Follower(job.request or secrets.randbits(63), job, self, received_ns)
         self._followers[follower.stream.request] = follower
         self._backend.lend(follower.stream.request, follower.leave)
         for piece in self.pieces:

@@ -165,7 +165,7 @@ class AnswerCache:
         similarity: float | None = None,
     ) -> Opened:  # fmt: skip
         entry = hit.entry
-        stream = Replayed(secrets.randbits(63), entry)
+        stream = Replayed(job.request or secrets.randbits(63), entry)
         self._count(model, space, source)
         self._saved(model, space, entry)
         # In the ledger before anybody can see the end.

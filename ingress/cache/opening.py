@@ -12,8 +12,8 @@ from ingress.cache.costs import Overheard
 from ingress.cache.front import AnswerCache
 from ingress.cache.orders import Desk
 from ingress.cache.semantic.calibration import Calibrations
-from ingress.cache.semantic.lookup import Embedder, Semantic
 from ingress.cache.semantic.index import Vector
+from ingress.cache.semantic.lookup import Embedder, Semantic
 from ingress.cache.semantic.static import NotPrepared, StaticVectors
 from ingress.cache.store import Store
 from ingress.engine import Engine

@@ -65,6 +65,8 @@ HELP: Final[dict[str, str]] = {
     "headrace_ingress_adopted_total": "Streams taken over from dead ingresses.",
     "headrace_ingress_journal_bytes": "Bytes that journals of streams take.",
     "headrace_ingress_unprotected_total": "Streams that go on without a journal, by reason.",
+    "headrace_guard_total": "Requests and answers that a guard looked at, by what followed.",
+    "headrace_guard_seconds": "Time of an ingress for the guards of a request or of an answer.",
     "headrace_usage_spool_records": "Records of usage that are not in the ledger yet.",
     "headrace_usage_dropped_total": "Records of usage that were too many to keep.",
     "headrace_bus_received_total": "Messages received from peers, by door.",

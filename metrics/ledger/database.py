@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 FILE: Final = "usage.db"
 HOUR: Final = 3600
 DAY: Final = 86400
-VERSION: Final = 1
+VERSION: Final = 2
 FAILED: Final = frozenset({"error", "shutdown", "deadline"})
 MOST: Final = 1 << 53  # nothing real is more, and what SQLite cannot hold would be tried for ever
 PRUNED_AT_ONCE: Final = 5000  # rows of requests, so that no transaction is long
@@ -34,13 +34,14 @@ CREATE TABLE requests (
     request INTEGER PRIMARY KEY, ended_ms INTEGER NOT NULL, model TEXT NOT NULL, tenant TEXT NOT NULL,
     key TEXT NOT NULL, outcome TEXT NOT NULL, prompt_tokens INTEGER NOT NULL, cached_tokens INTEGER NOT NULL,
     generated_tokens INTEGER NOT NULL, compute_ns INTEGER NOT NULL, prefill_ns INTEGER NOT NULL,
-    duration_ns INTEGER NOT NULL
+    duration_ns INTEGER NOT NULL, cost_nano INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX requests_by_time ON requests (ended_ms);
 CREATE TABLE sums (
     grain INTEGER NOT NULL, begin INTEGER NOT NULL, model TEXT NOT NULL, tenant TEXT NOT NULL, key TEXT NOT NULL,
     requests INTEGER NOT NULL, failed INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL, cached_tokens INTEGER NOT NULL,
     generated_tokens INTEGER NOT NULL, compute_ns INTEGER NOT NULL, prefill_ns INTEGER NOT NULL,
+    cost_nano INTEGER NOT NULL DEFAULT 0, rejected INTEGER NOT NULL DEFAULT 0, cached INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (grain, begin, model, tenant, key)
 ) WITHOUT ROWID;
 CREATE TABLE uptime (
@@ -53,12 +54,21 @@ CREATE TABLE rates (
 );
 """
 
+# From version 1, whose rows have no price and are all of requests that were accepted and computed.
+_FROM_1: Final = """
+ALTER TABLE requests ADD COLUMN cost_nano INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE sums ADD COLUMN cost_nano INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE sums ADD COLUMN rejected INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE sums ADD COLUMN cached INTEGER NOT NULL DEFAULT 0;
+"""
+
 _SUMMED: Final = (
     "requests", "failed", "prompt_tokens", "cached_tokens", "generated_tokens", "compute_ns", "prefill_ns",
+    "cost_nano", "rejected", "cached",
 )  # fmt: skip
-_INSERT: Final = f"INSERT OR IGNORE INTO requests VALUES ({', '.join('?' * 12)})"
+_INSERT: Final = f"INSERT OR IGNORE INTO requests VALUES ({', '.join('?' * 13)})"
 _ADD: Final = (
-    f"INSERT INTO sums VALUES ({', '.join('?' * 12)}) ON CONFLICT DO UPDATE SET "
+    f"INSERT INTO sums VALUES ({', '.join('?' * 15)}) ON CONFLICT DO UPDATE SET "
     + ", ".join(f"{column} = {column} + excluded.{column}" for column in _SUMMED)
 )  # fmt: skip
 _WATCH: Final = "INSERT INTO uptime VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET up_ns = up_ns + excluded.up_ns"
@@ -109,7 +119,7 @@ class Database:
                     min(value, MOST)
                     for value in (
                         record.prompt_tokens, record.cached_tokens, record.generated_tokens, record.compute_ns,
-                        record.prefill_ns, record.duration_ns,
+                        record.prefill_ns, record.duration_ns, record.cost_nano,
                     )
                 )  # fmt: skip
                 row = (
@@ -118,7 +128,11 @@ class Database:
                 if not connection.execute(_INSERT, row).rowcount:
                     continue
                 new += 1
-                values = (1, int(record.outcome in FAILED), *counts[:5])
+                rejected, cached = record.outcome == "rejected", record.outcome == "cached"
+                values = (
+                    int(not rejected), int(record.outcome in FAILED), *counts[:5], counts[6], int(rejected),
+                    int(cached),
+                )  # fmt: skip
                 ended_s = record.ended_ms // 1000
                 for grain in (HOUR, DAY):
                     key = (grain, ended_s - ended_s % grain, record.model, record.tenant, record.key)
@@ -217,6 +231,8 @@ def _connect(path: Path) -> sqlite3.Connection:
             raise LedgerForeign(f"{path} is of a newer release (version {version}): use that, or move the file away")
         if version == 0:
             connection.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}PRAGMA user_version = {VERSION};COMMIT;")
+        if version == 1:
+            connection.executescript(f"BEGIN IMMEDIATE;{_FROM_1}PRAGMA user_version = {VERSION};COMMIT;")
         connection.execute("SELECT count(*) FROM rates").fetchone()
     except BaseException:
         connection.close()

@@ -16,8 +16,13 @@ NOTHING: Final = UsageRow("", 0, 0, 0, 0, 0, 0.0, 0.0, 0.0)
 
 _SUMS: Final = (
     "sum(requests), sum(failed), sum(prompt_tokens), sum(cached_tokens), sum(generated_tokens), sum(compute_ns), "
-    "sum(prefill_ns)"
+    "sum(prefill_ns), sum(cost_nano), sum(rejected), sum(cached)"
 )
+# The project of a request is its tenant, ORGANISATION/PROJECT; one without a slash, or none, is its own organisation.
+_GROUPS: Final = {
+    "model": "model", "tenant": "tenant", "project": "tenant", "key": "key",
+    "organisation": "substr(tenant, 1, instr(tenant || '/', '/') - 1)",
+}  # fmt: skip
 
 
 class _Part(NamedTuple):
@@ -32,12 +37,18 @@ class _Part(NamedTuple):
     generated_tokens: int
     compute_ns: int
     prefill_ns: int
+    charged_nano: int
+    rejected: int
+    cached: int
 
     def row(self, rates: list[Rate]) -> UsageRow:
         """With its cost, at the prices of then."""
         compute_s = self.compute_ns / 1e9
         cost = rate_at(rates, self.begin).of_compute(compute_s)
-        return UsageRow(self.group, *self[2:7], compute_s, self.prefill_ns / 1e9, cost)
+        return UsageRow(
+            self.group, *self[2:7], compute_s, self.prefill_ns / 1e9, cost, rejected=self.rejected, cached=self.cached,
+            charged_nano=self.charged_nano,
+        )  # fmt: skip
 
 
 def answer(database: Database, asked: GetUsage, now_s: int, problem: str) -> UsageReply:
@@ -47,11 +58,11 @@ def answer(database: Database, asked: GetUsage, now_s: int, problem: str) -> Usa
     if asked.by == "day":
         grain = DAY
     since_s = max(0, asked.since_s - asked.since_s % grain)
-    where, values = "grain = ? AND begin >= ?", [grain, since_s]
-    host = _host(connection, rates, where, values)
-    if asked.model:
-        where, values = f"{where} AND model = ?", [*values, asked.model]  # type: ignore[list-item]
-    group = asked.by if asked.by in ("model", "tenant", "key") else "''"
+    where = "grain = ? AND begin >= ?"
+    host = _host(connection, rates, where, [grain, since_s])
+    only, values = _only(asked)
+    where, values = where + only, [grain, since_s, *values]
+    group = _GROUPS.get(asked.by, "''")
     parts = [
         _Part(*row)
         for row in connection.execute(
@@ -61,7 +72,7 @@ def answer(database: Database, asked: GetUsage, now_s: int, problem: str) -> Usa
     total = added((part.row(rates) for part in parts), "")
     if asked.by == "request":
         rows = _requests(connection, asked, rates, since_s)
-        more = max(0, total.requests - len(rows))
+        more = max(0, total.requests + total.rejected - len(rows))
     else:
         rows = _grouped(asked, parts, rates, grain)
         more = max(0, len(rows) - asked.limit)
@@ -73,13 +84,18 @@ def answer(database: Database, asked: GetUsage, now_s: int, problem: str) -> Usa
 def added(rows: Iterable[UsageRow], group: str) -> UsageRow:
     """All together, as one row."""
     columns = zip(*((*_numbers(NOTHING),), *(_numbers(row) for row in rows)), strict=True)
-    return UsageRow(group, *(sum(column) for column in columns))
+    sums = [sum(column) for column in columns]
+    requests, failed, prompt, cached, generated, rejected, answers, charged = map(int, (*sums[:5], *sums[8:]))
+    return UsageRow(
+        group, requests, failed, prompt, cached, generated, sums[5], sums[6], sums[7], rejected=rejected,
+        cached=answers, charged_nano=charged,
+    )  # fmt: skip
 
 
 def _numbers(row: UsageRow) -> tuple[float, ...]:
     return (
         row.requests, row.failed, row.prompt_tokens, row.cached_tokens, row.generated_tokens, row.compute_s,
-        row.prefill_s, row.cost,
+        row.prefill_s, row.cost, row.rejected, row.cached, row.charged_nano,
     )  # fmt: skip
 
 
@@ -94,21 +110,38 @@ def _grouped(asked: GetUsage, parts: list[_Part], rates: list[Rate], grain: int)
     return sorted(rows, key=lambda row: (-row.compute_s, -row.requests, row.group))
 
 
+def _only(asked: GetUsage) -> tuple[str, list[int | str]]:
+    """What narrows a question, as SQL and its values."""
+    where, values = "", list[int | str]()
+    for column, wanted in (("model", asked.model), ("key", asked.key)):
+        if wanted:
+            where, values = f"{where} AND {column} = ?", [*values, wanted]
+    if asked.project:
+        within = " OR substr(tenant, 1, ?) = ?" if "/" not in asked.project else ""
+        where += f" AND (tenant = ?{within})"
+        values.append(asked.project)
+        if within:
+            values += [len(asked.project) + 1, f"{asked.project}/"]
+    return where, values
+
+
 def _requests(connection: sqlite3.Connection, asked: GetUsage, rates: list[Rate], since_s: int) -> list[UsageRow]:
-    where, values = "ended_ms >= ?", [since_s * 1000]
-    if asked.model:
-        where, values = f"{where} AND model = ?", [*values, asked.model]  # type: ignore[list-item]
+    only, values = _only(asked)
     found = connection.execute(
         "SELECT request, ended_ms, model, outcome, prompt_tokens, cached_tokens, generated_tokens, compute_ns, "
-        f"prefill_ns FROM requests WHERE {where} ORDER BY ended_ms DESC LIMIT ?",
-        [*values, asked.limit],
+        f"prefill_ns, cost_nano FROM requests WHERE ended_ms >= ?{only} ORDER BY ended_ms DESC LIMIT ?",
+        [since_s * 1000, *values, asked.limit],
     )
     return [
         UsageRow(
-            f"{request:016x}", 1, int(outcome in FAILED), prompt, cached, generated, compute_ns / 1e9, prefill_ns / 1e9,
+            f"{request:016x}", int(outcome != "rejected"), int(outcome in FAILED), prompt, cached, generated,
+            compute_ns / 1e9, prefill_ns / 1e9,
             rate_at(rates, ended_ms // 1000).of_compute(compute_ns / 1e9), model, outcome,
+            int(outcome == "rejected"), int(outcome == "cached"), cost_nano,
         )
-        for request, ended_ms, model, outcome, prompt, cached, generated, compute_ns, prefill_ns in found
+        for (
+            request, ended_ms, model, outcome, prompt, cached, generated, compute_ns, prefill_ns, cost_nano,
+        ) in found
     ]  # fmt: skip
 
 

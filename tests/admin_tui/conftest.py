@@ -15,7 +15,19 @@ from admin_tui.replay import ReplayFeed
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests import what they share from beside them
 
+from settling import settle
+
 DEMO = Path(__file__).parent / "data" / "demo.ndjson"
+
+
+@pytest.fixture(autouse=True)
+def _settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pilots wait for screens to be at rest, and not for some time."""
+    monkeypatch.setattr("textual.pilot.wait_for_idle", settle)
+    monkeypatch.setattr("textual.app.wait_for_idle", settle)
+    monkeypatch.setattr(
+        "textual.widgets.Input._toggle_cursor", lambda _: None
+    )  # a picture has it, however long it took
 
 
 @pytest.fixture(scope="session")

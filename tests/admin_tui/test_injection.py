@@ -108,8 +108,7 @@ async def test_no_screen_lets_an_attack_through(make_app: Callable[..., Headrace
                     app.query_one(CommandLine).value = text
                     continue
                 await pilot.press(key)
-                await pilot.pause()
-            await pilot.pause(0.05)
+            await pilot.pause()
             drawn = characters(app)
             assert len(drawn) == 120 * 34
             assert not [c for c in drawn if unicodedata.category(c) in ("Cc", "Cf")], keys

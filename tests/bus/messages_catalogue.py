@@ -9,7 +9,7 @@ import msgspec
 from hypothesis import strategies as st
 from msgspec import inspect
 
-from bus.messages import clients, control, observe, pages, requests, steps, telemetry
+from bus.messages import accounts, clients, control, observe, pages, requests, steps, telemetry
 from bus.wire import Channel
 
 UNIONS: dict[Channel, tuple[object, ...]] = {
@@ -20,6 +20,7 @@ UNIONS: dict[Channel, tuple[object, ...]] = {
     "telemetry": (telemetry.ToMetrics,),
     "observe": (observe.ToObserver, observe.FromObserver, observe.Update),
     "control": (control.ToProcess, control.FromProcess),
+    "accounts": (accounts.ToAccounts, accounts.FromAccounts),
 }
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from bus.actionlog import read_actions
+from bus.actionreading import MOST
 
 ADMINS, VIEWERS, STRANGERS, NOBODY = 64_101, 64_102, 64_103, 64_104
 ROOT = Path(__file__).parents[2]
@@ -26,7 +27,9 @@ from bus.process import Description, run_process
 
 class Service:
     def __init__(self, life): self.life = life
-    def start(self): self.life.ready()
+    def start(self):
+        self.life.ready()
+        print("ready", flush=True)
     def describe(self): return Description()
     def drain(self): pass
     def undrain(self): pass
@@ -87,8 +90,11 @@ def environment(home: Path) -> dict[str, str]:
 @pytest.fixture
 def server(home: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
-        [sys.executable, "-c", SERVER], env=environment, cwd=home, stderr=subprocess.PIPE, text=True
-    )
+        [sys.executable, "-c", SERVER], env=environment, cwd=home, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
     yield process
     process.kill()
     process.communicate()
@@ -157,3 +163,41 @@ def test_a_full_disk_is_told_and_stops_no_action(home: Path, visit: Visit, serve
     _, said = server.communicate(timeout=20)
     assert "audit: drain metrics@host" in said
     assert "it is in this log only" in said
+
+
+def test_who_may_not_read_the_audit_log_asks_for_it_at_a_door(home: Path, visit: Visit) -> None:
+    """Viewers may; page by page, the newest first."""
+    visit(0, 0, *[("Undrain", ["", f"number {n}"]) for n in range(MOST + 5)])
+    look = f"""
+from pathlib import Path
+from bus.actionreading import newest_between
+newest, more = newest_between(Path({str(home / "s" / "audit")!r}), 0, 0)
+oldest, none = newest_between(Path({str(home / "s" / "audit")!r}), 0, newest[0].at)
+print(len(newest), more, newest[-1].reason, len(newest + oldest), none)
+"""
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True, cwd=ROOT)
+    newest, more, *last, together, none = done.stdout.split()
+    assert int(newest) <= MOST
+    assert (more, last, together, none) == ("True", ["number", str(MOST + 4)], str(MOST + 5), "False")
+    answers = visit(STRANGERS, VIEWERS, ("GetActions", []), ("GetActions", [1e12]))
+    assert answers[1:] == ["Actions ", "Actions "]
+    (outside,) = visit(STRANGERS, STRANGERS, ("GetActions", []))
+    assert outside.startswith("forbidden")
+
+
+def test_what_systemd_was_asked_for_is_written_down_as_the_asker_s(home: Path, visit: Visit) -> None:
+    given = ("Witness", ["restart", "worker@m.0.0", "", "is being restarted", "new disk"])
+    refused = ("Witness", ["kill", "kv@host", "polkit says no"])
+    assert visit(NOBODY, ADMINS, given, refused)[1:] == ["Ok is being restarted", "Rejected polkit says no"]
+    assert "asked for the same" in visit(0, 0, given)[1]
+    assert visit(STRANGERS, VIEWERS, given)[1].startswith("Rejected uid 64103 may look and not act")
+    first, second, third, fourth = read_actions(home / "s" / "audit")
+    assert (first.uid, first.verb, first.object, first.reason) == (NOBODY, "restart", "worker@m.0.0", "new disk")
+    assert (first.result, first.detail) == ("done", "is being restarted")
+    assert (second.verb, second.object, second.result, second.detail) == (
+        "kill",
+        "kv@host",
+        "refused",
+        "polkit says no",
+    )
+    assert (third.uid, fourth.uid, fourth.result) == (0, STRANGERS, "denied")

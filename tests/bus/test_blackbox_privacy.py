@@ -9,7 +9,9 @@ import pytest
 from messages_catalogue import message_types, sample
 
 from bus.blackbox.privacy import CONTENT, KEYS, hidden, length_of
+from bus.messages.accounts import Directory
 from bus.messages.clients import Call
+from bus.messages.control import AccountsHeld, AddKey, ReplaceSecret
 from bus.messages.requests import Sampling, Submit
 
 PLANTED: Final = b"\xde\xad\xbe\xef" * 3
@@ -56,13 +58,17 @@ def test_no_content_is_kept_of_any_message(channel: str, kind: type[msgspec.Stru
     assert type(msgspec.msgpack.decode(data, type=kind)) is kind, "what is left of it still decodes"
 
 
+DIGESTS = {AddKey, ReplaceSecret, AccountsHeld, Directory}  # of keys' secrets: they are hidden like the keys
+
+
 @pytest.mark.parametrize(("channel", "kind"), message_types(), ids=lambda it: getattr(it, "__name__", it))
 def test_no_key_is_kept_where_content_is(channel: str, kind: type[msgspec.Struct]) -> None:
     del channel
     message = planted(sample(kind))
     data = kept(message, KEYS)
     assert KEY.encode() not in data
-    assert (PLANTED in data) == (PLANTED in msgspec.msgpack.encode(message))
+    if kind not in DIGESTS:
+        assert (PLANTED in data) == (PLANTED in msgspec.msgpack.encode(message))
 
 
 def test_lengths_stay() -> None:

@@ -11,7 +11,18 @@ import pytest
 from bus.identity import claim
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("bus", "ingress", "scheduler", "workers", "kv", "metrics", "admin_tui", "cli", "headrace_client")
+PACKAGES = (
+    "bus",
+    "ingress",
+    "scheduler",
+    "workers",
+    "kv",
+    "metrics",
+    "accounts",
+    "admin_tui",
+    "cli",
+    "headrace_client",
+)
 
 # Every use of the wall clock, and why it may be one.
 ALLOWED = {
@@ -28,10 +39,18 @@ ALLOWED = {
     "headrace_client/_async.py": "a floor for the client's epochs, which count up",
     "cli/release/making.py": "when a release was made",
     "cli/usage.py": "what `--since 24h` means",
+    "accounts/service.py": "budgets begin anew by date, keys expire by date",
+    "cli/accounts/command.py": "what `--expires 90d` means",
+    "cli/accounts/show.py": "whether a key has expired",
+    "ingress/gate/charging.py": "prices hold by date",
+    "ingress/gate/gate.py": "keys expire by date, prices hold by date",
     "ingress/accounts.py": "the date of a record of usage",
     "ingress/api/pipeline.py": "`created` of an answer",
     "ingress/journal.py": "ages of directories that dead ingresses left, by which they are cleaned up",
     "ingress/text/template.py": "the date that a chat template asks for",
+    "ingress/cache/orders.py": "when the cache was calibrated",
+    "ingress/cache/semantic/lookup.py": "when a namespace switched itself off",
+    "ingress/cache/store.py": "answers are kept until a date, for all processes of a host",
     "ingress/spool.py": "ages of spools that dead ingresses left",
     "metrics/ledger/database.py": "the name of a damaged ledger that is put aside",
     "metrics/ledger/keeper.py": "hours and days that usage is summed by, and prices hold in",

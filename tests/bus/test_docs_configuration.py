@@ -13,6 +13,7 @@ import pytest
 from msgspec import NODEFAULT
 
 from bus.config import (
+    AccountsConfig,
     AdminConfig,
     AlarmsConfig,
     BlackboxConfig,
@@ -26,14 +27,16 @@ from bus.config import (
     MetricsConfig,
     ModelConfig,
     PoolsConfig,
+    PriceConfig,
     Section,
     SystemdConfig,
     TracesConfig,
     UsageConfig,
 )
+from bus.guard_config import GuardConfig
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
-SECTIONS: dict[str, type[Section]] = {
+SECTIONS: dict[str, type[Section | GuardConfig]] = {
     "[ingress]": IngressConfig,
     "[kv]": KvConfig,
     "[metrics]": MetricsConfig,
@@ -42,6 +45,8 @@ SECTIONS: dict[str, type[Section]] = {
     "[cache]": CacheConfig,
     "[[cache.namespace]]": CacheNamespaceConfig,
     "[cost]": CostConfig,
+    "[accounts]": AccountsConfig,
+    "[[price]]": PriceConfig,
     "[traces]": TracesConfig,
     "[log]": LogConfig,
     "[systemd]": SystemdConfig,
@@ -50,6 +55,7 @@ SECTIONS: dict[str, type[Section]] = {
     "[curve]": CurveConfig,
     "[[model]]": ModelConfig,
     "[model.pools]": PoolsConfig,
+    "[[guard]]": GuardConfig,
 }
 
 

@@ -69,7 +69,8 @@ def answer(seed: int, tokens: int) -> str:
 class Player:
     """The scheduler of the model `m`, on a thread of its own."""
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, text: str = "") -> None:
+        self._text = text  # in place of TEXT
         self.submits: list[Submit] = []
         self.aborts: list[int] = []
         self.finished: list[int] = []
@@ -130,7 +131,8 @@ class Player:
             return
         self._server.send(peer, Accepted(message.request, 0))
         self._prompt_logprobs(peer, message)
-        tokens = [*answer_bytes(message.sampling.seed), END][: message.max_tokens]
+        said = self._text.encode() if self._text else answer_bytes(message.sampling.seed)
+        tokens = [*said, END][: message.max_tokens]
         self._play(peer, message, tokens, len(message.emitted) // 4)
 
     def _prompt_logprobs(self, peer: Any, submit: Submit) -> None:
@@ -181,7 +183,16 @@ class Stage:
         visits: HTTP to them, each request on a connection of its own, so that each may go to another process.
     """
 
-    def __init__(self, ingresses: int = 1, *, port: int = 0, settings: str = "", prelude: str = "") -> None:
+    def __init__(
+        self,
+        ingresses: int = 1,
+        *,
+        port: int = 0,
+        settings: str = "",
+        prelude: str = "",
+        tables: str = "",
+        text: str = "",
+    ) -> None:
         self.prelude = prelude  # Python that an ingress runs first
         self.run = Path(tempfile.mkdtemp(prefix="hr", dir="/tmp"))
         self.port = port or free_port()
@@ -190,10 +201,10 @@ class Stage:
         self.config = self.run / "headrace.toml"
         self.config.write_text(
             f'[ingress]\nhttp = "127.0.0.1:{self.port}"\nprocesses = {ingresses}\n{settings}\n'
-            f'[[model]]\nname = "m"\nsource = "{self.run}/tiny.gguf"\n'
+            f'[[model]]\nname = "m"\nsource = "{self.run}/tiny.gguf"\n{tables}'
         )
         self.visits = httpx.Client(base_url=self.url, headers={"connection": "close"}, timeout=60, trust_env=False)
-        self.player = Player(self.run)
+        self.player = Player(self.run, text)
         self.processes = [self.start(index) for index in range(ingresses)]
 
     def start(self, index: int) -> subprocess.Popen[bytes]:
@@ -250,9 +261,11 @@ class Stage:
 
 
 @contextlib.contextmanager
-def staged(ingresses: int = 1, *, settings: str = "", prelude: str = "") -> Iterator[Stage]:
+def staged(
+    ingresses: int = 1, *, settings: str = "", prelude: str = "", tables: str = "", text: str = ""
+) -> Iterator[Stage]:
     """A stage that is ready; afterwards nothing of it is left."""
-    stage = Stage(ingresses, settings=settings, prelude=prelude)
+    stage = Stage(ingresses, settings=settings, prelude=prelude, tables=tables, text=text)
     try:
         stage.wait()
         yield stage

@@ -172,6 +172,17 @@ def test_everything_that_was_asked_for_reaches_the_scheduler(stage: Stage) -> No
     assert submit.stop_token_ids == (9).to_bytes(4, "little")
 
 
+@pytest.mark.parametrize("tier", ["flex", "default"])
+def test_a_call_may_be_behind_all_that_are_not(stage: Stage, tier: str) -> None:
+    body = {"model": "m", "messages": ask(), "max_tokens": 3, "seed": 0, "service_tier": tier}
+    reply = stage.visits.post("/v1/chat/completions", json=body)
+    assert reply.json()["service_tier"] == tier
+    assert stage.player.submits[-1].batch == (tier == "flex")
+    response = {"model": "m", "input": "hi", "max_output_tokens": 3, "service_tier": tier}
+    assert stage.visits.post("/v1/responses", json=response).json()["service_tier"] == tier
+    assert stage.player.submits[-1].batch == (tier == "flex")
+
+
 def test_tokenize_and_detokenize(stage: Stage) -> None:
     http = stage.visits
     reply = http.post("/tokenize", json={"model": "m", "prompt": "hello é", "return_token_strs": True}).json()

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from bus.messages.usage import TakeUsage, UsageRecord, UsageTaken
 from bus.telemetry import Telemetry
-from ingress.accounts import AGAIN_NS, AT_ONCE, PATIENCE_NS, Accounts, Used, Whose
+from ingress.accounts import PATIENCE_NS, Accounts, Used, Whose
+from ingress.lane import AGAIN_NS, AT_ONCE
 from ingress.spool import Computed, Spool, frame, read
 
 SECOND = 1_000_000_000
@@ -65,8 +66,8 @@ def test_what_a_process_leaves_when_it_is_killed_is_taken_over_once(tmp_path: Pa
     subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False)
     first, second = Spool(tmp_path, "ingress@0", 2), Spool(tmp_path, "ingress@1", 1)
     # The fifth was delivered: it is told again, and the ledger knows it by its id.
-    assert first.adopt() == 5
-    assert second.adopt() == 0
+    assert len(first.adopt()) == 5
+    assert len(second.adopt()) == 0
     assert first.records[2].compute_ns == 99
     assert [path.name for path in (tmp_path / "usage").iterdir() if path.stat().st_size] == ["ingress@0.2"]
 
@@ -74,9 +75,9 @@ def test_what_a_process_leaves_when_it_is_killed_is_taken_over_once(tmp_path: Pa
 def test_a_living_process_keeps_its_own(tmp_path: Path) -> None:
     mine, other = Spool(tmp_path, "ingress@0", 1), Spool(tmp_path, "ingress@1", 1)
     mine.add(record(1))
-    assert other.adopt() == 0
+    assert len(other.adopt()) == 0
     mine.close()
-    assert other.adopt() == 1, "a process that ends leaves what was not delivered"
+    assert len(other.adopt()) == 1, "a process that ends leaves what was not delivered"
 
 
 def test_a_file_that_is_begun_anew_is_not_taken_for_a_dead_ones(
@@ -88,7 +89,7 @@ def test_a_file_that_is_begun_anew_is_not_taken_for_a_dead_ones(
         mine.add(record(n))
         if n > 10:
             mine.delivered((record(n - 10),))
-        assert other.adopt() == 0
+        assert len(other.adopt()) == 0
     path = tmp_path / "usage" / "ingress@0.1"
     assert path.stat().st_size < 6000
     assert {each.request for each in read(path.read_bytes())} >= set(mine.records)

@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 Vector = npt.NDArray[np.float32]
 
-GATE: Final = 0.55  # cosine of static vectors; of the pairs that the verifier passes, 99 in 100 are above
+GATE: Final = 0.55  # cosine of static vectors
 CANDIDATES: Final = 4  # that the verifier looks at
 EMBED_S: Final = 0.1  # for the encoder, while a client waits
 EMBED_LATER_S: Final = 10.0  # ... while none does
