@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from bus.config import AccountsConfig
 from bus.identity import Identity
-from bus.messages.accounts import Directory, Follow, Granted, Recall, Settle, Settled
+from bus.messages.accounts import Directory, Follow, Granted, Key, Recall, Settle, Settled
 from bus.prices import Price, PriceBook
 from ingress.gate import keys, refusals
 from ingress.gate.estimate import Estimates
@@ -27,6 +27,8 @@ PATIENCE_S: Final = 0.5  # for the accounts process to answer; longer is as good
 START_S: Final = 5.0  # for the directory to come, at the beginning
 TRIES: Final = 4
 MAX_HELD_BACK: Final = 256  # wrong keys whose answers are held back at once
+ARRIVES_NS: Final = 500_000_000  # for a new key to be told to an ingress
+LOOK_AGAIN_S: Final = 0.02
 
 
 class Part(NamedTuple):
@@ -101,7 +103,7 @@ class Gate:
         if not self._known.is_set():
             await self._wait_for_directory()
         shown, now_s = keys.parse(authorization), time.time()
-        key = self._roster.key(shown.id) if shown is not None else None
+        key = await self._find(shown.id) if shown is not None else None
         if shown is None or not keys.matches(shown, key, now_s) or key is None:
             await self._hold_back(address or "")
             raise refusals.no_key() if shown is None and not authorization else refusals.wrong_key()
@@ -279,6 +281,19 @@ class Gate:
                 await self._known.wait()
         except TimeoutError:
             raise refusals.unavailable("API keys are not known here yet: accounts@host does not answer.") from None
+
+    async def _find(self, id: str) -> Key | None:
+        """A key by its id. One that nobody knows may have been made a moment ago, and be on its way here."""
+        until_ns = self._life.loop.now_ns() + ARRIVES_NS
+        while (key := self._roster.key(id)) is None and self._life.loop.now_ns() < until_ns:
+            if self._held_back >= MAX_HELD_BACK:
+                break
+            self._held_back += 1
+            try:
+                await asyncio.sleep(LOOK_AGAIN_S)
+            finally:
+                self._held_back -= 1
+        return key
 
     async def _hold_back(self, address: str) -> None:
         """A wrong key is answered late, the later the more of them come from an address."""

@@ -16,7 +16,7 @@ import openai
 import pytest
 import torch
 import transformers
-from sentence_transformers import SentenceTransformer
+from minilm import Reference
 from stack import Stack, running, until
 
 from bus.catalogue import locate
@@ -66,8 +66,8 @@ def client(stack: Stack) -> Iterator[openai.OpenAI]:
 
 
 @pytest.fixture(scope="module")
-def theirs() -> SentenceTransformer:
-    return SentenceTransformer(str(locate("catalog:all-minilm-l6-v2")), device="cpu")
+def theirs() -> Reference:
+    return Reference(locate("catalog:all-minilm-l6-v2"))
 
 
 def post(stack: Stack, path: str, **body: Any) -> httpx.Response:
@@ -79,9 +79,7 @@ def error(answer: httpx.Response) -> tuple[int, str, str]:
     return answer.status_code, told["param"], told["code"]
 
 
-def test_openais_client_gets_the_embeddings_of_sentence_transformers(
-    client: openai.OpenAI, theirs: SentenceTransformer
-) -> None:
+def test_openais_client_gets_the_embeddings_of_sentence_transformers(client: openai.OpenAI, theirs: Reference) -> None:
     made = client.embeddings.create(model="minilm", input=TEXTS)  # base64, as it asks for by itself
     found = np.array([each.embedding for each in made.data], np.float32)
     assert [each.index for each in made.data] == list(range(len(TEXTS)))
@@ -112,7 +110,7 @@ def test_documents_are_ranked_by_the_cross_encoder(stack: Stack, judge: Path) ->
         assert [each.index for each in zmq.rerank(query, TEXTS, "judge", top_n=3)] == order
 
 
-def test_the_zeromq_client_gets_the_same(stack: Stack, theirs: SentenceTransformer) -> None:
+def test_the_zeromq_client_gets_the_same(stack: Stack, theirs: Reference) -> None:
     with Client(run=stack.run) as client:
         np.testing.assert_allclose(client.embed(TEXTS, "minilm"), theirs.encode(TEXTS), atol=1e-5)
         assert {model.id: model.kind for model in client.models()} == {"minilm": "embed", "judge": "rerank"}
@@ -136,7 +134,7 @@ def test_what_cannot_be_is_refused_by_name(stack: Stack) -> None:
     assert error(post(stack, "/v1/completions", model="minilm", prompt="x"))[2] == "wrong_model_kind"
 
 
-def test_texts_are_cut_where_that_is_asked_for(stack: Stack, theirs: SentenceTransformer) -> None:
+def test_texts_are_cut_where_that_is_asked_for(stack: Stack, theirs: Reference) -> None:
     long = "one two three four five six seven eight nine ten " * 40
     made = post(stack, "/v1/embeddings", model="minilm", input=long, truncate_prompt_tokens=-1).json()
     assert made["usage"]["prompt_tokens"] == 256
@@ -149,9 +147,7 @@ def test_texts_are_cut_where_that_is_asked_for(stack: Stack, theirs: SentenceTra
 
 
 @pytest.mark.parametrize("victim", ["worker@minilm.0.0", "scheduler@minilm"])
-def test_a_call_that_was_taken_is_completed_whoever_dies(
-    stack: Stack, theirs: SentenceTransformer, victim: str
-) -> None:
+def test_a_call_that_was_taken_is_completed_whoever_dies(stack: Stack, theirs: Reference, victim: str) -> None:
     texts = [f"sentence number {n} about {'trains ' * (n % 40)}" for n in range(400)]  # more than the queue holds
     until(lambda: stack.replicas_ready() == 2, 60, "both models are ready")
     answers: list[httpx.Response] = []

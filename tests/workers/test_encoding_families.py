@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from minilm import Reference
 from tiny_encoders import VOCABULARY, hidden_of, modules, save
 
 from bus.catalogue import ModelMissing, locate
@@ -154,9 +155,7 @@ def test_minilm_gives_the_embeddings_of_sentence_transformers() -> None:
         path = locate("catalog:all-minilm-l6-v2")
     except ModelMissing as missing:
         pytest.skip(str(missing))
-    from sentence_transformers import SentenceTransformer
-
-    theirs = SentenceTransformer(str(path), device="cpu")
+    theirs = Reference(path)
     texts = [
         "Hello, world!",
         "x",
