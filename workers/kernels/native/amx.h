@@ -114,7 +114,7 @@ template <int PARTS, bool MINS, int N>
 static void tile_segment(
     const uint8_t* codes, const uint8_t* scales, int record, int groups, const int8_t* x, const Notes* notes, int tokens,
     float* totals) {
-    constexpr int RING = PARTS == 2 ? 8 : 16;  // under way: what a tile has just stored is slow to load
+    constexpr int RING = 4;  // products under way, so that none is waited for
     constexpr int STEP = HALVES * PARTS * TILE_BYTES;
     alignas(64) int32_t ring[RING][PARTS * FULL * LANES];
     const auto begin = [&](int g) {
