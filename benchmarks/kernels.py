@@ -1,14 +1,11 @@
 """What the CPU kernels reach: products of one matrix by 1 to 512 tokens, beside what the machine can do.
 
-    python -m benchmarks.kernels [--threads 2] [--inputs 896 --outputs 4864] [--bits 4 8 16] [--tokens 1 8 512]
-        [--clock wall|cpu] [--json]
+    python -m benchmarks.kernels [--threads 2] [--inputs 896 --outputs 4864] [--bits 4 8 16] [--tokens 1 8 512] [--json]
 
 The matrix is one of several copies that are used in turn, together larger than the caches, so decode reads memory as
 it does in a model. GB/s counts weights (codes and scales), GFLOP/s two for each weight and token. The ceilings are
 measured by the same threads: `read` sums up 256 MiB, `bfloat16` is torch's own product of two large matrices
-(oneDNN). The best of `--repeats` counts: noise only ever adds. `--clock cpu` counts the process's CPU time over its
-threads instead, which other processes disturb less. `HEADRACE_INSTRUCTIONS=avx512` (or `avx2`) in the environment
-measures what a lesser processor would do.
+(oneDNN). The best of `--repeats` counts: noise only ever adds.
 """
 
 from __future__ import annotations
@@ -57,21 +54,18 @@ def matrix(bits: int, rows: int, inputs: int, random: np.random.Generator) -> Pa
     return pack_codes(Codes(bits, group, offset, codes, scales, mins))
 
 
-Clock = Callable[[], float]
-
-
-def best(run: Callable[[], object], repeats: int, clock: Clock) -> float:
+def best(run: Callable[[], object], repeats: int) -> float:
     """Seconds of the fastest of so many runs, after one to warm up."""
     run()
     seconds = []
     for _ in range(repeats):
-        began = clock()
+        began = time.perf_counter()
         run()
-        seconds.append(clock() - began)
+        seconds.append(time.perf_counter() - began)
     return min(seconds)
 
 
-def measure(native: Native, packed: Packed, tokens: int, repeats: int, clock: Clock) -> Measured:
+def measure(native: Native, packed: Packed, tokens: int, repeats: int) -> Measured:
     """One product of `tokens` activations, each time by another copy of the matrix."""
     held = packed.data.numel()
     copies = [packed, *(replace(packed, data=packed.data.clone()) for _ in range(COPIES_BYTES // held))]
@@ -83,18 +77,18 @@ def measure(native: Native, packed: Packed, tokens: int, repeats: int, clock: Cl
         for _ in range(at_once):
             native.linear(next(turn), x, out)
 
-    seconds = best(run, repeats, clock) / at_once
+    seconds = best(run, repeats) / at_once
     operations = 2 * packed.rows * packed.inputs * tokens
     return Measured(packed.bits, tokens, seconds * 1e6, held / seconds / 1e9, operations / seconds / 1e9)
 
 
-def ceilings(repeats: int, clock: Clock) -> dict[str, float]:
+def ceilings(repeats: int) -> dict[str, float]:
     """GB/s of reading, and GFLOP/s of torch's bfloat16 product."""
     memory = torch.ones(256 << 17, dtype=torch.int16)
     a, b = torch.randn(1024, 2048).bfloat16(), torch.randn(2048, 2048).bfloat16()
     return {
-        "read GB/s": memory.numel() * 2 / best(memory.max, repeats, clock) / 1e9,
-        "bfloat16 GFLOP/s": 2 * 1024 * 2048 * 2048 / best(lambda: a @ b, repeats, clock) / 1e9,
+        "read GB/s": memory.numel() * 2 / best(memory.max, repeats) / 1e9,
+        "bfloat16 GFLOP/s": 2 * 1024 * 2048 * 2048 / best(lambda: a @ b, repeats) / 1e9,
     }
 
 
@@ -107,25 +101,21 @@ def main() -> None:
     parser.add_argument("--bits", type=int, nargs="+", default=list(FORMS), choices=FORMS)
     parser.add_argument("--tokens", type=int, nargs="+", default=[1, 4, 8, 32, 512])
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     model = Model(hidden=options.inputs, intermediate=options.inputs, heads=1, kv_heads=1, head_dim=64)
     native = Native(build.library(cpu_flags()), model, options.threads)
     random = np.random.default_rng(0)
-    threads = options.threads
-    clock = time.perf_counter if options.clock == "wall" else lambda: time.process_time() / threads
-    limits = ceilings(options.repeats, clock)
+    limits = ceilings(options.repeats)
     lines = []
     for bits in options.bits:
         packed = matrix(bits, options.outputs, options.inputs, random)
-        lines += [measure(native, packed, tokens, options.repeats, clock) for tokens in options.tokens]
+        lines += [measure(native, packed, tokens, options.repeats) for tokens in options.tokens]
     if options.json:
         print(json.dumps({"ceilings": limits, "results": [asdict(line) for line in lines]}))
         return
-    print(f"{options.inputs} inputs, {options.outputs} outputs, {threads} threads, {options.clock} clock,", end=" ")
-    print(f"{build.instructions_for(cpu_flags())};", end=" ")
+    print(f"{options.inputs} inputs, {options.outputs} outputs, {options.threads} threads;", end=" ")
     print(", ".join(f"{name} {value:.0f}" for name, value in limits.items()))
     print(f"{'':10}{'tokens':>7}{'us':>10}{'GB/s':>8}{'GFLOP/s':>10}")
     for line in lines:

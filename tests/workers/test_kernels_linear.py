@@ -22,7 +22,6 @@ from workers.weights.codes import Codes, from_floats, from_gguf
 pytestmark = pytest.mark.kernels
 
 AVX2 = frozenset({"avx2", "fma", "f16c", "bmi2"})
-AVX512 = frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd", "avx512_vnni", "fma", "f16c"})
 KINDS = [Kind.Q4_0, Kind.Q4_1, Kind.Q4_K, Kind.Q5_0, Kind.Q5_1, Kind.Q5_K, Kind.Q6_K, Kind.Q8_0]
 ROWS = 50  # the last block is not full
 FLOATS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -94,29 +93,11 @@ def test_a_token_does_not_depend_on_the_others(name: str, tokens: int, threads: 
     assert torch.equal(part, whole[begin : begin + tokens])
 
 
-# Those that this machine has: the best of them is what the other tests use.
-LOWER = [each for each in (AVX2, AVX512) if each < cpu_flags()]
-
-
-@pytest.mark.parametrize("tokens", [1, 8, 9, 16, 17, 37, 80])
 @pytest.mark.parametrize("name", sorted(PACKED))
-def test_processors_agree(name: str, tokens: int) -> None:
-    """What a host with AMX has begun, one with AVX-512 or AVX2 can go on with: the bits are the same."""
-    x = torch.randn(tokens, PACKED[name].inputs)
-    found = native().linear(PACKED[name], x)
-    for processor in LOWER:
-        assert torch.equal(found, native(processor=processor).linear(PACKED[name], x))
-
-
-@pytest.mark.parametrize("bits", [4, 8])
-def test_processors_agree_about_many_inputs(bits: int) -> None:
-    """More than are taken at once, and an odd number of groups."""
-    matrix = pack_codes(from_floats(torch.randn(70, 1056).numpy(), bits), torch.randn(70))
-    x = torch.randn(21, 1056)
-    x[3] = 0
-    found = native().linear(matrix, x)
-    for processor in LOWER:
-        assert torch.equal(found, native(processor=processor).linear(matrix, x))
+def test_processors_agree(name: str) -> None:
+    """What a host with AVX-512 has begun, one with AVX2 can go on with: the bits are the same."""
+    x = torch.randn(13, PACKED[name].inputs)
+    assert torch.equal(native().linear(PACKED[name], x), native(processor=AVX2).linear(PACKED[name], x))
 
 
 def test_a_packed_matrix_is_kept_as_tensors() -> None:
@@ -129,28 +110,6 @@ def test_a_packed_matrix_is_kept_as_tensors() -> None:
 def test_a_processor_without_avx2_is_told() -> None:
     with pytest.raises(build.NoKernels, match="AVX2"):
         build.library(frozenset({"sse4_2"}))
-
-
-@pytest.mark.parametrize(
-    ("most", "processor", "expected"),
-    [
-        ("", AVX2 | AVX512 | {"amx_tile", "amx_int8"}, "amx"),
-        ("avx512", AVX2 | AVX512 | {"amx_tile", "amx_int8"}, "avx512"),
-        ("avx2", AVX2 | AVX512, "avx2"),
-        ("amx", AVX2 | AVX512, "avx512"),
-    ],
-)
-def test_the_environment_forbids_better_instructions(
-    most: str, processor: frozenset[str], expected: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HEADRACE_INSTRUCTIONS", most)
-    assert build.instructions_for(processor) == expected
-
-
-def test_unknown_instructions_are_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HEADRACE_INSTRUCTIONS", "sse2")
-    with pytest.raises(build.NoKernels, match=r"HEADRACE_INSTRUCTIONS is 'sse2'.*amx, avx512, avx2"):
-        build.instructions_for(AVX2)
 
 
 def test_a_machine_without_a_compiler_is_told_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

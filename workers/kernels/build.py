@@ -30,36 +30,29 @@ _COMMON: Final = (
     "-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared", "-pthread",
     "-Wno-psabi",
 )  # fmt: skip
-_AVX512: Final = frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd", "avx512_vnni", "fma", "f16c"})
-_AVX512_FLAGS: Final = ("-march=x86-64-v4", "-mavx512vnni")
 # By what the processor must have, best first. Without any of these, torch's own operators are faster.
-_VARIANTS: Final[dict[str, tuple[frozenset[str], tuple[str, ...]]]] = {
-    "amx": (_AVX512 | {"amx_tile", "amx_int8"}, (*_AVX512_FLAGS, "-mamx-tile", "-mamx-int8")),
-    "avx512": (_AVX512, _AVX512_FLAGS),
-    "avx2": (frozenset({"avx2", "fma", "f16c", "bmi2"}), ("-march=x86-64-v3",)),
-}
-INSTRUCTIONS: Final = "HEADRACE_INSTRUCTIONS"  # the environment's word for no more than these of `_VARIANTS`
+_VARIANTS: Final[tuple[tuple[frozenset[str], tuple[str, ...]], ...]] = (
+    (
+        frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd", "avx512_vnni", "fma", "f16c"}),
+        ("-march=x86-64-v4", "-mavx512vnni"),
+    ),
+    (frozenset({"avx2", "fma", "f16c", "bmi2"}), ("-march=x86-64-v3",)),
+)
 
 
 class NoKernels(RuntimeError):
     """The kernels cannot be had on this machine. The message says why and what to do."""
 
 
-def instructions_for(processor: frozenset[str]) -> str:
-    """The best instructions, "amx", "avx512" or "avx2", of a processor with these features, by the kernel's names.
-
-    `HEADRACE_INSTRUCTIONS` in the environment forbids better ones than it names. The results are the same.
+def flags_for(processor: frozenset[str]) -> tuple[str, ...]:
+    """Compiler flags for a processor with these features, by the kernel's names.
 
     Raises:
-        NoKernels: it has too few, or the environment names none of them.
+        NoKernels: it has too few.
     """
-    names = list(_VARIANTS)
-    most = os.environ.get(INSTRUCTIONS) or names[0]
-    if most not in names:
-        raise NoKernels(f"{INSTRUCTIONS} is {most!r}; it must be one of {', '.join(names)}, or not be set")
-    for name in names[names.index(most) :]:
-        if _VARIANTS[name][0] <= processor:
-            return name
+    for needed, flags in _VARIANTS:
+        if needed <= processor:
+            return flags
     raise NoKernels(f"the CPU kernels need x86-64 with AVX2, FMA and F16C; this is {platform.machine()} without them")
 
 
@@ -69,9 +62,7 @@ def library(processor: frozenset[str]) -> Path:
     Raises:
         NoKernels: the processor is too old, or there is no compiler, or it fails.
     """
-    instructions = instructions_for(processor)
-    log.info("the CPU kernels use %s", instructions)
-    flags = _VARIANTS[instructions][1]
+    flags = flags_for(processor)
     name = f"headrace-{_digest(flags)}.so"
     kept = state_directory() / "kernels"
     for place in (READY / name, kept / name):
@@ -87,7 +78,7 @@ def for_packaging(place: Path) -> list[Path]:
         NoKernels: they cannot be compiled.
     """
     compiler = _compiler()
-    wanted = [(place / f"headrace-{_digest(flags)}.so", flags) for _, flags in _VARIANTS.values()]
+    wanted = [(place / f"headrace-{_digest(flags)}.so", flags) for _, flags in _VARIANTS]
     return [path if path.is_file() else _compile(compiler, flags, path) for path, flags in wanted]
 
 
