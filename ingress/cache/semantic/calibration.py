@@ -33,7 +33,7 @@ def wilson_upper(wrong: int, total: int) -> float:
 
 def wilson_lower(wrong: int, total: int) -> float:
     """... and above this."""
-    return 1.0 - wilson_upper(total - wrong, total) if total else 0.0
+    return 1.0 - wilson_upper(total - wrong, total) if wrong else 0.0
 
 
 class Step(NamedTuple):
