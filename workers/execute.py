@@ -59,6 +59,18 @@ class StepBroken(Exception):
         self.out_of_memory = out_of_memory
 
 
+def as_broken(error: Exception) -> StepBroken:
+    """What went wrong in a step, as its scheduler is told."""
+    match error:
+        case StepBroken():
+            return error
+        case PlanRefused():
+            return StepBroken(str(error), error.slots, together=True)
+    broken = StepBroken(f"{type(error).__name__}: {error}", together=False, out_of_memory=is_out_of_memory(error))
+    broken.__cause__ = error
+    return broken
+
+
 class Executor:
     """Executes plans on one rank.
 
@@ -97,15 +109,8 @@ class Executor:
         try:
             with torch.inference_mode():
                 return self._run(plan, waited_ns)
-        except StepBroken as known:
-            broken = known
-        except PlanRefused as refused:
-            broken = StepBroken(str(refused), refused.slots, together=True)
         except Exception as error:
-            broken = StepBroken(
-                f"{type(error).__name__}: {error}", together=False, out_of_memory=is_out_of_memory(error)
-            )
-            broken.__cause__ = error
+            broken = as_broken(error)
         self.reset()
         raise broken
 

@@ -13,7 +13,7 @@ import torch
 from bus.messages.steps import SlotOpen, StepPlan, StepResult
 from bus.packed import pack_f32, unpack_u32
 from workers.encoding.encoder import Encoder
-from workers.execute import StepBroken, is_out_of_memory
+from workers.execute import StepBroken, as_broken
 from workers.slots import PlanRefused
 
 Ids = npt.NDArray[np.int64]
@@ -60,15 +60,8 @@ class EncodeExecutor:
         try:
             with torch.inference_mode():
                 return self._run(plan, waited_ns)
-        except StepBroken as known:
-            broken = known
-        except PlanRefused as refused:
-            broken = StepBroken(str(refused), refused.slots, together=True)
         except Exception as error:
-            broken = StepBroken(
-                f"{type(error).__name__}: {error}", together=False, out_of_memory=is_out_of_memory(error)
-            )
-            broken.__cause__ = error
+            broken = as_broken(error)
         self.reset()
         raise broken
 
