@@ -27,7 +27,7 @@ from workers.models.config import DTYPES
 log = logging.getLogger(__name__)
 
 # Of what the kernels compute. Whatever changes a bit of KV makes this another number, and prefixes are not shared.
-_NUMERICS = 2
+_NUMERICS = 3
 
 
 class Engine(NamedTuple):

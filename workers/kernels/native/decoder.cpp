@@ -9,7 +9,9 @@
 #include <memory>
 #include <new>
 
-#include "attention.h"
+#include "attention_amx.h"
+#include "attention_dot.h"
+#include "attention_float.h"
 #include "linear.h"
 #include "threads.h"
 
@@ -96,7 +98,8 @@ class Stopwatch {
 class Decoder {
   public:
     Decoder(const Model& model, int threads, Reduce reduce)
-        : m_(model), threads_(threads), reduce_(reduce), scratch_(threads), gates_(threads) {
+        : m_(model), threads_(threads), reduce_(reduce), scratch_(threads), gates_(threads),
+          splits_(threads) {
         wide_ = m_.hidden > m_.intermediate ? m_.hidden : m_.intermediate;
         if (m_.heads * m_.head_dim > wide_) wide_ = m_.heads * m_.head_dim;
         for (auto& each : scratch_) each.get((size_t)wide_ * BLOCK);
@@ -339,11 +342,11 @@ class Decoder {
         for (size_t i = 0; i < count; i++) x[i] += share[i];
     }
 
-    // Rotates q (scaling it) and k, and writes k and v into their page.
+    // Rotates q (scaling it, for powers of two) and k, and writes k and v into their page.
     void rotate_and_write(float* qkv, int t, int l) {
         const int dim = m_.head_dim, half = dim / 2, heads = m_.heads, kv_heads = m_.kv_heads;
         const float *c = cosines_.get(0) + (size_t)t * half, *s = sines_.get(0) + (size_t)t * half;
-        const float scale = 1.0f / std::sqrt((float)dim);
+        const float scale = 1.44269504f / std::sqrt((float)dim);
         for (int h = 0; h < heads + kv_heads; h++) {
             float *first = qkv + (size_t)h * dim, *second = first + half;
             const float by = h < heads ? scale : 1.0f;
@@ -395,49 +398,71 @@ class Decoder {
 
     // Leaves each query's result in its place in qkv; those of decode rows are left in partials, for `gather`.
     void attention(float* qkv, int stride, int l) {
-        const int dim = m_.head_dim, group = m_.heads / m_.kv_heads, kv_heads = m_.kv_heads;
-        Seen* partials = seen_.get((size_t)partials_ * m_.heads);
-        threads_.run((int)pieces_.size() * kv_heads, [&](int task, int) {
+        seen_.get((size_t)partials_ * m_.heads);
+        for (auto& each : splits_) each.get(split_room(m_.head_dim));  // here: a task has nobody to tell
+        if (b_->wide) return attention_by<FloatTiles<false>>(qkv, stride, l);
+#if defined(__AMX_BF16__)
+        if (AmxTiles::allowed()) return attention_by<AmxTiles>(qkv, stride, l);
+#endif
+#if defined(__AVX512BF16__) && !defined(__AMX_BF16__)
+        attention_by<DotTiles>(qkv, stride, l);
+#else
+        attention_by<FloatTiles<true>>(qkv, stride, l);
+#endif
+    }
+
+    template <class Tiles>
+    void attention_by(float* qkv, int stride, int l) {
+        using Number = typename Tiles::Number;
+        const int dim = m_.head_dim, width = padded(dim), group = m_.heads / m_.kv_heads, kv_heads = m_.kv_heads;
+        threads_.run((int)pieces_.size() * kv_heads, [&](int task, int thread) {
+            const FlushDenormals flush;
+            [[maybe_unused]] const typename Tiles::Use use;
             const Piece& piece = pieces_[pieces_.size() - 1 - task / kv_heads];  // the long ones of a chunk first
             const int head = task % kv_heads;
             const Keys keys{b_->pages + l * b_->layer + head * b_->kv_head, b_->cell, b_->value,
                             b_->tables + b_->table_starts[piece.row], b_->page_tokens, dim, b_->wide != 0};
+            Number* room = (Number*)splits_[thread].get(0);
             for (int from = 0; from < piece.tokens * group; from += VECTORS) {
-                const float* queries[VECTORS];
+                alignas(64) Number queries[VECTORS * MAX_DIM];
+                float* places[VECTORS];
                 int64_t positions[VECTORS];
                 const int all = piece.tokens * group - from, count = all < VECTORS ? all : VECTORS;
                 for (int i = 0; i < count; i++) {
                     const int token = piece.first + (from + i) / group;
-                    queries[i] = qkv + (size_t)token * stride + (size_t)(head * group + (from + i) % group) * dim;
+                    places[i] = qkv + (size_t)token * stride + (size_t)(head * group + (from + i) % group) * dim;
                     positions[i] = b_->positions[token];
+                    Tiles::put_query(places[i], dim, queries + (size_t)i * width);
                 }
                 if (piece.partial >= 0) {
-                    Seen* seen = partials + (size_t)piece.partial * m_.heads + head * group + from;
-                    attend(keys, queries, positions, count, piece.begin, piece.end, seen);
+                    Seen* seen = seen_.get(0) + (size_t)piece.partial * m_.heads + head * group + from;
+                    attend<Tiles>(keys, queries, positions, count, piece.begin, piece.end, room, seen);
                     continue;
                 }
                 Seen total[VECTORS], split[VECTORS];
                 for (int i = 0; i < count; i++) total[i].clear(dim);
                 for (int64_t begin = 0; begin < piece.end; begin += SPLIT) {
                     const int64_t end = begin + SPLIT < piece.end ? begin + SPLIT : piece.end;
-                    attend(keys, queries, positions, count, begin, end, split);
+                    attend<Tiles>(keys, queries, positions, count, begin, end, room, split);
                     for (int i = 0; i < count; i++)
                         if (positions[i] >= begin) merge(total[i], split[i], dim);
                 }
-                for (int i = 0; i < count; i++) finish(total[i], (float*)queries[i]);
+                for (int i = 0; i < count; i++) finish(total[i], places[i]);
             }
         });
     }
 
     void finish(const Seen& seen, float* out) const {
         const vf by = set1(1.0f / seen.total);
-        for (int d = 0; d < m_.head_dim; d += LANES) store(out + d, load(seen.values + d) * by);
+        // A zero may have either sign, by what else the tile had; here it loses it.
+        for (int d = 0; d < m_.head_dim; d += LANES) store(out + d, load(seen.values + d) * by + set1(0.0f));
     }
 
     // What attention found for a token becomes what the product reads; of a decode row, its splits are merged first.
     void gather(const Activations& a, int t, float* found) {
         const int dim = m_.head_dim;
         if (const int64_t first = partial_of_.get(0)[t]; first >= 0) {
+            const FlushDenormals flush;
             const int64_t splits = b_->positions[t] / SPLIT + 1;
             for (int h = 0; h < m_.heads; h++) {
                 Seen* seen = seen_.get(0) + first * m_.heads + h;
@@ -459,7 +484,7 @@ class Decoder {
     bool integers_ = false, floats_used_ = false;
     std::vector<Buffer<uint8_t>> scratch_;
     std::vector<Piece> pieces_;
-    std::vector<Buffer<float>> gates_;
+    std::vector<Buffer<float>> gates_, splits_;
     Buffer<float> x_, qkv_, share_, cosines_, sines_;
     Room first_, gated_;
     std::vector<int> cuts_;
