@@ -48,7 +48,9 @@ class Attention:
         threads: that compute.
     """
 
-    def __init__(self, heads: int, kv_heads: int, dim: int, tokens: int, processor: frozenset[str], threads: int) -> None:
+    def __init__(
+        self, heads: int, kv_heads: int, dim: int, tokens: int, processor: frozenset[str], threads: int
+    ) -> None:
         self._shape = heads, kv_heads, dim
         random = torch.Generator().manual_seed(1)
 
@@ -148,7 +150,9 @@ def main() -> None:
     if options.json:
         print(json.dumps({"peak GFLOP/s": limit, "results": [asdict(line) for line in lines]}))
         return
-    print(f"{options.heads} heads over {options.kv_heads} of {options.dim}, chunks of {options.chunk}, CPU time; ", end="")
+    print(
+        f"{options.heads} heads over {options.kv_heads} of {options.dim}, chunks of {options.chunk}, CPU time; ", end=""
+    )
     print(f"peak of one core in float32: {limit:.0f} GFLOP/s")
     print(f"{'':20}{'ms':>9}{'GFLOP/s':>10}")
     for line in lines:
