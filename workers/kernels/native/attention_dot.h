@@ -1,4 +1,4 @@
-// Attention by `vdpbf16ps`: on Zen 4 and 5 twice as many products as fused multiply-adds of floats. Here only: tiles in
+// Attention by `vdpbf16ps`, for Zen 4 and later: one instruction for two fused multiply-adds of floats. Here only: tiles in
 // the order of sums that `attention.h` defines.
 #pragma once
 #include "attention_bf16.h"
