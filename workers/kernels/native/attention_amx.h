@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 struct AmxTiles : PairTiles<false> {
+    static constexpr const char* NAME = "AMX";
     static constexpr int ROWS = 16;  // of a tile
     static constexpr bool AT_ONCE = true;  // sums of values stay in their tiles for all of a split
 

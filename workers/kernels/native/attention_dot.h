@@ -14,8 +14,10 @@ INLINE vf set1_pair(const uint16_t* p) {
 }
 
 struct DotTiles : PairTiles<true> {
+    static constexpr const char* NAME = "vdpbf16ps";
     static constexpr int QUERIES = 6, VALUES = 4;  // of a tile: its sums fill the registers
     static constexpr bool AT_ONCE = false;
+    static bool allowed() { return true; }
     struct Use {};
 
     // Scores of N queries against 32 keys. `out` and `weights` have a row of SPLIT for each query.

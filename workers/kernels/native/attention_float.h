@@ -90,6 +90,7 @@ static void add_stretch(
 template <bool BF16>
 struct FloatTiles {
     using Number = float;
+    static constexpr const char* NAME = "FMA";
     static constexpr bool AT_ONCE = false;
     struct Use {};
 

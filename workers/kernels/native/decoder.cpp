@@ -9,9 +9,7 @@
 #include <memory>
 #include <new>
 
-#include "attention_amx.h"
-#include "attention_dot.h"
-#include "attention_float.h"
+#include "attention_check.h"
 #include "linear.h"
 #include "threads.h"
 
@@ -401,14 +399,8 @@ class Decoder {
         seen_.get((size_t)partials_ * m_.heads);
         for (auto& each : splits_) each.get(split_room(m_.head_dim));  // here: a task has nobody to tell
         if (b_->wide) return attention_by<FloatTiles<false>>(qkv, stride, l);
-#if defined(__AMX_BF16__)
-        if (AmxTiles::allowed()) return attention_by<AmxTiles>(qkv, stride, l);
-#endif
-#if defined(__AVX512BF16__) && !defined(__AMX_BF16__)
-        attention_by<DotTiles>(qkv, stride, l);
-#else
+        if (own_tiles() == Own::USED) return attention_by<OwnTiles>(qkv, stride, l);
         attention_by<FloatTiles<true>>(qkv, stride, l);
-#endif
     }
 
     template <class Tiles>
@@ -517,6 +509,11 @@ int headrace_logits(void* decoder, const float* hidden, int rows, float* out) {
         return -1;
     }
 }
+// By what attention on pages of bfloat16 is computed, and by what it is not since that gives other bits here, or "".
+const char* headrace_attention() {
+    return own_tiles() == Own::USED ? OwnTiles::NAME : FloatTiles<true>::NAME;
+}
+const char* headrace_refused() { return own_tiles() == Own::DIFFERENT ? OwnTiles::NAME : ""; }
 // Nanoseconds by part, since it was created; they go on counting where they are.
 const int64_t* headrace_spent(void* decoder) { return ((Decoder*)decoder)->spent(); }
 int headrace_linear(void* decoder, const Matrix* matrix, const float* x, int tokens, float* out) {
