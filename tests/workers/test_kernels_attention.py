@@ -23,7 +23,7 @@ pytestmark = pytest.mark.kernels
 AVX2 = frozenset({"avx2", "fma", "f16c", "bmi2"})
 AVX512 = frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd", "avx512_vnni", "fma", "f16c"})
 DOT = AVX512 | {"avx512_bf16"}
-AMX = DOT | {"amx_tile", "amx_bf16"}
+AMX = DOT | {"amx_tile", "amx_int8", "amx_bf16"}
 # What a library is compiled for; and what this machine must have to run it: Intel's have no sse4a, yet could.
 PROCESSORS = {"avx2": AVX2, "avx512": AVX512, "vdpbf16ps": DOT | {"sse4a"}, "amx": AMX}
 HERE = [name for name, needs in PROCESSORS.items() if needs - {"sse4a"} <= cpu_flags()]

@@ -34,7 +34,10 @@ _AVX512: Final = frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx5
 _AVX512_FLAGS: Final = ("-march=x86-64-v4", "-mavx512vnni")
 # By what the processor must have, best first. Without any of these, torch's own operators are faster.
 _VARIANTS: Final[tuple[tuple[frozenset[str], tuple[str, ...]], ...]] = (
-    (_AVX512 | {"amx_tile", "amx_bf16", "avx512_bf16"}, (*_AVX512_FLAGS, "-mavx512bf16", "-mamx-tile", "-mamx-bf16")),
+    (
+        _AVX512 | {"amx_tile", "amx_int8", "amx_bf16", "avx512_bf16"},
+        (*_AVX512_FLAGS, "-mavx512bf16", "-mamx-tile", "-mamx-int8", "-mamx-bf16"),
+    ),
     # sse4a is AMD's: Intel's vdpbf16ps takes twice as long as the fused multiply-adds that it stands for.
     (_AVX512 | {"avx512_bf16", "sse4a"}, (*_AVX512_FLAGS, "-mavx512bf16")),
     (_AVX512, _AVX512_FLAGS),

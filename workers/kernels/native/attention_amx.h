@@ -1,44 +1,25 @@
 // Attention by AMX: 16 queries by 16 keys, or by 16 numbers of their values, 32 terms an instruction. Here only: tiles, in
 // the order of sums that `attention.h` defines, which is theirs.
 #pragma once
+#include "amx.h"
 #include "attention_bf16.h"
 
 #if defined(__AMX_BF16__)
-#include <sys/syscall.h>
-#include <unistd.h>
-
 struct AmxTiles : PairTiles<false> {
     static constexpr const char* NAME = "AMX";
     static constexpr int ROWS = 16;  // of a tile
     static constexpr bool AT_ONCE = true;  // sums of values stay in their tiles for all of a split
 
-    // The kernel's leave for this process to use tiles, asked for once. Not had under old kernels and in some sandboxes.
-    static bool allowed() {
-        constexpr int REQUEST_PERMISSION = 0x1023, TILE_DATA = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
-        static const bool granted = syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
-        return granted;
-    }
+    static bool allowed() { return Amx::allowed(); }
 
-    // While it lives the calling thread's tiles are set up; then they are given back, so that a switch of threads need
-    // not keep them. Tiles 0 to 3 are sums, 4 and 5 queries or weights, 6 and 7 keys or values.
-    class Use {
-      public:
-        Use() {
-            alignas(64) Config config{};
-            config.palette = 1;
-            for (int i = 0; i < 8; i++) config.bytes[i] = 64, config.rows[i] = ROWS;
-            _tile_loadconfig(&config);
+    // Tiles 0 to 3 are sums, 4 and 5 queries or weights, 6 and 7 keys or values.
+    struct Use : Amx::Use {
+        Use() : Amx::Use(config()) {}
+        static Amx::Config config() {
+            Amx::Config config;
+            for (int i = 0; i < 8; i++) config.tile(i, ROWS, 64);
+            return config;
         }
-        ~Use() { _tile_release(); }
-        Use(const Use&) = delete;
-        Use& operator=(const Use&) = delete;
-
-      private:
-        struct Config {  // as the processor reads it
-            uint8_t palette, start, reserved[14];
-            uint16_t bytes[16];
-            uint8_t rows[16];
-        };
     };
 
     // The compiler does not know that tiles are loaded from memory and stored into it.

@@ -100,7 +100,6 @@ class Decoder {
           splits_(threads) {
         wide_ = m_.hidden > m_.intermediate ? m_.hidden : m_.intermediate;
         if (m_.heads * m_.head_dim > wide_) wide_ = m_.heads * m_.head_dim;
-        for (auto& each : scratch_) each.get((size_t)wide_ * BLOCK);
         note(m_.head);
         for (int i = 0; i < m_.layers; i++)
             for (const Matrix* each : {&m_.layer[i].q, &m_.layer[i].k, &m_.layer[i].v, &m_.layer[i].out,
@@ -159,10 +158,7 @@ class Decoder {
 
     void linear(const Matrix& matrix, const float* x, int tokens, float* out) {
         note(matrix);
-        if (matrix.inputs > wide_) {
-            wide_ = matrix.inputs;
-            for (auto& each : scratch_) each.get((size_t)wide_ * BLOCK);
-        }
+        if (matrix.inputs > wide_) wide_ = matrix.inputs;
         const Activations a = activations(first_, matrix.inputs, tokens);
         each_of(tokens, [&](int t) { place(a, t, x + (size_t)t * matrix.inputs); });
         product({&matrix}, a, out, matrix.rows, false);
@@ -194,9 +190,9 @@ class Decoder {
 
     // Where a step's activations lie until the next call with the same `room`.
     Activations activations(Room& room, int inputs, int tokens) {
-        Activations a{nullptr, nullptr, nullptr, inputs, tokens};
-        const size_t cells = (size_t)a.cells() * tokens;
-        if (integers_) a.codes = room.codes.get(cells * CELL), a.notes = room.notes.get(cells);
+        Activations a{nullptr, nullptr, nullptr, inputs, tokens, integers_ && amx_pays(tokens)};
+        const size_t cells = (size_t)a.cells() * tokens, behind = a.full ? FULL : 0;
+        if (integers_) a.codes = room.codes.get((cells + behind) * CELL), a.notes = room.notes.get(cells + behind);
         if (floats_used_) a.floats = room.floats.get(cells * CELL);
         return a;
     }
@@ -252,22 +248,29 @@ class Decoder {
     void product(std::initializer_list<const Matrix*> matrices, const Activations& a, float* out, int stride, bool add) {
         int total = 0;
         for (const Matrix* each : matrices) total += each->blocks();
-        shared_out(total, a.tokens, [&](int first, int end, int thread) {
-            for (int i = first; i < end; i++) {
-                int block = i, column = 0;
-                const Matrix* const* matrix = matrices.begin();
-                for (; block >= (*matrix)->blocks(); matrix++) {
-                    block -= (*matrix)->blocks();
-                    column += (*matrix)->rows;
-                }
-                const Matrix& w = **matrix;
-                const int row = block * BLOCK;
-                block_product(w, block, a, scratch_[thread].get(0), [&](const Place& at, vf low, vf high) {
-                    float* to = out + (size_t)at.token() * stride + column + row;
-                    put(w, row, low, to, add);
-                    put(w, row + LANES, high, to + LANES, add);
-                });
-            }
+        const int at_once = a.at_once();
+        shared_out(total, a, [&](int first, int end, int thread) {
+            for (int from = 0; from < a.tokens; from += at_once)
+                for (int i = first; i < end; i++)
+                    product_block(matrices, i, a.part(from, at_once), scratch_[thread].get(0),
+                                  out + (size_t)from * stride, stride, add);
+        });
+    }
+
+    // The same for one block of all matrices, counted as if they were one.
+    static void product_block(std::initializer_list<const Matrix*> matrices, int block, const Activations& a,
+                              uint8_t* scratch, float* out, int stride, bool add) {
+        const Matrix* const* matrix = matrices.begin();
+        for (; block >= (*matrix)->blocks(); matrix++) {
+            block -= (*matrix)->blocks();
+            out += (*matrix)->rows;
+        }
+        const Matrix& w = **matrix;
+        const int row = block * BLOCK;
+        block_product(w, block, a, scratch, [&](const Place& at, vf low, vf high) {
+            float* to = out + (size_t)at.token() * stride + row;
+            put(w, row, low, to, add);
+            put(w, row + LANES, high, to + LANES, add);
         });
     }
 
@@ -290,7 +293,7 @@ class Decoder {
         const int at_once = a.tokens > TILE ? 2 : 16;
         const size_t room = (size_t)a.tokens * BLOCK * at_once;
         for (auto& each : gates_) each.get(room);  // here, since a task has nobody who would hear that there is none
-        shared_out(out.cells(), a.tokens, [&](int cell, int end, int thread) {
+        shared_out(out.cells(), a, [&](int cell, int end, int thread) {
             uint8_t* scratch = scratch_[thread].get(0);
             float* gates = gates_[thread].get(room);
             for (int from = 2 * cell, to; from < 2 * end && from < gate.blocks(); from = to) {
@@ -318,16 +321,19 @@ class Decoder {
     // `f(from, to, thread)` for ranges of so many blocks, which get smaller: few, yet a thread whose core is taken away
     // leaves the others something to do until the end.
     template <class F>
-    void shared_out(int blocks, int tokens, const F& f) {
-        const int least = tokens > TILE ? 1 : blocks / (threads_.count() * 16) + 1;
+    void shared_out(int blocks, const Activations& a, const F& f) {
+        for (auto& each : scratch_) each.get(scratch_bytes(wide_, a));  // here: a task has nobody to tell
+        const int least = a.tokens > TILE ? 1 : blocks / (threads_.count() * 16) + 1;
         cuts_.assign(1, 0);
         for (int left = blocks; left > 0;) {
             const int fair = left / (2 * threads_.count()), count = fair > least ? fair : left < least ? left : least;
             left -= count;
             cuts_.push_back(blocks - left);
         }
-        threads_.run(
-            (int)cuts_.size() - 1, [&](int task, int thread) { f(cuts_[task], cuts_[task + 1], thread); });
+        threads_.run((int)cuts_.size() - 1, [&](int task, int thread) {
+            const AmxUse use(a.full);
+            f(cuts_[task], cuts_[task + 1], thread);
+        });
     }
 
     // x += matrix * a, over all ranks.
