@@ -119,6 +119,15 @@ def test_processors_agree_about_many_inputs(bits: int) -> None:
         assert torch.equal(found, native(processor=processor).linear(matrix, x))
 
 
+def test_processors_agree_about_more_tokens_than_a_cache_keeps() -> None:
+    """They are multiplied a part after the other; the last one is not full."""
+    matrix = pack_codes(from_floats(torch.randn(70, 4864).numpy(), 4))
+    x = torch.randn(301, 4864)
+    found = native().linear(matrix, x)
+    for processor in LOWER:
+        assert torch.equal(found, native(processor=processor).linear(matrix, x))
+
+
 def test_a_packed_matrix_is_kept_as_tensors() -> None:
     matrix = pack_codes(from_floats(torch.randn(20, 64).numpy(), 4), torch.randn(20))
     again = packed(matrix.tensors("m"), "m")
