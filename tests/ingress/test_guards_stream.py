@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bus.guard_config import GuardConfig
+from bus.config import GuardConfig
 from ingress.guards.channel import apply
 from ingress.guards.guarded import Case, Guarded
 from ingress.guards.look import Guard, Look, Seen, Whose
