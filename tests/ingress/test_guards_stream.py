@@ -162,6 +162,11 @@ contents = st.lists(st.builds(Part, st.sampled_from(["text", "reasoning", "tool"
 )
 
 
+def test_an_empty_part_divides_nothing() -> None:
+    mail = Part("text", "john.doe@example.com")
+    assert joined([mail, Part("reasoning", ""), mail]) == (Part("text", mail.text * 2),)
+
+
 @settings(max_examples=80, deadline=None)
 @given(contents, st.lists(st.integers(1, 40), min_size=1, max_size=12), st.integers(-1, 12))
 async def test_whoever_dies_and_however_it_came_the_listener_sees_the_same(
