@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -264,12 +265,25 @@ def report(
         crash: Name of a process that died: the report goes to the crash reports, and the oldest of them is let go.
         cause: With --crash, what it died of.
     """
-    from cli.report.command import crash_report
+    from cli.report.command import NICE, crash_report
     from cli.report.command import report as write
 
     if crash:
+        os.nice(NICE)
         return crash_report(load(config)[0], crash, cause)
     return write(load(config)[0] if config is not None else None, output)
+
+
+@report_app.command(name="ended", show=False)
+def report_ended(*, config: ConfigFile = None) -> int:
+    """Take the notes that units left as they ended, and write a crash report where one is due. For systemd.
+
+    Args:
+        config: Configuration file.
+    """
+    from cli.report.command import units_ended
+
+    return units_ended(load(config)[0])
 
 
 @report_app.command(name="list")

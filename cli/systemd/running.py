@@ -149,6 +149,17 @@ def stop_everything() -> int:
     return min(done.returncode, 1)
 
 
+def show_properties(properties: Sequence[str], *patterns: str) -> list[dict[str, str]]:
+    """What `systemctl show` prints of units, one dictionary for each.
+
+    Raises:
+        Unreachable: systemctl is not there, or does not come back.
+    """
+    text = _systemctl("show", f"--property={','.join(properties)}", *patterns).stdout
+    blocks = text.strip().split("\n\n")
+    return [dict(line.split("=", 1) for line in block.splitlines() if "=" in line) for block in blocks if block]
+
+
 def _show() -> str:
     return _systemctl("show", "headrace-*.service", f"--property={','.join(_PROPERTIES)}").stdout
 

@@ -201,7 +201,7 @@ def test_what_is_no_report_is_refused(place: Path, data: bytes) -> None:
     with pytest.raises(BadBundle, match="cannot be read as a report"):
         read(place / "x")
     with tarfile.open(place / "y", "w:gz") as tar:
-        tar.add(place / "x", "somewhere/else")
+        tar.add(place / "x", "headrace-report/config.toml")
     with pytest.raises(BadBundle, match="no report"):
         read(place / "y")
 
