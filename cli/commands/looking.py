@@ -254,7 +254,8 @@ def report(
     For example:
 
         headrace report -o /tmp/report.tar.gz
-        headrace report list                        # those that the supervisor wrote at crashes
+        headrace report list                        # those that were written at crashes
+        headrace report show /tmp/report.tar.gz     # what is in one, from any host
         headrace blackbox --bundle /tmp/report.tar.gz --since 10s
 
     Keys, tokens and credentials are removed, prompts and answers are never in it. It works while nothing runs, too.
@@ -284,6 +285,26 @@ def report_ended(*, config: ConfigFile = None) -> int:
     from cli.report.command import units_ended
 
     return units_ended(load(config)[0])
+
+
+@report_app.command(name="show")
+def report_show(bundle: Path, *, part: str = "") -> int:
+    """What a report says, of this host or another: who died, versions, processes, units, the last log lines and messages.
+
+    For example:
+
+        headrace report show report.tar.gz
+        headrace report show report.tar.gz --part logs/systemd.log
+
+    Nothing is unpacked to disk, and nothing in it can reach the terminal or other files. Exit code 1 where it is refused.
+
+    Args:
+        bundle: The file.
+        part: Print this part of it instead.
+    """
+    from cli.report.command import show
+
+    return show(bundle, part)
 
 
 @report_app.command(name="list")

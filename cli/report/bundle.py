@@ -16,7 +16,7 @@ import shutil
 import tarfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -122,19 +122,6 @@ class _Bounded(io.RawIOBase):
         return len(data)
 
 
-def read(self, size: int) -> bytes:
-    """As a file's.
-
-    Raises:
-        BadBundle: it is more than was allowed for.
-    """
-    data = self._file.read(min(size, self._left + 1))
-    self._left -= len(data)
-    if self._left < 0:
-        raise BadBundle(f"it is more than {MOST_READ >> 20} MiB when it is unpacked")
-    return data
-
-
 def read(path: Path) -> dict[str, bytes]:
     """All parts by name, of a report that may be from anywhere. Nothing is written to disk.
 
@@ -184,7 +171,19 @@ def recordings_of(path: Path) -> list[Told]:
     Raises:
         BadBundle: see there.
     """
-    parts, found = read(path), []
+    try:
+        return recordings_in(read(path))
+    except BadBundle as bad:
+        raise BadBundle(str(bad) if str(bad).startswith(str(path)) else f"{path}: {bad}") from None
+
+
+def recordings_in(parts: Mapping[str, bytes]) -> list[Told]:
+    """The recordings among the parts of a report, by process, oldest first.
+
+    Raises:
+        BadBundle: see there.
+    """
+    found = []
     for name, data in parts.items():
         if name.endswith(".jsonl"):
             try:
@@ -193,8 +192,8 @@ def recordings_of(path: Path) -> list[Told]:
                 decoded = [msgspec.json.decode(entry, type=Entry) for entry in entries]
                 fatal = parts.get(name.removesuffix(".jsonl") + ".fatal", b"").decode("utf-8", "replace")
                 found.append(msgspec.convert({**told, "entries": [], "fatal": fatal}, Told))
-            except (ValueError, RecursionError, msgspec.MsgspecError) as error:
-                raise BadBundle(f"{path}: {name}: {printable(str(error))}") from None
+            except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+                raise BadBundle(f"{name}: {printable(str(error))}") from None
             found[-1].entries = decoded
     return sorted(found, key=lambda each: (each.process, each.epoch))
 
@@ -214,7 +213,7 @@ def _about(path: Path) -> About:
             first = tar.next()  # what it is about comes first
             if first is not None and (file := tar.extractfile(first)) is not None:
                 return msgspec.json.decode(file.read(1 << 16), type=About)
-    except (OSError, tarfile.TarError, EOFError, msgspec.MsgspecError):
+    except (OSError, tarfile.TarError, EOFError, ValueError, zlib.error, msgspec.MsgspecError):
         pass
     return About(at=path.name.partition("Z")[0], build="", host="", cause="cannot be read")
 

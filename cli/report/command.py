@@ -1,4 +1,4 @@
-"""`headrace report`, and `headrace report list`."""
+"""`headrace report`, `headrace report list` and `headrace report show`."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from bus.blackbox.crashes import SUFFIX
 from bus.build import BUILD
 from bus.config import Config
 from bus.names import InvalidName, parse_process, run_directory
-from cli.report.bundle import About, crash_path, kept, let_go, write
+from cli.report.bundle import About, BadBundle, crash_path, kept, let_go, read, write
 from cli.report.contents import parts
 from cli.report.secrets import Secrets
+from cli.report.shown import summary, text_of
 from cli.supervisor.logfiles import printable
 from cli.systemd.ends import End, due, take
 from cli.systemd.telling import process_of_run
@@ -98,4 +99,24 @@ def listing(*, as_json: bool) -> int:
         )
     if not found:
         print("no crash reports are kept", file=sys.stderr)
+    return 0
+
+
+def show(path: Path, part: str) -> int:
+    """A report from anywhere: what it is about, or one part of it. Exit code 1 where it is none, or has no such part."""
+    try:
+        parts = read(path)
+        lines = list(text_of(parts[part]) if part else summary(parts))
+    except BadBundle as bad:
+        print(printable(str(bad)), file=sys.stderr)
+        return 1
+    except KeyError:
+        print(printable(f"{path} has no part {part!r}; without --part they are listed"), file=sys.stderr)
+        return 1
+    print("\n".join(lines))
+    if not part:
+        print(
+            f"\nheadrace report show {path} --part NAME prints one of them,\n"
+            f"headrace blackbox --bundle {path} --since 30s what its processes said to each other"
+        )
     return 0
