@@ -289,14 +289,15 @@ def report_ended(*, config: ConfigFile = None) -> int:
 
 @report_app.command(name="show")
 def report_show(bundle: Path, *, part: str = "") -> int:
-    """What a report says, of this host or another: who died, versions, processes, units, the last log lines and messages.
+    """What a report says, of this host or another: who died, versions, processes, units, last log lines and messages.
 
     For example:
 
         headrace report show report.tar.gz
         headrace report show report.tar.gz --part logs/systemd.log
 
-    Nothing is unpacked to disk, and nothing in it can reach the terminal or other files. Exit code 1 where it is refused.
+    Nothing is unpacked to disk, and nothing in it can reach the terminal or other files. Exit code 1 where it is
+    refused.
 
     Args:
         bundle: The file.

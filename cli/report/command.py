@@ -103,7 +103,7 @@ def listing(*, as_json: bool) -> int:
 
 
 def show(path: Path, part: str) -> int:
-    """A report from anywhere: what it is about, or one part of it. Exit code 1 where it is none, or has no such part."""
+    """A report from anywhere: what it is about, or one part. Exit code 1 where it is none, or has no such part."""
     try:
         parts = read(path)
         lines = list(text_of(parts[part]) if part else summary(parts))
