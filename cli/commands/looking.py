@@ -70,7 +70,8 @@ def explain(request: str, *, json: Switch = False) -> int:
     where the metrics process does not answer.
 
     Args:
-        request: Id of a response (of a stream also in its header X-Request-Id), or of a request.
+        request: Id of a response (of every answer in its header X-Request-Id), of a request, or what the client called
+            it (X-Client-Request-Id).
         json: For programs: {"request": "...", "verdict": "...", "spans": [...], "events": [...]}.
     """
     from cli.explain import explain as tell

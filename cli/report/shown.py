@@ -1,5 +1,5 @@
-"""A report as text for somebody who was not there. It may be from anywhere and say anything: what is not as it should be
-is left out, and nothing that a terminal would obey gets through. Pure."""
+"""A report as text for somebody who was not there. It may be from anywhere and say anything: what is not as it should
+be is left out, and nothing that a terminal would obey gets through. Pure."""
 
 from __future__ import annotations
 

@@ -384,20 +384,7 @@ def test_what_a_report_says_reaches_no_terminal(place: Path, capfd: pytest.Captu
     assert "kv@host crashed: " in out
 
 
-KEYS: Final = [
-    "os",
-    "name",
-    "cpu",
-    "memory",
-    "total",
-    "processes",
-    "packages",
-    "Id",
-    "unit",
-    "process",
-    "python",
-    "version",
-]
+KEYS: Final = ["os", "name", "cpu", "memory", "total", "processes", "packages", "Id", "unit", "process", "version"]
 TREES: Final = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4),
