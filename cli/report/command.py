@@ -22,7 +22,7 @@ from cli.report.contents import parts
 from cli.report.secrets import Secrets
 from cli.report.shown import summary, text_of
 from cli.supervisor.logfiles import printable
-from cli.systemd.ends import End, due, take
+from cli.systemd.ends import End, due, remember, take
 from cli.systemd.telling import process_of_run
 
 NICE: Final = 19  # a crash report is made while the stack recovers, and gives way to that
@@ -56,6 +56,7 @@ def crash_report(config: Config, process: str, cause: str, ends: Sequence[End] =
 def units_ended(config: Config) -> int:
     """Under systemd: take the notes that units left as they ended, and write the report that is due, if any."""
     ends = [_named(end) for end in take(run_directory())]
+    remember(run_directory(), ends)
     if (end := due(ends, crashes.found())) is None:
         print(f"{len(ends)} units ended; nothing new that a report is worth", file=sys.stderr)
         return 0

@@ -1,5 +1,5 @@
 """How units ended, as they write it down on their way out: which ends are crashes, and which is worth a report now.
-Pure, but for taking the notes.
+Pure, but for taking and keeping the notes.
 
 A unit that ends badly leaves a note in `ended` in the run directory (`ExecStopPost=` of each template; its name is the
 unit's, so a loop of crashes is one note). `headrace-crashes.path` sees it there and starts
@@ -20,9 +20,11 @@ import msgspec
 from bus.blackbox.crashes import CrashFile
 from cli.supervisor.crashes import AGAIN_S, is_crash
 from cli.supervisor.group import describe_exit
-from cli.systemd.running import process_of
+from cli.systemd.units import process_of
 
 NOTES: Final = "ended"
+LAST: Final = "ends.json"
+MOST_UNITS: Final = 256
 LONGEST: Final = 1024
 _NOTE: Final = re.compile(
     r"(?P<unit>[A-Za-z0-9@._-]{1,256}) (?P<run>[0-9a-f]{32}) (?P<result>[a-z-]{1,32})"
@@ -107,3 +109,21 @@ def take(run: Path) -> list[End]:
         with contextlib.suppress(OSError):
             path.unlink()
     return ends
+
+
+def last(run: Path) -> dict[str, End]:
+    """The last bad end of each unit, as of the notes that were taken."""
+    try:
+        return msgspec.json.decode((run / LAST).read_bytes(), type=dict[str, End])
+    except (OSError, msgspec.MsgspecError):
+        return {}
+
+
+def remember(run: Path, ends: Collection[End]) -> None:
+    """Keep them for whoever shows the units: systemd forgets how a unit ended when it starts it again."""
+    known = {**last(run), **{end.unit: end for end in sorted(ends, key=lambda end: end.at)}}
+    kept = sorted(known.values(), key=lambda end: end.at)[-MOST_UNITS:]
+    scratch = run / f".{LAST}"
+    scratch.write_bytes(msgspec.json.encode({end.unit: end for end in kept}))
+    scratch.chmod(0o644)  # the directory says who may come near
+    scratch.replace(run / LAST)

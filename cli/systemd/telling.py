@@ -12,7 +12,7 @@ import msgspec
 from bus.logread.journald import NAMESPACE
 from cli.control import Unreachable
 from cli.systemd.ends import End
-from cli.systemd.running import show_properties
+from cli.systemd.running import show_text
 
 LINES: Final = 5_000  # of everybody
 OF_ONE: Final = 1_000  # of a run of a unit that ended badly
@@ -70,4 +70,5 @@ def units() -> list[dict[str, str]]:
     Raises:
         Unreachable: systemctl is not there, or does not come back.
     """
-    return show_properties(_PROPERTIES, "headrace-*")
+    blocks = show_text(_PROPERTIES, "headrace-*").strip().split("\n\n")
+    return [dict(line.split("=", 1) for line in block.splitlines() if "=" in line) for block in blocks if block]
