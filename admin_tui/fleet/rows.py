@@ -154,7 +154,7 @@ def detail(scene: Scene, name: str | None, width: int, height: int) -> list[Text
 
 
 def _service(world: World, name: str) -> Text | None:
-    """What systemd says of its unit."""
+    """What systemd says of its unit; restarts and the last end are in the line above."""
     service = world.services.get(name)
     if service is None:
         return None
@@ -162,9 +162,7 @@ def _service(world: World, name: str) -> Text | None:
     if service.most:
         memory += f" of {size(service.most)}"
     return pairs(
-        ("unit", sanitize(service.unit, 64)), ("is", sanitize(service.state, 32)),
-        ("restarted", count(service.restarts)), ("memory", memory),
-        ("last stop", sanitize(service.last_stop, 48) or "none known"),
+        ("unit", sanitize(service.unit, 64)), ("is", sanitize(service.state, 32)), ("memory", memory)
     )  # fmt: skip
 
 

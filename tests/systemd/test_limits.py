@@ -167,18 +167,3 @@ def test_pages_and_threads_are_where_the_configuration_wants_them(here: Installa
     environment = here.machine.path(f"/proc/{pid}/environ").read_text().split("\0")
     assert "OMP_NUM_THREADS=1" in environment
     assert not here.machine.run("ls", f"/proc/{here.pid(KV)}/root/home", check=False).stdout
-
-
-def test_a_second_install_changes_nothing_and_a_smaller_one_takes_away(here: Installation) -> None:
-    """Last of these: it ends with one model less."""
-    assert here.headrace("systemd", "install", "--dry-run").strip() == ""
-    path = "/etc/headrace/headrace.toml"
-    config = here.machine.path(path).read_text()
-    here.machine.write(path, config[: config.index('[[model]]\nname = "pair"')])
-    here.headrace("systemd", "install")
-    assert "pair" not in here.machine.systemctl("list-units", "--plain", "--no-legend", "headrace*")
-    assert here.pid("headrace-worker@smollm2.0.0.service")
-    here.headrace("systemd", "remove")
-    left = here.machine.run("sh", "-c", "ls -d /etc/systemd/system/headrace* 2>/dev/null", check=False).stdout
-    assert left == ""
-    assert here.machine.path(path).exists()
