@@ -148,6 +148,17 @@ def test_a_bad_configuration_is_not_tried_again(here: Installation) -> None:
     assert here.machine.show("headrace-metrics.socket", "ActiveState")["ActiveState"] == "active"
 
 
+def test_a_unit_that_is_started_again_has_not_failed(here: Installation) -> None:
+    """Since systemd 254 OnFailure= also runs between a death and the next start; here it is made to."""
+    unit = "headrace-failed@headrace-kv.service.service"
+    here.machine.systemctl("start", unit)
+    assert here.machine.show(unit, "Result", "ExecMainStatus") == {"Result": "success", "ExecMainStatus": "0"}
+    assert "headrace-kv.service has failed" not in here.machine.journal("--namespace=headrace", f"--unit={unit}")
+    assert here.machine.show("headrace-kv.socket", "ActiveState")["ActiveState"] == "active"
+    metrics = here.machine.journal("--namespace=headrace", "--unit=headrace-failed@headrace-metrics.service.service")
+    assert "headrace-metrics.service has failed: exit-code, exited 78" in metrics  # of the test before
+
+
 def test_the_commands_know_who_keeps_the_processes(here: Installation) -> None:
     names = {process["name"]: process for process in here.status()["processes"]}
     assert {"kv@host", "metrics@host", "ingress@0", "worker@pair.0.1", "scheduler@smollm2"} <= names.keys()
