@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import tarfile
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from installation import Installation, installed, until
+from installation import HEADRACE, Installation, installed, until
 
 from cli.systemd.exposure import limit_of
 
@@ -102,6 +103,45 @@ def test_a_crash_leaves_a_report_and_the_screen_names_it(crashing: Installation)
         "kv@host crashed: killed by SIGSEGV", crashing.machine.journal("--namespace=headrace", "-p", "warning")
     )
     assert crashing.machine.path("/var/lib/headrace/crashes").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.skipif(shutil.which("tmux") is None, reason="needs tmux")
+def test_the_fleet_shows_its_unit_and_how_it_ended(crashing: Installation) -> None:
+    """By command and on the screen, although systemd has forgotten it with the next start."""
+    before = crashing.pid(KV)
+    crashing.machine.systemctl("kill", "--signal=SEGV", KV)
+    until(lambda: crashing.pid(KV) not in (0, before), 60, "the page server runs again")
+
+    def told() -> bool:
+        (entry,) = [each for each in crashing.status()["processes"] if each["name"] == "kv@host"]
+        return (entry["last_exit"], entry["pid"]) == ("killed by SIGSEGV", crashing.pid(KV))
+
+    until(told, 60, "status says how it ended")
+    pane = ""
+
+    def tmux(*words: str) -> str:
+        return crashing.machine.run("tmux", "-S", "/tmp/fleet", *words).stdout
+
+    def shows(*texts: str) -> bool:
+        nonlocal pane
+        pane = tmux("capture-pane", "-p")
+        return all(text in pane for text in texts)
+
+    show = f"env HEADRACE_RUN=/run/headrace TEXTUAL_ANIMATIONS=none LC_ALL=C.UTF-8 {HEADRACE} top"
+    tmux("-f", "/dev/null", "new-session", "-d", "-x", "180", "-y", "40", show)
+    try:
+        until(lambda: shows("live"), 60, "the screen is there")
+        tmux("send-keys", "2")
+        until(lambda: shows("kv@host", "SYSTEMD UNIT", KV, WORKER, "killed by"), 60, "units are shown")
+        tmux("send-keys", "/")
+        until(lambda: shows("filter"), 30, "it asks")
+        tmux("send-keys", "-l", "unit=kv@host")
+        tmux("send-keys", "Enter")
+        until(lambda: shows("active (running)", "restarts"), 60, "the process under the cursor shows its unit")
+    except AssertionError as error:
+        raise AssertionError(f"{error}\n{pane}") from None
+    finally:
+        tmux("kill-server")
 
 
 def test_a_bug_is_a_crash_and_a_requested_end_is_none(crashing: Installation) -> None:
