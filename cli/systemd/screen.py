@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from admin_tui.app import Outcome
-from admin_tui.keeping import Service
+from admin_tui.app import Outcome, Service
 from bus.messages.control import Ok
 from bus.names import run_directory
 from cli.control import Caller, Unreachable, running_names
