@@ -294,7 +294,7 @@ HOSTILE_ENTRY: Final = {
         (member("logs", type=tarfile.DIRTYPE), "no plain file"),
         (member("about.json"), "twice"),
     ],
-    ids=lambda value: repr(value)[:40],
+    ids=["up", "dots", "absolute", "deep", "escape", "symlink", "hardlink", "device", "directory", "twice"],
 )
 def test_a_report_that_write_could_not_have_made_is_refused(
     place: Path, info: tarfile.TarInfo, why: str, capfd: pytest.CaptureFixture[str]
