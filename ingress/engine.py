@@ -208,11 +208,13 @@ class Engine:
         """Answers under way."""
         return sum(map(len, self._conversations.values()))
 
-    def name(self, requests: Iterable[int], response: str) -> None:
-        """These are the choices of a response: under its id their client knows them."""
+    def name(self, requests: Iterable[int], response: str, called: str = "") -> None:
+        """These are the choices of a response: under its id their client knows them, or as what it `called` it."""
         now_ns = self._life.loop.now_ns()
         for request in requests:
             self._tell(TimelineEvent(request, now_ns, "named", detail=response))
+            if called:
+                self._tell(TimelineEvent(request, now_ns, "called", detail=called))
 
     def delivered(self, requests: Iterable[int], waited_ns: int) -> None:
         """All of these answers was written to their client, which was waited for so long."""

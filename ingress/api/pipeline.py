@@ -241,7 +241,8 @@ class Pipeline:
             streams = [guards.wrap(stream) for stream in streams]
         requests = tuple(stream.request for stream in streams)
         response = f"{kind.prefix}{requests[0] if number is None else number:016x}"
-        self._engine.name(requests, response)
+        self._engine.name(requests, response, caller.called)
+        caller.named(response)
         head = Head(response, int(time.time()), model.name, fingerprint(model))
         opening = Opening(
             operation, body, caller.tenant, caller.owner, caller.received_ns, head.id, head.created,
