@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -104,7 +105,7 @@ def time_lookups(static: StaticVectors, pairs: list[dict[str, object]]) -> None:
     questions = sorted({str(pair[side]) for pair in pairs for side in ("a", "b")})
     request = validate.chat_request(_body("Which rivers flow through the north of Portugal?"))
     print("\n| partition of | exact lookup | gate, a miss |\n|---|---|---|")
-    for count in (0, 100, 1000, 4000):
+    for count in (0, 100, 1000, 2000, 4000, 50_000):
         with tempfile.TemporaryDirectory(prefix="hrc", dir="/tmp") as folder:
             store = Store(Path(folder), 256 << 20)
             semantic = Semantic(store, Calibrations(Path(folder)), static, None, "e", Telemetry())  # type: ignore[arg-type]
@@ -152,7 +153,8 @@ def _job(text: str) -> Job:
 
 
 def _model() -> ServedModel:
-    model = ServedModel("m", None, None, context_tokens=512)  # type: ignore[arg-type]
+    tokenizer = SimpleNamespace(other_names=(), control_names=())  # none is needed for a key
+    model = ServedModel("m", tokenizer, None, context_tokens=512)  # type: ignore[arg-type]
     model.facts = ModelFacts("m", bytes(range(16)), 16, 512, 300, 1, 1)
     return model
 

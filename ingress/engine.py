@@ -89,10 +89,7 @@ class Engine:
                 context, values the model refuses; 429 queue or streams full; 503 not ready, too late.
         """
         model = self.model(job.model)
-        if self.open_streams + self._waiting >= self._max_streams:
-            self._count_refused(model, "streams")
-            raise overloaded(f"All {self._max_streams} streams of this server are in use.", 1.0)
-        await self.known(model, OPEN_PATIENCE_S)
+        await self.expect(model)
         now_ns = self._life.loop.now_ns()
         order, generation = place(job, model, job.request or secrets.randbits(63), now_ns)
         self._note_prepared(job, order.request, generation.prompt_tokens, now_ns)
@@ -126,10 +123,7 @@ class Engine:
         """
         if model.encoder is None:
             raise invalid_request(f"The model {model.name!r} generates text, and encodes nothing.", param="model")
-        if self.open_streams + self._waiting >= self._max_streams:
-            self._count_refused(model, "streams")
-            raise overloaded(f"All {self._max_streams} streams of this server are in use.", 1.0)
-        await self.known(model, OPEN_PATIENCE_S)
+        await self.expect(model)
         now_ns = self._life.loop.now_ns()
 
         async def opens(order: Order, awaited: Awaited, *, promised: bool) -> Stream:
@@ -182,6 +176,17 @@ class Engine:
         """Whether a model could answer now, and whether its work gets on, as its scheduler says; nobody is asked."""
         link = self._links[model.name]
         return health(model, scheduler_name(model.name), link.silent_ns, self._life.loop.now_ns())
+
+    async def expect(self, model: ServedModel) -> None:
+        """Return when a request could be handed to the model's scheduler.
+
+        Raises:
+            ApiError: 429 streams full; 503 not ready in time.
+        """
+        if self.open_streams + self._waiting >= self._max_streams:
+            self._count_refused(model, "streams")
+            raise overloaded(f"All {self._max_streams} streams of this server are in use.", 1.0)
+        await self.known(model, OPEN_PATIENCE_S)
 
     async def known(self, model: ServedModel, patience_s: float) -> None:
         """Wait until the model's scheduler has said what a request must know of it. One that has just come back says

@@ -279,11 +279,10 @@ class Database:
         )
 
     def turns(self, part: bytes, after: int, most: int) -> list[tuple[int, Turn]]:
-        """The newest of a part with an id above `after`, in order."""
+        """The first of a part with an id above `after`, in order."""
         with _damage():
             rows = self._db.execute(
-                "SELECT * FROM (SELECT id, part, key, text, gate, vector FROM turns WHERE part = ? AND id > ? "
-                "ORDER BY id DESC LIMIT ?) ORDER BY id",
+                "SELECT id, part, key, text, gate, vector FROM turns WHERE part = ? AND id > ? ORDER BY id LIMIT ?",
                 (part, after, most),
             ).fetchall()
         return [(row[0], Turn(*row[1:])) for row in rows]

@@ -27,7 +27,6 @@ Bypass = Literal[
     "timing",  # it asks where the time of a generation goes
     "sampled",  # it would be another answer each time, and the namespace does not say that any will do
     "seed",  # it names the draw that it wants
-    "not_ready",  # the model's weights are not known yet
 ]
 
 

@@ -38,6 +38,7 @@ from ingress.cache.policy import may_keep, why_not
 from ingress.cache.spaces import Space, Spaces
 from ingress.cache.store import Store, now_ms
 from ingress.engine import Finish, Job, Piece, ServedModel, Stream, Usage
+from ingress.errors import ApiError, not_ready
 from ingress.records import Drawn, Record
 
 SPACE = Space("default", True, False, 60.0)
@@ -382,6 +383,13 @@ class Backend:
         self.gone_on: list[tuple[int, list[tuple[int, ...]]]] = []
         self.gate = asyncio.Event()
         self.gate.set()
+        self.met: Any = None  # sets the facts of a model
+
+    async def expect(self, model: ServedModel) -> None:
+        await asyncio.sleep(0)
+        if self.met is None:
+            raise not_ready("no", 1.0)
+        self.met(model)
 
     async def open(self, job: Job) -> Stream:
         await self.gate.wait()
@@ -477,6 +485,20 @@ async def test_a_miss_then_a_hit_with_a_row_for_each(house: House) -> None:
     assert dict(again.headers)[b"x-cache-age"] == b"0"
     [row] = house.books.rows
     assert (row.outcome, row.prompt_tokens, row.generated_tokens, row.computed) == ("cached", 3, 5, (0, 0))
+
+
+async def test_the_first_call_after_a_start_waits_for_what_the_model_is(house: House) -> None:
+    """And is kept: what its scheduler says is a part of the key."""
+    facts, house.model.facts = house.model.facts, None
+    with pytest.raises(ApiError, match="no"):
+        await house.ask()
+    assert not house.backend.streams
+    house.backend.met = lambda model: setattr(model, "facts", facts)
+    first = await house.ask()
+    house.backend.say(100, "Hi")
+    house.backend.end(100, count=2)
+    assert (said(first), await text(first)) == ("miss", ("Hi", "stop"))
+    assert said(await house.ask()) == "exact"
 
 
 async def test_tenants_cannot_probe_each_other(house: House) -> None:
