@@ -60,8 +60,9 @@ def open_cache(life: Life, engine: Engine, costs: Overheard, embedder: Embedder 
     def look() -> None:
         if cache.semantic is None and (vectors := static.look()) is not None:
             cache.semantic = Semantic(
-                store, Calibrations(state_directory()), vectors, embedder, config.encoder, life.telemetry
-            )
+                store, Calibrations(state_directory()), vectors, embedder, config.encoder, life.telemetry,
+                wait_s=config.encoder_wait_s,
+            )  # fmt: skip
 
     look()
     life.loop.every(LOOK_S, look)

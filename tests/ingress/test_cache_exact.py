@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -282,6 +284,23 @@ def test_what_one_keeps_another_serves_until_it_is_flushed(folder: Path) -> None
     assert one.settle()
     assert two.get(b"k") is None
     one.close(), two.close()
+
+
+def test_whoever_else_opens_and_closes_the_file_takes_nothing_along(folder: Path) -> None:
+    """A process that closes a database as the last one removes its log; who has it open counts, also twice."""
+    one = Store(folder, 1 << 20)
+    one.put(kept(b"k"))
+    assert one.settle()
+    for _ in range(2):
+        look = "import sqlite3, sys; d = sqlite3.connect(sys.argv[1]); print(d.execute('SELECT count(*) FROM answers').fetchone()); d.close()"
+        done = subprocess.run([sys.executable, "-c", look, str(one.path)], capture_output=True, text=True, check=True)
+        assert done.stdout == "(1,)\n"
+    one.put(kept(b"l"))
+    assert one.settle()
+    other = Store(folder, 1 << 20)
+    assert other.get(b"l") is not None
+    other.close()
+    one.close()
 
 
 def test_an_answer_is_not_served_after_its_time(folder: Path) -> None:

@@ -483,7 +483,7 @@ async def test_an_encoder_that_does_not_answer_is_waited_for_once(
     house = House(folder, "on", audit=1e-9)
     calibrate(house)
     await house.answer(KNOWN, "Write to us.")
-    monkeypatch.setattr(lookup_module, "EMBED_S", 0.02)
+    house.semantic._wait_s = 0.02
     asked: list[str] = []
 
     async def stuck(model: str, text: str, deadline_s: float) -> Vector:  # noqa: ARG001

@@ -43,8 +43,7 @@ Vector = npt.NDArray[np.float32]
 
 GATE: Final = 0.55  # cosine of static vectors
 CANDIDATES: Final = 4  # that the verifier looks at
-EMBED_S: Final = 0.1  # for the encoder, while a client waits
-EMBED_LATER_S: Final = 10.0  # ... while none does
+EMBED_LATER_S: Final = 60.0  # for the encoder, while no client waits
 MAX_TASKS: Final = 64  # questions that wait to be remembered or compared; more are left out
 ROWS_AT_ONCE: Final = 16  # of a partition that are read before a lookup, and at a time beside it: 2 ms of a graph
 READ_ON_S: Final = 0.005  # between two times
@@ -102,6 +101,7 @@ class Semantic:
 
     Args:
         encoder: served name of the model that `embedder` runs.
+        wait_s: for the encoder, while a client waits.
     """
 
     def __init__(
@@ -113,7 +113,9 @@ class Semantic:
         encoder: str,
         telemetry: Telemetry,
         verifier: Verifier | None = None,
+        wait_s: float = 0.1,
     ) -> None:
+        self._wait_s = wait_s
         self._store, self.calibrations, self._static = store, calibrations, static
         self._embedder, self._encoder, self._telemetry = embedder, encoder, telemetry
         self._verifier = verifier or shipped()
@@ -178,7 +180,7 @@ class Semantic:
         partition, candidates = self.near(asked)
         if not candidates:
             return None
-        vector = await self._embed(asked, EMBED_S)
+        vector = await self._embed(asked, self._wait_s, waits=True)
         if vector is None:
             return None
         best: Match | None = None
@@ -238,7 +240,7 @@ class Semantic:
         self._later(self._compare(asked, match, kept, fresh))
 
     async def _remember(self, asked: Asked, key: bytes) -> None:
-        vector = await self._embed(asked, EMBED_LATER_S)
+        vector = await self._embed(asked, EMBED_LATER_S, waits=False)
         self._vectors.pop((asked.part, asked.text), None)
         if vector is not None:
             gate = asked.gate.astype(np.float16).tobytes()
@@ -285,10 +287,9 @@ class Semantic:
             except OSError as error:
                 log.error("that could not be written down: %s", error)
 
-    async def _embed(self, asked: Asked, deadline_s: float) -> Vector | None:
+    async def _embed(self, asked: Asked, deadline_s: float, *, waits: bool) -> Vector | None:
         if (known := self._vectors.get((asked.part, asked.text))) is not None:
             return known
-        waits = deadline_s < EMBED_LATER_S
         if waits and time.monotonic() < self._blind_until:
             return None
         try:
