@@ -291,8 +291,11 @@ def test_whoever_else_opens_and_closes_the_file_takes_nothing_along(folder: Path
     one = Store(folder, 1 << 20)
     one.put(kept(b"k"))
     assert one.settle()
+    look = (
+        "import sqlite3, sys; d = sqlite3.connect(sys.argv[1]);"
+        "print(d.execute('SELECT count(*) FROM answers').fetchone()); d.close()"
+    )
     for _ in range(2):
-        look = "import sqlite3, sys; d = sqlite3.connect(sys.argv[1]); print(d.execute('SELECT count(*) FROM answers').fetchone()); d.close()"
         done = subprocess.run([sys.executable, "-c", look, str(one.path)], capture_output=True, text=True, check=True)
         assert done.stdout == "(1,)\n"
     one.put(kept(b"l"))
