@@ -216,9 +216,11 @@ class Pipeline:
         self._admission.check_model(caller, model.name)
         if (guards := self._guards.of(model, Whose(caller.tenant, caller.key))) is not None:
             guards.refuse(request)
-            body = await guards.admit(body)
+        earlier = await self._earlier(request, caller)
+        if guards is not None:
+            body, earlier = await guards.admit(body, earlier)
             request = kind.decode(body)
-        caller = caller._replace(marks=marks, earlier=await self._earlier(request, caller))
+        caller = caller._replace(marks=marks, earlier=earlier)
         plan = await kind.plan(request, model, caller, None)
         plan = plan._replace(jobs=list(await self._admission.reserve(plan, model, caller)))
         dispatch = partial(open_all, self._engine)

@@ -270,7 +270,8 @@ class Streaming:
         plan = await kind.plan(request, model, caller, settled)
         head = Head(opening.response, opening.created, model.name, opening.fingerprint)
         drawn_on = partial(replay_on, opening.cached) if opening.cached else self._engine.go_on
-        go_on = self._guards.going_on(drawn_on, model, Whose(opening.tenant, opening.key), opening.body)
+        whose = Whose(opening.tenant, opening.key)
+        go_on = self._guards.going_on(drawn_on, model, whose, opening.body, opening.earlier)
         telling = retell(opening, records, plan, kind.render(head, request, plan, model), go_on)
         await telling.tell(say)
 
