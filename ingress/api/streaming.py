@@ -18,6 +18,7 @@ from typing import Final, NamedTuple, Protocol
 from bus.loop import Loop
 from bus.messages.common import ProcessState
 from bus.packed import unpack_u32
+from bus.telemetry import Telemetry
 from ingress.api.answer import Head, envelope, fingerprint
 from ingress.api.elsewhere import Elsewhere, Remote
 from ingress.api.events import Events
@@ -52,6 +53,8 @@ class Host(Protocol):
     def loop(self) -> Loop: ...
     @property
     def state(self) -> ProcessState: ...
+    @property
+    def telemetry(self) -> Telemetry: ...
 
 
 class _Live(NamedTuple):

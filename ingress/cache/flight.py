@@ -20,7 +20,7 @@ from ingress.errors import ApiError
 from ingress.job import Job
 from ingress.models import ServedModel
 from ingress.records import Drawn
-from ingress.streams import AbortReason, Finish, Piece, Stream, Usage
+from ingress.streams import AbortReason, Finish, Piece, Stream, Usage, cut_short
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +128,7 @@ class Flight:
 
     def _hear(self, piece: Piece) -> None:
         finish = piece.finish
-        if finish is not None and finish.reason in ("error", "abort"):
+        if finish is not None and (finish.reason in ("error", "abort") or cut_short(finish)):
             self._fail()
             return
         self.pieces.append(piece)

@@ -225,13 +225,14 @@ action = "mask"
     with staged(2, tables=guards, text=said) as stage:
 
         def respond(text: str, after: str | None = None) -> httpx.Response:
-            body = {"model": "m", "input": text, "previous_response_id": after, "max_output_tokens": 2000}
+            body = {"model": "m", "input": text, "previous_response_id": after, "max_output_tokens": 200}
             return stage.visits.post("/v1/responses", json=body)
 
         first = respond("Which card?")
         assert first.json()["output"][0]["content"][0]["text"] == said
         second = respond("And again?", first.json()["id"])
-        assert (second.status_code, second.headers["x-guard"]) == (200, "cards=masked")
+        assert second.status_code == 200, second.text
+        assert second.headers["x-guard"] == "cards=masked"
         prompt = bytes(token for token in unpack_u32(stage.player.submits[-1].prompt).tolist() if token < 256)
         assert b"4111" not in prompt
         assert b"Which card?" in prompt
@@ -241,7 +242,7 @@ action = "mask"
 def test_what_a_response_goes_on_with_is_not_let_pass_by_its_place() -> None:
     guards = '[[guard]]\nname = "cards"\nkind = "pii"\nstage = "input"\naction = "block"\n'
     with staged(1, tables=guards, text="The card is 4111 1111 1111 1111.") as stage:
-        first = stage.visits.post("/v1/responses", json={"model": "m", "input": "Which?", "max_output_tokens": 2000})
+        first = stage.visits.post("/v1/responses", json={"model": "m", "input": "Which?", "max_output_tokens": 200})
         body = {"model": "m", "input": "And again?", "previous_response_id": first.json()["id"]}
         second = stage.visits.post("/v1/responses", json=body)
         error = second.json()["error"]
