@@ -123,7 +123,7 @@ def message(desk: Counter, key: str) -> tuple[str, tuple[Any, ...]]:
 def zeromq(desk: Counter, key: str) -> tuple[str, tuple[Any, ...]]:
     with Client(run=desk.stage.run, api_key=key, timeout=60) as client:
         answer = client.chat("x", "m", priority=1)
-    return answer.text, (answer.finish_reason, answer.stop_reason)
+    return answer.text, (answer.finish_reason, answer.choices[0].stop_reason)
 
 
 def post(desk: Counter, key: str, path: str, **body: Any) -> Any:

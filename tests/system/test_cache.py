@@ -92,12 +92,13 @@ def found_by_meaning(stack: Stack) -> int:
         return int(database.execute("SELECT count(*) FROM turns").fetchone()[0])
 
 
+@pytest.mark.timeout(900)  # the vectors take half a minute of a core that has nothing else to do
 def test_from_nothing_to_answers_by_meaning(stack: Stack) -> None:
     # Nothing is prepared: exact, and status says what to do. Also the very first call is kept.
     assert ask(stack, "What is kept first of all?").cache == "miss"
     assert ask(stack, "What is kept first of all?").cache == "exact"
     assert space(stack).state == "off: no encoder, or not prepared (headrace cache prepare)"
-    assert "30522 vectors" in stack.headrace("cache", "prepare", "-c", str(stack.config), timeout=240).stdout
+    assert "30522 vectors" in stack.headrace("cache", "prepare", "-c", str(stack.config), timeout=800).stdout
     until(lambda: space(stack).state == "shadow: not calibrated", 60, "the vectors are found without a restart")
 
     # Nothing is served by meaning yet, and what would be is compared.
