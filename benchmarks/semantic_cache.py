@@ -109,9 +109,9 @@ def time_lookups(static: StaticVectors, pairs: list[dict[str, object]]) -> None:
         with tempfile.TemporaryDirectory(prefix="hrc", dir="/tmp") as folder:
             store = Store(Path(folder), 256 << 20)
             semantic = Semantic(store, Calibrations(Path(folder)), static, None, "e", Telemetry())  # type: ignore[arg-type]
-            rest = history(request)
-            assert rest is not None
-            part = history_key(_job(""), _model(), SPACE, rest)
+            turn = semantic.turn(request, _job(""), _MODEL, SPACE)
+            assert turn is not None
+            part = turn.part
             for number in range(count):
                 text = f"{questions[number % len(questions)]} {number}"
                 key = number.to_bytes(16, "little")
