@@ -30,7 +30,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -196,38 +196,23 @@ class Clients:
 
 
 class Stack:
-    """The processes, in a directory of their own, and the clients.
+    """The processes, in a directory of their own, and the clients."""
 
-    Args:
-        config: with places for port, ingresses and slots.
-        others: names of processes beside those that there are always.
-        clients: makes the clients, of a port.
-    """
-
-    def __init__(
-        self,
-        home: Path,
-        ingresses: int,
-        slots: int,
-        config: str = CONFIG,
-        others: Sequence[str] = (),
-        clients: Callable[[int], Clients] = Clients,
-    ) -> None:
+    def __init__(self, home: Path, ingresses: int, slots: int) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port: int = probe.getsockname()[1]
-        self.port, path = port, home / "headrace.toml"
-        path.write_text(config.format(port=port, ingresses=ingresses, slots=slots))
+        config = home / "headrace.toml"
+        config.write_text(CONFIG.format(port=port, ingresses=ingresses, slots=slots))
         self.board = Board.make(home / "board")
         # Read by this process too, whose questions go to this stack.
         os.environ.update(
             HEADRACE_MODELS=str(models_directory()), HEADRACE_RUN=str(home / "r"), HEADRACE_STATE=str(home / "s")
         )
-        names = ["metrics@host", "kv@host", *others, "scheduler@bench"]
-        names += [f"ingress@{index}" for index in range(ingresses)]
-        commands = {name: ["cli.main", "run", name, "-c", str(path)] for name in names}
+        names = ["metrics@host", "kv@host", "scheduler@bench", *(f"ingress@{index}" for index in range(ingresses))]
+        commands = {name: ["cli.main", "run", name, "-c", str(config)] for name in names}
         stub = "worker@bench.0.0"
-        commands[stub] = ["benchmarks.stub_worker", stub, str(path), str(home / "board")]
+        commands[stub] = ["benchmarks.stub_worker", stub, str(config), str(home / "board")]
         self._started: list[subprocess.Popen[bytes]] = []
         for name, command in commands.items():
             with (home / f"{name}.log").open("wb") as log:
@@ -237,7 +222,7 @@ class Stack:
                         start_new_session=True,
                     )
                 )  # fmt: skip
-        self.clients = clients(port)
+        self.clients = Clients(port)
         self.clients.run(_now_and_then(lambda: self._ready(commands)))
         self._processes = {"clients": [psutil.Process()]}
         for name, process in zip(commands, self._started, strict=True):

@@ -125,7 +125,8 @@ def test_one_set_of_numbers() -> None:
         until(lambda: desk.allowance(id, "total_tokens")["held"] == 0)
         used = sum(row["prompt_tokens"] + row["generated_tokens"] for row in served if row["outcome"] != "cached")
         left = desk.allowance(id, "total_tokens")["left"]
-        assert MILLION - used - 600 <= left <= MILLION, "what the dead ingress held of it is gone with it"
+        ahead = MILLION // 20  # that an ingress holds, twice as much at the most: it is gone with the dead one
+        assert MILLION - used - 2 * ahead <= left < MILLION
         last = desk.ask(key, temperature=1.0)
         assert last.status_code == 429
         assert int(last.headers["x-ratelimit-remaining-requests"]) == 0
