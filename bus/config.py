@@ -18,6 +18,8 @@ from msgspec import Meta
 
 from bus.guard_config import GuardConfig, guard_problems
 from bus.names import MODEL_NAME
+from bus.route_config import RouteConfig, route_problems
+from bus.upstream_config import UpstreamConfig, upstream_problems
 
 Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0)]
@@ -371,6 +373,18 @@ class Config(Section, frozen=True):
     systemd: SystemdConfig = SystemdConfig()
     model: tuple[ModelConfig, ...] = (DEMO_MODEL,)
     guard: tuple[GuardConfig, ...] = ()
+    upstream: tuple[UpstreamConfig, ...] = ()
+    route: tuple[RouteConfig, ...] = ()
+
+    @property
+    def prices(self) -> tuple[PriceConfig, ...]:
+        """Every row, those of upstreams behind those of `[[price]]`, which hold where both match."""
+        return self.price + tuple(
+            PriceConfig(model=model.name, input=model.input, cached_input=model.cached_input, output=model.output)
+            for upstream in self.upstream
+            for model in upstream.model
+            if model.input or model.output
+        )
 
     def model_named(self, name: str) -> ModelConfig:
         """The section of a model.
@@ -520,7 +534,10 @@ def _problems(config: Config) -> list[tuple[Where, str]]:
             found.append((("model", index, "pools"), "workers share the arena's pages on a CPU only: leave pools out"))
         if not re.match(r"(catalog:|hf:|path:).+|.+\.gguf$", model.source):
             found.append((("model", index, "source"), "expected catalog:NAME, hf:ORG/REPO, path:/DIR or a .gguf file"))
-    found += guard_problems(config.guard, frozenset(names))
+    found += upstream_problems(config.upstream, frozenset(names))
+    elsewhere = {model.name for upstream in config.upstream for model in upstream.model}
+    found += route_problems(config.route, frozenset(names | elsewhere))
+    found += guard_problems(config.guard, frozenset(names), elsewhere | {route.name for route in config.route})
     return found
 
 

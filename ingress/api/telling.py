@@ -17,6 +17,7 @@ from ingress.api.choices import broken, collect
 from ingress.api.jobs import Plan
 from ingress.engine import Finish, Job, Piece, Stream
 from ingress.records import Adopted, Drawn, Opening, Record, Said
+from ingress.streams import parts_of
 
 GoOn = Callable[[Job, int, int, Sequence[Drawn]], tuple[Stream, list[Piece]]]
 Say = Callable[[Drawn | Said], None]
@@ -76,7 +77,8 @@ class Telling:
                 return True
             self._finishes[index] = piece.finish
         events = self._renderer.piece(index, piece, self._streams[index].prompt_logprobs)
-        say(Drawn(index, piece.tokens, tuple(events), piece.cached_tokens, piece.raw, piece.finish, piece.timing))
+        said = () if piece.tokens else parts_of(piece)
+        say(Drawn(index, piece.tokens, tuple(events), piece.cached_tokens, piece.raw, piece.finish, piece.timing, said))
         if piece.finish is None or not self._finishes.keys() >= self._streams.keys():
             return False
         self._last(say)
