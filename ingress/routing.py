@@ -133,6 +133,10 @@ class Routing:
         """A model of an upstream."""
         return self._elsewhere.get(name)
 
+    def cost(self, model: str, prompt: int, cached: int, output: int) -> int:
+        """Of an answer by the price book, in billionths."""
+        return self._prices.at(model, int(time.time())).cost(prompt, cached, output)
+
     def shown(self, name: str) -> Shown:
         """A route, or a model elsewhere. A route is as long as its longest model, and ready with its first."""
         now_ns = time.monotonic_ns()

@@ -16,6 +16,7 @@ from bus.limits import too_few_open_files
 from bus.messages.accounts import Settled
 from bus.messages.control import Answer, GuardsTried, Ok, Rejected, Reload, ToProcess, TryGuards
 from bus.messages.usage import TakeUsage
+from bus.names import state_directory
 from bus.prices import PriceBook
 from bus.process import EXIT_CONFIG, EXIT_MISSING, Description, Life
 from ingress.accounts import SEND_S, Accounts, Ledger, NoLedger
@@ -37,6 +38,7 @@ from ingress.guards.registry import GuardUnusable, build
 from ingress.guards.stage import Guards
 from ingress.journal import Journals
 from ingress.lane import Lane
+from ingress.mirror import Mirror
 from ingress.models import ModelUnusable, ServedModel, load
 from ingress.routing import RouteUnusable
 from ingress.siblings import find
@@ -65,6 +67,7 @@ class IngressService:
         self._metrics: MetricsClient | None = None
         self._accounts: Accounts | None = None
         self._upstreams: Upstreams | None = None
+        self._mirror: Mirror | None = None
         self._cache: AnswerCache | None = None
         self._gate: Gate | None = None
         self._settling: Lane | None = None
@@ -95,6 +98,8 @@ class IngressService:
             return
         journals = Journals(self._life.run, self._life.name, self._life.epoch, self._life.telemetry)
         self._cache = open_cache(self._life, self._engine, ledger)
+        if any(route.mirror for route in self._life.config.route):
+            self._mirror = Mirror(state_directory(), self._life.name, self._life.telemetry)
         try:
             self._pipeline = Pipeline(
                 self._engine, self._life, journals,
@@ -102,6 +107,7 @@ class IngressService:
                 find=partial(find, self._life), ask=partial(ask, self._life), cache=self._cache,
                 guards=guards, admission=admission, telemetry=self._life.telemetry,
                 routes=self._life.config.route, upstreams=self._upstreams, prices=PriceBook(self._life.config.prices),
+                mirror=self._mirror,
             )  # fmt: skip
         except RouteUnusable as error:
             self._life.fail(f"[[route]] {error}", EXIT_CONFIG)
@@ -168,6 +174,7 @@ class IngressService:
             *self._doors,
             self._http,
             self._pipeline,
+            self._mirror,
             self._upstreams,
             self._engine,
             self._cache,

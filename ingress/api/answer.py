@@ -135,6 +135,7 @@ def total_usage(finishes: Sequence[Finish], n: int) -> schema.Usage:
         prompt + completion,
         schema.PromptTokensDetails(cached),
         schema.CompletionTokensDetails(thought),
+        True if any(finish.usage.estimated for finish in finishes) else UNSET,
     )
 
 

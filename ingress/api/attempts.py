@@ -8,6 +8,7 @@ and has a row in the ledger, of its own.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple, cast
@@ -27,6 +28,7 @@ from ingress.api.schema_chat import ChatRequest
 from ingress.cache.front import AnswerCache, Opened
 from ingress.engine import Engine, Job, Stream
 from ingress.errors import ApiError
+from ingress.mirror import Call, Mirror
 from ingress.router.candidate import Surface
 from ingress.router.cascade import Checking
 from ingress.routing import Course, Routing
@@ -71,9 +73,11 @@ class Attempts:
         admission: Admission,
         cache: AnswerCache | None,
         telemetry: Telemetry,
+        mirror: Mirror | None = None,
     ) -> None:
         self._engine, self._routing, self._upstreams = engine, routing, upstreams
         self._admission, self._cache, self._telemetry = admission, cache, telemetry
+        self._mirror = mirror
 
     async def open(self, operation: Operation, kind: Kind, request: Any, caller: Caller, ask: Ask | None) -> Tried:
         """Have a call answered.
@@ -101,6 +105,8 @@ class Attempts:
             if cascade is not None and not await self._passes(tried, cascade):
                 continue
             self._routing.answered(course, name, number, caller)
+            if course.decision.mirror:
+                self._mirrored(tried, kind, request, chat)
             return tried
         raise AssertionError("a course ends with an answer, or with an error")
 
@@ -156,6 +162,27 @@ class Attempts:
         assert self._upstreams is not None
         upstreams = self._upstreams
         return await opened_together([partial(upstreams.answer, job, chat, model, margins) for job in jobs])
+
+    def _mirrored(self, tried: Tried, kind: Kind, request: Any, chat: Callable[[], ChatRequest | None]) -> None:
+        """Ask another model too, on nobody's account and behind everybody. Calls with choices are left out."""
+        course, name = tried.course, tried.course.decision.mirror
+        if self._mirror is None or len(tried.opened.streams) != 1:
+            return
+        nobody = Caller("", "", time.monotonic_ns(), batch=True)
+
+        async def opens() -> list[Stream]:
+            if (elsewhere := self._routing.elsewhere(name)) is None:
+                plan = await kind.plan(request, self._engine.model(name), nobody, None)
+                return await open_all(self._engine, plan.jobs)
+            asked = chat()
+            assert asked is not None  # `Candidate.surfaces`
+            assert self._upstreams is not None
+            plan = await self._upstreams.plan(asked, elsewhere, nobody)
+            return await self._elsewhere(asked, elsewhere, 0, plan.jobs)
+
+        asked = course.asked
+        call = Call(course.asked_for, tried.model, name, asked.text, asked.prompt_tokens, self._routing.cost)
+        self._mirror.begin(call, tried.opened.streams[0], opens)
 
     # --- cascades --------------------------------------------------------------------------------------------------
 

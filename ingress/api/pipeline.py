@@ -51,6 +51,7 @@ from ingress.guards.look import Whose
 from ingress.guards.stage import Guards, tell_found
 from ingress.health import ModelHealth
 from ingress.journal import Journals
+from ingress.mirror import Mirror
 from ingress.records import Opening
 from ingress.replay import Replay
 from ingress.routing import Routing
@@ -97,6 +98,7 @@ class Pipeline:
         routes: names that stand for several models.
         upstreams: models elsewhere.
         prices: of models, which routes compare.
+        mirror: has other models asked too.
     """
 
     def __init__(
@@ -116,13 +118,14 @@ class Pipeline:
         routes: Sequence[RouteConfig] = (),
         upstreams: Upstreams | None = None,
         prices: PriceBook | None = None,
+        mirror: Mirror | None = None,
     ) -> None:
         telemetry = telemetry or Telemetry()
         self._admission = admission or Admission(None, NoLedger())
         self._engine, self._loop = engine, host.loop
         self._guards = guards or Guards((), telemetry)
         self._routing = Routing(engine, upstreams, routes, prices or PriceBook(()), telemetry)
-        self._attempts = Attempts(engine, self._routing, upstreams, self._admission, cache, telemetry)
+        self._attempts = Attempts(engine, self._routing, upstreams, self._admission, cache, telemetry, mirror)
         self._streaming = Streaming(
             engine, host, journals, grace_s=grace_s, stored_s=stored_s, find=find, guards=self._guards,
             routing=self._routing, upstreams=upstreams,

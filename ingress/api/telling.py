@@ -12,6 +12,8 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+from msgspec.structs import replace
+
 from ingress.api.answer import Renderer, envelope, failure
 from ingress.api.choices import broken, collect
 from ingress.api.jobs import Plan
@@ -73,6 +75,8 @@ class Telling:
         """Say one piece; whether that was all."""
         if piece.finish is not None:
             if broken(piece.finish):
+                if parts_of(piece):  # what came with the error
+                    self._piece(index, replace(piece, finish=None), say)
                 say(Said((envelope(failure(piece.finish)),), last=True))
                 return True
             self._finishes[index] = piece.finish

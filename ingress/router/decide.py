@@ -120,7 +120,13 @@ def _held(
 ) -> _Wish:
     """The wish, or the model that the conversation is with."""
     here = candidates.get(pin.model)
-    if here is None or pin.model in unfit or here.standing != "ready" or pin.model in wish.models:
+    if (
+        here is None
+        or pin.model not in policy.models
+        or pin.model in unfit
+        or here.standing != "ready"
+        or pin.model in wish.models
+    ):
         return wish
     there = next((name for name in wish.models if name not in unfit), None)
     if there is not None and not stays(pin, here, candidates[there], asked, policy.config.switch_margin):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from ingress.upstreams.heard import Garbage
@@ -27,8 +28,8 @@ class Events:
         self._type = b""
         self._begun = False
 
-    def feed(self, data: bytes) -> list[Event]:
-        """Events that are complete now.
+    def feed(self, data: bytes) -> Iterator[Event]:
+        """Events that are complete now. To be read to its end.
 
         Raises:
             Garbage: one is larger than `most`, or not UTF-8.
@@ -38,18 +39,16 @@ class Events:
             whole = self._rest + data
             if whole in (b"", b"\xef", b"\xef\xbb"):
                 self._rest = whole
-                return []
+                return
             self._begun, self._rest, data = True, b"", whole.removeprefix(b"\xef\xbb\xbf")
-        found: list[Event] = []
         *lines, self._rest = _lines(self._rest + data)
         for line in lines:
             if line:
                 self._line(line)
             elif event := self._dispatch():
-                found.append(event)
+                yield event
         if len(self._rest) > self._most:
             raise Garbage("a line of its stream has no end")
-        return found
 
     def _line(self, line: bytes) -> None:
         name, _, value = line.partition(b":")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
@@ -94,7 +95,9 @@ class Upstreams:
         tokens = self._count_prompt(chat, model.config) or size.tokens
         if caller.marks is not None:
             caller.marks.tokenized()
-        return plan_elsewhere(chat, model.name, caller, tokens)
+        plan = plan_elsewhere(chat, model.name, caller, tokens)
+        named = [msgspec.structs.replace(job, request=secrets.randbits(63) or 1) for job in plan.jobs]
+        return plan._replace(jobs=named)
 
     async def answer(self, job: Job, chat: ChatRequest, model: Elsewhere, margins: int = 0) -> Stream:
         """An answer, once its first token is there.
