@@ -31,7 +31,7 @@ class TargetConfig(_Section, frozen=True, kw_only=True):
     """
 
     model: str
-    weight: Annotated[float, Meta(ge=0, le=1e6)] = 1.0
+    weight: Annotated[float, Meta(ge=0, le=1000)] = 1.0
 
 
 class RuleConfig(_Section, frozen=True, kw_only=True):
@@ -91,7 +91,7 @@ class ScoreConfig(_Section, frozen=True, kw_only=True):
     small: str
     large: str
     threshold: _Share = 0.0
-    band: Annotated[float, Meta(ge=0, le=0.5)] = 0.05
+    band: _Share = 0.05
 
 
 class RouteConfig(_Section, frozen=True, kw_only=True):

@@ -1,12 +1,13 @@
 """`[[upstream]]`, as typed structs: servers elsewhere that answer in this one's place, and what each of them serves.
 
-No key stands here: a credential is the name of a file, or of what the service manager hands over.
+No key stands here: a credential is the path of a file.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
 
@@ -48,7 +49,7 @@ class UpstreamModelConfig(_Section, frozen=True, kw_only=True):
 
     name: str
     served: str = ""
-    context_tokens: Annotated[int, Meta(ge=1, lt=2**31)] = 8192
+    context_tokens: Annotated[int, Meta(ge=1)] = 8192
     capabilities: tuple[Capability, ...] = ()
     input: _Price = 0.0
     cached_input: _Price | None = None
@@ -69,8 +70,8 @@ class UpstreamConfig(_Section, frozen=True, kw_only=True):
         name: in metrics and errors.
         kind: what it speaks.
         base_url: up to and without `/chat/completions`, or `/messages`.
-        credential: its API key: an absolute path of a file that has nothing else, or the name of a systemd credential.
-            Empty shows none.
+        credential: absolute path of a file with its API key and nothing else; empty shows none. Under systemd it is
+            handed over as the credential `upstream.NAME`.
         connect_s: for the connection.
         first_token_s: from the request to the first token.
         between_tokens_s: from a token to the next.
@@ -131,8 +132,8 @@ def _problems(upstream: UpstreamConfig) -> Iterator[tuple[str, str]]:
         yield "base_url", "expected the URL of an API, as https://api.example.org/v1"
     elif url.username or url.password:
         yield "base_url", "no key in a URL: name its file in credential"
-    if upstream.credential and not upstream.credential.startswith("/") and NAME.fullmatch(upstream.credential) is None:
-        yield "credential", "an absolute path, or the name of a systemd credential; never the key itself"
+    if upstream.credential and not Path(upstream.credential).is_absolute():
+        yield "credential", "the absolute path of a file; the key itself does not belong here"
     if upstream.failures > upstream.failures_of:
         yield "failures", f"more than failures_of ({upstream.failures_of})"
     if upstream.open_most_s < upstream.open_s:

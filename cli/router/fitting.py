@@ -1,8 +1,8 @@
 """Logistic regression, and how well its score tells prompts apart that it has not seen. Pure.
 
 The area under the ROC curve has a confidence interval by placements (DeLong, DeLong and Clarke-Pearson, Biometrics
-1988). Folds keep sets of questions together where they are named: of questions of one exam others are easily recognised,
-which says nothing of how hard a question of another one is.
+1988). Folds keep sets of questions together where they are named: of questions of one exam others are easily
+recognised, which says nothing of how hard a question of another one is.
 """
 
 from __future__ import annotations

@@ -3,12 +3,12 @@ languages'."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Final
 
+from bus.curve import credential
 from bus.upstream_config import UpstreamConfig
 from ingress.router.breaker import Breaker, Settings
 from ingress.upstreams import anthropic, openai
@@ -44,7 +44,9 @@ class Door:
         self.in_flight = 0
         language = anthropic if config.kind == "anthropic" else openai
         self._headers = language.headers
-        self._key = _Key(config.credential) if config.credential else None
+        self._key: _Key | None = None
+        if config.credential:
+            self._key = _Key(credential(f"upstream.{config.name}", Path(config.credential)))
         url = config.base_url.rstrip("/") + language.PATH
         self._wire = Wire(url, connect_s=config.connect_s, most=config.max_in_flight)
 
@@ -71,9 +73,8 @@ class Door:
 class _Key:
     """A key that is read again when its file has changed, so that it can be replaced without a restart."""
 
-    def __init__(self, credential: str) -> None:
-        directory = Path(os.environ.get("CREDENTIALS_DIRECTORY") or "/run/credentials")
-        self._path = Path(credential) if credential.startswith("/") else directory / credential
+    def __init__(self, path: Path) -> None:
+        self._path = path
         self._read: tuple[int, str] = (0, "")
         self.read()
 

@@ -28,15 +28,16 @@ from bus.config import (
     ModelConfig,
     PoolsConfig,
     PriceConfig,
-    Section,
     SystemdConfig,
     TracesConfig,
     UsageConfig,
 )
 from bus.guard_config import GuardConfig
+from bus.route_config import CascadeConfig, RouteConfig, RuleConfig, ScoreConfig, TargetConfig
+from bus.upstream_config import UpstreamConfig, UpstreamModelConfig
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
-SECTIONS: dict[str, type[Section | GuardConfig]] = {
+SECTIONS: dict[str, type[msgspec.Struct]] = {
     "[ingress]": IngressConfig,
     "[kv]": KvConfig,
     "[metrics]": MetricsConfig,
@@ -56,6 +57,13 @@ SECTIONS: dict[str, type[Section | GuardConfig]] = {
     "[[model]]": ModelConfig,
     "[model.pools]": PoolsConfig,
     "[[guard]]": GuardConfig,
+    "[[upstream]]": UpstreamConfig,
+    "[[upstream.model]]": UpstreamModelConfig,
+    "[[route]]": RouteConfig,
+    "[[route.target]]": TargetConfig,
+    "[[route.rule]]": RuleConfig,
+    "[route.cascade]": CascadeConfig,
+    "[route.score]": ScoreConfig,
 }
 
 
@@ -68,7 +76,9 @@ def rows(section: str) -> dict[str, tuple[str, str]]:
 
 def keys(section: str) -> Iterator[msgspec.structs.FieldInfo]:
     """Of a section, without those that are sections of their own."""
-    return (field for field in msgspec.structs.fields(SECTIONS[section]) if field.name not in ("pools", "namespace"))
+    own = {name.strip("[]") for name in SECTIONS}
+    within = section.strip("[]")
+    return (field for field in msgspec.structs.fields(SECTIONS[section]) if f"{within}.{field.name}" not in own)
 
 
 @pytest.mark.parametrize("section", SECTIONS)
