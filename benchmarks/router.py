@@ -13,7 +13,7 @@ import json
 import time
 from collections.abc import Callable
 
-from bus.route_config import RouteConfig, RuleConfig, TargetConfig
+from bus.config.routes import RouteConfig, RuleConfig, TargetConfig
 from ingress.api import validate
 from ingress.api.jobs import Caller
 from ingress.router.candidate import Asked, Candidate

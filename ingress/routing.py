@@ -12,11 +12,11 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import xxhash
 
+from bus.config.routes import CascadeConfig, RouteConfig
+from bus.config.upstreams import Capability
 from bus.prices import PriceBook
 from bus.prompt_score import BadCalibration, load
-from bus.route_config import CascadeConfig, RouteConfig
 from bus.telemetry import Telemetry
-from bus.upstream_config import Capability
 from ingress.api.jobs import Caller
 from ingress.api.schema_chat import ChatRequest, UserMessage
 from ingress.api.schema_common import Generation

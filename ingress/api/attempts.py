@@ -15,8 +15,8 @@ from typing import Any, Final, NamedTuple, cast
 
 from msgspec.structs import replace
 
+from bus.config.routes import CascadeConfig
 from bus.messages.clients import Operation
-from bus.route_config import CascadeConfig
 from bus.telemetry import Telemetry
 from ingress.api.admission import Admission
 from ingress.api.answer import fingerprint

@@ -12,10 +12,10 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
 
+from bus.config.routes import RouteConfig
 from bus.messages.clients import Operation
 from bus.packed import pack_u32
 from bus.prices import PriceBook
-from bus.route_config import RouteConfig
 from bus.telemetry import Telemetry
 from ingress.accounts import NoLedger
 from ingress.api import from_messages, validate

@@ -13,7 +13,7 @@ from typing import Any, TypeVar, get_args
 
 import msgspec
 
-from bus.upstream_config import Capability
+from bus.config.upstreams import Capability
 from ingress.api.schema_chat import AssistantMessage, AudioPart, ChatRequest, FilePart, ImagePart, Message
 from ingress.api.schema_common import MAX_CHOICES, Generation
 from ingress.api.schema_completion import CompletionRequest

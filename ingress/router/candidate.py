@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
+from bus.config.upstreams import Capability
 from bus.prices import FREE, Price
-from bus.upstream_config import Capability
 
 Surface = Literal["chat.completions", "completions", "responses", "messages"]
 

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from bus.route_config import CascadeConfig
+from bus.config.routes import CascadeConfig
 from ingress.streams import Finish, Part, Piece, TokenText, parts_of
 
 Verdict = Literal["wait", "pass", "fail"]

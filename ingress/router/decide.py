@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from bus.route_config import CascadeConfig, RouteConfig, TargetConfig
+from bus.config.routes import CascadeConfig, RouteConfig, TargetConfig
 from ingress.router.candidate import Asked, Candidate
 from ingress.router.fitness import Unfit, why_not
 from ingress.router.pins import Pin, stays

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from bus.route_config import RuleConfig
+from bus.config.routes import RuleConfig
 from ingress.router.candidate import Asked
 
 LOOKED_AT = 8192  # characters of a message that patterns are looked for in: the end of it

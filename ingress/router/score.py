@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from bus.config.routes import ScoreConfig
 from bus.prompt_score import Calibration
-from bus.route_config import ScoreConfig
 
 Verdict = Literal["small", "large", "unsure"]
 

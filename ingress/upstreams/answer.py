@@ -11,8 +11,8 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple, Protocol
 
+from bus.config.upstreams import UpstreamModelConfig
 from bus.messages.usage import Outcome
-from bus.upstream_config import UpstreamModelConfig
 from ingress.api.schema_chat import ChatRequest
 from ingress.errors import ApiError
 from ingress.job import Job

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from bus.upstream_config import Capability, UpstreamKind
+from bus.config.upstreams import Capability, UpstreamKind
 from ingress.api.schema_chat import AudioPart, ChatRequest, FilePart, ImagePart
 from ingress.api.schema_common import Generation
 

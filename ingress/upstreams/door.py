@@ -8,8 +8,8 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Final
 
+from bus.config.upstreams import UpstreamConfig
 from bus.curve import credential
-from bus.upstream_config import UpstreamConfig
 from ingress.router.breaker import Breaker, Settings
 from ingress.upstreams import anthropic, openai
 from ingress.upstreams.sse import Event

@@ -10,10 +10,10 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from bus.config.upstreams import UpstreamConfig, UpstreamModelConfig
 from bus.messages.telemetry import TimelineEvent, TimelineKind
 from bus.messages.usage import Outcome
 from bus.telemetry import Telemetry
-from bus.upstream_config import UpstreamConfig, UpstreamModelConfig
 from ingress.accounts import Ledger, Used, Whose
 from ingress.api.jobs import Caller, Plan, plan_chat, plan_elsewhere
 from ingress.api.schema_chat import ChatRequest

@@ -1,4 +1,4 @@
-"""docs/configuration.md says what bus/config.py does: every key, its default, choices and bounds, and no other key."""
+"""docs/configuration.md says what bus/config/ does: every key, its default, choices and bounds, and no other key."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from bus.config import (
     CacheNamespaceConfig,
     CostConfig,
     CurveConfig,
+    GuardConfig,
     IngressConfig,
     KvConfig,
     LogConfig,
@@ -28,16 +29,16 @@ from bus.config import (
     ModelConfig,
     PoolsConfig,
     PriceConfig,
+    Section,
     SystemdConfig,
     TracesConfig,
     UsageConfig,
 )
-from bus.guard_config import GuardConfig
-from bus.route_config import CascadeConfig, RouteConfig, RuleConfig, ScoreConfig, TargetConfig
-from bus.upstream_config import UpstreamConfig, UpstreamModelConfig
+from bus.config.routes import CascadeConfig, RouteConfig, RuleConfig, ScoreConfig, TargetConfig
+from bus.config.upstreams import UpstreamConfig, UpstreamModelConfig
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
-SECTIONS: dict[str, type[msgspec.Struct]] = {
+SECTIONS: dict[str, type[Section]] = {
     "[ingress]": IngressConfig,
     "[kv]": KvConfig,
     "[metrics]": MetricsConfig,

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bus.config import Config, CurveConfig, IngressConfig, KvConfig, ModelConfig, SystemdConfig
+from bus.config.upstreams import UpstreamConfig, UpstreamModelConfig
 from bus.messages.control import UnitStatus
-from bus.upstream_config import UpstreamConfig, UpstreamModelConfig
 from cli.supervisor.plan import desired_units
 from cli.systemd.exposure import measure
 from cli.systemd.host import cpu_list, this_host

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bus.config.routes import CascadeConfig, RouteConfig, RuleConfig, ScoreConfig, TargetConfig
 from bus.prices import Price
 from bus.prompt_score import FEATURES, FORMAT, BadCalibration, Calibration, Worth, features, load
-from bus.route_config import CascadeConfig, RouteConfig, RuleConfig, ScoreConfig, TargetConfig
 from ingress.errors import ApiError
 from ingress.router.candidate import Asked, Candidate
 from ingress.router.decide import Policy, decide, of_one

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bus.upstream_config import Capability
+from bus.config.upstreams import Capability
 from ingress.api import validate
 from ingress.api.schema_chat import ChatRequest
 from ingress.errors import ApiError
@@ -202,7 +202,7 @@ def test_a_tool_that_nobody_gave_is_garbage() -> None:
 
 
 def checking(*checks: str, **more: Any) -> Checking:
-    from bus.route_config import CascadeConfig
+    from bus.config.routes import CascadeConfig
 
     return Checking(CascadeConfig(first="a", then="b", checks=checks, **more))  # type: ignore[arg-type]
 
@@ -259,7 +259,7 @@ def test_a_margin_is_that_of_the_first_tokens_however_they_come(
 
 
 def test_without_log_probabilities_a_margin_holds_nothing_back() -> None:
-    from bus.route_config import CascadeConfig
+    from bus.config.routes import CascadeConfig
 
     check = Checking(CascadeConfig(first="a", then="b", checks=("margin",)), margins=False)
     assert check.hear(Piece("x")) == "pass"

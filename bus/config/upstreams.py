@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
 
-import msgspec
 from msgspec import Meta
+
+from bus.config.section import NotNegative, Problem, Section, Where
 
 Capability = Literal["images", "audio", "json", "seed", "penalties", "sampling", "logprobs", "reasoning"]
 UpstreamKind = Literal["openai", "anthropic"]
-Where = tuple[str | int, ...]
 
 _Seconds = Annotated[float, Meta(gt=0, le=3600)]
-_Price = Annotated[float, Meta(ge=0)]
 NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,48}")
 
 # What Anthropic's messages have no words for.
@@ -29,11 +28,7 @@ _NEVER: Final[dict[UpstreamKind, frozenset[Capability]]] = {
 }
 
 
-class _Section(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """Unknown keys are errors."""
-
-
-class UpstreamModelConfig(_Section, frozen=True, kw_only=True):
+class UpstreamModelConfig(Section, frozen=True, kw_only=True):
     """`[[upstream.model]]`: one model of an upstream.
 
     Attributes:
@@ -51,9 +46,9 @@ class UpstreamModelConfig(_Section, frozen=True, kw_only=True):
     served: str = ""
     context_tokens: Annotated[int, Meta(ge=1)] = 8192
     capabilities: tuple[Capability, ...] = ()
-    input: _Price = 0.0
-    cached_input: _Price | None = None
-    output: _Price = 0.0
+    input: NotNegative = 0.0
+    cached_input: NotNegative | None = None
+    output: NotNegative = 0.0
     tokenizer: str = ""
     continue_with: str = ""
 
@@ -63,7 +58,7 @@ class UpstreamModelConfig(_Section, frozen=True, kw_only=True):
         return self.served or self.name
 
 
-class UpstreamConfig(_Section, frozen=True, kw_only=True):
+class UpstreamConfig(Section, frozen=True, kw_only=True):
     """`[[upstream]]`: a server that speaks OpenAI's or Anthropic's API.
 
     Attributes:
@@ -98,8 +93,8 @@ class UpstreamConfig(_Section, frozen=True, kw_only=True):
     model: tuple[UpstreamModelConfig, ...]
 
 
-def upstream_problems(upstreams: tuple[UpstreamConfig, ...], models: frozenset[str]) -> Iterator[tuple[Where, str]]:
-    """What types cannot say of `[[upstream]]`: (where, what). `models` are those that are served here."""
+def problems(upstreams: tuple[UpstreamConfig, ...], models: frozenset[str]) -> Iterator[Problem]:
+    """What types cannot say. `models` are those that are served here."""
     names: set[str] = set()
     taken = set(models)
     for index, upstream in enumerate(upstreams):

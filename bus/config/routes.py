@@ -8,21 +8,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-import msgspec
 from msgspec import Meta
 
-from bus.upstream_config import NAME, Capability, Where
+from bus.config.section import Problem, Section, Where
+from bus.config.upstreams import NAME, Capability
 
 Check = Literal["empty", "refusal", "truncated", "json", "schema", "tool_arguments", "margin"]
 
 _Share = Annotated[float, Meta(ge=0, le=1)]
 
 
-class _Section(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """Unknown keys are errors."""
-
-
-class TargetConfig(_Section, frozen=True, kw_only=True):
+class TargetConfig(Section, frozen=True, kw_only=True):
     """`[[route.target]]`: a model among which conversations are divided.
 
     Attributes:
@@ -34,7 +30,7 @@ class TargetConfig(_Section, frozen=True, kw_only=True):
     weight: Annotated[float, Meta(ge=0, le=1000)] = 1.0
 
 
-class RuleConfig(_Section, frozen=True, kw_only=True):
+class RuleConfig(Section, frozen=True, kw_only=True):
     """`[[route.rule]]`: calls that all of its conditions are true of go to its models. The first rule that fits holds.
 
     Attributes:
@@ -57,7 +53,7 @@ class RuleConfig(_Section, frozen=True, kw_only=True):
     surfaces: tuple[Literal["chat.completions", "completions", "responses", "messages"], ...] = ()
 
 
-class CascadeConfig(_Section, frozen=True, kw_only=True):
+class CascadeConfig(Section, frozen=True, kw_only=True):
     """`[route.cascade]`: ask a cheap model first, and another where the answer does not pass.
 
     Attributes:
@@ -76,7 +72,7 @@ class CascadeConfig(_Section, frozen=True, kw_only=True):
     schema: str = ""
 
 
-class ScoreConfig(_Section, frozen=True, kw_only=True):
+class ScoreConfig(Section, frozen=True, kw_only=True):
     """`[route.score]`: divide by how probable it is that the small model answers as well, by a file of `headrace router
     calibrate`.
 
@@ -94,7 +90,7 @@ class ScoreConfig(_Section, frozen=True, kw_only=True):
     band: _Share = 0.05
 
 
-class RouteConfig(_Section, frozen=True, kw_only=True):
+class RouteConfig(Section, frozen=True, kw_only=True):
     """`[[route]]`: one name.
 
     Attributes:
@@ -143,8 +139,8 @@ class RouteConfig(_Section, frozen=True, kw_only=True):
 _NAMES: Final = "letters, digits, dot, dash and underscore only, at most 48"
 
 
-def route_problems(routes: tuple[RouteConfig, ...], models: frozenset[str]) -> Iterator[tuple[Where, str]]:
-    """What types cannot say of `[[route]]`: (where, what). `models` are all that may be targets."""
+def problems(routes: tuple[RouteConfig, ...], models: frozenset[str]) -> Iterator[Problem]:
+    """What types cannot say. `models` are all that may be targets."""
     taken = set(models)
     for index, route in enumerate(routes):
         where: Where = ("route", index)
@@ -157,7 +153,7 @@ def route_problems(routes: tuple[RouteConfig, ...], models: frozenset[str]) -> I
             yield (*where, *key), problem
 
 
-def _problems(route: RouteConfig) -> Iterator[tuple[Where, str]]:
+def _problems(route: RouteConfig) -> Iterator[Problem]:
     if not any(target.weight for target in route.target) and route.cascade is None:
         yield ("target",), "at least one [[route.target]] with a weight is needed, or a [route.cascade]"
     for share, model in (("canary_share", route.canary), ("mirror_share", route.mirror)):
@@ -191,7 +187,7 @@ def _problems(route: RouteConfig) -> Iterator[tuple[Where, str]]:
         yield ("score", "file"), f"{route.score.file!r} is not an absolute path"
 
 
-def _targets(route: RouteConfig, models: frozenset[str]) -> Iterator[tuple[Where, str]]:
+def _targets(route: RouteConfig, models: frozenset[str]) -> Iterator[Problem]:
     """Every name that is no model."""
     named: list[tuple[Where, str]] = [(("target", at, "model"), one.model) for at, one in enumerate(route.target)]
     named += [(("fallbacks",), name) for name in route.fallbacks]
