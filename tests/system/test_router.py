@@ -4,11 +4,14 @@ an answer that was begun is completed."""
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from stack import SMOLLM2, Stack, running, until
 
 pytestmark = [pytest.mark.system, pytest.mark.model]
@@ -100,6 +103,28 @@ def test_the_ledger_has_the_attempt_once_at_its_price(before: Stack) -> None:
     assert now["prompt_tokens"] - earlier["prompt_tokens"] == usage["prompt_tokens"]
     cost = 1000 * usage["prompt_tokens"] + 2000 * usage["completion_tokens"]
     assert now["charged_nano"] - earlier["charged_nano"] == pytest.approx(cost, abs=2)
+
+
+def test_the_metrics_are_those_of_the_page(before: Stack) -> None:
+    ask(before, "auto")
+    page = (Path(__file__).parents[2] / "docs" / "observability.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(headrace_(?:route|upstream)_\w+)` \| (\w+) \| (.*?) \|", page, re.MULTILINE)
+    said = {name.removesuffix("_total"): (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
+
+    def told() -> dict[str, Any]:
+        text = httpx.get(f"{before.url}/metrics", timeout=60).text
+        return {
+            family.name: family
+            for family in text_string_to_metric_families(text)
+            if family.name.startswith(("headrace_route", "headrace_upstream"))
+        }
+
+    until(lambda: len(told()) >= 6, 60, "metrics of routes")
+    for family in told().values():
+        kind, labels = said[family.name]
+        assert kind == family.type
+        for sample in family.samples:
+            assert sample.labels.keys() - {"le", "instance"} == labels, family.name
 
 
 def test_the_other_losing_its_worker_is_a_pause(before: Stack, behind: Stack) -> None:
