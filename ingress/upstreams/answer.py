@@ -94,6 +94,7 @@ class Answer:
         door.in_flight += 1
         self._era = door.breaker.begin(watch.now_ns())
         self._task = asyncio.ensure_future(self._run())
+        self._task.add_done_callback(self._done)  # also of one that was cancelled before it began
 
     async def opened(self) -> Stream:
         """The stream, once its first token is there.
@@ -150,8 +151,9 @@ class Answer:
         except Exception:
             log.exception("while %s answers", self._name)
             await self._failed(failed(self._name, "an unexpected error; it has been logged"))
-        finally:
-            self._door.in_flight -= 1
+
+    def _done(self, _: object) -> None:
+        self._door.in_flight -= 1
 
     async def _call(self) -> None:
         config, job = self._door.config, self._order.job

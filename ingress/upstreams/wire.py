@@ -6,6 +6,8 @@ credential along), no cookie kept, no proxy taken from the environment, no body 
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -18,6 +20,7 @@ from ingress.upstreams.refusals import from_status
 from ingress.upstreams.sse import Event, Events
 
 MAX_REFUSAL: Final = 64 << 10  # bytes of an answer that is none
+END_S: Final = 0.05  # for what comes after the last event of an answer
 KEEPALIVE_S: Final = 4.0  # of an idle connection: less than the five seconds that many servers keep theirs
 
 
@@ -48,6 +51,7 @@ class Wire:
                 if not told.get("content-type", "").startswith("text/event-stream"):
                     raise Garbage("it answers with something that is no stream of events")
                 yield _events(response)
+                await _to_its_end(response)
         except aiohttp.ClientError as error:
             raise Unreachable(str(error) or type(error).__name__) from None
 
@@ -74,6 +78,14 @@ async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[Event]:
     async for data in response.content.iter_any():
         for event in events.feed(data):
             yield event
+
+
+async def _to_its_end(response: aiohttp.ClientResponse) -> None:
+    """Only a connection whose answer was read to its end is kept for the next call, and after the last event there is
+    mostly an end to read."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(END_S):
+            await response.content.readany()
 
 
 async def _at_most(response: aiohttp.ClientResponse, most: int) -> bytes:

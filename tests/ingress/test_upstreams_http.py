@@ -121,6 +121,12 @@ def test_the_credential_is_shown_to_the_upstream_and_not_the_clients_own(stage: 
     assert upstream.headers["anthropic"]["x-api-key"] == "sk-upstream"
 
 
+def test_calls_in_a_row_share_a_connection(stage: Stage, upstream: Upstream) -> None:
+    for _ in range(3):
+        assert chat(stage, "keyed").status_code == 200
+    assert len(set(upstream.peers["keyed"][-3:])) == 1
+
+
 def test_a_thought_is_told_apart(stage: Stage) -> None:
     message = chat(stage, "thinks").json()["choices"][0]["message"]
     assert (message["reasoning_content"], message["content"]) == ("Hm.", SAID)

@@ -25,6 +25,7 @@ class Upstream:
     Attributes:
         calls: bodies by mode, as they came.
         headers: of the newest call of a mode.
+        peers: from which addresses the calls of a mode came.
         gone: calls by mode whose client went away before they ended.
         mood: what a call of mode "moody" is: set by a test.
     """
@@ -32,6 +33,7 @@ class Upstream:
     def __init__(self) -> None:
         self.calls: dict[str, list[dict[str, Any]]] = {}
         self.headers: dict[str, dict[str, str]] = {}
+        self.peers: dict[str, list[Any]] = {}
         self.gone: Counter[str] = Counter()
         self.mood = "ok"
         self.port = 0
@@ -77,6 +79,8 @@ class Upstream:
     async def _heard(self, request: web.Request) -> tuple[str, dict[str, Any]]:
         mode, body = request.match_info["mode"], await request.json()
         self.calls.setdefault(mode, []).append(body)
+        assert request.transport is not None
+        self.peers.setdefault(mode, []).append(request.transport.get_extra_info("peername"))
         self.headers[mode] = {name.lower(): value for name, value in request.headers.items()}
         return self.mood if mode == "moody" else mode, body
 
