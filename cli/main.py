@@ -6,7 +6,7 @@ import os
 import sys
 
 from cli.accounts.command import keys, projects
-from cli.commands import acting, guarding, looking, models, running, using  # noqa: F401  commands register themselves
+from cli.commands import acting, guarding, looking, models, routing, running, using  # noqa: F401  commands register themselves
 from cli.commands.base import ACTING, LOOKING, RUNNING, app
 from cli.commands.caching import cache
 from cli.release import app as release

@@ -433,7 +433,9 @@ class Conversation:
         self.abort(live.order.request, "shutdown")
 
     def _abort(self, live: _Live, reason: AbortReason) -> None:
-        self._send(Abort(live.order.request, reason, len(live.generation.emitted), live.order.adopted))
+        # To a scheduler it is all the same why nobody wants the rest.
+        told = "client" if reason == "discarded" else reason
+        self._send(Abort(live.order.request, told, len(live.generation.emitted), live.order.adopted))
 
     def _fail(self, live: _Live, message: str) -> None:
         del self._live[live.order.request]

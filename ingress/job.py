@@ -53,6 +53,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         timing: its end tells where its time went.
         batch, weight: see `Submit`.
         thinking: whether the answer may begin with a thought that is told apart.
+        estimate: tokens of the prompt, where `prompt` is empty as a model elsewhere has ids of its own.
     """
 
     model: str
@@ -81,6 +82,12 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     batch: bool = False
     weight: float = 1.0
     thinking: Thinking = "off"
+    estimate: int = 0
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Of the prompt, as far as is known before it is answered."""
+        return len(self.prompt) or self.estimate
 
 
 class Placed(NamedTuple):

@@ -15,7 +15,7 @@ import msgspec
 
 from bus.messages.clients import Operation
 from bus.messages.requests import TokenLogprobs
-from ingress.streams import Finish
+from ingress.streams import Finish, Part
 from ingress.timing import Timing
 
 MAGIC: Final = b"headrace stream 1\n"
@@ -35,6 +35,7 @@ class Opening(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=0):
         seed: that choice 0 draws with.
         key, traceparent, batch, weight, earlier, partition: of the caller too.
         cached: the stored answer (`cache.entry`) that it is told from; empty where it is generated.
+        target: the model that answers, where the call names a route; empty where it names the model.
     """
 
     operation: Operation
@@ -55,10 +56,12 @@ class Opening(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=0):
     earlier: bytes = b""
     cached: bytes = b""
     partition: str | None = None
+    target: str = ""
 
 
 class Drawn(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=1):
-    """A piece of choice `choice`, and the events that tell it. The fields between are `streams.Piece`'s."""
+    """A piece of choice `choice`, and the events that tell it. The fields between are `streams.Piece`'s; `parts` are
+    there only where no tokens say the same."""
 
     choice: int
     tokens: tuple[int, ...]
@@ -67,6 +70,7 @@ class Drawn(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=1):
     raw: tuple[TokenLogprobs | None, ...] = ()
     finish: Finish | None = None
     timing: Timing | None = None
+    parts: tuple[Part, ...] = ()
 
 
 class Said(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=2):

@@ -16,9 +16,10 @@ from bus.limits import too_few_open_files
 from bus.messages.accounts import Settled
 from bus.messages.control import Answer, GuardsTried, Ok, Rejected, Reload, ToProcess, TryGuards
 from bus.messages.usage import TakeUsage
+from bus.names import state_directory
 from bus.prices import PriceBook
 from bus.process import EXIT_CONFIG, EXIT_MISSING, Description, Life
-from ingress.accounts import SEND_S, Accounts, NoLedger
+from ingress.accounts import SEND_S, Accounts, Ledger, NoLedger
 from ingress.api.admission import Admission
 from ingress.api.exposition import MetricsClient
 from ingress.api.http import HttpFront, serve
@@ -37,9 +38,13 @@ from ingress.guards.registry import GuardUnusable, build
 from ingress.guards.stage import Guards
 from ingress.journal import Journals
 from ingress.lane import Lane
+from ingress.mirror import Mirror
 from ingress.models import ModelUnusable, ServedModel, load
+from ingress.routing import RouteUnusable
 from ingress.siblings import find
 from ingress.spool import Spool
+from ingress.upstreams.door import NoCredential
+from ingress.upstreams.upstreams import Upstreams
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +66,8 @@ class IngressService:
         self._curve: CurveServer | None = None
         self._metrics: MetricsClient | None = None
         self._accounts: Accounts | None = None
+        self._upstreams: Upstreams | None = None
+        self._mirror: Mirror | None = None
         self._cache: AnswerCache | None = None
         self._gate: Gate | None = None
         self._settling: Lane | None = None
@@ -87,14 +94,24 @@ class IngressService:
         except GuardUnusable as error:
             self._life.fail(f"[[guard]] {error}", EXIT_CONFIG)
             return
+        if not self._open_upstreams(self._engine, ledger):
+            return
         journals = Journals(self._life.run, self._life.name, self._life.epoch, self._life.telemetry)
         self._cache = open_cache(self._life, self._engine, ledger)
-        self._pipeline = Pipeline(
-            self._engine, self._life, journals,
-            grace_s=settings.resume_grace_s, stored_s=settings.response_ttl_s,
-            find=partial(find, self._life), ask=partial(ask, self._life), cache=self._cache,
-            guards=guards, admission=admission,
-        )  # fmt: skip
+        if any(route.mirror for route in self._life.config.route):
+            self._mirror = Mirror(state_directory(), self._life.name, self._life.telemetry)
+        try:
+            self._pipeline = Pipeline(
+                self._engine, self._life, journals,
+                grace_s=settings.resume_grace_s, stored_s=settings.response_ttl_s,
+                find=partial(find, self._life), ask=partial(ask, self._life), cache=self._cache,
+                guards=guards, admission=admission,
+                routes=self._life.config.route, upstreams=self._upstreams, prices=PriceBook(self._life.config.prices),
+                mirror=self._mirror,
+            )  # fmt: skip
+        except RouteUnusable as error:
+            self._life.fail(f"[[route]] {error}", EXIT_CONFIG)
+            return
         try:
             self._http = serve(self._pipeline, metrics, self._life)
         except OSError as error:
@@ -143,6 +160,8 @@ class IngressService:
         answering = (self._http is not None and self._http.busy) or any(door.busy for door in self._doors)
         if answering or (self._engine is not None and self._engine.open_streams):
             return False
+        if self._upstreams is not None and self._upstreams.open:
+            return False
         return self._accounts is None or not self._accounts.delivering(self._life.loop.now_ns())
 
     def hand_over(self) -> None:
@@ -155,6 +174,8 @@ class IngressService:
             *self._doors,
             self._http,
             self._pipeline,
+            self._mirror,
+            self._upstreams,
             self._engine,
             self._cache,
             self._metrics,
@@ -202,6 +223,19 @@ class IngressService:
             address = f"{host}:{int(port) + index}"
             self._doors.append(Door(self._life, pipeline, max_body=max_body, address=address, curve=self._curve))
 
+    def _open_upstreams(self, engine: Engine, ledger: Ledger) -> bool:
+        """The ways to models elsewhere, where there are some; False where one cannot be had."""
+        life = self._life
+        if not life.config.upstream:
+            return True
+        try:
+            upstreams = self._upstreams = Upstreams(life.config.upstream, engine, ledger, life.telemetry)
+        except NoCredential as error:
+            life.fail(f"[[upstream]] credential: {error}", EXIT_CONFIG)
+            return False
+        life.loop.every(1.0, upstreams.tick)
+        return True
+
     def _observe(self) -> MetricsClient:
         """The links to those who are told what was used: the metrics process, and the accounts process where keys are
         asked for."""
@@ -210,7 +244,7 @@ class IngressService:
         if not config.usage.ledger and self._gate is None:
             self._metrics = MetricsClient(life)
             return self._metrics
-        charge = charging(self._gate, PriceBook(config.price))
+        charge = charging(self._gate, PriceBook(config.prices))
         spool = Spool(life.run, life.name, life.epoch)
         tell = self._tell_ledger if config.usage.ledger else None
         accounts = Accounts(spool, tell, life.telemetry, charge, self._settling)
@@ -231,7 +265,7 @@ class IngressService:
 
         lane = self._settling = Lane(lambda rid, records: gate.tell(settlements(rid, records)))
         gate = Gate(
-            life, life.config.accounts, PriceBook(life.config.price), on_settled=settled, on_up=lane.link_up
+            life, life.config.accounts, PriceBook(life.config.prices), on_settled=settled, on_up=lane.link_up
         )  # fmt: skip
         return gate
 

@@ -12,7 +12,7 @@ import msgspec
 from bus.messages.requests import FinishReason, TokenLogprobs
 from ingress.timing import Timing
 
-AbortReason = Literal["client", "stop", "deadline", "shutdown"]
+AbortReason = Literal["client", "stop", "deadline", "shutdown", "discarded"]
 BUDGET: Final = "budget"  # `stop_reason` of an answer that ended because its budget had nothing left for it
 ContentKind = Literal["text", "reasoning", "tool", "refusal"]
 EndReason = FinishReason | Literal["content_filter"]
@@ -35,12 +35,14 @@ class TokenText(msgspec.Struct, frozen=True, gc=False):
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
     """The account of one answer, in tokens. `completion_tokens` counts the token that stopped it; `reasoning_tokens`
-    are those of them that were thought, the marks around it included."""
+    are those of them that were thought, the marks around it included. `estimated`: whoever generated it did not say, or
+    what cannot be."""
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
     reasoning_tokens: int = 0
+    estimated: bool = False
 
 
 class Finish(msgspec.Struct, frozen=True, gc=False):
@@ -49,7 +51,7 @@ class Finish(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         stop_reason: the stop string that was found or the caller's stop token that was drawn; `BUDGET` where `reason`
             is "length" and that was the limit; `None` at the end of sequence and for every other reason.
-        error: what to tell the client where `reason` is "error" or "abort".
+        error: what to tell the client where `reason` is "error" or "abort"; `code` is the error's, empty the usual one.
         timing: where its time went, where that was asked for.
         guards: what was found in it and what followed, by guard.
     """
@@ -60,6 +62,7 @@ class Finish(msgspec.Struct, frozen=True, gc=False):
     error: str = ""
     timing: Timing | None = None
     guards: tuple[tuple[str, str], ...] = ()
+    code: str = ""
 
 
 def cut_short(finish: Finish) -> bool:
@@ -150,7 +153,7 @@ class Stream:
         self._waiting: list[Piece] = []
         self._waiter: asyncio.Future[None] | None = None
         self._listener: Callable[[Piece], None] | None = None
-        self._tap: Callable[[Piece], None] | None = None
+        self._taps: list[Callable[[Piece], None]] = []
         self._due = False  # the listener will be called
         self._finished = False  # the last piece has been pushed
         self._exhausted = False  # ... and taken
@@ -161,8 +164,8 @@ class Stream:
             return
         self._waiting.append(piece)
         self._finished = piece.finish is not None
-        if self._tap is not None:
-            self._tap(piece)
+        for tap in self._taps:
+            tap(piece)
         if self._listener is not None:
             self._hand_over_soon()
         elif self._waiter is not None and not self._waiter.done():
@@ -176,9 +179,9 @@ class Stream:
                 self.on_touched()
 
     def tap(self, tap: Callable[[Piece], None]) -> None:
-        """Have `tap` see every piece as it is pushed, apart from whoever reads the stream: those that wait at once.
-        Call it before the stream is read."""
-        self._tap = tap
+        """Have `tap` see every piece as it is pushed, apart from whoever reads the stream and from other taps: those
+        that wait at once. Call it before the stream is read."""
+        self._taps.append(tap)
         for piece in tuple(self._waiting):
             tap(piece)
 

@@ -21,7 +21,9 @@ from bus.config.operating import (
     TracesConfig,
 )
 from bus.config.reading import find_config, load_config, parse_config
+from bus.config.routes import CascadeConfig, RouteConfig, RuleConfig, ScoreConfig, TargetConfig
 from bus.config.section import ConfigError, Section, parse_address, parse_size
+from bus.config.upstreams import Capability, UpstreamConfig, UpstreamKind, UpstreamModelConfig
 from bus.config.whole import Config
 
 __all__ = [
@@ -32,6 +34,8 @@ __all__ = [
     "BlackboxConfig",
     "CacheConfig",
     "CacheNamespaceConfig",
+    "Capability",
+    "CascadeConfig",
     "Config",
     "ConfigError",
     "CostConfig",
@@ -44,9 +48,16 @@ __all__ = [
     "ModelConfig",
     "PoolsConfig",
     "PriceConfig",
+    "RouteConfig",
+    "RuleConfig",
+    "ScoreConfig",
     "Section",
     "SystemdConfig",
+    "TargetConfig",
     "TracesConfig",
+    "UpstreamConfig",
+    "UpstreamKind",
+    "UpstreamModelConfig",
     "UsageConfig",
     "find_config",
     "load_config",

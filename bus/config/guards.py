@@ -6,7 +6,7 @@ A key that the guard's kind does not know is a mistake, like an unknown one. Wha
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -130,18 +130,21 @@ _ROLES: Final = ("system", "developer", "user", "assistant", "tool", "function")
 _DEFAULTS: Final[dict[str, Any]] = {field.name: field.default for field in msgspec.structs.fields(GuardConfig)}
 
 
-def problems(guards: tuple[GuardConfig, ...], models: frozenset[str]) -> Iterator[Problem]:
-    """What types cannot say. `models` are those that are served."""
+def problems(
+    guards: tuple[GuardConfig, ...], models: frozenset[str], others: Collection[str] = ()
+) -> Iterator[Problem]:
+    """What types cannot say. `models` are those that are served, `others` the names of routes and of models elsewhere,
+    which cannot be judges."""
     names: set[str] = set()
     for index, guard in enumerate(guards):
-        for key, problem in _problems(guard, models):
+        for key, problem in _problems(guard, models, others):
             yield ("guard", index, key), problem
         if guard.name in names:
             yield ("guard", index, "name"), f"{guard.name!r} is there twice"
         names.add(guard.name)
 
 
-def _problems(guard: GuardConfig, models: frozenset[str]) -> Iterator[tuple[str, str]]:
+def _problems(guard: GuardConfig, models: frozenset[str], others: Collection[str]) -> Iterator[tuple[str, str]]:
     if _NAME.fullmatch(guard.name) is None:
         yield "name", "letters, digits, dot, dash and underscore only, at most 48"
     for key, kinds in _ONLY.items():
@@ -163,7 +166,7 @@ def _problems(guard: GuardConfig, models: frozenset[str]) -> Iterator[tuple[str,
             yield "roles", f"{role!r} is none of {', '.join(_ROLES)}"
     for key, asked in (("models", guard.models), ("model", (guard.model,) if guard.model else ())):
         for name in asked:
-            if name not in models:
+            if name not in models and (key == "model" or name not in others):
                 yield key, f"no model named {name!r} is configured"
     yield from _shapes(guard)
 

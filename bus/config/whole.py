@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bus.config import cache, guards, ingress, kv, models, money, operating
+from bus.config import cache, guards, ingress, kv, models, money, operating, routes, upstreams
 from bus.config.cache import CacheConfig
 from bus.config.guards import GuardConfig
 from bus.config.ingress import CurveConfig, IngressConfig
@@ -20,7 +20,9 @@ from bus.config.operating import (
     SystemdConfig,
     TracesConfig,
 )
+from bus.config.routes import RouteConfig
 from bus.config.section import ConfigError, Problem, Section
+from bus.config.upstreams import UpstreamConfig
 
 
 class Config(Section, frozen=True):
@@ -43,6 +45,18 @@ class Config(Section, frozen=True):
     systemd: SystemdConfig = SystemdConfig()
     model: tuple[ModelConfig, ...] = (DEMO_MODEL,)
     guard: tuple[GuardConfig, ...] = ()
+    upstream: tuple[UpstreamConfig, ...] = ()
+    route: tuple[RouteConfig, ...] = ()
+
+    @property
+    def prices(self) -> tuple[PriceConfig, ...]:
+        """Every row, those of upstreams behind those of `[[price]]`, which hold where both match."""
+        return self.price + tuple(
+            PriceConfig(model=model.name, input=model.input, cached_input=model.cached_input, output=model.output)
+            for upstream in self.upstream
+            for model in upstream.model
+            if model.input or model.output
+        )
 
     def model_named(self, name: str) -> ModelConfig:
         """The section of a model.
@@ -65,4 +79,8 @@ def problems(config: Config) -> Iterator[Problem]:
     yield from money.problems(config.cost, config.price)
     yield from operating.problems(config.traces, config.blackbox)
     yield from models.problems(config.model)
-    yield from guards.problems(config.guard, frozenset(model.name for model in config.model))
+    here = frozenset(model.name for model in config.model)
+    elsewhere = frozenset(model.name for upstream in config.upstream for model in upstream.model)
+    yield from upstreams.problems(config.upstream, here)
+    yield from routes.problems(config.route, here | elsewhere)
+    yield from guards.problems(config.guard, here, elsewhere | {route.name for route in config.route})

@@ -18,6 +18,7 @@ Outcome = Literal[
     "shutdown",
     "abort",  # an operator's
     "error",
+    "discarded",  # another model was asked, as the answer did not pass a check
     "cached",  # it came to its end without a model: from the cache, or from a generation that others had asked for
     "rejected",  # turned away: a limit, a budget, a model that is not allowed, too much work
 ]

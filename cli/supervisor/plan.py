@@ -74,8 +74,8 @@ def fingerprint(config: Config, name: str) -> str:
             parts = [m for m in config.model if m.name == parse_worker(parse_process(name).instance).model]
         case "ingress":
             parts = [
-                config.ingress, config.curve, config.model, config.usage.ledger, config.accounts, config.price,
-                config.cache, config.guard, config.cost,
+                config.ingress, config.curve, config.model, config.usage.ledger, config.accounts, config.prices,
+                config.cache, config.guard, config.cost, config.upstream, config.route,
             ]  # fmt: skip
         case "kv":
             parts = [config.kv]

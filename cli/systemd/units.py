@@ -152,8 +152,17 @@ def _of_unit(unit: Unit, config: Config, host: Host, places: dict[str, Place]) -
             if (group := _group(unit, config)) is not None:
                 head += [f"PartOf=headrace-tp@{group}.target", f"OnFailure=headrace-tp-restart@{group}.service"]
                 service.append("Restart=no")
-        case "ingress" if config.curve is not None:
-            service.append(f"LoadCredential=curve.secret:{config.curve.secret}")
+        case "ingress":
+            if config.curve is not None:
+                service.append(f"LoadCredential=curve.secret:{config.curve.secret}")
+            if config.upstream:  # the only connections that a process of headrace makes to others
+                service += ["PrivateNetwork=no", "RestrictAddressFamilies=AF_INET AF_INET6 AF_NETLINK"]
+                service.append("IPAddressAllow=any")
+            service += [
+                f"LoadCredential=upstream.{upstream.name}:{upstream.credential}"
+                for upstream in config.upstream
+                if upstream.credential
+            ]
         case "kv" if config.kv.disk_path:
             service.append(f"ReadWritePaths={config.kv.disk_path}")
     return [*(["[Unit]", *head] if head else []), "[Service]", *service]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from msgspec.structs import replace
 
@@ -20,8 +20,18 @@ from ingress.errors import ApiError
 from ingress.gate import refusals
 from ingress.gate.gate import Gate, Part
 from ingress.gate.roster import Grantee
+from ingress.upstreams.refusals import UpstreamError
 
 _TOLD: Final = frozenset({403, 429, 503})  # statuses of attempts that the ledger has a row of
+
+
+class Served(Protocol):
+    """A model, here or elsewhere."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def context_tokens(self) -> int: ...
 
 
 class Admission:
@@ -66,7 +76,7 @@ class Admission:
             self._ledger.rejected(caller.request, Whose(model, caller.tenant, caller.key, True), caller.received_ns)
             raise refusals.not_this_model(model)
 
-    async def reserve(self, plan: Plan, model: ServedModel, caller: Caller) -> Sequence[Job]:
+    async def reserve(self, plan: Plan, model: Served, caller: Caller) -> Sequence[Job]:
         """The jobs of a call, which may be opened now.
 
         Raises:
@@ -93,7 +103,7 @@ class Admission:
         return job
 
     async def _reserve(
-        self, gate: Gate, grantee: Grantee, model: ServedModel, parts: Sequence[Part], caller: Caller
+        self, gate: Gate, grantee: Grantee, model: Served, parts: Sequence[Part], caller: Caller
     ) -> None:
         if grantee.key.role == "reader":
             raise refusals.forbidden("This API key may read and not generate.", code="role_not_allowed")
@@ -113,14 +123,15 @@ class Admission:
         if self._gate is not None:
             for job in jobs:
                 self._gate.release(job.request)
-        if isinstance(error, ApiError) and error.status in _TOLD:
+        recorded = isinstance(error, UpstreamError) and error.recorded
+        if isinstance(error, ApiError) and error.status in _TOLD and not recorded:
             # Of several choices some may have been opened, and have a row of that number.
             number = caller.request if len(jobs) == 1 else 0
             self._ledger.rejected(number, Whose(model, caller.tenant, caller.key, True), caller.received_ns)
 
 
-def _part(job: Job, model: ServedModel, *, first: bool) -> Part:
+def _part(job: Job, model: Served, *, first: bool) -> Part:
     """One choice, as it counts."""
-    room = max(1, model.context_tokens - len(job.prompt))
+    room = max(1, model.context_tokens - job.prompt_tokens)
     most = room if job.max_tokens is None else min(room, job.max_tokens)
-    return Part(job.request, len(job.prompt) if job.counts_prompt else 0, most, int(first))
+    return Part(job.request, job.prompt_tokens if job.counts_prompt else 0, most, int(first))

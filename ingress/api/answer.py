@@ -93,7 +93,7 @@ def failure(finish: Finish) -> ApiError:
     """The error of an answer that did not come to its end."""
     if finish.reason == "abort":
         return ApiError(503, "service_unavailable_error", finish.error or "The answer was cut off.", code="aborted")
-    return internal(finish.error or "The answer could not be completed.", code="generation_failed")
+    return internal(finish.error or "The answer could not be completed.", code=finish.code or "generation_failed")
 
 
 def envelope(error: ApiError) -> bytes:
@@ -135,6 +135,7 @@ def total_usage(finishes: Sequence[Finish], n: int) -> schema.Usage:
         prompt + completion,
         schema.PromptTokensDetails(cached),
         schema.CompletionTokensDetails(thought),
+        True if any(finish.usage.estimated for finish in finishes) else UNSET,
     )
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from typing import Any
 
 from ingress.api.answer import failure
 from ingress.engine import Engine, Finish, Job, Piece, Stream
@@ -16,9 +18,18 @@ async def open_all(engine: Engine, jobs: Sequence[Job]) -> list[Stream]:
     Raises:
         ApiError: the first refusal; what was opened is aborted.
     """
-    if len(jobs) == 1:
-        return [await engine.open(jobs[0])]
-    opening = [asyncio.ensure_future(engine.open(job)) for job in jobs]
+    return await opened_together([partial(engine.open, job) for job in jobs])
+
+
+async def opened_together(openings: Sequence[Callable[[], Coroutine[Any, Any, Stream]]]) -> list[Stream]:
+    """Open every choice, or none.
+
+    Raises:
+        ApiError: the first refusal; what was opened is aborted.
+    """
+    if len(openings) == 1:
+        return [await openings[0]()]
+    opening = [asyncio.ensure_future(opens()) for opens in openings]
     try:
         return await asyncio.gather(*opening)
     except BaseException:

@@ -106,10 +106,17 @@ class Prompt(NamedTuple):
     Attributes:
         text: as given; None where ids were given, or where it is a rendered template.
         ids: its token ids.
+        estimate: how many there are, where a model elsewhere has ids of its own.
     """
 
     text: str | None
     ids: list[int]
+    estimate: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """How many there are, as far as is known before it is answered."""
+        return len(self.ids) or self.estimate
 
 
 class Settled(NamedTuple):
@@ -152,8 +159,18 @@ async def plan_chat(request: ChatRequest, model: ServedModel, caller: Caller, se
     alternatives = -1 if not request.logprobs else request.top_logprobs or 0
     thinking = model.thinking(prompts[0].ids)
     return _plan(
-        request, model, caller, prompts, settled, request.limit, alternatives, request.prompt_logprobs, thinking
+        request, model.name, caller, prompts, settled, request.limit, alternatives, request.prompt_logprobs, thinking
     )
+
+
+def plan_elsewhere(request: ChatRequest, name: str, caller: Caller, tokens: int) -> Plan:
+    """The same for a model elsewhere, which makes its own prompt of the messages.
+
+    Args:
+        tokens: of the prompt, estimated.
+    """
+    alternatives = -1 if not request.logprobs else request.top_logprobs or 0
+    return _plan(request, name, caller, [Prompt(None, [], tokens)], None, request.limit, alternatives, None)
 
 
 async def ids_of(request: ChatRequest, model: ServedModel, marks: Marks | None = None) -> list[int]:
@@ -191,7 +208,7 @@ async def plan_completion(
     echoed = request.logprobs if request.echo else None
     wanted = max((count for count in (request.prompt_logprobs, echoed) if count is not None), default=None)
     limit = DEFAULT_COMPLETION_TOKENS if request.max_tokens is None else request.max_tokens
-    return _plan(request, model, caller, prompts, settled, limit, alternatives, wanted)
+    return _plan(request, model.name, caller, prompts, settled, limit, alternatives, wanted)
 
 
 async def chat_ids(
@@ -263,7 +280,7 @@ def _plain(message: Message) -> dict[str, Any]:
 
 def _plan(
     request: Generation,
-    model: ServedModel,
+    name: str,
     caller: Caller,
     prompts: list[Prompt],
     settled: Settled | None,
@@ -296,8 +313,9 @@ def _plan(
         for index, prompt in enumerate(prompts):
             for choice in range(request.n or 1):
                 yield Job(
-                    model=model.name,
+                    model=name,
                     prompt=prompt.ids,
+                    estimate=prompt.estimate,
                     sampling=msgspec.structs.replace(sampling, seed=(seed + choice) % 2**64),
                     max_tokens=limit,
                     min_tokens=request.min_tokens or 0,

@@ -8,18 +8,20 @@ left to listen, the front says so, or the store does after the grace time, and t
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
 
+from bus.config.routes import RouteConfig
 from bus.messages.clients import Operation
 from bus.packed import pack_u32
-from bus.telemetry import Telemetry
+from bus.prices import PriceBook
 from ingress.accounts import NoLedger
 from ingress.api import from_messages, validate
 from ingress.api.admission import Admission
-from ingress.api.answer import Head, Renderer, encode, fingerprint
-from ingress.api.choices import collect, open_all
+from ingress.api.answer import Head, Renderer, encode
+from ingress.api.attempts import Attempts
+from ingress.api.choices import collect
 from ingress.api.encoders import Encoders, require_generates
 from ingress.api.events import Events
 from ingress.api.jobs import Caller, chat_ids, ids_of
@@ -40,17 +42,21 @@ from ingress.api.schema_responses import ResponsesRequest
 from ingress.api.stored import Ask, Stored
 from ingress.api.streaming import Find, Host, Streaming
 from ingress.api.telling import Telling, Whole
-from ingress.cache.front import AnswerCache, Opened
+from ingress.api.validate import EVERYTHING
+from ingress.cache.front import AnswerCache
 from ingress.engine import Engine, ServedModel, Stream
 from ingress.errors import ApiError, invalid_request, not_ready
 from ingress.guards.look import Whose
 from ingress.guards.stage import Guards, tell_found
 from ingress.health import ModelHealth
 from ingress.journal import Journals
+from ingress.mirror import Mirror
 from ingress.overhead import Overhead
 from ingress.records import Opening
 from ingress.replay import Replay
+from ingress.routing import Routing
 from ingress.timing import Marks
+from ingress.upstreams.upstreams import Upstreams
 
 READY_RETRY_S: Final = 2.0
 
@@ -89,6 +95,10 @@ class Pipeline:
         cache: answers calls that were answered before.
         guards: look at what goes in and out.
         admission: stands before every call.
+        routes: names that stand for several models.
+        upstreams: models elsewhere.
+        prices: of models, which routes compare.
+        mirror: has other models asked too.
     """
 
     def __init__(
@@ -104,14 +114,22 @@ class Pipeline:
         cache: AnswerCache | None = None,
         guards: Guards | None = None,
         admission: Admission | None = None,
+        routes: Sequence[RouteConfig] = (),
+        upstreams: Upstreams | None = None,
+        prices: PriceBook | None = None,
+        mirror: Mirror | None = None,
     ) -> None:
+        telemetry = host.telemetry
         self._admission = admission or Admission(None, NoLedger())
-        self._engine, self._loop, self._cache = engine, host.loop, cache
-        self._overhead = Overhead(host.telemetry)
-        self._guards = guards or Guards((), Telemetry())
+        self._engine, self._loop = engine, host.loop
+        self._overhead = Overhead(telemetry)
+        self._guards = guards or Guards((), telemetry)
+        self._routing = Routing(engine, upstreams, routes, prices or PriceBook(()), telemetry)
+        self._attempts = Attempts(engine, self._routing, upstreams, self._admission, cache, telemetry, mirror)
         self._streaming = Streaming(
-            engine, host, journals, grace_s=grace_s, stored_s=stored_s, find=find, guards=self._guards
-        )
+            engine, host, journals, grace_s=grace_s, stored_s=stored_s, find=find, guards=self._guards,
+            routing=self._routing, upstreams=upstreams,
+        )  # fmt: skip
         self._stored = Stored(self._streaming, ask)
         encoders = Encoders(engine, self._admission)
         self._operations: dict[Operation, Callable[[bytes, Caller], Awaitable[Answer]]] = {
@@ -160,7 +178,7 @@ class Pipeline:
             opening = self._open(operation, body, caller._replace(seed=known.seed), known.number)
             call = await self._overhead.of_call(opening)
             events = self._streaming.begin(call.opening, call.telling)
-        request = kind.decode(body)
+        request = kind.decode(body, EVERYTHING)
         return events if request.streams else Kept(events, partial(kind.read, request))
 
     def model_card(self, name: str, caller: Caller) -> bytes:
@@ -169,9 +187,9 @@ class Pipeline:
         Raises:
             ApiError: 404; 403, it is not for this caller.
         """
-        model = self._engine.model(name)
+        self._routing.models_of(name)
         self._admission.check_model(caller, name)
-        return encode(_card(model))
+        return encode(self._card(name))
 
     async def resume(self, response: str, authorization: str, after: int, *, ask_siblings: bool = True) -> Events:
         """A stream that was opened before, to be followed after event `after`.
@@ -212,32 +230,23 @@ class Pipeline:
         """Plan a call and open its choices. `number`: of the response's id; None is that of the first request."""
         kind = KINDS[operation]
         marks = Marks(self._loop.now_ns)
-        request = kind.decode(body)
+        request = kind.decode(body, self._routing.offers(body))
         marks.parsed()
-        model = self._engine.model(request.model)
-        require_generates(model)
-        self._admission.check_model(caller, model.name)
-        if (guards := self._guards.of(model, Whose(caller.tenant, caller.key))) is not None:
+        names = {request.model, *self._routing.models_of(request.model)}
+        model = self._engine.models.get(request.model)
+        if model is not None:
+            require_generates(model)
+        self._admission.check_model(caller, request.model)
+        if (guards := self._guards.of(names, model, Whose(caller.tenant, caller.key))) is not None:
             guards.refuse(request)
         earlier = await self._earlier(request, caller)
         if guards is not None:
             body, earlier = await guards.admit(body, earlier)
-            request = kind.decode(body)
+            request = kind.decode(body, self._routing.offers(body))
         caller = caller._replace(marks=marks, earlier=earlier)
-        plan = await kind.plan(request, model, caller, None)
-        plan = plan._replace(jobs=list(await self._admission.reserve(plan, model, caller)))
-        dispatch = partial(open_all, self._engine)
-        try:
-            if guards is not None:
-                await guards.ask()
-            opened = (
-                Opened(await dispatch(plan.jobs), ())
-                if self._cache is None
-                else await self._cache.open(request, plan, model, caller, dispatch)
-            )
-        except BaseException as error:
-            self._admission.not_opened(plan.jobs, caller, model.name, error)
-            raise
+        ask = guards.ask if guards is not None else None
+        tried = await self._attempts.open(operation, kind, request, caller, ask)
+        plan, opened = tried.plan, tried.opened
         streams = opened.streams
         if caller.headers is not None:
             caller.headers.extend(opened.headers)
@@ -248,14 +257,14 @@ class Pipeline:
         response = f"{kind.prefix}{requests[0] if number is None else number:016x}"
         self._engine.name(requests, response, caller.called)
         caller.named(response)
-        head = Head(response, int(time.time()), model.name, fingerprint(model))
+        head = Head(response, int(time.time()), tried.model, tried.fingerprint)
         opening = Opening(
             operation, body, caller.tenant, caller.owner, caller.received_ns, head.id, head.created,
             head.fingerprint, requests, tuple(pack_u32(prompt.ids) for prompt in plan.prompts), plan.seed,
             caller.key, caller.traceparent, caller.batch, caller.weight, caller.earlier, opened.stored,
-            caller.partition,
+            caller.partition, tried.model if tried.model != request.model else "",
         )  # fmt: skip
-        renderer = kind.render(head, request, plan, model)
+        renderer = kind.render(head, request, plan, tried.tokenizer)
         read = partial(kind.read, request)
         return _Open(opening, renderer, streams, plan.n, request.streams, plan.streams, read)
 
@@ -307,8 +316,16 @@ class Pipeline:
         return encode(DetokenizeReply(prompt=model.tokenizer.decode(request.tokens, skip_special=False)))
 
     async def _models(self, body: bytes, caller: Caller) -> bytes:  # noqa: ARG002 (the same shape for all)
-        models = (model for model in self._engine.models.values() if self._admission.may_see(caller, model.name))
-        return encode(ModelList(data=[_card(model) for model in models]))
+        names = (*self._engine.models, *self._routing.names)
+        return encode(ModelList(data=[self._card(name) for name in names if self._admission.may_see(caller, name)]))
+
+    def _card(self, name: str) -> ModelCard:
+        if (model := self._engine.models.get(name)) is not None:
+            return _card(model)
+        shown = self._routing.shown(name)
+        return ModelCard(
+            id=name, created=shown.created, owned_by=shown.owner, max_model_len=shown.context_tokens, ready=shown.ready
+        )
 
     async def _ready(self, body: bytes, caller: Caller) -> bytes:  # noqa: ARG002
         models = [_readiness(model.name, self._engine.health(model)) for model in self._engine.models.values()]

@@ -24,7 +24,7 @@ class MessagesRenderer:
 
     def __init__(self, head: Head, plan: Plan) -> None:
         self._head = head
-        self._prompt_tokens = len(plan.prompts[0].ids)
+        self._prompt_tokens = plan.prompts[0].tokens
         self._block: ContentKind | None = None  # of the block that is open
         self._blocks = 0  # that have begun
         self._mould: Mould | None = None  # of the block's events

@@ -171,13 +171,15 @@ class CompletionTokensDetails(msgspec.Struct, frozen=True, gc=False):
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
-    """What the call cost. `cached_tokens` are prompt tokens whose KV was found instead of computed."""
+    """What the call cost. `cached_tokens` are prompt tokens whose KV was found instead of computed. `estimated` is
+    there where a server elsewhere did not say, or said what cannot be."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
     completion_tokens_details: CompletionTokensDetails
+    estimated: bool | UnsetType = UNSET
 
 
 class PromptTokenLogprob(msgspec.Struct, frozen=True, gc=False):

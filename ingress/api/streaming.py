@@ -19,12 +19,14 @@ from bus.loop import Loop
 from bus.messages.common import ProcessState
 from bus.packed import unpack_u32
 from bus.telemetry import Telemetry
+from ingress.api import afar
 from ingress.api.answer import Head, envelope, fingerprint
 from ingress.api.elsewhere import Elsewhere, Remote
 from ingress.api.events import Events
 from ingress.api.jobs import Caller, Settled, owner_of
 from ingress.api.operations import KINDS, not_stored
 from ingress.api.telling import Say, Telling, Whole, retell
+from ingress.api.validate import EVERYTHING
 from ingress.cache.entry import go_on as replay_on
 from ingress.conversation import LOST_PATIENCE_S
 from ingress.engine import Engine
@@ -34,6 +36,8 @@ from ingress.guards.stage import Guards
 from ingress.journal import Journal, Journals, Taken
 from ingress.records import Drawn, Opening, Record, Said
 from ingress.replay import Replay, ReplayStore
+from ingress.routing import Routing
+from ingress.upstreams.upstreams import Upstreams
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +77,7 @@ class Streaming:
         stored_s: how long a stored response can be asked for after its end.
         find: looks for a stream at the other ingresses of this host.
         guards: look at streams that are taken over as at any other.
+        routing, upstreams: for answers of models elsewhere; None where there are none.
     """
 
     def __init__(
@@ -85,8 +90,11 @@ class Streaming:
         stored_s: float,
         find: Find,
         guards: Guards,
+        routing: Routing | None = None,
+        upstreams: Upstreams | None = None,
     ) -> None:
         self._engine, self._host, self._journals, self._find = engine, host, journals, find
+        self._routing, self._upstreams = routing, upstreams
         self._guards = guards
         self._replays = ReplayStore(grace_s, stored_s)
         self._live: dict[str, _Live] = {}
@@ -181,7 +189,8 @@ class Streaming:
         replay = self._replays.create(opening.response, opening.owner, abandoned, now_ns, on_dropped=journal.drop)
         replay.requests, replay.opening = requests, opening
         kind = KINDS[opening.operation]
-        replay.keeping = kind.keeping(kind.decode(opening.body) if kind.keeping is not not_stored else None)
+        asked = kind.decode(opening.body, EVERYTHING) if kind.keeping is not not_stored else None
+        replay.keeping = kind.keeping(asked)
         for event in events:
             replay.append(event)
         if tell is None:
@@ -258,24 +267,39 @@ class Streaming:
         if strikes >= MAX_STRIKES:
             raise internal(f"{strikes} processes ended as they took this answer up.", code="quarantined")
         kind = KINDS[opening.operation]
-        request = kind.decode(opening.body)
-        model = self._engine.model(request.model)
-        if not opening.cached:
-            await self._engine.known(model, LOST_PATIENCE_S)
-            if opening.fingerprint is not None and fingerprint(model) != opening.fingerprint:
-                raise internal("The model was changed before this answer was complete.", code="generation_failed")
-        settled = Settled([unpack_u32(ids).tolist() for ids in opening.prompts], opening.seed)
+        request = kind.decode(opening.body, EVERYTHING)
+        name = opening.target or request.model
         received_ns = min(opening.received_ns, self._host.loop.now_ns())
         caller = Caller(
             opening.tenant, opening.owner, received_ns, key=opening.key, traceparent=opening.traceparent,
             batch=opening.batch, weight=opening.weight, earlier=opening.earlier, partition=opening.partition,
         )  # fmt: skip
+        head = Head(opening.response, opening.created, name, opening.fingerprint)
+        names, whose = {name, request.model}, Whose(opening.tenant, opening.key)
+        if self._routing is not None:
+            names |= set(self._routing.models_of(request.model))
+        if (elsewhere := self._routing.elsewhere(name) if self._routing is not None else None) is not None:
+            assert self._upstreams is not None
+            assert kind.chat is not None
+            guarded = self._guards.of(names, None, whose)
+            if guarded is not None:
+                guarded.read(opening.body, opening.earlier)
+            far = await afar.retell(
+                opening, records, kind.chat(request, caller), elsewhere, self._upstreams, caller,
+                lambda plan: kind.render(head, request, plan, None), guarded.wrap if guarded is not None else None,
+            )  # fmt: skip
+            await far.tell(say)
+            return
+        model = self._engine.model(name)
+        if not opening.cached:
+            await self._engine.known(model, LOST_PATIENCE_S)
+            if opening.fingerprint is not None and fingerprint(model) != opening.fingerprint:
+                raise internal("The model was changed before this answer was complete.", code="generation_failed")
+        settled = Settled([unpack_u32(ids).tolist() for ids in opening.prompts], opening.seed)
         plan = await kind.plan(request, model, caller, settled)
-        head = Head(opening.response, opening.created, model.name, opening.fingerprint)
         drawn_on = partial(replay_on, opening.cached) if opening.cached else self._engine.go_on
-        whose = Whose(opening.tenant, opening.key)
-        go_on = self._guards.going_on(drawn_on, model, whose, opening.body, opening.earlier)
-        telling = retell(opening, records, plan, kind.render(head, request, plan, model), go_on)
+        go_on = self._guards.going_on(drawn_on, names, model, whose, opening.body, opening.earlier)
+        telling = retell(opening, records, plan, kind.render(head, request, plan, model.tokenizer), go_on)
         await telling.tell(say)
 
 

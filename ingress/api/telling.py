@@ -12,11 +12,14 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+from msgspec.structs import replace
+
 from ingress.api.answer import Renderer, envelope, failure
 from ingress.api.choices import broken, collect
 from ingress.api.jobs import Plan
 from ingress.engine import Finish, Job, Piece, Stream
 from ingress.records import Adopted, Drawn, Opening, Record, Said
+from ingress.streams import parts_of
 
 GoOn = Callable[[Job, int, int, Sequence[Drawn]], tuple[Stream, list[Piece]]]
 Say = Callable[[Drawn | Said], None]
@@ -72,11 +75,14 @@ class Telling:
         """Say one piece; whether that was all."""
         if piece.finish is not None:
             if broken(piece.finish):
+                if parts_of(piece):  # what came with the error
+                    self._piece(index, replace(piece, finish=None), say)
                 say(Said((envelope(failure(piece.finish)),), last=True))
                 return True
             self._finishes[index] = piece.finish
         events = self._renderer.piece(index, piece, self._streams[index].prompt_logprobs)
-        say(Drawn(index, piece.tokens, tuple(events), piece.cached_tokens, piece.raw, piece.finish, piece.timing))
+        said = () if piece.tokens else parts_of(piece)
+        say(Drawn(index, piece.tokens, tuple(events), piece.cached_tokens, piece.raw, piece.finish, piece.timing, said))
         if piece.finish is None or not self._finishes.keys() >= self._streams.keys():
             return False
         self._last(say)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable, Iterator, Mapping
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import msgspec
 
+from bus.config.upstreams import Capability
 from ingress.api.schema_chat import AssistantMessage, AudioPart, ChatRequest, FilePart, ImagePart, Message
 from ingress.api.schema_common import MAX_CHOICES, Generation
 from ingress.api.schema_completion import CompletionRequest
@@ -21,6 +22,10 @@ from ingress.api.schema_other import DetokenizeRequest, TokenizeRequest
 from ingress.errors import ApiError, invalid_request, unsupported_parameter
 
 T = TypeVar("T")
+
+Offers = frozenset[Capability]
+NOTHING: Offers = frozenset()
+EVERYTHING: Offers = frozenset(get_args(Capability))
 
 Refusals = Mapping[str, tuple[tuple[Any, ...], str]]
 """Parameter -> (values that change nothing, why any other is refused). Null always passes."""
@@ -50,6 +55,16 @@ _STREAM_REFUSALS: Refusals = {
 }
 
 
+# What a model elsewhere may take, and none of this host does, by what it is then said to offer.
+_OFFERED: dict[str, Capability] = {"response_format": "json", "reasoning_effort": "reasoning"}
+_PARTS: dict[type, Capability] = {ImagePart: "images", FilePart: "images", AudioPart: "audio"}
+
+
+@lru_cache(maxsize=64)
+def _refused(offers: Offers) -> Refusals:
+    return {name: why for name, why in _CHAT_REFUSALS.items() if _OFFERED.get(name) not in offers}
+
+
 def decode(body: bytes, kind: type[T]) -> T:
     """The body as a struct.
 
@@ -73,8 +88,11 @@ def decode(body: bytes, kind: type[T]) -> T:
     return request
 
 
-def chat_request(body: bytes) -> ChatRequest:
+def chat_request(body: bytes, offers: Offers = NOTHING) -> ChatRequest:
     """Decode and check the body of a chat completion.
+
+    Args:
+        offers: what the model that it names can do beyond those of this host.
 
     Raises:
         ApiError: 400.
@@ -84,9 +102,9 @@ def chat_request(body: bytes) -> ChatRequest:
         raise unsupported_parameter("tools", 'tools: tools are not called here; only with tool_choice "none".')
     if request.functions and request.function_call != "none":
         raise unsupported_parameter("functions", 'functions: not called here; only with function_call "none".')
-    refuse(request, _CHAT_REFUSALS)
+    refuse(request, _CHAT_REFUSALS if not offers else _refused(offers))
     _check_generation(request)
-    check_messages(request.messages)
+    check_messages(request.messages, offers)
     if request.max_tokens is not None and request.max_completion_tokens not in (None, request.max_tokens):
         raise invalid_request("max_tokens and max_completion_tokens differ; give one.", param="max_tokens")
     _check_min_tokens(request, request.limit)
@@ -197,7 +215,7 @@ def _texts(given: str | list[str | int | list[int]], param: str) -> list[str | l
     return texts
 
 
-def check_messages(messages: list[Message]) -> None:
+def check_messages(messages: list[Message], offers: Offers = NOTHING) -> None:
     """Refuse what no template can show a model.
 
     Raises:
@@ -210,7 +228,7 @@ def check_messages(messages: list[Message]) -> None:
             if message.content is None and not (message.tool_calls or message.function_call or message.refusal):
                 raise invalid_request("An assistant's message needs content or tool_calls.", param=f"{where}.content")
         for index, part in enumerate(message.content if isinstance(message.content, list) else ()):
-            if isinstance(part, (ImagePart, AudioPart, FilePart)):
+            if isinstance(part, (ImagePart, AudioPart, FilePart)) and _PARTS[type(part)] not in offers:
                 kind = part.__struct_config__.tag
                 raise unsupported_parameter(
                     f"{where}.content[{index}]", f"Content of type {kind} is not served: text only."

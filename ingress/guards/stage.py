@@ -43,15 +43,23 @@ class Guards:
     def __init__(self, guards: Iterable[Guard], telemetry: Telemetry) -> None:
         self._guards, self._telemetry = tuple(guards), telemetry
 
-    def of(self, model: ServedModel, whose: Whose) -> GuardedCall | None:
-        """Those of one call; None where it has none."""
-        guards = [guard for guard in self._guards if guard.config.serves(model.name)]
+    def of(self, names: Iterable[str], model: ServedModel | None, whose: Whose) -> GuardedCall | None:
+        """Those of one call; None where it has none.
+
+        Args:
+            names: that it goes by: of the model, and of the route to it. A guard of one of them is one of the call's.
+            model: reads prompts that are given as ids; None where no model of this host is asked for.
+        """
+        asked = tuple(names)
+        guards = [guard for guard in self._guards if any(map(guard.config.serves, asked))]
         return GuardedCall(guards, model, whose, self._count) if guards else None
 
-    def going_on(self, go_on: GoOn, model: ServedModel, whose: Whose, body: bytes, earlier: bytes) -> GoOn:
+    def going_on(
+        self, go_on: GoOn, names: Iterable[str], model: ServedModel, whose: Whose, body: bytes, earlier: bytes
+    ) -> GoOn:
         """The engine's `go_on` for a call of another ingress, whose guards have let it pass: with those of its
         answer."""
-        if (call := self.of(model, whose)) is None:
+        if (call := self.of(names, model, whose)) is None:
             return go_on
         call.read(body, earlier)
         return lambda job, request, adopted, drawn: call.go_on(*go_on(job, request, adopted, drawn))
@@ -105,7 +113,7 @@ class GuardedCall:
         found: in the request, by guard, as the client is told.
     """
 
-    def __init__(self, guards: Sequence[Guard], model: ServedModel, whose: Whose, count: Any) -> None:
+    def __init__(self, guards: Sequence[Guard], model: ServedModel | None, whose: Whose, count: Any) -> None:
         self._input = [guard for guard in guards if guard.config.on_input]
         self._output = [guard for guard in guards if guard.config.on_output]
         self._model, self._whose, self._count = model, whose, count
@@ -300,10 +308,10 @@ def _is_for(guard: Guard, text: Text) -> bool:
     return guard.config.kind not in _OTHERS_INSTRUCT or text.role not in _NOT_OURS
 
 
-def _of_ids(tree: Any, model: ServedModel) -> Iterator[Text]:
+def _of_ids(tree: Any, model: ServedModel | None) -> Iterator[Text]:
     """Prompts that were given as token ids, as the model reads them."""
     prompt = tree.get("prompt")
-    if not isinstance(prompt, list) or not prompt:
+    if model is None or not isinstance(prompt, list) or not prompt:
         return
     for ids in [prompt] if isinstance(prompt[0], int) else prompt:
         if isinstance(ids, list) and all(isinstance(one, int) and 0 <= one < model.vocabulary for one in ids):

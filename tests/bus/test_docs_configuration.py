@@ -34,6 +34,8 @@ from bus.config import (
     TracesConfig,
     UsageConfig,
 )
+from bus.config.routes import CascadeConfig, RouteConfig, RuleConfig, ScoreConfig, TargetConfig
+from bus.config.upstreams import UpstreamConfig, UpstreamModelConfig
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 SECTIONS: dict[str, type[Section]] = {
@@ -56,6 +58,13 @@ SECTIONS: dict[str, type[Section]] = {
     "[[model]]": ModelConfig,
     "[model.pools]": PoolsConfig,
     "[[guard]]": GuardConfig,
+    "[[upstream]]": UpstreamConfig,
+    "[[upstream.model]]": UpstreamModelConfig,
+    "[[route]]": RouteConfig,
+    "[[route.target]]": TargetConfig,
+    "[[route.rule]]": RuleConfig,
+    "[route.cascade]": CascadeConfig,
+    "[route.score]": ScoreConfig,
 }
 
 
@@ -68,7 +77,9 @@ def rows(section: str) -> dict[str, tuple[str, str]]:
 
 def keys(section: str) -> Iterator[msgspec.structs.FieldInfo]:
     """Of a section, without those that are sections of their own."""
-    return (field for field in msgspec.structs.fields(SECTIONS[section]) if field.name not in ("pools", "namespace"))
+    own = {name.strip("[]") for name in SECTIONS}
+    within = section.strip("[]")
+    return (field for field in msgspec.structs.fields(SECTIONS[section]) if f"{within}.{field.name}" not in own)
 
 
 @pytest.mark.parametrize("section", SECTIONS)

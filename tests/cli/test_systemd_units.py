@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bus.config import Config, CurveConfig, IngressConfig, KvConfig, ModelConfig, SystemdConfig
+from bus.config.upstreams import UpstreamConfig, UpstreamModelConfig
 from bus.messages.control import UnitStatus
 from cli.supervisor.plan import desired_units
 from cli.systemd.ends import last, parse, remember
@@ -145,6 +146,22 @@ def test_addresses_secrets_and_directories_are_where_the_configuration_says() ->
     assert "ListenStream=0.0.0.0:8201\n" in drop_in(files, "headrace-ingress@1.socket")
     assert "LoadCredential=curve.secret:/etc/headrace/host.secret" in drop_in(files, "headrace-ingress@0.service")
     assert "ReadWritePaths=/mnt/pages" in drop_in(files, "headrace-kv.service")
+    assert "PrivateNetwork=no" not in drop_in(files, "headrace-ingress@0.service")
+
+
+def test_an_ingress_with_upstreams_may_connect_and_is_handed_their_keys() -> None:
+    far = UpstreamModelConfig(name="far")
+    config = Config(
+        upstream=(
+            UpstreamConfig(name="open", base_url="http://a/v1", model=(far,)),
+            UpstreamConfig(name="keyed", base_url="https://b/v1", credential="/etc/headrace/b.key", model=(far,)),
+        )
+    )
+    service = drop_in(render(config, TWO_NODES, Layout()), "headrace-ingress@0.service")
+    assert service.count("LoadCredential=") == 1
+    assert "LoadCredential=upstream.keyed:/etc/headrace/b.key" in service
+    assert "PrivateNetwork=no" in service
+    assert "IPAddressAllow=any" in service
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ class Life:
         request = kind.decode(opening.body)
         settled = Settled([unpack_u32(ids).tolist() for ids in opening.prompts], opening.seed)
         plan = await kind.plan(request, MODEL, CALLER, settled)
-        renderer = kind.render(Head(opening.response, opening.created, "m", None), request, plan, MODEL)
+        renderer = kind.render(Head(opening.response, opening.created, "m", None), request, plan, MODEL.tokenizer)
         if told.adopted or told.records:
             telling = retell(opening, told.records, plan, renderer, self.go_on)
         else:
@@ -245,7 +245,7 @@ def test_what_is_rendered_again_is_what_was_told(case: Case, schedule: list[tupl
     assert life.told is not None
     request = kind.decode(life.told.opening.body)
     plan = asyncio.run(_plan(case))
-    renderer = kind.render(Head("cmpl-0000000000000000", 7, "m", None), request, plan, MODEL)
+    renderer = kind.render(Head("cmpl-0000000000000000", 7, "m", None), request, plan, MODEL.tokenizer)
     going = [record for record in life.said if isinstance(record, Drawn) and record.finish is None]
     values: Any = life.streams[0].prompt_logprobs if life.streams else ()
     for choice, job in enumerate(plan.jobs):

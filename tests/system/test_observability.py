@@ -213,7 +213,8 @@ def test_the_page_says_what_is_exposed(stack: Stack) -> None:
         "headrace_bus_refused", "headrace_ingress_refused", "headrace_ingress_resubmitted", "headrace_kv_disk_errors",
         "headrace_ingress_unprotected", "headrace_kv_audit_faults",
     }  # fmt: skip
-    not_here = {name for name in said if name.startswith(("headrace_cache_", "headrace_guard"))}  # nor is it configured
+    unconfigured = ("headrace_cache_", "headrace_guard", "headrace_route_", "headrace_upstream_")
+    not_here = {name for name in said if name.startswith(unconfigured) or name == "headrace_route"}
     assert said.keys() - {family.name for family in families(stack)} <= only_when_counted | not_here
     assert {name.removesuffix("_total") for name in HELP if not re.search("ttft|e2e|inter_token", name)} <= said.keys()
 

@@ -1,0 +1,315 @@
+"""One answer of an upstream while it comes: an attempt, from its request to its row in the ledger.
+
+Until the first token nobody has seen anything of it: `opened` raises then, and another model is asked. After that it is
+a stream like any other. It fails with what was told standing, unless a model of this host goes on with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final, NamedTuple, Protocol
+
+from bus.config.upstreams import UpstreamModelConfig
+from bus.messages.usage import Outcome
+from ingress.api.schema_chat import ChatRequest
+from ingress.errors import ApiError
+from ingress.job import Job
+from ingress.streams import AbortReason, ContentKind, Finish, Part, Piece, Stream, Usage
+from ingress.upstreams import anthropic, openai
+from ingress.upstreams.door import Door, NoCredential
+from ingress.upstreams.heard import Complaint, Counted, Garbage, Heard
+from ingress.upstreams.refusals import UpstreamError, failed, from_complaint, late
+from ingress.upstreams.sse import Event
+from ingress.upstreams.usage import Said, account
+
+log = logging.getLogger(__name__)
+
+ACCOUNT_S: Final = 2.0  # for the account after the end of an answer
+MAX_ANSWER: Final = 8 << 20  # characters
+
+
+class Order(NamedTuple):
+    """What is asked.
+
+    Attributes:
+        margins: alternatives per token that are wanted here.
+        counted: tokens of the prompt by a tokeniser of this host; 0 where there is none for it.
+        prompt_bytes: of its texts; `opaque`: there is more in it.
+    """
+
+    job: Job
+    chat: ChatRequest
+    model: UpstreamModelConfig
+    margins: int = 0
+    counted: int = 0
+    prompt_bytes: int = 0
+    opaque: bool = False
+
+
+class Watch(Protocol):
+    """Who is told of an attempt."""
+
+    def now_ns(self) -> int: ...
+    def count(self, text: str, model: UpstreamModelConfig) -> int: ...
+    def first(self, order: Order) -> None: ...
+    def ended(self, order: Order, outcome: Outcome, usage: Usage, what: str) -> None: ...
+
+
+class Reader(Protocol):
+    """Of one language."""
+
+    def read(self, event: Event) -> Heard: ...
+
+
+GoOn = Callable[[Order, str], Awaitable[Stream]]
+"""Has a model of this host go on after a text.
+
+Raises:
+    ApiError: it cannot.
+"""
+
+
+class Answer:
+    """One attempt. It is under way as soon as it is made.
+
+    Args:
+        go_on: None where no model of this host is the same.
+
+    Attributes:
+        stream: of what comes.
+    """
+
+    def __init__(self, order: Order, door: Door, watch: Watch, go_on: GoOn | None) -> None:
+        self._order, self._door, self._watch, self._go_on = order, door, watch, go_on
+        self.stream = Stream(order.job.request, order.job.prompt_tokens, self.abort)
+        self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._texts: dict[ContentKind, list[str]] = {}
+        self._size = 0
+        self._counted: Counted | None = None
+        self._reason: Heard | None = None
+        self._continued: Stream | None = None
+        self._over = False
+        door.in_flight += 1
+        self._era = door.breaker.begin(watch.now_ns())
+        self._task = asyncio.ensure_future(self._run())
+        self._task.add_done_callback(self._done)  # also of one that was cancelled before it began
+
+    async def opened(self) -> Stream:
+        """The stream, once its first token is there.
+
+        Raises:
+            UpstreamError: there will be none.
+        """
+        try:
+            await asyncio.shield(self._opened)
+        except asyncio.CancelledError:
+            self.abort("client")
+            raise
+        return self.stream
+
+    def abort(self, reason: AbortReason) -> None:
+        """It is not wanted any more: the connection is closed, which every server of the field understands."""
+        if self._over:
+            return
+        if self._continued is not None:
+            self._continued.abort(reason)  # its last piece ends this one
+            return
+        self._over = True
+        self._task.cancel()
+        self._door.breaker.neither(self._era)
+        usage = self._usage()
+        self._watch.ended(self._order, reason, usage, reason)
+        self._push(Piece(finish=Finish("abort", usage)))
+        if not self._opened.done():
+            self._opened.cancel()
+
+    # --- the call --------------------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        try:
+            await self._call()
+        except asyncio.CancelledError:
+            return
+        except UpstreamError as error:
+            await self._failed(error)
+        except TimeoutError:
+            await self._failed(self._silent())
+        except Garbage as error:
+            await self._failed(failed(self._name, str(error)))
+        except Complaint as complaint:
+            await self._failed(from_complaint(self._name, complaint.kind))
+        except NoCredential as error:
+            log.error("the credential of %s: %s", self._door.config.name, error)
+            await self._failed(failed(self._name, "its credential cannot be read; the operator has to act"))
+        except OSError as error:
+            log.warning("%s: %s", self._door.config.name, error or type(error).__name__)
+            await self._failed(failed(self._name, "it cannot be reached, or hung up"))
+        except ApiError as error:  # the call cannot be said in its language
+            await self._failed(_unsayable(error))
+        except Exception:
+            log.exception("while %s answers", self._name)
+            await self._failed(failed(self._name, "an unexpected error; it has been logged"))
+
+    def _done(self, _: object) -> None:
+        self._door.in_flight -= 1
+
+    async def _call(self) -> None:
+        config, job = self._door.config, self._order.job
+        body, reader = self._in_words()
+        loop = asyncio.get_running_loop()
+        async with (
+            asyncio.timeout(config.first_token_s) as patience,
+            self._door.post(self._name, body, job.traceparent) as events,
+        ):
+            async for event in events:
+                heard = reader.read(event)
+                self._hear(heard)
+                if heard.over or (self._reason is not None and self._counted is not None):
+                    break
+                if heard.parts or heard.reason is not None:
+                    wait_s = ACCOUNT_S if self._reason is not None else config.between_tokens_s
+                    patience.reschedule(loop.time() + wait_s)
+        if self._reason is None:
+            raise Garbage("its stream has no end" if self._size else "its stream is empty")
+        self._end(self._reason)
+
+    def _in_words(self) -> tuple[bytes, Reader]:
+        """The call in the upstream's language, and who reads the answer.
+
+        Raises:
+            ApiError: it cannot be said in it.
+        """
+        order = self._order
+        limit = order.job.max_tokens
+        if self._door.config.kind == "anthropic":
+            return anthropic.body(order.chat, order.model.served_name, limit), anthropic.Reader()
+        return openai.body(order.chat, order.model.served_name, limit, order.margins), openai.Reader()
+
+    def _hear(self, heard: Heard) -> None:
+        if heard.counted is not None:
+            self._counted = heard.counted
+        if heard.reason is not None and self._reason is None:
+            self._reason = heard
+        if not heard.parts and not heard.logprobs:
+            return
+        for part in heard.parts:
+            self._texts.setdefault(part.kind, []).append(part.text)
+            self._size += len(part.text)
+        if self._size > MAX_ANSWER:
+            raise Garbage("its answer has no end")
+        self._push(_piece(heard))
+        if heard.parts and not self._opened.done():
+            self._watch.first(self._order)
+            self._opened.set_result(None)
+
+    # --- ends ------------------------------------------------------------------------------------------------------
+
+    def _end(self, last: Heard) -> None:
+        assert last.reason is not None
+        usage = self._usage()
+        self._over = True
+        self._door.breaker.good(self._era)
+        # In the ledger before anybody can see the end.
+        outcome: Outcome = "length" if last.reason == "length" else "stop"
+        self._watch.ended(self._order, outcome, usage, last.reason)
+        if not self._opened.done():
+            self._watch.first(self._order)
+            self._opened.set_result(None)
+        self._push(Piece(finish=Finish(last.reason, usage, last.stop)))
+
+    async def _failed(self, error: UpstreamError) -> None:
+        """It came to nothing, or broke off."""
+        now_ns = self._watch.now_ns()
+        if error.wait_s:
+            self._door.breaker.wait(self._era, now_ns, int(error.wait_s * 1e9))
+        elif error.blame == "upstream":
+            self._door.breaker.bad(self._era, now_ns)
+        else:
+            self._door.breaker.neither(self._era)
+        usage = self._usage() if self._size or self._counted is not None else Usage(0, 0)
+        self._watch.ended(self._order, "error", usage, _word(error))
+        if not self._opened.done():
+            self._over = True
+            error.recorded = True
+            self._opened.set_exception(error)
+            return
+        if self._go_on is not None and not self._texts.keys() - {"text"}:
+            try:
+                self._continue(await self._go_on(self._order, self._said("text")), usage)
+                return
+            except ApiError as reason:
+                log.warning("%s broke an answer off, and nobody goes on: %s", self._name, reason.message)
+        self._over = True
+        self._push(Piece(finish=Finish("error", usage, None, error.message, code=error.code or "")))
+
+    def _continue(self, stream: Stream, told: Usage) -> None:
+        """The rest comes from a model of this host."""
+        self._continued = stream
+
+        def relay(piece: Piece) -> None:
+            self._over = self._over or piece.finish is not None
+            self._push(following(piece, told))
+
+        stream.listen(relay)
+
+    def _silent(self) -> UpstreamError:
+        config = self._door.config
+        if not self._size:
+            return late(self._name, "token", config.first_token_s)
+        return late(self._name, "further token", config.between_tokens_s)
+
+    # --- accounts --------------------------------------------------------------------------------------------------
+
+    @property
+    def _name(self) -> str:
+        return self._order.model.name
+
+    def _usage(self) -> Usage:
+        order, text = self._order, self._said("text") + self._said("refusal")
+        thought = self._said("reasoning")
+        return account(
+            self._counted,
+            Said(
+                order.prompt_bytes, len(text.encode()), len(thought.encode()), order.counted,
+                self._watch.count(text, order.model), order.job.max_tokens, order.opaque,
+            ),
+        )  # fmt: skip
+
+    def _said(self, kind: ContentKind) -> str:
+        return "".join(self._texts.get(kind, ()))
+
+    def _push(self, piece: Piece) -> None:
+        self.stream.push(piece)
+
+
+def following(piece: Piece, told: Usage) -> Piece:
+    """A piece of a model of this host that goes on after what an upstream has told. Its ids are left out: they are not
+    those of the answer, whose beginning has none."""
+    finish = piece.finish
+    if finish is not None:
+        tokens = told.completion_tokens + finish.usage.completion_tokens
+        usage = Usage(told.prompt_tokens, tokens, told.cached_tokens, estimated=True)
+        finish = Finish(finish.reason, usage, finish.stop_reason, finish.error)
+    return Piece(piece.text, finish=finish, parts=piece.parts)
+
+
+def _piece(heard: Heard) -> Piece:
+    parts: tuple[Part, ...] = heard.parts
+    text = "".join(part.text for part in parts if part.kind == "text")
+    return Piece(text, logprobs=heard.logprobs, parts=parts if any(part.kind != "text" for part in parts) else ())
+
+
+def _unsayable(error: ApiError) -> UpstreamError:
+    return UpstreamError(
+        error.status, error.type, error.message, code=error.code or "upstream_refused", param=error.param,
+        blame="client",
+    )  # fmt: skip
+
+
+def _word(error: UpstreamError) -> str:
+    """How an attempt ended, for metrics."""
+    return {
+        "upstream_timeout": "timeout", "upstream_overloaded": "overloaded", "upstream_failed": "failed",
+    }.get(error.code or "", "refused")  # fmt: skip
