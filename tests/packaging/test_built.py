@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -69,6 +70,8 @@ def test_the_wheel_carries_locks_kernels_and_units(home: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     for wanted in ("cli/release/locks/runtime.lock", "deploy/systemd/units/headrace.target", "bus/catalogue.toml"):
         assert wanted in names
+    roots = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["root_packages"]
+    assert {name.partition("/")[0] for name in names if name.endswith(".py")} == {*roots, "deploy"}
     assert len([name for name in names if re.fullmatch(r"workers/kernels/lib/headrace-[0-9a-f]{16}\.so", name)]) == 4
     assert not [name for name in names if name.startswith("tests/") or name.endswith(".pyc")]
     # A bare Python can run the installer from it: nothing but the standard library.
