@@ -33,7 +33,7 @@ MIB = 1 << 20
 PAGE = Path(__file__).parents[2] / "docs" / "capacity.md"
 SMOLLM2 = ModelShape(
     "smollm2", KvShape(30, 3, 16, 64, "bfloat16"), 8192, 49152, 96_611_136, True, 64 * (4 * 8193 + 24 * 512),
-    64 * 49152 * 4, "the file's own bits",
+    64 * 49152 * 4, "the file's own bits, attention by AMX",
 )  # fmt: skip
 
 
