@@ -22,7 +22,8 @@ from workers.encoding.loading import dtype_of
 from workers.engine import Engine, choose
 from workers.host import Unsuitable, assign
 from workers.loading import store_key
-from workers.models.config import kv_shape, read_architecture
+from workers.models.architecture import kv_shape
+from workers.models.config import read_architecture
 from workers.slots import slot_bytes
 from workers.weights.digest import weights_digest
 from workers.weights.safetensors_dir import weight_files

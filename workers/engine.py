@@ -22,7 +22,7 @@ from bus.config import ModelConfig
 from workers.host import Unsuitable, cpu_flags, dtype_of
 from workers.kernels.build import NoKernels, library
 from workers.kernels.pack import Kernels, Scheme
-from workers.models.config import DTYPES
+from workers.models.architecture import DTYPES
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from tiny import saved, tiny, written
 
 from bus.memfd import Room
-from workers.models.config import kv_shape, read_architecture
+from workers.models.architecture import kv_shape
+from workers.models.config import read_architecture
 from workers.models.load import load_model, load_weights
 from workers.weights import digest, room
 from workers.weights.digest import weights_digest

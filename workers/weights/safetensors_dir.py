@@ -81,13 +81,20 @@ class SafetensorsDirectory:
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._slice(name).get_shape())
 
-    def load(self, name: str, dtype: torch.dtype, rows: slice | None = None, columns: slice | None = None) -> Tensor:
+    def load(
+        self,
+        name: str,
+        dtype: torch.dtype,
+        rows: slice | None = None,
+        columns: slice | None = None,
+        at: int | None = None,
+    ) -> Tensor:
         part = self._slice(name)
         kind = part.get_dtype()
         if kind not in _FLOATS:
             raise WeightsError(self.path, f"type {kind} cannot be read (these can: {', '.join(sorted(_FLOATS))})", name)
-        whole = slice(None)
-        tensor: Tensor = part[rows or whole] if columns is None else part[rows or whole, columns]
+        which = (*(() if at is None else (at,)), rows or slice(None), *(() if columns is None else (columns,)))
+        tensor: Tensor = part[which]
         # Always a copy: a view would keep the file mapped, and die with it when somebody truncates it.
         return tensor.to(dtype, copy=True).contiguous()
 

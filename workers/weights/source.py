@@ -43,7 +43,14 @@ class TensorSource(Protocol):
         """
         ...
 
-    def load(self, name: str, dtype: torch.dtype, rows: slice | None = None, columns: slice | None = None) -> Tensor:
+    def load(
+        self,
+        name: str,
+        dtype: torch.dtype,
+        rows: slice | None = None,
+        columns: slice | None = None,
+        at: int | None = None,
+    ) -> Tensor:
         """A new contiguous tensor of `dtype` on the CPU.
 
         Args:
@@ -51,6 +58,7 @@ class TensorSource(Protocol):
             dtype: what it is converted to; quantised tensors are dequantised.
             rows: of the first dimension; None takes all.
             columns: of the second dimension; None takes all.
+            at: one matrix of a tensor of three dimensions, whose rows and columns the others are then.
 
         Raises:
             WeightsError: no such tensor, or its type cannot be read.
