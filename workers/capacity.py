@@ -26,7 +26,7 @@ from workers.models.architecture import kv_shape
 from workers.models.config import read_architecture
 from workers.slots import slot_bytes
 from workers.weights.digest import weights_digest
-from workers.weights.safetensors_dir import weight_files
+from workers.weights.safetensors_dir import file_bytes
 from workers.weights.source import WeightsError
 from workers.weights.store import directory
 
@@ -49,7 +49,7 @@ def shape(model: ModelConfig, config: Config) -> ModelShape:
         kv_shape(architecture, assignment.page_tokens, engine.dtype),
         context,
         architecture.vocabulary,
-        laid_out or _file_bytes(path),
+        laid_out or file_bytes(path),
         bool(laid_out),
         slot_bytes(model.slots, context, assignment.page_tokens),
         model.slots * architecture.vocabulary * 4,
@@ -75,10 +75,6 @@ def _laid_out(path: Path, engine: Engine, ranks: int) -> int:
     digest = weights_digest(path)
     files = [directory() / store_key(digest, engine, rank, ranks).file for rank in range(ranks)]
     return sum(file.stat().st_size for file in files) if all(file.is_file() for file in files) else 0
-
-
-def _file_bytes(path: Path) -> int:
-    return sum(file.stat().st_size for file in (weight_files(path) if path.is_dir() else (path,)))
 
 
 def main() -> int:

@@ -205,9 +205,7 @@ def test_a_token_is_computed_alike_in_every_batch(tmp_path: Path) -> None:
         ("phi3", {"rope_parameters": {**LONGROPE, "long_factor": [1.0]}}, "6 short and 1 long factors, expected 6"),
     ],
 )
-def test_what_a_family_cannot_be_is_refused(
-    family: str, changes: dict[str, Any], problem: str, tmp_path: Path
-) -> None:
+def test_what_a_family_cannot_be_is_refused(family: str, changes: dict[str, Any], problem: str, tmp_path: Path) -> None:
     path = saved(tiny(family), tmp_path)
     config = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps({**config, **changes}))

@@ -24,6 +24,7 @@ from workers.weights.loader import Weights
 from workers.weights.names import Layout, layout
 from workers.weights.parts import Parts
 from workers.weights.prepared import Prepared, prepare
+from workers.weights.quantised.config import quantisation_of
 from workers.weights.room import require_room
 from workers.weights.safetensors_dir import SafetensorsDirectory
 from workers.weights.sharding import shard_of
@@ -102,7 +103,11 @@ def _layout(architecture: Architecture) -> Layout:
 
 def _source(path: Path) -> TensorSource:
     if path.is_dir():
-        return SafetensorsDirectory(path)
+        if (config := quantisation_of(path)) is None:
+            return SafetensorsDirectory(path)
+        from workers.weights.quantised.directory import QuantisedDirectory
+
+        return QuantisedDirectory(path, config)
     from workers.weights.gguf_file import GgufFile  # slow to import, and not needed where weights are mapped
 
     return GgufFile(path)

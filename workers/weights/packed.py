@@ -7,7 +7,6 @@ from torch import Tensor
 
 from workers.kernels.pack import MATRICES, Packed, Scheme, pack_codes, pack_floats
 from workers.weights.codes import Codes, divisible, from_floats
-from workers.weights.gguf_file import GgufFile
 from workers.weights.loader import read, unpermuted
 from workers.weights.parts import Part, Parts, Qkv
 from workers.weights.source import WeightsError
@@ -105,9 +104,7 @@ class PackedWeights:
                 'dtype = "float32"',
                 part.name,
             )
-        codes = None
-        if self._scheme != "floats" and isinstance(source, GgufFile):
-            codes = source.codes(part.name, part.rows)
+        codes = None if self._scheme == "floats" else source.codes(part.name, part.rows)
         if codes is not None:
             self._parts.use(part)
             if part.permuted:

@@ -33,6 +33,11 @@ def weight_files(directory: Path) -> tuple[Path, ...]:
     )
 
 
+def file_bytes(path: Path) -> int:
+    """Of a weight file, or of all in a directory."""
+    return sum(file.stat().st_size for file in (weight_files(path) if path.is_dir() else (path,)))
+
+
 def _files_by_tensor(directory: Path) -> dict[str, str]:
     """The index; empty where all tensors are in one file."""
     index = directory / INDEX
@@ -97,6 +102,18 @@ class SafetensorsDirectory:
         tensor: Tensor = part[which]
         # Always a copy: a view would keep the file mapped, and die with it when somebody truncates it.
         return tensor.to(dtype, copy=True).contiguous()
+
+    def codes(self, name: str, rows: slice | None = None) -> None:
+        """Everything is floats here."""
+
+    def raw(self, name: str) -> Tensor:
+        """A whole tensor in the file's own type.
+
+        Raises:
+            WeightsError: no such tensor.
+        """
+        tensor: Tensor = self._slice(name)[...]
+        return tensor.clone()
 
     def _slice(self, name: str) -> Any:
         try:

@@ -75,5 +75,5 @@ PROMPTS: list[dict[str, Any]] = [
 # For models without a chat template; the last is longer than the window of gemma3.
 TEXTS: list[dict[str, Any]] = [
     *(prompt for prompt in PROMPTS if "text" in prompt),
-    {"name": "text_long", "text": _diary(16)},
+    {"name": "text_long", "text": _diary(28)},
 ]
