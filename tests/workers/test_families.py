@@ -72,9 +72,11 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "granite tied": ("granite", {"tie_word_embeddings": True}),
 }  # fmt: skip
 # llama.cpp's files have no place for these: queries are scaled by the size of a head, for example.
-NOT_IN_GGUF = {"mistral", "gemma2", "gemma3_text", "mixtral with a window", "qwen2 with some windows", "qwen3 with some windows",
-               "qwen3_moe not normalised", "gemma2 without caps", "gemma3_text with a logit cap",
-               "gemma3_text with linear rope"}  # fmt: skip
+NOT_IN_GGUF = {
+    "mistral", "mixtral with a window", "qwen2 with some windows", "qwen3 with some windows",
+    "qwen3_moe not normalised", "gemma2", "gemma2 without caps", "gemma3_text", "gemma3_text with a logit cap",
+    "gemma3_text with linear rope",
+}  # fmt: skip
 CHUNKS = (33, 17, 2)
 
 

@@ -110,7 +110,7 @@ def test_two_tensor_parallel_ranks(name: str) -> None:
 
 @pytest.mark.timeout(600)
 def test_gemma_beyond_its_window_in_chunks_and_a_batch() -> None:
-    """Two ropes, norms everywhere, a window of 512 in five layers of six, a prompt of more; and short ones beside it."""
+    """Two ropes, norms everywhere, a window of 512 in five layers of six, a longer prompt, and short ones beside it."""
     architecture = read_architecture(model_file("gemma3"))
     assert (architecture.name, architecture.tied, architecture.qk_norm) == ("gemma3", True, True)
     assert set(architecture.windows) == {0, 512}

@@ -20,7 +20,7 @@ from torch import Tensor
 from bus.config import ModelConfig
 from workers import engine
 from workers.engine import choose
-from workers.host import Unsuitable, cpu_flags
+from workers.host import cpu_flags
 from workers.kernels.build import library
 from workers.kernels.pack import Kernels
 from workers.models.load import load_weights
@@ -200,14 +200,6 @@ def test_a_broken_layer_is_named(form: str, part: str, tensor: Tensor | None, pr
     with pytest.raises(WeightsError, match=problem) as caught:
         load_weights(tmp_path, dtype=torch.float32)
     assert "model.layers.1.mlp.down_proj" in caught.value.tensor
-
-
-def test_a_checkpoint_that_is_asked_for_more_than_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernels take no gemma, so nothing can be deterministic with it: refused by name, not done otherwise."""
-    monkeypatch.setattr(engine, "library", lambda _: Path("kernels.so"))
-    model = ModelConfig(name="m", source="path:m", deterministic=True)
-    with pytest.raises(Unsuitable, match="deterministic = true cannot be had: .*windows"):
-        engine.without_kernels(model, CPU, "the CPU kernels do not take gemma3's windows")
 
 
 def edit(directory: Path, **changes: Any) -> None:

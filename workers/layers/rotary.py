@@ -28,7 +28,7 @@ class Rotary:
             self._sin *= self._magnitude
 
     def __call__(self, heads: Tensor) -> None:
-        """Rotate [tokens, heads, head_dim] in place: the first half of the rotated part against the second, in float32."""
+        """Rotate [tokens, heads, head_dim] in place, in float32: the first half of the part against the second."""
         first, second = heads[..., : self._rotated].chunk(2, -1)
         x, y = first.float(), second.float()
         rotated = x * self._cos - y * self._sin

@@ -1,5 +1,4 @@
-"""Write the golden files `smollm2.json`, `qwen05b.json` and `gemma3.json` with Hugging Face transformers, in float32, on
-the CPU.
+"""Write the golden files of `FILES` with Hugging Face transformers, in float32, on the CPU.
 
     OMP_NUM_THREADS=1 nice python tests/workers/reference/make_reference.py smollm2 qwen05b gemma3
 

@@ -43,8 +43,7 @@ class Matrix:
 
         Scales and minima are rounded to float16 there.
         """
-        rows, inputs = self.numbers.shape
-        group = inputs // self.scales.shape[1]
+        group = self.numbers.shape[1] // self.scales.shape[1]
         if self.bits not in _KERNEL_ZEROS or self.group_of is not None or group % GROUP:
             return None
         scales = self._per_32(self.scales, group)
