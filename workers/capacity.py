@@ -19,14 +19,16 @@ from bus.names import worker_name
 from bus.shapes import ModelShape
 from workers.encoding.architecture import read_architecture as read_encoder
 from workers.encoding.loading import dtype_of
-from workers.engine import Engine, choose
+from workers.engine import Engine, choose, without_kernels
 from workers.host import Unsuitable, assign
 from workers.loading import store_key
 from workers.models.architecture import kv_shape
 from workers.models.config import read_architecture
+from workers.models.packed import misfit
 from workers.slots import slot_bytes
 from workers.weights.digest import weights_digest
 from workers.weights.safetensors_dir import file_bytes
+from workers.weights.sharding import TooManyRanks, shard_of
 from workers.weights.source import WeightsError
 from workers.weights.store import directory
 
@@ -40,7 +42,9 @@ def shape(model: ModelConfig, config: Config) -> ModelShape:
             return _encoder(model, path)
         engine = choose(model, assignment.device, assignment.threads, path)
         architecture = read_architecture(path)
-    except (ModelMissing, Unsuitable, WeightsError, OSError) as error:
+        if engine.kernels and (problem := misfit(architecture, shard_of(architecture, 0, model.tensor_parallel))):
+            engine = without_kernels(model, assignment.device, f"the CPU kernels do not take {problem}")
+    except (ModelMissing, TooManyRanks, Unsuitable, WeightsError, OSError) as error:
         return ModelShape(model.name, problem=str(error))
     context = model.context_tokens or architecture.context
     laid_out = _laid_out(path, engine, model.tensor_parallel)

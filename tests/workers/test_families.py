@@ -18,7 +18,12 @@ from gguf.constants import MODEL_ARCH, MODEL_TENSORS, TENSOR_NAMES
 from test_models_tiny import IDS, close, computed, expected
 from tiny import GGUF_NAMES, OF_FAMILY, converted, saved, tiny, written
 
+from bus.config import Config, ModelConfig
+from workers import engine
+from workers.capacity import shape
+from workers.host import assign
 from workers.layers.experts import route
+from workers.loading import Loaded, load
 from workers.models.config import read_architecture
 from workers.models.families import FAMILIES, supported
 from workers.weights.source import WeightsError
@@ -171,6 +176,35 @@ def test_longrope_takes_the_factors_of_the_context_that_is_served(tmp_path: Path
     with torch.inference_mode():
         wanted = model(torch.tensor([long_sequence])).logits[0, : len(IDS)].float().log_softmax(-1)
     torch.testing.assert_close(long, wanted, rtol=1e-5, atol=2e-4)
+
+
+def test_pages_of_the_other_factors_are_not_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a file that is served with two contexts, then the digests of its KV are others, and a worker can begin."""
+    monkeypatch.setenv("HEADRACE_STATE", str(tmp_path / "state"))
+    path = saved(tiny("phi3", **longrope(128)), tmp_path / "model")
+
+    def loaded(context: int) -> Loaded:
+        model = ModelConfig(name="m", source=f"path:{path}", dtype="float32", context_tokens=context)
+        assignment = assign("worker@m.0.0", Config(model=(model,)))
+        found = load(assignment, lambda _: None)
+        assert isinstance(found, Loaded)
+        found.warm_up(assignment)
+        return found
+
+    short, also_short, long, also_long = map(loaded, (100, 128, 300, 0))
+    assert short.root == also_short.root
+    assert long.root == also_long.root
+    assert short.root != long.root
+    assert (short.context_tokens, also_long.context_tokens) == (100, 512)
+
+
+def test_a_family_that_the_kernels_lack_is_told_by_capacity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "library", lambda _: Path("kernels.so"))
+    path = written(tiny("qwen3"), tmp_path / "m.gguf")
+    model = ModelConfig(name="m", source=f"path:{path}")
+    assert shape(model, Config(model=(model,))).computed_in in ("bfloat16", "float32")
+    insists = ModelConfig(name="m", source=f"path:{path}", deterministic=True)
+    assert "do not take qwen3's norms of q and k" in shape(insists, Config(model=(insists,))).problem
 
 
 def test_routing_is_softmax_then_the_heaviest() -> None:

@@ -114,10 +114,10 @@ def test_gemma_beyond_its_window_in_chunks_and_a_batch() -> None:
     architecture = read_architecture(model_file("gemma3"))
     assert (architecture.name, architecture.tied, architecture.qk_norm) == ("gemma3", True, True)
     assert set(architecture.windows) == {0, 512}
-    prompts = golden("gemma3")["prompts"]
-    assert max(len(prompt["ids"]) for prompt in prompts) > 600
+    prompts = some("gemma3", "text_rust", "text_mixed", "text_one_word", "text_long")
+    assert len(prompts[-1]["ids"]) > 512 + 200
     ours = Runner(model_file("gemma3"), cells=120)
-    check(ours.greedy([prompt["ids"] for prompt in prompts], 12, 200), prompts)
+    check(ours.greedy([prompt["ids"] for prompt in prompts], 10, 200), prompts)
 
 
 @pytest.mark.slow

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from torch import Tensor
 
@@ -38,10 +37,3 @@ class Parser:
     shape: Callable[[Shapes], tuple[int, int]]
     read: Read
     codes: bool = True
-
-
-class Layer(NamedTuple):
-    """A quantised layer of a file: its name without the last part, and its tensors by that part."""
-
-    stem: str
-    tensors: Mapping[str, str]
