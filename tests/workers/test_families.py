@@ -7,6 +7,7 @@ times as long as the windows.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,15 @@ NOT_IN_GGUF = {
     "gemma3_text with linear rope",
 }  # fmt: skip
 CHUNKS = (33, 17, 2)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Models so small gain nothing by more, and lose much where others compute on the same cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def model_of(variant: str) -> Any:
@@ -205,6 +215,13 @@ def test_a_family_that_the_kernels_lack_is_told_by_capacity(tmp_path: Path, monk
     assert shape(model, Config(model=(model,))).computed_in in ("bfloat16", "float32")
     insists = ModelConfig(name="m", source=f"path:{path}", deterministic=True)
     assert "do not take qwen3's norms of q and k" in shape(insists, Config(model=(insists,))).problem
+
+
+def test_windows_as_long_as_the_context_are_none(tmp_path: Path) -> None:
+    """So that the kernels take what hides nothing; gemma's keep their rope."""
+    for family, there in (("mistral", False), ("gemma3_text", True)):
+        path = saved(tiny(family, sliding_window=512), tmp_path / family)
+        assert any(read_architecture(path).windows) == there
 
 
 def test_routing_is_softmax_then_the_heaviest() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,15 @@ FORMS: dict[str, tuple[dict[str, Any], Callable[[Tensor], Written], bool]] = {
         {**FP8, "weight_block_size": [64, 64]}, partial(fp8, block=64, scale="weight_scale_inv"), False,
     ),
 }  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Models so small gain nothing by more, and lose much where others compute on the same cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def written(form: str, path: Path, family: str = "llama") -> tuple[Any, Path]:

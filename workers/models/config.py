@@ -7,6 +7,7 @@ model compute something else than it was trained for is refused here by name, ne
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,7 +61,7 @@ def _unsupported(path: Path, name: str) -> WeightsError:
 
 
 def _checked(path: Path, family: Family, architecture: Architecture) -> Architecture:
-    a = architecture
+    a = _without_idle_windows(architecture)
     sizes = [a.layers, a.hidden, a.intermediate, a.heads, a.kv_heads, a.head_dim, a.vocabulary, a.context]
     if a.experts is not None:
         sizes += [a.experts.count, a.experts.chosen, a.experts.intermediate]
@@ -83,3 +84,11 @@ def _checked(path: Path, family: Family, architecture: Architecture) -> Architec
                 path, f"longrope has {len(a.rope.short)} short and {len(a.rope.long)} long factors, expected {factors}"
             )
     return a
+
+
+def _without_idle_windows(architecture: Architecture) -> Architecture:
+    """Windows that are as long as the context hide nothing. Where they go with a rope of their own they stay."""
+    if architecture.local_rope is not None:
+        return architecture
+    windows = tuple(0 if window >= architecture.context else window for window in architecture.windows)
+    return replace(architecture, windows=windows if any(windows) else ())
