@@ -217,6 +217,39 @@ def test_a_family_that_the_kernels_lack_is_told_by_capacity(tmp_path: Path, monk
     assert "do not take qwen3's norms of q and k" in shape(insists, Config(model=(insists,))).problem
 
 
+OLDER: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    # family: changes, and what config.json of transformers 4 has in place of rope_parameters, layer_types and defaults
+    "gemma3_text": ({}, {"rope_theta": 1e6, "rope_local_base_freq": 1e4, "sliding_window_pattern": 6}),
+    "gemma2": ({}, {"rope_theta": 1e4}),
+    "mixtral": ({}, {"rope_theta": 1e6}),
+    "qwen3_moe": ({}, {"num_experts": 8}),
+    "phi3": (
+        longrope(64),
+        {
+            "rope_theta": 1e4, "partial_rotary_factor": 0.75, "original_max_position_embeddings": 64,
+            "rope_scaling": {
+                "type": "longrope", "short_factor": LONGROPE["short_factor"], "long_factor": LONGROPE["long_factor"],
+            },
+        },
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", OLDER)
+def test_older_configurations_say_the_same(family: str, tmp_path: Path) -> None:
+    """The hub's files are of transformers 4, which leaves out what is usual in a family."""
+    changes, older = OLDER[family]
+    path = saved(tiny(family, **changes), tmp_path)
+    newer = read_architecture(path)
+    config = json.loads((path / "config.json").read_text())
+    gone = ["rope_parameters", "layer_types", "original_max_position_embeddings"]
+    gone += ["tie_word_embeddings"] if family.startswith("gemma") else []
+    gone += ["num_local_experts"] if family == "qwen3_moe" else []
+    kept = {key: value for key, value in config.items() if key not in gone}
+    (path / "config.json").write_text(json.dumps({**kept, **older}))
+    assert read_architecture(path) == newer
+
+
 def test_windows_as_long_as_the_context_are_none(tmp_path: Path) -> None:
     """So that the kernels take what hides nothing; gemma's keep their rope."""
     for family, there in (("mistral", False), ("gemma3_text", True)):
