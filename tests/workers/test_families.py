@@ -222,6 +222,7 @@ OLDER: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "gemma3_text": ({}, {"rope_theta": 1e6, "rope_local_base_freq": 1e4, "sliding_window_pattern": 6}),
     "gemma2": ({}, {"rope_theta": 1e4}),
     "mixtral": ({}, {"rope_theta": 1e6}),
+    "qwen3": ({"use_sliding_window": True, "sliding_window": 21, "max_window_layers": 1}, {"rope_theta": 1e4}),
     "qwen3_moe": ({}, {"num_experts": 8}),
     "phi3": (
         longrope(64),
