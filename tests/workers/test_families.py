@@ -23,6 +23,7 @@ from bus.config import Config, ModelConfig
 from workers import engine
 from workers.capacity import shape
 from workers.host import assign
+from workers.kernels.library import Attention
 from workers.layers.experts import route
 from workers.loading import Loaded, load
 from workers.models.config import read_architecture
@@ -210,6 +211,7 @@ def test_pages_of_the_other_factors_are_not_found(tmp_path: Path, monkeypatch: p
 
 def test_a_family_that_the_kernels_lack_is_told_by_capacity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "library", lambda _: Path("kernels.so"))
+    monkeypatch.setattr(engine, "attention_of", lambda _: Attention("AMX", ""))
     path = written(tiny("qwen3"), tmp_path / "m.gguf")
     model = ModelConfig(name="m", source=f"path:{path}")
     assert shape(model, Config(model=(model,))).computed_in in ("bfloat16", "float32")

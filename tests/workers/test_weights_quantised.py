@@ -22,6 +22,7 @@ from workers import engine
 from workers.engine import choose
 from workers.host import cpu_flags
 from workers.kernels.build import library
+from workers.kernels.library import Attention
 from workers.kernels.pack import Kernels
 from workers.models.load import load_weights
 from workers.weights.quantised.config import quantisation_of
@@ -147,6 +148,7 @@ def test_codes_stand_for_the_weights(form: str, tmp_path: Path) -> None:
 
 def test_what_computes_is_chosen_by_what_can_carry_the_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "library", lambda _: Path("kernels.so"))
+    monkeypatch.setattr(engine, "attention_of", lambda _: Attention("AMX", ""))
 
     def scheme(form: str, **options: Any) -> str:
         path = tmp_path / form
