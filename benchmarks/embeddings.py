@@ -22,7 +22,7 @@ import torch
 from bus.catalogue import locate
 from workers.encoding.encoder import Encoder
 from workers.encoding.weights import load_weights
-from workers.models.config import DTYPES
+from workers.models.architecture import DTYPES
 
 LENGTHS: Final = (8, 32, 128, 256)
 BATCHES: Final = (1, 8, 32)

@@ -29,7 +29,7 @@ from ingress.models import load
 from workers.engine import choose
 from workers.execute import Executor
 from workers.group import Alone
-from workers.models.config import kv_shape
+from workers.models.architecture import kv_shape
 from workers.models.load import load_model
 from workers.slots import Slots
 

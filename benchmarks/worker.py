@@ -33,7 +33,7 @@ from workers.engine import choose
 from workers.execute import Executor
 from workers.group import Alone
 from workers.loading import store_key
-from workers.models.config import kv_shape
+from workers.models.architecture import kv_shape
 from workers.models.load import load_model
 from workers.rows import Written
 from workers.slots import Slots

@@ -13,7 +13,7 @@ from bus.identity import Identity
 from bus.messages.pages import OpenPool, PoolOpened
 from bus.messages.steps import KvShape
 from kv.client import ArenaMap, attach_blocking, call
-from workers.models.config import DTYPES
+from workers.models.architecture import DTYPES
 from workers.rows import Written
 
 

@@ -19,13 +19,16 @@ from bus.names import worker_name
 from bus.shapes import ModelShape
 from workers.encoding.architecture import read_architecture as read_encoder
 from workers.encoding.loading import dtype_of
-from workers.engine import Engine, choose
+from workers.engine import Engine, choose, without_kernels
 from workers.host import Unsuitable, assign
 from workers.loading import store_key
-from workers.models.config import kv_shape, read_architecture
+from workers.models.architecture import kv_shape
+from workers.models.config import read_architecture
+from workers.models.packed import misfit
 from workers.slots import slot_bytes
 from workers.weights.digest import weights_digest
-from workers.weights.safetensors_dir import weight_files
+from workers.weights.safetensors_dir import file_bytes
+from workers.weights.sharding import TooManyRanks, shard_of
 from workers.weights.source import WeightsError
 from workers.weights.store import directory
 
@@ -39,7 +42,9 @@ def shape(model: ModelConfig, config: Config) -> ModelShape:
             return _encoder(model, path)
         engine = choose(model, assignment.device, assignment.threads, path)
         architecture = read_architecture(path)
-    except (ModelMissing, Unsuitable, WeightsError, OSError) as error:
+        if engine.kernels and (problem := misfit(architecture, shard_of(architecture, 0, model.tensor_parallel))):
+            engine = without_kernels(model, assignment.device, f"the CPU kernels do not take {problem}")
+    except (ModelMissing, TooManyRanks, Unsuitable, WeightsError, OSError) as error:
         return ModelShape(model.name, problem=str(error))
     context = model.context_tokens or architecture.context
     laid_out = _laid_out(path, engine, model.tensor_parallel)
@@ -48,7 +53,7 @@ def shape(model: ModelConfig, config: Config) -> ModelShape:
         kv_shape(architecture, assignment.page_tokens, engine.dtype),
         context,
         architecture.vocabulary,
-        laid_out or _file_bytes(path),
+        laid_out or file_bytes(path),
         bool(laid_out),
         slot_bytes(model.slots, context, assignment.page_tokens),
         model.slots * architecture.vocabulary * 4,
@@ -74,10 +79,6 @@ def _laid_out(path: Path, engine: Engine, ranks: int) -> int:
     digest = weights_digest(path)
     files = [directory() / store_key(digest, engine, rank, ranks).file for rank in range(ranks)]
     return sum(file.stat().st_size for file in files) if all(file.is_file() for file in files) else 0
-
-
-def _file_bytes(path: Path) -> int:
-    return sum(file.stat().st_size for file in (weight_files(path) if path.is_dir() else (path,)))
 
 
 def main() -> int:

@@ -4,6 +4,7 @@
 |-------------------------------------------------|-------------------------------------------------------------------|
 | `dtype = "float32"`, `"bfloat16"`, `"float16"`  | torch, in that dtype: float32 is the exact reference path         |
 | a GGUF file, everything "auto"                  | the kernels, on the file's own codes and floats                   |
+| a checkpoint of 4 or 8 bits, everything "auto"  | the same                                                          |
 | `quantize = "int8"`, `"int4"`                   | the kernels, on floats rounded at load (codes stay as they are)   |
 | `deterministic = true`                          | the kernels, on codes or floats                                   |
 
@@ -23,7 +24,8 @@ from workers.host import Unsuitable, cpu_flags, dtype_of
 from workers.kernels.build import NoKernels, library
 from workers.kernels.library import attention_of
 from workers.kernels.pack import Kernels, Scheme
-from workers.models.config import DTYPES
+from workers.models.architecture import DTYPES
+from workers.weights.quantised.config import quantisation_of
 
 log = logging.getLogger(__name__)
 
@@ -68,12 +70,13 @@ class Engine(NamedTuple):
 
 
 def choose(model: ModelConfig, device: torch.device, threads: int, path: Path) -> Engine:
-    """Decide for a model whose files are at `path`. Reads none of them.
+    """Decide for a model whose files are at `path`. Reads no weights.
 
     Raises:
+        WeightsError: its checkpoint is quantised in a way that is not supported.
         Unsuitable: the configuration asks for the kernels, and they cannot be had.
     """
-    scheme = _scheme(model, gguf=path.suffix == ".gguf")
+    scheme = _scheme(model, codes=_has_codes(path))
     if scheme is None:
         return Engine(dtype_of(model, device), None)
     dtype = torch.bfloat16 if model.dtype == "auto" else DTYPES[model.dtype]
@@ -110,9 +113,21 @@ def without_kernels(model: ModelConfig, device: torch.device, problem: str) -> E
     return Engine(dtype_of(model, device), None)
 
 
-def _scheme(model: ModelConfig, *, gguf: bool) -> Scheme | None:
+def _has_codes(path: Path) -> bool:
+    """Whether there are quantised weights whose bits the kernels can carry."""
+    if path.suffix == ".gguf":
+        return True
+    config = quantisation_of(path) if path.is_dir() else None
+    if config is None:
+        return False
+    from workers.weights.quantised.registry import parser_of  # slow to import, and mostly not needed
+
+    return parser_of(config, path).codes
+
+
+def _scheme(model: ModelConfig, *, codes: bool) -> Scheme | None:
     if model.quantize in ("int8", "int4"):
         return model.quantize
-    if gguf and model.quantize == "auto" and model.dtype == "auto":
+    if codes and model.quantize == "auto" and model.dtype == "auto":
         return "file"
     return "floats" if model.deterministic else None

@@ -10,7 +10,7 @@ import torch
 
 from bus.config import Config, ModelConfig
 from bus.names import InvalidName, WorkerInstance, parse_process, parse_worker
-from workers.models.config import DTYPES
+from workers.models.architecture import DTYPES
 
 # Without one of these a CPU converts every bfloat16 to compute with it, and float32 is faster.
 _BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16", "svebf16"})

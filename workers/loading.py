@@ -22,7 +22,7 @@ from workers.engine import Engine, choose, without_kernels
 from workers.host import Assignment, Unsuitable
 from workers.kernels.pack import PACKING
 from workers.layers.linear import layout
-from workers.models.config import kv_shape
+from workers.models.architecture import kv_shape
 from workers.models.load import contents, load_weights
 from workers.models.packed import Misfit
 from workers.models.warm import warm_up
@@ -153,6 +153,7 @@ def load(assignment: Assignment, progress: Callable[[float], None]) -> Model:
             progress=progress,
             keep=lambda make: open_or_make(key, make),
             kernels=engine.kernels,
+            context=config.context_tokens,
         )
 
     try:
@@ -168,7 +169,8 @@ def load(assignment: Assignment, progress: Callable[[float], None]) -> Model:
         )
     kv = kv_shape(architecture, assignment.page_tokens, engine.dtype)
     # What else computes, makes other KV: it must not be found under the same digests.
-    identity = hashlib.sha256(digest + engine.numerics).digest() if engine.numerics else digest
+    numerics = engine.numerics + architecture.rope.variant.encode()
+    identity = hashlib.sha256(digest + numerics).digest() if numerics else digest
     load_s = time.monotonic() - began
     log.info("loaded %s in %.2f s", path.name, load_s, extra={"computed in": engine.name})
     return Loaded(

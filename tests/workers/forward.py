@@ -89,6 +89,7 @@ class Runner:
         cells: int = 512,
         dtype: torch.dtype = torch.float32,
         kernels: Kernels | None = None,
+        context: int = 0,
     ) -> None:
         self._ranks = Ranks(ranks)
         self.models: list[Model] = self._ranks.each(
@@ -99,6 +100,7 @@ class Runner:
                 rank=rank,
                 ranks=ranks,
                 kernels=kernels,
+                context=context,
                 **self.collectives(rank),
             )
         )
@@ -125,6 +127,12 @@ class Runner:
     def logits(self, hidden: Tensor) -> Tensor:
         """float32 [rows, vocabulary]."""
         return self._ranks.each(lambda rank: self.models[rank].logits(hidden))[0]
+
+    def share(self, name: str, other: str, tokens: int) -> None:
+        """Begin a sequence with the first pages of another one."""
+        assert tokens % self._page_tokens == 0
+        self._tables[other] = self._tables[name][: tokens // self._page_tokens]
+        self._lengths[other] = tokens
 
     def free(self, name: str) -> None:
         """Give a sequence's pages back, with what is in them."""

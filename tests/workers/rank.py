@@ -92,6 +92,24 @@ def disagree(group: GlooGroup) -> object:
     return {"broken": False}
 
 
+def family(group: GlooGroup) -> object:
+    """A small model of a directory; the job is the last argument."""
+    from real import CPU, driver_of
+
+    from workers.models.load import load_model
+
+    job = json.loads(sys.argv[5])
+    model = load_model(
+        Path(job["path"]), dtype=torch.float32, device=CPU, rank=group.rank, ranks=group.ranks, collectives=group
+    )
+    driver, ids = driver_of(model, group=group), job["ids"]
+    driver.run([(0, 0, len(ids), True)], opens=[make_open(0, ids, driver.pages_for(len(ids) + job["count"]))])
+    for step in range(job["count"] - 1):
+        driver.run([(0, len(ids) + step, 1, True)])
+    length = len(ids) + job["count"]
+    return driver.executor._slots.ids(np.zeros(length, np.int64), np.arange(length)).tolist()[len(ids) :]
+
+
 def real(group: GlooGroup) -> object:
     """A real model; the job is the last argument."""
     from real import driver_of, load, reference

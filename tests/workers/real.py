@@ -17,7 +17,7 @@ from bus.names import models_directory
 from bus.packed import unpack_u32
 from workers.execute import Executor
 from workers.group import Alone, Group
-from workers.models.config import kv_shape
+from workers.models.architecture import kv_shape
 from workers.models.interface import Model
 from workers.models.load import load_model
 from workers.slots import Slots

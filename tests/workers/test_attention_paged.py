@@ -28,6 +28,9 @@ class Case:
     group: int
     dim: int
     seed: int
+    windows: tuple[int, ...] = ()
+    scale: float = 0.0
+    cap: float = 0.0
 
 
 @st.composite
@@ -45,6 +48,9 @@ def cases(draw: st.DrawFn) -> Case:
         group=draw(st.integers(1, 4)),
         dim=draw(st.sampled_from([2, 8, 64])),
         seed=draw(st.integers(0, 1 << 30)),
+        windows=draw(st.sampled_from([(), (0, 1), (3, 17), (17, 0), (40, 1000)])),
+        scale=draw(st.sampled_from([0.0, 0.3])),
+        cap=draw(st.sampled_from([0.0, 1.5])),
     )
 
 
@@ -69,7 +75,7 @@ class World:
             torch.randn(LAYERS, computed + new, heads * case.group, case.dim, generator=generator)
             for computed, new in case.rows
         ]
-        self.attention = PagedAttention(case.mine, case.group)
+        self.attention = PagedAttention(case.mine, case.group, windows=case.windows, scale=case.scale, cap=case.cap)
 
     def step(self, spans: list[tuple[int, int, int]]) -> list[list[Tensor]]:
         """Run `(sequence, begin, end)` rows; per layer and row the output."""
@@ -97,9 +103,14 @@ class World:
             part.double().transpose(0, 1).repeat_interleave(self.case.group, 0)
             for part in self.kv[row][layer].unbind(1)
         )
-        scores = query @ keys.transpose(1, 2) * self.case.dim**-0.5
-        ahead = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
-        return (scores.masked_fill(ahead, float("-inf")).softmax(-1) @ values).transpose(0, 1)
+        scores = query @ keys.transpose(1, 2) * (self.case.scale or self.case.dim**-0.5)
+        if self.case.cap:
+            scores = self.case.cap * torch.tanh(scores / self.case.cap)
+        at = torch.arange(scores.shape[-1])
+        behind = at[:, None] - at
+        window = self.case.windows[layer] if self.case.windows else 0
+        unseen = (behind < 0) | (behind >= (window or len(at)))
+        return (scores.masked_fill(unseen, float("-inf")).softmax(-1) @ values).transpose(0, 1)
 
     def fill(self) -> None:
         """Run the tokens that the case calls computed, in one step of prefills and then one by one at the end."""
@@ -116,7 +127,8 @@ class World:
 @given(case=cases())
 @settings(max_examples=60, deadline=None)
 def test_paged_equals_dense(case: Case) -> None:
-    """Law: for every row, paged attention is causal attention over the row's own tokens, and nothing else."""
+    """Law: for every row, paged attention is causal attention over the row's own tokens, within the layer's window, and
+    nothing else."""
     world = World(case, torch.float32)
     world.fill()
     for layer, rows in enumerate(world.last()):

@@ -12,18 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from tiny import saved, tiny
 
 from workers.rendezvous import Rendezvous
 
 RANK = Path(__file__).with_name("rank.py")
 
 
-def run_ranks(scenario: str, directory: Path, ranks: int = 2) -> list[Any]:
+def run_ranks(scenario: str, directory: Path, ranks: int = 2, job: object = None) -> list[Any]:
     """What each rank printed; None for one that died."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     processes = [
         subprocess.Popen(
-            [sys.executable, str(RANK), scenario, str(directory), str(rank), str(ranks)],
+            [sys.executable, str(RANK), scenario, str(directory), str(rank), str(ranks), json.dumps(job)],
             stdout=subprocess.PIPE,
             text=True,
             env=environment,
@@ -67,6 +69,20 @@ def test_a_rank_that_dies_breaks_the_group_and_hangs_nobody(tmp_path: Path) -> N
 @pytest.mark.system
 def test_ranks_at_different_plans_break_the_group(tmp_path: Path) -> None:
     assert run_ranks("disagree", tmp_path) == [{"broken": True}, {"broken": True}]
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("family", ["mixtral", "gemma3_text", "phi3"])
+def test_ranks_of_a_family_draw_what_transformers_draws(family: str, tmp_path: Path) -> None:
+    """Experts, windows with two ropes, fused parts: each over two processes that share three KV heads."""
+    model = tiny(family)
+    path, ids = saved(model, tmp_path / "model"), list(range(3, 70))
+    with torch.inference_mode():
+        drawn = model.generate(torch.tensor([ids]), max_new_tokens=8, do_sample=False, eos_token_id=None)
+    expected = drawn[0, len(ids) :].tolist()
+    (tmp_path / "group").mkdir()
+    job = {"path": str(path), "ids": ids, "count": 8}
+    assert run_ranks("family", tmp_path / "group", job=job) == [expected, expected]
 
 
 # --- rendezvous, with seats taken by processes that do nothing else ---------------------------------------------------

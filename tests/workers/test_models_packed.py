@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from pathlib import Path
+from typing import Any
 
 import gguf
 import pytest
@@ -17,7 +18,8 @@ from workers.host import cpu_flags
 from workers.kernels.build import library
 from workers.kernels.pack import Kernels, Scheme
 from workers.models.config import read_architecture
-from workers.models.packed import misfit
+from workers.models.load import load_weights
+from workers.models.packed import Misfit, misfit
 from workers.weights.sharding import shard_of
 from workers.weights.source import WeightsError
 
@@ -28,9 +30,17 @@ def kernels(scheme: Scheme = "file", threads: int = 2) -> Kernels:
     return Kernels(library(cpu_flags()), threads, scheme)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+# Of families that have nothing beside llama.
+PLAIN: dict[str, tuple[str, dict[str, Any]]] = {
+    **VARIANTS,
+    "mistral": ("mistral", {"sliding_window": None}),
+    "phi3": ("phi3", {"sliding_window": None}),
+}
+
+
+@pytest.mark.parametrize("variant", PLAIN)
 def test_floats_equal_transformers_and_cuts_change_no_bit(variant: str, tmp_path: Path) -> None:
-    family, changes = VARIANTS[variant]
+    family, changes = PLAIN[variant]
     model = tiny(family, **changes)
     path = saved(model, tmp_path)
     whole = computed(Runner(path, kernels=kernels()), len(IDS))
@@ -126,6 +136,25 @@ def test_a_tensor_too_many_and_one_too_few(tmp_path: Path) -> None:
     (path / "config.json").write_text(config.replace('"num_hidden_layers": 3', '"num_hidden_layers": 4'))
     with pytest.raises(WeightsError, match="missing"):
         Runner(path, kernels=kernels())
+
+
+@pytest.mark.parametrize(
+    ("family", "lacking"),
+    [
+        ("mistral", "mistral's windows"),
+        ("mixtral", "mixtral's experts"),
+        ("qwen3", "qwen3's norms of q and k"),
+        ("qwen3_moe", "qwen3_moe's experts, norms of q and k"),
+        ("gemma2", "gemma2's windows, norms after attention and MLP, activation, multipliers, soft caps"),
+        ("gemma3_text", "gemma3's windows, norms of q and k, norms after attention and MLP, activation, multipliers"),
+        ("phi3", "phi3's windows"),
+        ("granite", "granite's multipliers"),
+    ],
+)
+def test_what_a_family_has_beside_llama_is_not_computed_without_it(family: str, lacking: str, tmp_path: Path) -> None:
+    path = saved(tiny(family), tmp_path)
+    with pytest.raises(Misfit, match=f"^{lacking}$"):
+        load_weights(path, dtype=torch.bfloat16, kernels=kernels())
 
 
 def test_what_does_not_fit_is_told(tmp_path: Path) -> None:

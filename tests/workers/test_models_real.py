@@ -108,6 +108,18 @@ def test_two_tensor_parallel_ranks(name: str) -> None:
     check(runner(name, 2).greedy([prompt["ids"] for prompt in prompts], 24, 32), prompts)
 
 
+@pytest.mark.timeout(600)
+def test_gemma_beyond_its_window_in_chunks_and_a_batch() -> None:
+    """Two ropes, norms everywhere, a window of 512 in five layers of six, a longer prompt, and short ones beside it."""
+    architecture = read_architecture(model_file("gemma3"))
+    assert (architecture.name, architecture.tied, architecture.qk_norm) == ("gemma3", True, True)
+    assert set(architecture.windows) == {0, 512}
+    prompts = some("gemma3", "text_rust", "text_mixed", "text_one_word", "text_long")
+    assert len(prompts[-1]["ids"]) > 512 + 200
+    ours = Runner(model_file("gemma3"), cells=120)
+    check(ours.greedy([prompt["ids"] for prompt in prompts], 10, 200), prompts)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("ranks", [1, 2])

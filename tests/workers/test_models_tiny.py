@@ -12,8 +12,8 @@ from forward import Runner
 from tiny import LLAMA3_ROPE, saved, tiny, written
 from torch import Tensor
 
-from workers.models.config import SUPPORTED, read_architecture
-from workers.models.load import BUILDERS, load_weights
+from workers.models.config import read_architecture
+from workers.models.load import load_weights
 from workers.models.rope import inverse_frequencies
 
 IDS = [int(n) for n in torch.randint(0, 101, (90,), generator=torch.Generator().manual_seed(3))]
@@ -133,10 +133,6 @@ def test_stop_ids_and_bos_come_from_the_files(tmp_path: Path) -> None:
     assert (read_architecture(directory).stop_ids, read_architecture(directory).bos_id) == ((2, 5), 1)
     (directory / "generation_config.json").write_text('{"eos_token_id": 9}')
     assert read_architecture(directory).stop_ids == (9,)
-
-
-def test_every_supported_family_has_a_builder() -> None:
-    assert set(BUILDERS) == set(SUPPORTED)
 
 
 def test_bfloat16_model_is_near_float32(tmp_path: Path) -> None:

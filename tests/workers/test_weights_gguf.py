@@ -139,9 +139,10 @@ def test_corrupt_bytes_never_do_worse_than_an_error(data: st.DataObject, tmp_pat
 @pytest.mark.parametrize(
     ("key", "value", "problem"),
     [
-        ("general.architecture", "gemma3", "'gemma3' is not supported"),
+        ("general.architecture", "mamba", "'mamba' is not supported"),
         ("llama.rope.scaling.type", "yarn", "rope scaling 'yarn' is not supported"),
         ("llama.rope.dimension_count", 8, "rope over 8 of 16"),
+        ("llama.expert_count", 4, "llama.expert_used_count is missing"),
         ("llama.block_count", None, "llama.block_count is missing"),
         ("llama.block_count", "three", "expected an integer"),
         ("llama.attention.head_count_kv", 4, "do not fit"),

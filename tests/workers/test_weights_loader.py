@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from tiny import saved, tiny, written
 
 from bus.memfd import Room
-from workers.models.config import kv_shape, read_architecture
+from workers.models.architecture import kv_shape
+from workers.models.config import read_architecture
 from workers.models.load import load_model, load_weights
 from workers.weights import digest, room
 from workers.weights.digest import weights_digest
@@ -90,9 +91,9 @@ def test_a_gguf_with_a_tensor_too_many(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"model_type": "mixtral"}, "architecture 'mixtral' is not supported"),
+        ({"model_type": "mamba"}, "architecture 'mamba' is not supported"),
         ({"hidden_act": "gelu"}, "activation 'gelu'"),
-        ({"use_sliding_window": True, "max_window_layers": 1}, "sliding-window"),
+        ({"use_sliding_window": True, "sliding_window": 9, "layer_types": ["linear_attention"]}, "linear_attention"),
         ({"attention_bias": True}, "attention_bias"),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}}, "'yarn'"),
         ({"rope_parameters": None, "rope_scaling": {"type": "dynamic", "factor": 2.0}}, "'dynamic'"),

@@ -3,7 +3,8 @@
 Per layer: scatter the new K and V into their pages, then for every row gather its pages into a scratch buffer and
 attend to that. Decode rows of similar length share two batched matrix products, with the query heads of a KV head as
 rows of one of them (torch's own grouped-query path is 1.4 times slower); a prefill chunk is one row, in blocks of
-queries. Whatever the pages' dtype is, the attention itself is computed in float32.
+queries. Layers with a window gather only the pages that it reaches into: the step is cut into parts once for each
+window that there is. Whatever the pages' dtype is, the attention itself is computed in float32.
 
 Every cell whose first token was written here holds finite numbers everywhere: what is behind a sequence's end in its
 last page is read, with a weight of zero, and zero times a stray NaN of the page's former life would be NaN.
@@ -12,6 +13,7 @@ last page is read, with a weight of zero, and zero times a stray NaN of the page
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -32,43 +34,57 @@ class PagedAttention:
     Args:
         kv_heads: the KV heads of this rank, a range of all ranks'.
         group: query heads that share a KV head.
+        windows: tokens that each layer sees, the token itself included; 0 is all. Empty: all layers, all.
+        scale: of scores; 0 is `dim ** -0.5`.
+        cap: the scores' soft limit, `cap * tanh(score / cap)`; 0 is none.
     """
 
-    def __init__(self, kv_heads: range, group: int) -> None:
-        self._kv_heads, self._group = kv_heads, group
+    def __init__(
+        self, kv_heads: range, group: int, *, windows: Sequence[int] = (), scale: float = 0.0, cap: float = 0.0
+    ) -> None:
+        self._kv_heads, self._group, self._windows = kv_heads, group, windows
+        self._scale, self._cap = scale, cap
         self._pages = torch.empty(0)
         self._page_of = self._offset_of = torch.empty(0, dtype=torch.int64)
-        self._parts: list[_Part] = []
+        self._parts: dict[int, list[_Part]] = {}  # by window
 
     def plan(self, batch: Batch, pages: Tensor) -> None:
         heads = slice(self._kv_heads.start, self._kv_heads.stop)
         self._pages = pages[:, :, :, heads]
         self._page_of, self._offset_of = batch.page_of, batch.offset_of
         self._clean(batch)
-        starts = batch.row_starts
+        scores = _Scores(self._scale or pages.shape[5] ** -0.5, self._cap)
+        self._parts = {window: self._cut(batch, window, scores) for window in set(self._windows) or {0}}
+
+    def _cut(self, batch: Batch, window: int, scores: _Scores) -> list[_Part]:
+        """A step's parts, for layers with this window."""
+        starts, page_tokens = batch.row_starts, self._pages.shape[4]
         counts = [end - start for start, end in itertools.pairwise(starts)]
-        decodes = [row for row, count in enumerate(counts) if count == 1]
-        self._parts = [
-            _Chunk(slice(starts[row], starts[row + 1]), batch.block_tables[row], batch.row_context[row], self._pages)
-            for row, count in enumerate(counts)
-            if count > 1
+        rows = [
+            _Row.of(*row, window, page_tokens)
+            for row in zip(counts, batch.block_tables, batch.row_context, strict=True)
         ]
-        page_bytes = 2 * len(self._kv_heads) * pages.shape[4] * pages.shape[5] * 4
-        lengths = [len(batch.block_tables[row]) for row in decodes]
+        parts: list[_Part] = [
+            _Chunk(slice(starts[at], starts[at + 1]), row, self._pages, scores)
+            for at, row in enumerate(rows)
+            if counts[at] > 1
+        ]
+        decodes = [at for at, count in enumerate(counts) if count == 1]
+        page_bytes = 2 * len(self._kv_heads) * page_tokens * self._pages.shape[5] * 4
+        lengths = [len(rows[at].table) for at in decodes]
         for group in group_rows(lengths, _SCRATCH_BYTES // page_bytes):
-            rows = [decodes[index] for index in group]
-            tokens = torch.tensor([starts[row] for row in rows])
-            tables = [batch.block_tables[row] for row in rows]
-            contexts = [batch.row_context[row] for row in rows]
-            whole = rows == list(range(len(counts)))  # a step of decodes in order needs no picking
-            self._parts.append(_Decodes(None if whole else tokens, tables, contexts, self._pages))
+            which = [decodes[index] for index in group]
+            whole = which == list(range(len(counts)))  # a step of decodes in order needs no picking
+            tokens = None if whole else torch.tensor([starts[at] for at in which])
+            parts.append(_Decodes(tokens, [rows[at] for at in which], self._pages, scores))
+        return parts
 
     def forward(self, query: Tensor, kv: Tensor, layer: int) -> Tensor:
         pages = self._pages[:, layer]
         pages[self._page_of, :, :, self._offset_of] = kv.to(pages.dtype)
         grouped = query.view(query.shape[0], len(self._kv_heads), self._group, query.shape[2])
         out = torch.empty_like(grouped)
-        for part in self._parts:
+        for part in self._parts[self._windows[layer] if self._windows else 0]:
             part.attend(grouped, pages, out)
         return out.view(query.shape)
 
@@ -79,6 +95,43 @@ class PagedAttention:
         partly = begun[~torch.isin(begun, filled)]
         if len(partly):
             self._pages[partly] = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Scores:
+    """From products of queries and keys to scores."""
+
+    scale: float
+    cap: float
+
+    def capped(self, scores: Tensor) -> Tensor:
+        """In place; of scores that are scaled."""
+        return scores.div_(self.cap).tanh_().mul_(self.cap) if self.cap else scores
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A row's share of a step: the last `count` tokens of its sequence, and those before that they see.
+
+    Attributes:
+        table: the cells from the first page that any of the tokens sees.
+        context: tokens in them.
+        window: that each token sees, itself included; at most `context`.
+    """
+
+    table: Tensor
+    context: int
+    count: int
+    window: int
+
+    @classmethod
+    def of(cls, count: int, table: Tensor, context: int, window: int, page_tokens: int) -> _Row:
+        """Given the whole table and context. window: 0 is all."""
+        if not window:
+            return cls(table, context, count, context)
+        behind = max(0, context - count + 1 - window) // page_tokens
+        context -= behind * page_tokens
+        return cls(table[behind:], context, count, min(window, context))
 
 
 class _Part(Protocol):
@@ -114,29 +167,32 @@ class _Decodes:
 
     Args:
         tokens: [rows] indices into the step's tokens; None where the rows are all of them, in order.
-        tables: their block tables.
-        contexts: tokens of each.
+        rows: what they see.
         pages: [cells, layers, 2, kv_heads, page tokens, dim].
+        scores: how they are made.
     """
 
-    def __init__(self, tokens: Tensor | None, tables: list[Tensor], contexts: list[int], pages: Tensor) -> None:
-        self._tokens, self._rows = tokens, len(tables)
-        longest, page_tokens = max(map(len, tables)), pages.shape[4]
+    def __init__(self, tokens: Tensor | None, rows: Sequence[_Row], pages: Tensor, scores: _Scores) -> None:
+        self._tokens, self._rows, self._scores = tokens, len(rows), scores
+        longest, page_tokens = max(len(row.table) for row in rows), pages.shape[4]
         # Padding repeats the row's first page, which is sure to hold finite numbers.
-        padded = torch.stack([torch.cat([table, table[:1].expand(longest - len(table))]) for table in tables])
+        padded = torch.stack([torch.cat([row.table, row.table[:1].expand(longest - len(row.table))]) for row in rows])
         self._gather = _Gather.of(padded.flatten(), pages)
-        self._length = contexts[0] if self._rows == 1 else longest * page_tokens
+        self._length = rows[0].context if self._rows == 1 else longest * page_tokens
         self._mask: Tensor | None = None
-        if min(contexts) < self._length:
-            behind = torch.arange(self._length) >= torch.tensor(contexts)[:, None]
-            self._mask = torch.zeros(self._rows, 1, self._length).masked_fill_(behind[:, None], float("-inf"))
+        if any(row.context < self._length or row.window < row.context for row in rows):
+            at = torch.arange(self._length)
+            ends = torch.tensor([row.context for row in rows])[:, None]
+            begins = ends - torch.tensor([row.window for row in rows])[:, None]
+            unseen = (at >= ends) | (at < begins)
+            self._mask = torch.zeros(self._rows, 1, self._length).masked_fill_(unseen[:, None], float("-inf"))
 
     def attend(self, query: Tensor, pages: Tensor, out: Tensor) -> None:
         _, heads, group, dim = query.shape
         keys, values = self._gather(pages).view(2, heads * self._rows, -1, dim)[:, :, : self._length]
         mine = query if self._tokens is None else query[self._tokens]
-        wanted = (mine.float() * dim**-0.5).transpose(0, 1).reshape(heads * self._rows, group, dim)
-        scores = torch.bmm(wanted, keys.transpose(1, 2))
+        wanted = (mine.float() * self._scores.scale).transpose(0, 1).reshape(heads * self._rows, group, dim)
+        scores = self._scores.capped(torch.bmm(wanted, keys.transpose(1, 2)))
         if self._mask is not None:
             scores.view(heads, self._rows, group, self._length).add_(self._mask)
         found = torch.bmm(torch.softmax(scores, -1), values)
@@ -148,25 +204,25 @@ class _Decodes:
 
 
 class _Chunk:
-    """One row of several tokens: the last `tokens` of its sequence.
+    """One row of several tokens.
 
     Args:
         tokens: its place among the step's tokens.
-        table: its block table.
-        context: tokens of its sequence.
+        row: what they see.
         pages: [cells, layers, 2, kv_heads, page tokens, dim].
+        scores: how they are made.
     """
 
-    def __init__(self, tokens: slice, table: Tensor, context: int, pages: Tensor) -> None:
-        self._tokens, self._context = tokens, context
-        self._gather = _Gather.of(table, pages)
-        count = tokens.stop - tokens.start
+    def __init__(self, tokens: slice, row: _Row, pages: Tensor, scores: _Scores) -> None:
+        self._tokens, self._row, self._scores = tokens, row, scores
+        self._gather = _Gather.of(row.table, pages)
+        context, count = row.context, row.count
         self._before = context - count
-        block = max(16, _MASK_NUMBERS // context)
         block = min(count, max(16, _MASK_NUMBERS // context))
         self._blocks = [(begin, min(begin + block, count)) for begin in range(0, count, block)]
-        ahead = torch.arange(context) > torch.arange(context - block, context)[:, None]
-        self._mask = torch.zeros(block, context).masked_fill_(ahead, float("-inf"))
+        query, key = torch.arange(context - block, context)[:, None], torch.arange(context)
+        unseen = (key > query) | (key <= query - row.window)
+        self._mask = torch.zeros(block, context).masked_fill_(unseen, float("-inf"))
 
     def attend(self, query: Tensor, pages: Tensor, out: Tensor) -> None:
         _, heads, group, dim = query.shape
@@ -174,11 +230,21 @@ class _Chunk:
         for begin, end in self._blocks:
             at = slice(self._tokens.start + begin, self._tokens.start + end)
             upto = self._before + end
-            found = F.scaled_dot_product_attention(
+            seen = slice(max(0, self._before + begin + 1 - self._row.window), upto)
+            # The mask of the last block, of which every other block's is a part: what is seen follows from how far a
+            # key is from its query.
+            moved = self._row.context - upto
+            found = self._attended(
                 query[at].float().permute(1, 2, 0, 3),
-                keys[:, :, :upto],
-                values[:, :, :upto],
-                # The mask of the last block, of which every other block's is the lower right corner's left part.
-                attn_mask=self._mask[begin - end :, self._context - upto :],
+                keys[:, :, seen],
+                values[:, :, seen],
+                self._mask[begin - end :, moved + seen.start :],
             )
             out[at] = found.permute(2, 0, 1, 3)
+
+    def _attended(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        """[kv_heads, group, tokens, dim]"""
+        if not self._scores.cap:
+            return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=self._scores.scale)
+        scores = self._scores.capped(query * self._scores.scale @ keys.transpose(-1, -2))
+        return torch.softmax(scores.add_(mask), -1) @ values

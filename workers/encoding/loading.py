@@ -18,7 +18,7 @@ from workers.encoding.encoder import Encoder
 from workers.encoding.weights import LAYOUT, EncoderWeights, load_weights
 from workers.host import Assignment, Unsuitable
 from workers.layers.linear import layout
-from workers.models.config import DTYPES
+from workers.models.architecture import DTYPES
 from workers.weights.digest import weights_digest
 from workers.weights.store import Key, is_kept, open_or_make
 

@@ -1,25 +1,34 @@
-"""The gated MLP (SwiGLU, arXiv:2002.05202)."""
+"""The gated MLP (SwiGLU and GeGLU, arXiv:2002.05202), whole or as one of many experts."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Final
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from workers.layers.linear import Linear, RowParallelLinear
 
+Activate = Callable[[Tensor], Tensor]
+
+ACTIVATIONS: Final[Mapping[str, Activate]] = {"silu": F.silu, "gelu_tanh": partial(F.gelu, approximate="tanh")}
+
 
 class GatedMlp:
-    """`down(silu(gate(x)) * up(x))`.
+    """`down(activate(gate(x)) * up(x))`.
 
     Args:
         gate_up: to [gate, up], fused.
         down: back to the residual stream.
+        activate: one of `ACTIVATIONS`.
     """
 
-    def __init__(self, gate_up: Linear, down: RowParallelLinear) -> None:
-        self._gate_up, self._down = gate_up, down
+    def __init__(self, gate_up: Linear, down: Linear | RowParallelLinear, activate: Activate) -> None:
+        self._gate_up, self._down, self._activate = gate_up, down, activate
 
     def __call__(self, x: Tensor) -> Tensor:
         """[tokens, hidden] to the same."""
         gate, up = self._gate_up(x).chunk(2, -1)
-        return self._down(F.silu(gate).mul_(up))
+        return self._down(self._activate(gate).mul_(up))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
 class RmsNorm:
-    """`x / rms(x) * weight`, computed in float32.
+    """`x / rms(x) * weight`, over the last dimension, computed in float32.
 
     Args:
-        weight: [hidden].
+        weight: [width]. One in float32 multiplies before the result is rounded to the model's dtype, any other one
+            after it, as the models were trained.
         eps: added to the mean square.
     """
 
@@ -18,7 +20,8 @@ class RmsNorm:
         self._weight, self._eps = weight, eps
 
     def __call__(self, x: Tensor) -> Tensor:
-        """[rows, hidden] to the same."""
+        """[..., width] to the same."""
         normed = F.rms_norm(x.float(), self._weight.shape, None, self._eps)
-        # The weight is applied after rounding to the model's dtype, as the models were trained.
+        if self._weight.dtype == torch.float32:
+            return normed.mul_(self._weight).to(x.dtype)
         return normed.to(x.dtype) * self._weight

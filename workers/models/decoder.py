@@ -10,7 +10,7 @@ from torch import Tensor
 
 from workers.attention.interface import Attention
 from workers.layers.rotary import Rotary
-from workers.models.config import Architecture
+from workers.models.architecture import Architecture
 from workers.models.interface import Batch
 
 Layer = Callable[[Tensor], Tensor]
@@ -18,18 +18,26 @@ Layer = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """`x + attention(norm(x))`, then `x + mlp(norm(x))`."""
+    """`x + scale * attention(norm(x))`, then `x + scale * mlp(norm(x))`; what is added may be normed before."""
 
     attention_norm: Layer
     attention: Layer
     mlp_norm: Layer
     mlp: Layer
+    post_attention_norm: Layer | None = None
+    post_mlp_norm: Layer | None = None
+    scale: float = 1.0
 
     def __call__(self, x: Tensor) -> Tensor:
         """[tokens, hidden] to the same; `x` is overwritten."""
-        x += self.attention(self.attention_norm(x))
-        x += self.mlp(self.mlp_norm(x))
-        return x
+        attended = self.attention(self.attention_norm(x))
+        if self.post_attention_norm is not None:
+            attended = self.post_attention_norm(attended)
+        x.add_(attended, alpha=self.scale)
+        computed = self.mlp(self.mlp_norm(x))
+        if self.post_mlp_norm is not None:
+            computed = self.post_mlp_norm(computed)
+        return x.add_(computed, alpha=self.scale)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,12 +51,13 @@ class Decoder:
     blocks: Sequence[Block]
     norm: Layer
     head: Layer
-    rotary: Rotary
+    rotaries: Sequence[Rotary]
     backend: Attention
 
     @torch.inference_mode()
     def forward(self, ids: Tensor, batch: Batch, pages: Tensor) -> Tensor:
-        self.rotary.plan(batch.positions)
+        for rotary in self.rotaries:
+            rotary.plan(batch.positions)
         self.backend.plan(batch, pages)
         x = self.embedding(ids)
         for block in self.blocks:

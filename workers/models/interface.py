@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from workers.models.config import Architecture
+    from workers.models.architecture import Architecture
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,14 +13,18 @@ from torch import Tensor
 
 from workers.kernels.pack import Kernels
 from workers.layers.linear import pack
-from workers.models import llama, qwen2
-from workers.models.config import Architecture, read_architecture
+from workers.models.architecture import Architecture, Experts
+from workers.models.config import read_architecture
+from workers.models.families import FAMILIES
 from workers.models.interface import SINGLE, Collectives, Model
 from workers.models.packed import Misfit, PackedDecoder, misfit
 from workers.models.rope import Rope
+from workers.models.wiring import wire
 from workers.weights.loader import Weights
+from workers.weights.names import Layout, layout
 from workers.weights.parts import Parts
 from workers.weights.prepared import Prepared, prepare
+from workers.weights.quantised.config import quantisation_of
 from workers.weights.room import require_room
 from workers.weights.safetensors_dir import SafetensorsDirectory
 from workers.weights.sharding import shard_of
@@ -35,7 +39,6 @@ def _made(make: Make) -> Mapping[str, Tensor]:
 
 
 _ARCHITECTURE: Final = "architecture"
-BUILDERS: Final = {"llama": llama.build, "qwen2": qwen2.build}
 
 
 def load_weights(
@@ -47,6 +50,7 @@ def load_weights(
     progress: Callable[[float], None] | None = None,
     keep: Keep = _made,
     kernels: Kernels | None = None,
+    context: int = 0,
 ) -> Prepared:
     """One rank's share of a model's weights, ready to compute with.
 
@@ -57,6 +61,7 @@ def load_weights(
         progress: is told the fraction that is loaded; not where `keep` has the tensors already.
         keep: where ready tensors are found or made; in memory if not given.
         kernels: what computes; torch's operators where there are none.
+        context: most tokens of a sequence that is served; 0 is what the model has.
 
     Raises:
         Misfit: the kernels cannot compute this model.
@@ -71,12 +76,12 @@ def load_weights(
             raise Misfit(problem)
         source = _source(path)
         require_room(source, ranks, dtype, kernels)
-        parts = Parts(source, architecture, shard, progress)
+        parts = Parts(source, architecture, shard, _layout(architecture), progress)
         made = _packed(parts, kernels) if kernels is not None else prepare(Weights(parts, dtype), pack)
         return {_ARCHITECTURE: _as_tensor(architecture), **made}
 
     tensors = keep(make)
-    architecture = msgspec.json.decode(bytes(tensors[_ARCHITECTURE].tolist()), type=Architecture)
+    architecture = msgspec.json.decode(bytes(tensors[_ARCHITECTURE].tolist()), type=Architecture).serving(context)
     return Prepared(tensors, architecture, shard_of(architecture, rank, ranks), dtype, kernels)
 
 
@@ -88,12 +93,21 @@ def _packed(parts: Parts, kernels: Kernels) -> Mapping[str, Tensor]:
 
 def contents() -> str:
     """Names what is kept beside the packed matrices: another name, other contents."""
-    return " ".join(each.name for each in (*fields(Architecture), *fields(Rope)))
+    return " ".join(each.name for each in (*fields(Architecture), *fields(Experts), *fields(Rope)))
+
+
+def _layout(architecture: Architecture) -> Layout:
+    family = FAMILIES[architecture.name]
+    return layout(architecture.format, family.names.get(architecture.format, {}), permuted=family.permuted)
 
 
 def _source(path: Path) -> TensorSource:
     if path.is_dir():
-        return SafetensorsDirectory(path)
+        if (config := quantisation_of(path)) is None:
+            return SafetensorsDirectory(path)
+        from workers.weights.quantised.directory import QuantisedDirectory
+
+        return QuantisedDirectory(path, config)
     from workers.weights.gguf_file import GgufFile  # slow to import, and not needed where weights are mapped
 
     return GgufFile(path)
@@ -113,7 +127,7 @@ def build(weights: Prepared, collectives: Collectives, device: torch.device) -> 
     """
     if weights.kernels is not None:
         return PackedDecoder(weights.tensors, weights.architecture, weights.shard, collectives, weights.kernels)
-    return BUILDERS[weights.architecture.name](weights, collectives, device)
+    return wire(weights, collectives, device)
 
 
 def load_model(
@@ -126,7 +140,8 @@ def load_model(
     collectives: Collectives = SINGLE,
     keep: Keep = _made,
     kernels: Kernels | None = None,
+    context: int = 0,
 ) -> Model:
     """`load_weights`, then `build`."""
-    weights = load_weights(path, dtype=dtype, rank=rank, ranks=ranks, keep=keep, kernels=kernels)
+    weights = load_weights(path, dtype=dtype, rank=rank, ranks=ranks, keep=keep, kernels=kernels, context=context)
     return build(weights, collectives, device)

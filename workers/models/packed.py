@@ -1,4 +1,4 @@
-"""A dense decoder on packed weights: the model that `llama` wires from layers, run by the kernels in one call a step.
+"""A dense decoder on packed weights: llama's wiring, and qwen2's biases, run by the kernels in one call a step.
 
 What does not fit the kernels is told by `misfit`; torch's operators serve it then.
 """
@@ -6,7 +6,7 @@ What does not fit the kernels is told by `misfit`; torch's operators serve it th
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import numpy as np
@@ -15,13 +15,27 @@ from torch import Tensor
 
 from workers.kernels import library as c
 from workers.kernels.pack import MATRICES, Kernels, packed
-from workers.models.config import Architecture
+from workers.models.architecture import Architecture
 from workers.models.interface import Batch, Collectives
 from workers.models.rope import inverse_frequencies
 from workers.weights.sharding import Shard
 
 _MAX_HIDDEN: Final = 16_384  # native/decoder.cpp keeps a normed token on the stack
 _MAX_HEAD_DIM: Final = 256
+
+# What an architecture may have and native/decoder.cpp has not.
+_BESIDE_LLAMA: Final[Mapping[str, Callable[[Architecture], object]]] = {
+    "experts": lambda a: a.experts,
+    "windows": lambda a: any(a.windows),
+    "norms of q and k": lambda a: a.qk_norm,
+    "norms after attention and MLP": lambda a: a.post_norms,
+    "activation": lambda a: a.activation != "silu",
+    "rope over a part of a head": lambda a: a.rope.rotated or a.rope.magnitude != 1,
+    "multipliers": lambda a: (
+        a.query_scale or (a.embedding_scale, a.residual_scale, a.logit_scale) != (1.0, 1.0, 1.0)
+    ),
+    "soft caps": lambda a: a.score_cap or a.logit_cap,
+}  # fmt: skip
 
 
 class Misfit(ValueError):
@@ -31,6 +45,8 @@ class Misfit(ValueError):
 def misfit(architecture: Architecture, shard: Shard) -> str:
     """Why the kernels cannot run this rank's share; empty where they can."""
     a = architecture
+    if lacking := [what for what, there in _BESIDE_LLAMA.items() if there(a)]:
+        return f"{a.name}'s {', '.join(lacking)}"
     if a.head_dim % 16 or a.head_dim > _MAX_HEAD_DIM or len(shard.heads) * a.head_dim % 32:
         return f"{len(shard.heads)} heads of {a.head_dim} (multiples of 16 up to {_MAX_HEAD_DIM}, together of 32, fit)"
     if a.hidden % 32 or a.hidden > _MAX_HIDDEN:

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-RopeKind = Literal["default", "linear", "llama3", "file"]
+RopeKind = Literal["default", "linear", "llama3", "longrope", "file"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,9 +19,16 @@ class Rope:
     Attributes:
         theta: the base.
         kind: "linear" divides all frequencies by `factor` (arXiv:2306.15595); "llama3" only the low ones, with a ramp
-            between; "file" divides them by factors that stand in the weight file.
+            between; "longrope" (arXiv:2402.13753) divides them by `short` or `long`; "file" by factors that stand in
+            the weight file.
         low_factor, high_factor, original_context: of "llama3": wavelengths longer than `original_context / low_factor`
-            are scaled, those shorter than `original_context / high_factor` are not.
+            are scaled, those shorter than `original_context / high_factor` are not. Of "longrope": up to which context
+            `short` holds.
+        rotated: dimensions of a head that are rotated, from the first one; 0 is all of them.
+        short, long: [rotated / 2] each, of "longrope".
+        context: that is served, of "longrope". Which factors hold must be the same for all of a sequence, and for all
+            that share pages: so it follows from the longest context that may be, and not from how long a sequence is.
+        magnitude: multiplies queries and keys, in what is rotated of them.
     """
 
     theta: float
@@ -30,22 +37,42 @@ class Rope:
     low_factor: float = 1.0
     high_factor: float = 4.0
     original_context: int = 8192
+    rotated: int = 0
+    short: tuple[float, ...] = ()
+    long: tuple[float, ...] = ()
+    context: int = 0
+    magnitude: float = 1.0
+
+    @property
+    def variant(self) -> str:
+        """Which of the factors hold; empty where there are none to choose from. Another variant, other KV."""
+        if self.kind != "longrope":
+            return ""
+        return "long" if self.context > self.original_context else "short"
+
+
+def longrope_magnitude(factor: float, original_context: int) -> float:
+    """Of a context that is `factor` times as long (arXiv:2402.13753)."""
+    return 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original_context))
 
 
 def inverse_frequencies(rope: Rope, head_dim: int, factors: Tensor | None = None) -> Tensor:
-    """[head_dim / 2] float32 radians per token.
+    """[rotated / 2] float32 radians per token.
 
     Args:
         rope: kind and numbers.
-        head_dim: dimensions of a head, all of which are rotated.
+        head_dim: dimensions of a head.
         factors: [head_dim / 2], of kind "file".
     """
-    exponents = torch.arange(0, head_dim, 2, dtype=torch.int64).to(torch.float32) / head_dim
+    rotated = rope.rotated or head_dim
+    exponents = torch.arange(0, rotated, 2, dtype=torch.int64).to(torch.float32) / rotated
     frequencies = 1.0 / (rope.theta**exponents)
     if rope.kind == "linear":
         return frequencies / rope.factor
     if rope.kind == "llama3":
         return _llama3(rope, frequencies)
+    if rope.kind == "longrope":
+        return 1.0 / (torch.tensor(rope.long if rope.variant == "long" else rope.short) * rope.theta**exponents)
     if rope.kind == "file":
         assert factors is not None
         return frequencies / factors

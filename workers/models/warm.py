@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from workers.host import Assignment
-from workers.models.config import kv_shape
+from workers.models.architecture import kv_shape
 from workers.models.interface import SINGLE, Batch
 from workers.models.load import build
 from workers.weights.prepared import Prepared

@@ -46,16 +46,26 @@ class GgufFile:
     def shape(self, name: str) -> tuple[int, ...]:
         return self._info(name).shape
 
-    def load(self, name: str, dtype: torch.dtype, rows: slice | None = None, columns: slice | None = None) -> Tensor:
+    def load(
+        self,
+        name: str,
+        dtype: torch.dtype,
+        rows: slice | None = None,
+        columns: slice | None = None,
+        at: int | None = None,
+    ) -> Tensor:
         info = self._info(name)
         width = info.shape[-1]
         bytes_per_row = info.nbytes * width // _elements(info.shape)
         raw = np.frombuffer(self._map, np.uint8, info.nbytes, info.offset).reshape(-1, bytes_per_row)
         if len(info.shape) == 1:  # a vector is one row of the file
             return self._decode(name, info, raw, dtype, rows).reshape(-1)
+        if at is not None:
+            height = info.shape[-2]
+            raw = raw[at * height : (at + 1) * height]
         if rows is not None:
             raw = raw[rows]
-        return self._decode(name, info, raw, dtype, columns).reshape(len(raw), *info.shape[1:-1], -1)
+        return self._decode(name, info, raw, dtype, columns).reshape(len(raw), -1)
 
     def codes(self, name: str, rows: slice | None = None) -> Codes | None:
         """A quantised matrix as it is, or some of its rows; None where the file has it as floats.

@@ -9,7 +9,7 @@ from workers.weights.parts import Part, Parts
 
 
 class Weights:
-    """One rank's weights of a dense decoder, read on demand. Ask for each part once.
+    """One rank's weights of a decoder, read on demand. Ask for each part once.
 
     Args:
         parts: which there are.
@@ -34,12 +34,17 @@ class Weights:
         return embedding if head is None else self._read(head)
 
     def final_norm(self) -> Tensor:
-        """[hidden]."""
-        return self._read(self._parts.final_norm())
+        """[hidden]; like all norms in `dtype`, or in float32 where the architecture has `norm_offset`."""
+        return self._norm(self._parts.final_norm())
 
     def norm(self, part: str, layer: int) -> Tensor:
-        """[hidden]; `part` is "attention_norm" or "mlp_norm"."""
-        return self._read(self._parts.norm(part, layer))
+        """[hidden]; `part` as in `Parts.norm`."""
+        return self._norm(self._parts.norm(part, layer))
+
+    def qk_norms(self, layer: int) -> tuple[Tensor, Tensor]:
+        """[head_dim] each."""
+        q, k = map(self._norm, self._parts.qk_norms(layer))
+        return q, k
 
     def qkv(self, layer: int) -> tuple[Tensor, Tensor | None]:
         """Weight [(heads + 2 * kv_heads) * head_dim, hidden] and, where the model has one, bias; rows are q, k, v."""
@@ -59,15 +64,40 @@ class Weights:
         """[hidden, intermediate]."""
         return self._read(self._parts.down(layer))
 
+    def router(self, layer: int) -> Tensor:
+        """[experts, hidden]."""
+        return self._read(self._parts.router(layer))
+
+    def expert(self, layer: int, expert: int) -> tuple[Tensor, Tensor] | None:
+        """[2 * intermediate, hidden]: gate, then up; and [hidden, intermediate]. None where another rank has it."""
+        parts = self._parts.expert(layer, expert)
+        if expert not in self.shard.experts:
+            for part in parts:
+                self._parts.leave(part)
+            return None
+        gate, up, down = map(self._read, parts)
+        return torch.cat((gate, up)), down
+
     def rope_factors(self) -> Tensor | None:
         """[head_dim / 2] float32, of models whose file carries them."""
         part = self._parts.rope_factors()
         return None if part is None else self._read(part, torch.float32)
 
+    def _norm(self, part: Part) -> Tensor:
+        # One added in bfloat16 would lose most of what the file says.
+        return self._read(part, torch.float32 if self.architecture.norm_offset else None)
+
     def _read(self, part: Part, dtype: torch.dtype | None = None) -> Tensor:
-        self._parts.use(part)
-        tensor = self._parts.source.load(part.name, dtype or self.dtype, part.rows, part.columns)
-        return tensor[unpermuted(len(tensor), self.architecture.head_dim)] if part.permuted else tensor
+        return read(self._parts, part, dtype or self.dtype)
+
+
+def read(parts: Parts, part: Part, dtype: torch.dtype) -> Tensor:
+    """A part as a tensor, its rows in the order that is computed with."""
+    parts.use(part)
+    tensor = parts.source.load(part.name, dtype, part.rows, part.columns, part.at)
+    if part.offset:
+        tensor += part.offset
+    return tensor[unpermuted(len(tensor), parts.architecture.head_dim)] if part.permuted else tensor
 
 
 def unpermuted(rows: int, head_dim: int) -> Tensor:

@@ -7,8 +7,7 @@ from torch import Tensor
 
 from workers.kernels.pack import MATRICES, Packed, Scheme, pack_codes, pack_floats
 from workers.weights.codes import Codes, divisible, from_floats
-from workers.weights.gguf_file import GgufFile
-from workers.weights.loader import unpermuted
+from workers.weights.loader import read, unpermuted
 from workers.weights.parts import Part, Parts, Qkv
 from workers.weights.source import WeightsError
 
@@ -105,9 +104,7 @@ class PackedWeights:
                 'dtype = "float32"',
                 part.name,
             )
-        codes = None
-        if self._scheme != "floats" and isinstance(source, GgufFile):
-            codes = source.codes(part.name, part.rows)
+        codes = None if self._scheme == "floats" else source.codes(part.name, part.rows)
         if codes is not None:
             self._parts.use(part)
             if part.permuted:
@@ -123,6 +120,4 @@ class PackedWeights:
         return from_floats(weight.numpy(), bits or (8 if self._scheme == "int8" else 4))
 
     def _floats(self, part: Part) -> Tensor:
-        self._parts.use(part)
-        tensor = self._parts.source.load(part.name, torch.float32, part.rows, part.columns)
-        return tensor[unpermuted(len(tensor), self.architecture.head_dim)] if part.permuted else tensor
+        return read(self._parts, part, torch.float32)

@@ -17,7 +17,7 @@ from workers.weights.sharding import Shard
 
 if TYPE_CHECKING:
     from workers.kernels.pack import Kernels
-    from workers.models.config import Architecture
+    from workers.models.architecture import Architecture
 
 Pack = Callable[[Tensor], Tensor]
 
@@ -41,16 +41,31 @@ def prepare(weights: Weights, pack: Pack) -> dict[str, Tensor]:
     if (factors := weights.rope_factors()) is not None:
         tensors["rope_factors"] = factors
     for layer in range(weights.architecture.layers):
-        qkv, bias = weights.qkv(layer)
-        tensors[f"{layer}.attention_norm"] = weights.norm("attention_norm", layer)
-        tensors[f"{layer}.qkv"] = pack(qkv)
-        if bias is not None:
-            tensors[f"{layer}.qkv_bias"] = bias
-        tensors[f"{layer}.attention_out"] = pack(weights.attention_out(layer))
-        tensors[f"{layer}.mlp_norm"] = weights.norm("mlp_norm", layer)
-        tensors[f"{layer}.gate_up"] = pack(weights.gate_up(layer))
-        tensors[f"{layer}.down"] = pack(weights.down(layer))
+        tensors |= {f"{layer}.{name}": tensor for name, tensor in _layer(weights, layer, pack).items()}
     weights.finish()
+    return tensors
+
+
+def _layer(weights: Weights, layer: int, pack: Pack) -> dict[str, Tensor]:
+    a = weights.architecture
+    qkv, bias = weights.qkv(layer)
+    tensors = {name: weights.norm(name, layer) for name in ("attention_norm", "mlp_norm")}
+    if a.post_norms:
+        tensors |= {name: weights.norm(name, layer) for name in ("post_attention_norm", "post_mlp_norm")}
+    if a.qk_norm:
+        tensors["q_norm"], tensors["k_norm"] = weights.qk_norms(layer)
+    tensors["qkv"] = pack(qkv)
+    if bias is not None:
+        tensors["qkv_bias"] = bias
+    tensors["attention_out"] = pack(weights.attention_out(layer))
+    experts = a.experts_of(layer)
+    if experts is None:
+        tensors |= {"gate_up": pack(weights.gate_up(layer)), "down": pack(weights.down(layer))}
+        return tensors
+    tensors["router"] = weights.router(layer)
+    for expert in range(experts.count):
+        if (mine := weights.expert(layer, expert)) is not None:
+            tensors[f"{expert}.gate_up"], tensors[f"{expert}.down"] = map(pack, mine)
     return tensors
 
 
@@ -101,7 +116,7 @@ class Prepared:
         return self.tensors.get("rope_factors")
 
     def norm(self, part: str, layer: int) -> Tensor:
-        """[hidden]; `part` is "attention_norm" or "mlp_norm"."""
+        """[hidden], or [head_dim] of "q_norm" and "k_norm"; `part` as in `Parts.norm`."""
         return self.tensors[f"{layer}.{part}"]
 
     def qkv(self, layer: int) -> tuple[Tensor, Tensor | None]:
@@ -119,6 +134,14 @@ class Prepared:
     def down(self, layer: int) -> Tensor:
         """Packed."""
         return self.tensors[f"{layer}.down"]
+
+    def router(self, layer: int) -> Tensor:
+        """[experts, hidden]."""
+        return self.tensors[f"{layer}.router"]
+
+    def expert(self, layer: int, expert: int) -> tuple[Tensor, Tensor]:
+        """Packed; `gate_up` and `down` of an expert of this rank."""
+        return self.tensors[f"{layer}.{expert}.gate_up"], self.tensors[f"{layer}.{expert}.down"]
 
 
 def _memory(tensor: Tensor) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import torch
 
 from bus.memfd import room_for_memory
+from workers.weights.safetensors_dir import file_bytes
 from workers.weights.source import TensorSource, WeightsError
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def require_room(source: TensorSource, ranks: int, dtype: torch.dtype, kernels: 
     if kernels is None:
         needed, form = weights * dtype.itemsize, str(dtype).removeprefix("torch.")
     elif kernels.scheme == "file":
-        needed, form = source.path.stat().st_size, "their own bits"
+        needed, form = file_bytes(source.path), "their own bits"
     else:
         needed, form = int(weights * _BITS[kernels.scheme] / 8), kernels.scheme
     room = room_for_memory()

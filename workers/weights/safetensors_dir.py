@@ -33,6 +33,11 @@ def weight_files(directory: Path) -> tuple[Path, ...]:
     )
 
 
+def file_bytes(path: Path) -> int:
+    """Of a weight file, or of all in a directory."""
+    return sum(file.stat().st_size for file in (weight_files(path) if path.is_dir() else (path,)))
+
+
 def _files_by_tensor(directory: Path) -> dict[str, str]:
     """The index; empty where all tensors are in one file."""
     index = directory / INDEX
@@ -81,15 +86,34 @@ class SafetensorsDirectory:
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._slice(name).get_shape())
 
-    def load(self, name: str, dtype: torch.dtype, rows: slice | None = None, columns: slice | None = None) -> Tensor:
+    def load(
+        self,
+        name: str,
+        dtype: torch.dtype,
+        rows: slice | None = None,
+        columns: slice | None = None,
+        at: int | None = None,
+    ) -> Tensor:
         part = self._slice(name)
         kind = part.get_dtype()
         if kind not in _FLOATS:
             raise WeightsError(self.path, f"type {kind} cannot be read (these can: {', '.join(sorted(_FLOATS))})", name)
-        whole = slice(None)
-        tensor: Tensor = part[rows or whole] if columns is None else part[rows or whole, columns]
+        which = (*(() if at is None else (at,)), rows or slice(None), *(() if columns is None else (columns,)))
+        tensor: Tensor = part[which]
         # Always a copy: a view would keep the file mapped, and die with it when somebody truncates it.
         return tensor.to(dtype, copy=True).contiguous()
+
+    def codes(self, name: str, rows: slice | None = None) -> None:
+        """Everything is floats here."""
+
+    def raw(self, name: str) -> Tensor:
+        """A whole tensor in the file's own type.
+
+        Raises:
+            WeightsError: no such tensor.
+        """
+        tensor: Tensor = self._slice(name)[...]
+        return tensor.clone()
 
     def _slice(self, name: str) -> Any:
         try:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from workers.models.config import Architecture
+    from workers.models.architecture import Architecture
 
 
 GROUP: Final = 32  # inputs that share a scale in quantised weights
@@ -37,6 +37,7 @@ class Shard:
     Attributes:
         heads, kv_heads: query and KV heads.
         intermediate: columns of the MLP.
+        experts: of every layer that has some; whole ones, so a token's experts are computed where they are.
         vocabulary: token ids whose embedding and logits it holds.
         vocabulary_sizes: of all ranks, in order.
     """
@@ -48,6 +49,7 @@ class Shard:
     intermediate: range
     vocabulary: range
     vocabulary_sizes: tuple[int, ...]
+    experts: range
 
 
 class TooManyRanks(ValueError):
@@ -73,4 +75,5 @@ def shard_of(architecture: Architecture, rank: int, ranks: int) -> Shard:
         intermediate=split_groups(architecture.intermediate, ranks)[rank],
         vocabulary=vocabulary[rank],
         vocabulary_sizes=tuple(map(len, vocabulary)),
+        experts=split(architecture.experts.count if architecture.experts else 0, ranks)[rank],
     )

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from workers.weights.codes import Codes
 
 
 class WeightsError(Exception):
@@ -43,7 +46,14 @@ class TensorSource(Protocol):
         """
         ...
 
-    def load(self, name: str, dtype: torch.dtype, rows: slice | None = None, columns: slice | None = None) -> Tensor:
+    def load(
+        self,
+        name: str,
+        dtype: torch.dtype,
+        rows: slice | None = None,
+        columns: slice | None = None,
+        at: int | None = None,
+    ) -> Tensor:
         """A new contiguous tensor of `dtype` on the CPU.
 
         Args:
@@ -51,6 +61,15 @@ class TensorSource(Protocol):
             dtype: what it is converted to; quantised tensors are dequantised.
             rows: of the first dimension; None takes all.
             columns: of the second dimension; None takes all.
+            at: one matrix of a tensor of three dimensions, whose rows and columns the others are then.
+
+        Raises:
+            WeightsError: no such tensor, or its type cannot be read.
+        """
+        ...
+
+    def codes(self, name: str, rows: slice | None = None) -> Codes | None:
+        """A quantised matrix as it is, or some of its rows; None where it is floats, or no kernel could carry it.
 
         Raises:
             WeightsError: no such tensor, or its type cannot be read.

@@ -1,12 +1,13 @@
-"""Write the golden files `smollm2.json` and `qwen05b.json` with Hugging Face transformers, in float32, on the CPU.
+"""Write the golden files of `FILES` with Hugging Face transformers, in float32, on the CPU.
 
-    OMP_NUM_THREADS=1 nice python tests/workers/reference/make_reference.py smollm2 qwen05b
+    OMP_NUM_THREADS=1 nice python tests/workers/reference/make_reference.py smollm2 qwen05b gemma3
 
 A prompt whose ids are those of the file that is there keeps its answer; delete the file to make all of it anew.
 
 Per prompt: its ids, 64 greedy tokens (end-of-sequence ignored), the log probability of each, and the gap between the
 best and the second best logit at each step. Tokenizers are built by hand: transformers does not split digits in the one
-that it makes of a `smollm` GGUF.
+that it makes of a `smollm` GGUF. For Gemma only raw texts are prompts: its
+file has no template.
 """
 
 from __future__ import annotations
@@ -20,16 +21,17 @@ import numpy as np
 import torch
 from gguf import GGUFReader
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 sys.path.insert(0, str(Path(__file__).parent))
 from huggingface import reference_model
-from prompts import PROMPTS
+from prompts import PROMPTS, TEXTS
 
 from bus.names import models_directory
 
 HERE = Path(__file__).parent
-FILES = {"smollm2": "SmolLM2-135M-Instruct.Q4_1.gguf", "qwen05b": "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"}
+FILES = {"smollm2": "SmolLM2-135M-Instruct.Q4_1.gguf", "qwen05b": "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
+         "gemma3": "gemma-3-270m-q4_k_m.gguf"}  # fmt: skip
 STEPS = 64
 CONTROL_TOKEN = 3
 ANSWER = ("tokens", "logprobs", "gaps")
@@ -50,8 +52,28 @@ _PRE_TOKENIZERS = {
 }
 
 
+def sentencepiece_of(reader: GGUFReader) -> Tokenizer:
+    """SentencePiece's BPE, whose merges are all pairs of tokens that make a token, the best token first."""
+    tokens = reader.fields["tokenizer.ggml.tokens"].contents()
+    scores = reader.fields["tokenizer.ggml.scores"].contents()
+    ids = {token: index for index, token in enumerate(tokens)}
+    pairs = [
+        (-scores[index], token[:cut], token[cut:])
+        for token, index in ids.items()
+        for cut in range(1, len(token))
+        if token[:cut] in ids and token[cut:] in ids
+    ]
+    merges = [(left, right) for _, left, right in sorted(pairs)]
+    tokenizer = Tokenizer(models.BPE(vocab=ids, merges=merges, byte_fallback=True, fuse_unk=True, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Replace(" ", "\u2581")
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
+    return tokenizer
+
+
 def tokenizer_of(reader: GGUFReader) -> Tokenizer:
-    """The byte-level BPE tokenizer that a GGUF describes, built by hand."""
+    """The tokenizer that a GGUF describes, built by hand."""
+    if reader.fields["tokenizer.ggml.model"].contents() == "llama":
+        return sentencepiece_of(reader)
     tokens = reader.fields["tokenizer.ggml.tokens"].contents()
     types = reader.fields["tokenizer.ggml.token_type"].contents()
     merges = [tuple(merge.split(" ", 1)) for merge in reader.fields["tokenizer.ggml.merges"].contents()]
@@ -104,9 +126,12 @@ def make(name: str) -> None:
     known = json.loads(written.read_text(encoding="utf-8"))["prompts"] if written.exists() else []
     answers = {tuple(prompt["ids"]): {key: prompt[key] for key in ANSWER} for prompt in known}
     prompts = []
-    for prompt in PROMPTS:
+    chats = "tokenizer.chat_template" in reader.fields
+    for prompt in PROMPTS if chats else TEXTS:
         text = render(reader, prompt["messages"]) if "messages" in prompt else prompt["text"]
         ids = tokenizer.encode(text, add_special_tokens=False).ids
+        if not chats:
+            ids.insert(0, int(reader.fields["tokenizer.ggml.bos_token_id"].contents()))
         answer = answers.get(tuple(ids)) or greedy(model, ids)
         prompts.append({**prompt, "ids": ids, **answer})
         print(f"{name} {prompt['name']}: {len(ids)} ids, least gap {min(answer['gaps']):.4f}", flush=True)

@@ -71,3 +71,9 @@ PROMPTS: list[dict[str, Any]] = [
         "messages": _chat(_diary(44) + "\n\nOn which day did Greta first open the gate, and what was ground that day?"),
     },
 ]
+
+# For models without a chat template; the last is longer than the window of gemma3.
+TEXTS: list[dict[str, Any]] = [
+    *(prompt for prompt in PROMPTS if "text" in prompt),
+    {"name": "text_long", "text": _diary(28)},
+]
