@@ -39,7 +39,7 @@ class Rows:
 
     Attributes:
         contexts: int32 [rows], tokens of each sequence after the step.
-        query_starts: int32 [rows + 1], first query token of each row.
+        query_starts, query_ends: int32 [rows], its query tokens among the step's.
         tables: int32 [rows, pages], their block tables.
         most_tokens: query tokens of a row, at most.
         first_splits: int32 [rows + 1], where each row's splits begin in the list, and their number.
@@ -48,18 +48,21 @@ class Rows:
 
     contexts: Tensor
     query_starts: Tensor
+    query_ends: Tensor
     tables: Tensor
     most_tokens: int
     first_splits: Tensor
     row_of: Tensor
 
     @classmethod
-    def of(cls, contexts: Tensor, query_starts: Tensor, tables: Tensor, most_tokens: int, splits: int) -> Rows:
+    def of(
+        cls, contexts: Tensor, query_starts: Tensor, query_ends: Tensor, tables: Tensor, most_tokens: int, splits: int
+    ) -> Rows:
         """With room for a list of so many splits."""
-        device, rows = contexts.device, len(contexts)
-        first_splits = torch.empty(rows + 1, dtype=torch.int32, device=device)
-        row_of = torch.empty(splits, dtype=torch.int32, device=device)
-        return cls(contexts, query_starts, tables, most_tokens, first_splits, row_of)
+        first_splits, row_of = torch.empty(len(contexts) + 1 + splits, dtype=torch.int32, device=contexts.device).split(
+            [len(contexts) + 1, splits]
+        )
+        return cls(contexts, query_starts, query_ends, tables, most_tokens, first_splits, row_of)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,7 @@ def list_splits(rows: Rows, window: int) -> None:
         warps=4,
         contexts=rows.contexts,
         query_starts=rows.query_starts,
+        query_ends=rows.query_ends,
         first_splits=rows.first_splits,
         row_of=rows.row_of,
         rows=count,
@@ -146,6 +150,7 @@ def decode(
         scales=kv.scales,
         contexts=rows.contexts,
         query_starts=rows.query_starts,
+        query_ends=rows.query_ends,
         tables=rows.tables,
         first_splits=rows.first_splits,
         row_of=rows.row_of,
@@ -173,6 +178,7 @@ def decode(
         totals=partial.totals,
         scales=kv.scales,
         query_starts=rows.query_starts,
+        query_ends=rows.query_ends,
         first_splits=rows.first_splits,
         out=out,
         out_stride=out.stride(0),
@@ -185,29 +191,29 @@ def decode(
 @triton.jit
 def _first_split(context, tokens, WINDOW: tl.constexpr, SPLIT: tl.constexpr):
     """The split of the first key that any of the row's last `tokens` tokens sees."""
+    first = context * 0
     if WINDOW > 0:
-        return tl.maximum(context - tokens - WINDOW + 1, 0) // SPLIT
-    else:
-        return context * 0
+        first = tl.maximum(context - tokens - WINDOW + 1, 0) // SPLIT
+    return first
 
 
 @triton.jit
 def _list(
-    contexts, query_starts, first_splits, row_of, rows,
+    contexts, query_starts, query_ends, first_splits, row_of, rows,
     WINDOW: tl.constexpr, SPLIT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """One program per row, and one for the total. No program waits for another: each adds up those before it."""
     mine = tl.program_id(0)
     row = tl.arange(0, BLOCK)
     context = tl.load(contexts + row, mask=row < mine, other=0)
-    tokens = tl.load(query_starts + row + 1, mask=row < mine, other=0)
+    tokens = tl.load(query_ends + row, mask=row < mine, other=0)
     tokens -= tl.load(query_starts + row, mask=row < mine, other=0)
     splits = (context + SPLIT - 1) // SPLIT - _first_split(context, tokens, WINDOW, SPLIT)
     first = tl.sum(tl.where(row < mine, splits, 0), 0)
     tl.store(first_splits + mine, first)
     if mine < rows:
         length = tl.load(contexts + mine)
-        count = tl.load(query_starts + mine + 1) - tl.load(query_starts + mine)
+        count = tl.load(query_ends + mine) - tl.load(query_starts + mine)
         splits_of_mine = (length + SPLIT - 1) // SPLIT - _first_split(length, count, WINDOW, SPLIT)
         for begin in range(0, splits_of_mine, 128):
             at = begin + tl.arange(0, 128)
@@ -216,7 +222,7 @@ def _list(
 
 @triton.jit
 def _split(
-    query, pages, scales, contexts, query_starts, tables, first_splits, row_of, sums, peaks, totals,
+    query, pages, scales, contexts, query_starts, query_ends, tables, first_splits, row_of, sums, peaks, totals,
     rows, query_stride, table_stride, cell_stride, kv_stride, scale,
     CAP: tl.constexpr, PAGE: tl.constexpr, TILE: tl.constexpr, ROWS: tl.constexpr,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, KEPT: tl.constexpr, WINDOW: tl.constexpr, SPLIT: tl.constexpr,
@@ -232,7 +238,7 @@ def _split(
         row = tl.load(row_of + item)
         context = tl.load(contexts + row)
         first_token = tl.load(query_starts + row)
-        tokens = tl.load(query_starts + row + 1) - first_token
+        tokens = tl.load(query_ends + row) - first_token
         token = slot // GROUP
         valid = token < tokens
         position = context - tokens + token
@@ -264,7 +270,7 @@ def _split(
 
 @triton.jit
 def _merge(
-    sums, peaks, totals, scales, query_starts, first_splits, out, out_stride,
+    sums, peaks, totals, scales, query_starts, query_ends, first_splits, out, out_stride,
     TOKENS: tl.constexpr, AT_ONCE: tl.constexpr, KV_HEADS: tl.constexpr, GROUP: tl.constexpr, KEPT: tl.constexpr,
     DIM: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
@@ -274,7 +280,7 @@ def _merge(
     head = tl.program_id(1)
     kv_head = head // GROUP
     first_token = tl.load(query_starts + row)
-    if token < tl.load(query_starts + row + 1) - first_token:
+    if token < tl.load(query_ends + row) - first_token:
         dim = tl.arange(0, BLOCK_D)
         begin = tl.load(first_splits + row)
         end = tl.load(first_splits + row + 1)

@@ -36,11 +36,10 @@ def tanh(x):
 def store_as(x, dtype: tl.constexpr):
     """float32 `x`, already scaled, in a storage dtype: clamped and rounded where that is FP8 or INT8."""
     if dtype == tl.int8:
-        return tl.floor(tl.clamp(x, -INT8_MAX, INT8_MAX) + 0.5).to(tl.int8)
+        x = tl.floor(tl.clamp(x, -INT8_MAX, INT8_MAX) + 0.5)
     elif dtype == tl.float8e4nv:
-        return tl.clamp(x, -FP8_MAX, FP8_MAX).to(tl.float8e4nv)
-    else:
-        return x.to(dtype)
+        x = tl.clamp(x, -FP8_MAX, FP8_MAX)
+    return x.to(dtype)
 
 
 @triton.jit

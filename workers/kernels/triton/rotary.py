@@ -10,16 +10,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from workers.attention.interface import HeadNorms
 from workers.kernels.triton.launch import launch
 from workers.kernels.triton.numerics import store_as
-
-
-class HeadNorms(NamedTuple):
-    """RMSNorm over each head of queries and keys, before rotation (Qwen3). Weights are [head_dim]."""
-
-    query: Tensor
-    key: Tensor
-    eps: float
 
 
 class Destination(NamedTuple):
@@ -44,10 +37,10 @@ def rotate_and_write(
     to: Destination,
     norms: HeadNorms | None = None,
 ) -> None:
-    """Norm and rotate queries in place; norm and rotate K, and write K and V into their pages.
+    """Norm and rotate queries and keys in place, and write K and V into their pages.
 
     Args:
-        qkv: [tokens, heads + 2 * kv_heads, head_dim], queries first; only the queries are changed.
+        qkv: [tokens, heads + 2 * kv_heads, head_dim], queries first; there may be none.
         kv_heads: of this rank.
         angles: cosines and sines, float32 [tokens, head_dim / 2]; None where queries and keys are rotated already.
         to: the pages.
@@ -57,11 +50,9 @@ def rotate_and_write(
     pages, page_of, offset_of, scales = to
     cos, sin = angles if angles is not None else (None, None)
     query_norm, key_norm, eps = norms if norms is not None else (None, None, 0.0)
-    heads = all_heads - 2 * kv_heads
-    plain = angles is None and norms is None
     launch(
         _rotate_and_write,
-        (tokens, 2 * kv_heads if plain else all_heads),
+        (tokens, all_heads),
         warps=1,
         qkv=qkv,
         cos=cos,
@@ -76,9 +67,8 @@ def rotate_and_write(
         cell_stride=pages.stride(0),
         kv_stride=pages.stride(1),
         eps=eps,
-        HEADS=heads,
+        HEADS=all_heads - 2 * kv_heads,
         KV_HEADS=kv_heads,
-        FIRST=heads if plain else 0,
         PAGE=pages.shape[3],
         DIM=dim,
         BLOCK=triton.next_power_of_2(dim // 2),
@@ -104,8 +94,8 @@ def reference(
         x, y = rotated.chunk(2, -1)
         rotated = torch.cat([x * cos - y * sin, x * sin + y * cos], -1)
     rotated = rotated.to(qkv.dtype)
-    qkv[:, :heads] = rotated[:, :heads]
-    kv = torch.stack([rotated[:, heads:], qkv[:, heads + kv_heads :]], 1)
+    qkv[:, : heads + kv_heads] = rotated
+    kv = qkv[:, heads:].unflatten(1, (2, kv_heads))
     to.pages[to.page_of, :, :, to.offset_of] = as_stored(kv, to.pages.dtype, to.scales)
 
 
@@ -122,12 +112,11 @@ def as_stored(kv: Tensor, dtype: torch.dtype, scales: Tensor | None) -> Tensor:
 def _rotate_and_write(
     qkv, cos, sin, query_norm, key_norm, pages, page_of, offset_of, scales,
     token_stride, cell_stride, kv_stride, eps,
-    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, FIRST: tl.constexpr,
-    PAGE: tl.constexpr, DIM: tl.constexpr, BLOCK: tl.constexpr,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, PAGE: tl.constexpr, DIM: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One program per token and head of q, k, v (of k and v alone where nothing is done to queries)."""
+    """One program per token and head of q, k, v."""
     token = tl.program_id(0).to(tl.int64)
-    head = tl.program_id(1) + FIRST
+    head = tl.program_id(1)
     half: tl.constexpr = DIM // 2
     at = tl.arange(0, BLOCK)
     inside = at < half
@@ -141,18 +130,18 @@ def _rotate_and_write(
             if head >= HEADS:
                 weight = key_norm
             root = tl.sqrt_rn((tl.sum(x * x, 0) + tl.sum(y * y, 0)) / DIM + eps)
-            x = tl.div_rn(x, root).to(dtype).to(tl.float32) * tl.load(weight + at, mask=inside, other=0.0).to(tl.float32)
+            x = tl.div_rn(x, root).to(dtype).to(tl.float32)
             y = tl.div_rn(y, root).to(dtype).to(tl.float32)
-            y = y * tl.load(weight + half + at, mask=inside, other=0.0).to(tl.float32)
-            x, y = x.to(dtype).to(tl.float32), y.to(dtype).to(tl.float32)
+            x = (x * tl.load(weight + at, mask=inside, other=0.0).to(tl.float32)).to(dtype).to(tl.float32)
+            y = (y * tl.load(weight + half + at, mask=inside, other=0.0).to(tl.float32)).to(dtype).to(tl.float32)
         if cos is not None:
             c = tl.load(cos + token * half + at, mask=inside, other=0.0)
             s = tl.load(sin + token * half + at, mask=inside, other=0.0)
             x, y = x * c - y * s, x * s + y * c
-    if head < HEADS:
-        tl.store(mine + at, x.to(dtype), mask=inside)
-        tl.store(mine + half + at, y.to(dtype), mask=inside)
-    else:
+        if (query_norm is not None) or (cos is not None):
+            tl.store(mine + at, x.to(dtype), mask=inside)
+            tl.store(mine + half + at, y.to(dtype), mask=inside)
+    if head >= HEADS:
         part = (head - HEADS) // KV_HEADS  # 0 for K, 1 for V
         kv_head = (head - HEADS) % KV_HEADS
         # Rounded to the model's dtype first, as what is attended to without pages is.

@@ -4,13 +4,13 @@ The same draws as `workers.sampling` makes on a CPU: noise of Philox keyed by (s
 of tokens (larger logit, then smaller id), the same candidates of min-p, top-k and top-p. Logits are float32, changed
 in place.
 
-| kernel      | programs          | does                                                                              |
-|-------------|-------------------|-----------------------------------------------------------------------------------|
-| `_edit`     | a row each        | adds what few tokens of a row get: bias, and ruling out                            |
-| `_scan`     | (row, block) each | penalties; of its block the best token, the best with noise, the sum of exp          |
-| `_finish`   | a row each        | the token of rows that are greedy or draw from everything; the log of the sum       |
-| `_truncate` | a row each        | the token of the other rows: thresholds by bisection, no sort                       |
-| `_best`     | a row each        | the row's best tokens, for log probabilities                                       |
+| kernel      | programs          | does                                                                        |
+|-------------|-------------------|-----------------------------------------------------------------------------|
+| `_edit`     | a row each        | adds what few tokens of a row get: bias, and ruling out                     |
+| `_scan`     | (row, block) each | penalties; of its block the best token, the best with noise, the sum of exp |
+| `_finish`   | a row each        | the token of rows that are greedy or draw from everything; log of the sum   |
+| `_truncate` | a row each        | the token of the other rows: thresholds by bisection, no sort               |
+| `_best`     | a row each        | the row's best tokens, for log probabilities                                |
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ from workers.kernels.triton.tuning import Tuning
 RULED_OUT: Final = -1e38
 _BROKEN = tl.constexpr(-1)
 _OUT = tl.constexpr(-1e37)
-_SEEN = tl.constexpr(-0x80000000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +51,8 @@ class Penalties:
     """Penalties of each row.
 
     Attributes:
-        history: int32 [requests, vocabulary]: how often a token is in the output; the sign bit is set where it is in the prompt.
+        history: int32 [requests, vocabulary]: how often a token is in the output; the sign bit
+            is set where it is in the prompt.
         request: int32 [rows], which of them; -1 for rows without penalties.
         repetition, frequency, presence: float32 [rows].
     """
@@ -138,7 +138,6 @@ def sample(
     tokens = torch.empty(rows, dtype=torch.int32, device=device)
     logprobs = torch.empty(rows, dtype=torch.float32, device=device)
     statistics = torch.empty(2, rows, dtype=torch.float32, device=device)
-    none = penalties is None
     of_blocks = {"highest": floats[0], "noisiest": floats[1], "totals": floats[2], "broken": floats[3]}
     of_blocks |= {"highest_id": ids[0], "noisiest_id": ids[1]}
     of_rows = {
@@ -304,7 +303,7 @@ def _finish(
     log = base + tl.log(total)
     if tl.load(temperature + row) > 0:
         noisy = tl.load(noisiest + at, mask=inside, other=float("-inf"))
-        noisiest_peak, noisiest_best = tl.max(noisy, 0, return_indices=True)
+        _, noisiest_best = tl.max(noisy, 0, return_indices=True)
         token = tl.load(noisiest_id + row * blocks + noisiest_best)
     wrong = tl.sum(tl.load(broken + at, mask=inside, other=0.0), 0) > 0
     wrong = wrong | ~(tl.abs(peak) < float("inf"))
@@ -357,7 +356,7 @@ def _truncate(
         bottom: tl.constexpr = -0x7F800001  # the key of minus infinity is 0x807FFFFF
         lowest = tl.where(least > 0, _key(peak + tl.log(tl.where(least > 0, least, 1.0))), bottom)
         lowest = tl.minimum(lowest, top)  # the best token always stays
-        survivors, total = _tally(mine, heat, peak, lowest, lowest - 1, vocabulary, BLOCK)
+        survivors, _ = _tally(mine, heat, peak, lowest, lowest - 1, vocabulary, BLOCK)
         limit = tl.where(k > 0, tl.minimum(survivors, k), survivors)
 
         # The key of the last that top-k leaves: the least threshold with fewer than `limit` keys above it.
@@ -382,7 +381,7 @@ def _truncate(
                 within = mass < wanted
                 high = tl.where(within, middle, high)
                 low = tl.where(within, low, middle + 1)
-            above_p, mass_p = _tally(mine, heat, peak, lowest, low, vocabulary, BLOCK)
+            _, mass_p = _tally(mine, heat, peak, lowest, low, vocabulary, BLOCK)
             one_p = tl.exp(_value(low) - peak).to(tl.float64)
             # Equals stay while the mass before them is less than wanted: the ceiling of the quotient, at least one.
             quotient = (wanted - mass_p) / one_p
@@ -427,7 +426,7 @@ def _best(logits, logs, best, best_logprobs, count, vocabulary, BLOCK: tl.conste
     log = tl.load(logs + row)
     last = float("inf")
     last_id = -1
-    for place in range(0, count):
+    for place in range(count):
         found = float("-inf")
         found_id = vocabulary
         for begin in range(0, vocabulary, BLOCK):
