@@ -18,10 +18,11 @@ from torch import Tensor
 
 from workers.attention.triton import GraphLimits, TritonAttention
 from workers.kernels.triton import activation, embedding, norm, prefill, sample
-from workers.kernels.triton.aot import compile_for
+from workers.kernels.triton.aot import compile_for, signature_of
 from workers.kernels.triton.attend import Paged, Shape
 from workers.kernels.triton.launch import Launch, launches
 from workers.kernels.triton.tuning import Tuning, tuning
+from workers.models.interface import Batch
 
 META = torch.device("meta")
 BF16, FLOAT, INT8, FP8 = torch.bfloat16, torch.float32, torch.int8, torch.float8_e4m3fn
@@ -29,18 +30,19 @@ BF16, FLOAT, INT8, FP8 = torch.bfloat16, torch.float32, torch.int8, torch.float8
 
 @dataclass(frozen=True)
 class Heads:
-    """Attention of a model: head dim, query heads of a KV head, KV heads, window and cap of its layers."""
+    """Attention of a model: head dim, query heads of a KV head, KV heads, window and cap of its layers; tokens of a page."""
 
     model: str
     dim: int
     group: int
     kv_heads: int
     shapes: tuple[tuple[int, float], ...] = ((0, 0.0),)
+    page_tokens: int = 64
 
 
 HEADS = (
     Heads("llama-3.1-8b", 128, 4, 8),
-    Heads("smollm2-135m", 64, 3, 3),
+    Heads("smollm2-135m, pages of 16", 64, 3, 3, page_tokens=16),
     Heads("phi-3-mini", 96, 1, 32),
     Heads("qwen2.5-7b", 128, 7, 4),
     Heads("gemma-2-2b", 256, 2, 4, ((4096, 50.0), (0, 50.0))),
@@ -56,7 +58,7 @@ def attention(heads: Heads, kv_dtype: torch.dtype, table: Tuning) -> list[Launch
     layers = len(heads.shapes)
     shapes = [Shape(heads.dim**-0.5, window, cap) for window, cap in heads.shapes]
     scales = empty(layers, 2, heads.kv_heads, dtype=FLOAT) if kv_dtype in (INT8, FP8) else None
-    pages = empty(1000, layers, 2, heads.kv_heads, 64, heads.dim, dtype=kv_dtype)
+    pages = empty(1000, layers, 2, heads.kv_heads, heads.page_tokens, heads.dim, dtype=kv_dtype)
     limits = GraphLimits(64, 512, 1 << 18, 0)
     all_heads = heads.kv_heads * heads.group
     with launches(run=False) as kept:
@@ -121,11 +123,36 @@ def shipped(table: Tuning, *, some: bool) -> Iterator[tuple[str, Launch]]:
         yield from (("llama-3.3-70b", launch) for launch in the_rest(8192, 28672, 128256, table))
 
 
+def specialisations() -> dict[str, int]:
+    """Of each kernel, how many times Triton would compile it for steps of all kinds of lengths."""
+    seen: dict[str, set[str]] = {}
+    table = tuning("sm_90")
+    with launches(run=False) as kept:
+        backend = TritonAttention(range(2), 4, 64, [Shape(0.125)], BF16, torch.device("cpu"), tuning=table)
+        pages = torch.zeros(64, 1, 2, 2, 16, 64, dtype=BF16)
+        for decodes, chunk, context in ((16, 5, 64), (17, 64, 16), (31, 33, 1), (24, 0, 100)):
+            counts = [chunk] * (chunk > 0) + [1] * decodes
+            contexts = [chunk + 16] * (chunk > 0) + [context] * decodes
+            starts = [sum(counts[:row]) for row in range(len(counts) + 1)]
+            tokens = torch.zeros(starts[-1], dtype=torch.int64)
+            tables = [torch.zeros(-(-length // 16), dtype=torch.int64) for length in contexts]
+            backend.plan(Batch(tokens, tokens, tokens, starts, contexts, tables), pages)
+            qkv = torch.zeros(starts[-1], 12, 64, dtype=BF16)
+            backend.rotate_and_forward(qkv, (torch.zeros(starts[-1], 32), torch.zeros(starts[-1], 32)), 0)
+    for each in kept:
+        seen.setdefault(each.kernel.__name__, set()).add(repr(signature_of(each)))
+    return {name: len(kinds) for name, kinds in seen.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("gpu")
     parser.add_argument("--some", action="store_true")
+    parser.add_argument("--specialisations", action="store_true", help="only count them")
     arguments = parser.parse_args()
+    if arguments.specialisations:
+        print(json.dumps(specialisations()))
+        return
     for name, launch in shipped(tuning(arguments.gpu), some=arguments.some):
         made = compile_for(arguments.gpu, launch)
         line = {

@@ -17,7 +17,7 @@ from workers.kernels.triton.tuning import INTERPRETER, tuning
 TUNING = tuning(INTERPRETER)
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
 DTYPES = st.sampled_from([torch.float32, torch.float16, torch.bfloat16])
-# Two units in the last place: the interpreter truncates where a GPU rounds to bfloat16.
+# About two units in the last place.
 TOLERANCE = {torch.float32: 1e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 few = settings(max_examples=12, deadline=None, phases=PHASES)
 
@@ -60,8 +60,7 @@ def test_norm_of_a_part_of_wider_rows() -> None:
        seed=st.integers(0, 99))  # fmt: skip
 @few
 def test_quantised_rows_are_what_they_were(rows: int, hidden: int, kind: torch.dtype, seed: int) -> None:
-    """Norm and activation: the product of numbers and scale is the plain result within half a step (a whole one where
-    the interpreter truncates), and a row of zeros stays one."""
+    """Norm and activation: numbers times scale is the plain result within half a step, and a row of zeros stays one."""
     x, gate_up, weight = random(seed, rows, hidden), random(seed + 1, rows, 2 * hidden), random(seed + 2, hidden)
     x[0] = gate_up[0] = 0
     for (found, scales), plain in (
@@ -71,9 +70,8 @@ def test_quantised_rows_are_what_they_were(rows: int, hidden: int, kind: torch.d
         expected, expected_scales = norm.quantised_reference(plain, kind)
         torch.testing.assert_close(scales, expected_scales, rtol=1e-5, atol=1e-8)
         assert not found[0].float().any()
-        step = 1.01 if kind == torch.int8 else 0.13 * expected.float().abs() + 0.01
-        assert ((found.float() - expected.float()).abs() <= step).all()
-        slack = 0.51 if kind == torch.int8 else 0.13 * expected.float().abs() + 0.01
+        assert (found.float() == expected.float()).float().mean() > 0.9  # the others are at the edge between two steps
+        slack = 0.5 if kind == torch.int8 else 2**-4 * expected.float().abs() + 2**-10
         assert ((found.float() - plain / expected_scales[:, None]).abs() <= slack + 1e-3).all()
 
 
@@ -116,9 +114,10 @@ def test_rotation_and_pages(
     if kind is None:
         close(pages, expected_pages, dtype, 4)
     else:
-        slope, step = (0.02, 1.01) if kind == torch.int8 else (0.15, 0.1)
-        step = step + slope * expected_pages.float().abs()
-        assert ((pages.float() - expected_pages.float()).abs() <= step).all()
+        step = 1.0 if kind == torch.int8 else 2**-3 * expected_pages.float().abs() + 2**-9
+        differences = (pages.float() - expected_pages.float()).abs()
+        assert (differences <= step).all()
+        assert (differences == 0).float().mean() > 0.9  # the others are at the edge between two steps
     assert (pages.float() == 0).sum() >= (cells * page_tokens - tokens) * 2 * kv_heads * dim
 
 

@@ -53,6 +53,12 @@ def test_kernels_of_one_model_compile_for_hopper() -> None:
     check("sm_90", compiled("sm_90", "--some"))
 
 
+def test_no_step_waits_for_a_compiler_because_of_a_length() -> None:
+    """Steps of all kinds of rows and contexts are one specialisation of each kernel, `_list` of powers of two."""
+    (counted,) = compiled("sm_90", "--specialisations")
+    assert counted == {"_rotate_and_write": 1, "_list": 2, "_split": 1, "_merge": 1, "_prefill": 1}
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("gpu", sorted(SHARED_BYTES))

@@ -136,7 +136,8 @@ class TritonAttention:
         kv_heads = len(self._kv_heads)
         rotate_and_write(qkv, kv_heads, angles, self._destination(layer), norms)
         heads = qkv.shape[1] - 2 * kv_heads
-        return self._attend(qkv[:, :heads], qkv[:, heads:].unflatten(1, (2, kv_heads)), layer)
+        kv = qkv[:, heads:].view(len(qkv), 2, kv_heads, self._head_dim)
+        return self._attend(qkv[:, :heads], kv, layer)
 
     def capture(self, rows: int, pages: Tensor) -> None:
         """See `workers.attention.interface.CapturableAttention`. Raises ValueError beyond the limits."""

@@ -9,7 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from workers.kernels.triton.launch import launch
-from workers.kernels.triton.numerics import row_scale, store_as
+from workers.kernels.triton.numerics import narrow, rounded, row_scale
 from workers.kernels.triton.tuning import Tuning
 
 
@@ -68,10 +68,10 @@ def _silu_mul(gate_up, out, scales, width, BLOCK: tl.constexpr):
     dtype: tl.constexpr = gate_up.dtype.element_ty
     gate = tl.load(gate_up + row * 2 * width + at, mask=inside, other=0.0).to(tl.float32)
     up = tl.load(gate_up + row * 2 * width + width + at, mask=inside, other=0.0).to(tl.float32)
-    found = (gate / (1.0 + tl.exp(-gate))).to(dtype).to(tl.float32) * up
+    found = rounded(gate / (1.0 + tl.exp(-gate)), dtype) * up
     if scales is not None:
-        found = found.to(dtype).to(tl.float32)
+        found = rounded(found, dtype)
         scale = row_scale(tl.max(tl.abs(found), 0), out.dtype.element_ty)
         tl.store(scales + row, scale)
         found = tl.div_rn(found, scale)
-    tl.store(out + row * width + at, store_as(found, out.dtype.element_ty), mask=inside)
+    tl.store(out + row * width + at, narrow(found, out.dtype.element_ty), mask=inside)

@@ -59,20 +59,30 @@ class Compiled:
 def signature_of(launch: Launch) -> tuple[dict[str, str], dict[str, Any], dict[tuple[int], list[list[Any]]]]:
     """Types, what is fixed at compilation, and hints, as Triton's launcher finds them from arguments.
 
-    Tensors count as aligned: torch aligns what it allocates, and slices that kernels are given begin at whole heads.
+    Tensors without memory count as aligned: torch aligns what it allocates.
     """
     types: dict[str, str] = {}
     fixed: dict[str, Any] = {}
     hints: dict[tuple[int], list[list[Any]]] = {}
     for index, parameter in enumerate(launch.kernel.params):
         name, value = parameter.name, launch.arguments[parameter.name]
-        if parameter.is_constexpr or value is None or (type(value) is int and value == 1):
+        special = not parameter.do_not_specialize
+        if parameter.is_constexpr or value is None or (type(value) is int and value == 1 and special):
             types[name], fixed[name] = "constexpr", value
             continue
         types[name] = _type_of(value)
-        if isinstance(value, Tensor) or (type(value) is int and value % _ALIGNED == 0):
+        if special and not parameter.do_not_specialize_on_alignment and _is_aligned(value):
             hints[(index,)] = [["tt.divisibility", _ALIGNED]]
     return types, fixed, hints
+
+
+def _is_aligned(value: object) -> bool:
+    match value:
+        case Tensor():
+            return value.is_meta or value.data_ptr() % _ALIGNED == 0
+        case int():
+            return value % _ALIGNED == 0
+    return False
 
 
 def _type_of(value: object) -> str:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from workers.kernels.triton.attend import Paged, Shape, tile_of_keys
 from workers.kernels.triton.launch import launch
-from workers.kernels.triton.numerics import operand
+from workers.kernels.triton.numerics import narrow, operand
 from workers.kernels.triton.tuning import Tuning
 
 # Part of the results: another length, another order of sums.
@@ -197,7 +197,10 @@ def _first_split(context, tokens, WINDOW: tl.constexpr, SPLIT: tl.constexpr):
     return first
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["rows"],
+    do_not_specialize_on_alignment=["contexts", "query_starts", "query_ends", "first_splits", "row_of"],
+)
 def _list(
     contexts, query_starts, query_ends, first_splits, row_of, rows,
     WINDOW: tl.constexpr, SPLIT: tl.constexpr, BLOCK: tl.constexpr,
@@ -220,7 +223,10 @@ def _list(
             tl.store(row_of + first + at, tl.zeros((128,), tl.int32) + mine, mask=at < splits_of_mine)
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["rows", "table_stride"],
+    do_not_specialize_on_alignment=["contexts", "query_starts", "query_ends", "first_splits", "row_of", "tables"],
+)
 def _split(
     query, pages, scales, contexts, query_starts, query_ends, tables, first_splits, row_of, sums, peaks, totals,
     rows, query_stride, table_stride, cell_stride, kv_stride, scale,
@@ -268,7 +274,7 @@ def _split(
         tl.store(sums + there[:, None] * DIM + dim[None, :], accumulated, mask=kept[:, None] & (dim[None, :] < DIM))
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["query_starts", "query_ends", "first_splits"])
 def _merge(
     sums, peaks, totals, scales, query_starts, query_ends, first_splits, out, out_stride,
     TOKENS: tl.constexpr, AT_ONCE: tl.constexpr, KV_HEADS: tl.constexpr, GROUP: tl.constexpr, KEPT: tl.constexpr,
@@ -307,4 +313,4 @@ def _merge(
         if scales is not None:
             found = found * tl.load(scales + KV_HEADS + kv_head)
         there = out + (first_token + token).to(tl.int64) * out_stride + head * DIM + dim
-        tl.store(there, found.to(out.dtype.element_ty), mask=dim < DIM)
+        tl.store(there, narrow(found, out.dtype.element_ty), mask=dim < DIM)

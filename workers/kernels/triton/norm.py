@@ -9,7 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from workers.kernels.triton.launch import launch
-from workers.kernels.triton.numerics import row_scale, store_as
+from workers.kernels.triton.numerics import narrow, rounded, row_scale
 from workers.kernels.triton.tuning import Tuning
 
 
@@ -97,16 +97,15 @@ def _norm(x, residual, weight, out, scales, x_stride, hidden, eps, BLOCK: tl.con
     value = tl.load(x + row * x_stride + at, mask=inside, other=0.0).to(tl.float32)
     if residual is not None:
         total = residual + row * hidden + at
-        value = (value + tl.load(total, mask=inside, other=0.0).to(tl.float32)).to(dtype)
-        tl.store(total, value, mask=inside)
-        value = value.to(tl.float32)
+        value = rounded(value + tl.load(total, mask=inside, other=0.0).to(tl.float32), dtype)
+        tl.store(total, value.to(dtype), mask=inside)
     mean = tl.sum(value * value, 0) / hidden
     # The weight is applied after rounding to the model's dtype, as the models were trained.
-    normed = tl.div_rn(value, tl.sqrt_rn(mean + eps)).to(dtype).to(tl.float32)
+    normed = rounded(tl.div_rn(value, tl.sqrt_rn(mean + eps)), dtype)
     found = normed * tl.load(weight + at, mask=inside, other=0.0).to(tl.float32)
     if scales is not None:
-        found = found.to(dtype).to(tl.float32)
+        found = rounded(found, dtype)
         scale = row_scale(tl.max(tl.abs(found), 0), out.dtype.element_ty)
         tl.store(scales + row, scale)
         found = tl.div_rn(found, scale)
-    tl.store(out + row * hidden + at, store_as(found, out.dtype.element_ty), mask=inside)
+    tl.store(out + row * hidden + at, narrow(found, out.dtype.element_ty), mask=inside)

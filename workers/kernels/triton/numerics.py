@@ -1,8 +1,9 @@
 """What kernels compute with that is not one of them. All of it runs on a GPU and in Triton's interpreter.
 
-The interpreter keeps bfloat16 as bare 16-bit integers: arithmetic and products on it are wrong without an error, and
-rounding to it truncates. So kernels load, widen to float32, compute, and round where they store; only operands of
-products stay narrow, through `operand`, which widens them where the interpreter runs.
+The interpreter keeps bfloat16 as bare 16-bit integers: arithmetic and products on it are wrong without an error, rounding
+to it truncates, and to FP8 it loses the carry (127.4 becomes 64). So kernels load, widen to float32, compute, and round
+where they store, through `narrow`; only operands of products stay narrow, through `operand`. Both are plain conversions
+on a GPU. Where the interpreter runs, one widens, and the other rounds so that there is nothing left to get wrong.
 """
 
 from __future__ import annotations
@@ -33,13 +34,34 @@ def tanh(x):
 
 
 @triton.jit
-def store_as(x, dtype: tl.constexpr):
-    """float32 `x`, already scaled, in a storage dtype: clamped and rounded where that is FP8 or INT8."""
+def _nearest(x, DROPPED: tl.constexpr):
+    """float32 without its last bits, to nearest, ties to even."""
+    bits = x.to(tl.int32, bitcast=True)
+    half: tl.constexpr = (1 << (DROPPED - 1)) - 1
+    bits = (bits + half + ((bits >> DROPPED) & 1)) & (-1 << DROPPED)
+    return bits.to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def narrow(x, dtype: tl.constexpr):
+    """float32 rounded to a storage dtype; clamped first where that is FP8 or INT8."""
     if dtype == tl.int8:
         x = tl.floor(tl.clamp(x, -INT8_MAX, INT8_MAX) + 0.5)
     elif dtype == tl.float8e4nv:
         x = tl.clamp(x, -FP8_MAX, FP8_MAX)
+        if _LIFT:
+            # Below 2 ** -6 steps are 2 ** -9 wide; the sum with a large number rounds to them.
+            x = tl.where(tl.abs(x) < 0.015625, (x + 24576.0) - 24576.0, _nearest(x, 20))
+    elif dtype == tl.bfloat16:
+        if _LIFT:
+            x = _nearest(x, 16)
     return x.to(dtype)
+
+
+@triton.jit
+def rounded(x, dtype: tl.constexpr):
+    """float32 that `dtype` can hold."""
+    return narrow(x, dtype).to(tl.float32)
 
 
 @triton.jit

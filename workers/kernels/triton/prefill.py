@@ -16,7 +16,7 @@ from torch import Tensor
 
 from workers.kernels.triton.attend import Paged, Shape, tile_of_keys
 from workers.kernels.triton.launch import launch
-from workers.kernels.triton.numerics import operand
+from workers.kernels.triton.numerics import narrow, operand
 from workers.kernels.triton.tuning import Tuning
 
 
@@ -106,7 +106,17 @@ def prefill(query: Tensor, kv: Paged, blocks: Blocks, shape: Shape, tuning: Tuni
     )
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["table_stride"],
+    do_not_specialize_on_alignment=[
+        "block_rows",
+        "block_firsts",
+        "contexts",
+        "query_starts",
+        "query_ends",
+        "tables",
+    ],
+)
 def _prefill(
     query, pages, scales, block_rows, block_firsts, contexts, query_starts, query_ends, tables, out,
     query_stride, out_stride, table_stride, cell_stride, kv_stride, scale,
@@ -171,4 +181,4 @@ def _prefill(
     if scales is not None:
         found = found * tl.load(scales + KV_HEADS + kv_head)
     there = out + token_at * out_stride + head[:, None] * DIM + dim[None, :]
-    tl.store(there, found.to(out.dtype.element_ty), mask=valid[:, None] & (dim[None, :] < DIM))
+    tl.store(there, narrow(found, out.dtype.element_ty), mask=valid[:, None] & (dim[None, :] < DIM))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from workers.attention.interface import HeadNorms
 from workers.kernels.triton.launch import launch
-from workers.kernels.triton.numerics import store_as
+from workers.kernels.triton.numerics import narrow, rounded
 
 
 class Destination(NamedTuple):
@@ -95,7 +95,7 @@ def reference(
         rotated = torch.cat([x * cos - y * sin, x * sin + y * cos], -1)
     rotated = rotated.to(qkv.dtype)
     qkv[:, : heads + kv_heads] = rotated
-    kv = qkv[:, heads:].unflatten(1, (2, kv_heads))
+    kv = qkv[:, heads:].view(len(qkv), 2, kv_heads, dim)
     to.pages[to.page_of, :, :, to.offset_of] = as_stored(kv, to.pages.dtype, to.scales)
 
 
@@ -130,22 +130,20 @@ def _rotate_and_write(
             if head >= HEADS:
                 weight = key_norm
             root = tl.sqrt_rn((tl.sum(x * x, 0) + tl.sum(y * y, 0)) / DIM + eps)
-            x = tl.div_rn(x, root).to(dtype).to(tl.float32)
-            y = tl.div_rn(y, root).to(dtype).to(tl.float32)
-            x = (x * tl.load(weight + at, mask=inside, other=0.0).to(tl.float32)).to(dtype).to(tl.float32)
-            y = (y * tl.load(weight + half + at, mask=inside, other=0.0).to(tl.float32)).to(dtype).to(tl.float32)
+            x = rounded(tl.div_rn(x, root), dtype)
+            y = rounded(tl.div_rn(y, root), dtype)
+            x = rounded(x * tl.load(weight + at, mask=inside, other=0.0).to(tl.float32), dtype)
+            y = rounded(y * tl.load(weight + half + at, mask=inside, other=0.0).to(tl.float32), dtype)
         if cos is not None:
             c = tl.load(cos + token * half + at, mask=inside, other=0.0)
             s = tl.load(sin + token * half + at, mask=inside, other=0.0)
-            x, y = x * c - y * s, x * s + y * c
+            x, y = rounded(x * c - y * s, dtype), rounded(x * s + y * c, dtype)
         if (query_norm is not None) or (cos is not None):
             tl.store(mine + at, x.to(dtype), mask=inside)
             tl.store(mine + half + at, y.to(dtype), mask=inside)
     if head >= HEADS:
         part = (head - HEADS) // KV_HEADS  # 0 for K, 1 for V
         kv_head = (head - HEADS) % KV_HEADS
-        # Rounded to the model's dtype first, as what is attended to without pages is.
-        x, y = x.to(dtype).to(tl.float32), y.to(dtype).to(tl.float32)
         if scales is not None:
             scale = tl.load(scales + part * KV_HEADS + kv_head)
             x, y = tl.div_rn(x, scale), tl.div_rn(y, scale)
@@ -153,5 +151,5 @@ def _rotate_and_write(
         offset = tl.load(offset_of + token)
         there = pages + cell * cell_stride + part * kv_stride + kv_head * PAGE * DIM + offset * DIM
         stored: tl.constexpr = pages.dtype.element_ty
-        tl.store(there + at, store_as(x, stored), mask=inside)
-        tl.store(there + half + at, store_as(y, stored), mask=inside)
+        tl.store(there + at, narrow(x, stored), mask=inside)
+        tl.store(there + half + at, narrow(y, stored), mask=inside)

@@ -236,7 +236,7 @@ def _noise(seed, position, token):
     return -tl.log(log1p_minus(v))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["width"])
 def _edit(logits, ids, values, vocabulary, width, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK)
@@ -323,8 +323,8 @@ def _key(value):
 
 
 @triton.jit
-def _tally(row, heat, peak, lowest, above, vocabulary, BLOCK: tl.constexpr):
-    """Of tokens whose key is more than `above`, among those from `lowest` up: how many, and their mass."""
+def _tally(row, heat, peak, lowest, above, vocabulary, MASS: tl.constexpr, BLOCK: tl.constexpr):
+    """Of tokens whose key is more than `above`, among those from `lowest` up: how many, and with MASS their mass."""
     count = tl.zeros((BLOCK,), tl.int32)
     mass = tl.zeros((BLOCK,), tl.float64)
     for begin in range(0, vocabulary, BLOCK):
@@ -333,7 +333,8 @@ def _tally(row, heat, peak, lowest, above, vocabulary, BLOCK: tl.constexpr):
         key = _key(value)
         taken = (key > above) & (key >= lowest)
         count += taken.to(tl.int32)
-        mass += tl.where(taken, tl.exp(value - peak), 0.0).to(tl.float64)
+        if MASS:
+            mass += tl.where(taken, tl.exp(value - peak), 0.0).to(tl.float64)
     return tl.sum(count, 0), tl.sum(mass, 0)
 
 
@@ -356,18 +357,18 @@ def _truncate(
         bottom: tl.constexpr = -0x7F800001  # the key of minus infinity is 0x807FFFFF
         lowest = tl.where(least > 0, _key(peak + tl.log(tl.where(least > 0, least, 1.0))), bottom)
         lowest = tl.minimum(lowest, top)  # the best token always stays
-        survivors, _ = _tally(mine, heat, peak, lowest, lowest - 1, vocabulary, BLOCK)
+        survivors, _ = _tally(mine, heat, peak, lowest, lowest - 1, vocabulary, False, BLOCK)
         limit = tl.where(k > 0, tl.minimum(survivors, k), survivors)
 
         # The key of the last that top-k leaves: the least threshold with fewer than `limit` keys above it.
-        low, high = lowest, top
+        low, high = lowest, tl.where(k > 0, top, lowest)
         while low < high:
             middle = low + ((high.to(tl.int64) - low.to(tl.int64)) // 2).to(tl.int32)
-            count, mass = _tally(mine, heat, peak, lowest, middle, vocabulary, BLOCK)
+            count, _ = _tally(mine, heat, peak, lowest, middle, vocabulary, False, BLOCK)
             enough = count < limit
             high = tl.where(enough, middle, high)
             low = tl.where(enough, low, middle + 1)
-        above, mass_above = _tally(mine, heat, peak, lowest, low, vocabulary, BLOCK)
+        above, mass_above = _tally(mine, heat, peak, lowest, low, vocabulary, True, BLOCK)
         threshold = low
         equals = limit - above
         one = tl.exp(_value(threshold) - peak).to(tl.float64)
@@ -377,11 +378,11 @@ def _truncate(
             high = top
             while low < high:
                 middle = low + ((high.to(tl.int64) - low.to(tl.int64)) // 2).to(tl.int32)
-                count, mass = _tally(mine, heat, peak, lowest, middle, vocabulary, BLOCK)
+                _, mass = _tally(mine, heat, peak, lowest, middle, vocabulary, True, BLOCK)
                 within = mass < wanted
                 high = tl.where(within, middle, high)
                 low = tl.where(within, low, middle + 1)
-            _, mass_p = _tally(mine, heat, peak, lowest, low, vocabulary, BLOCK)
+            _, mass_p = _tally(mine, heat, peak, lowest, low, vocabulary, True, BLOCK)
             one_p = tl.exp(_value(low) - peak).to(tl.float64)
             # Equals stay while the mass before them is less than wanted: the ceiling of the quotient, at least one.
             quotient = (wanted - mass_p) / one_p
@@ -418,7 +419,7 @@ def _value(key):
     return tl.where(key < 0, key ^ 0x7FFFFFFF, key).to(tl.float32, bitcast=True)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def _best(logits, logs, best, best_logprobs, count, vocabulary, BLOCK: tl.constexpr):
     """Again and again the best of what comes after the last one."""
     row = tl.program_id(0).to(tl.int64)
