@@ -30,7 +30,7 @@ BF16, FLOAT, INT8, FP8 = torch.bfloat16, torch.float32, torch.int8, torch.float8
 
 @dataclass(frozen=True)
 class Heads:
-    """Attention of a model: head dim, query heads of a KV head, KV heads, window and cap of its layers; tokens of a page."""
+    """Attention of a model: head dim, query heads of a KV head, KV heads, (window, cap) of its layers, page tokens."""
 
     model: str
     dim: int

@@ -3,8 +3,8 @@
 The ahead-of-time check (`aot.py`) compiles exactly what the wrappers would launch, arguments and alignment included,
 and tests play launches back as a CUDA graph would.
 
-Triton compiles a kernel anew for numbers that are 1 or multiples of 16 and for pointers that are aligned. Arguments that
-change from step to step, lengths and pieces of packed arrays, are therefore named at each kernel as not to be
+Triton compiles a kernel anew for numbers that are 1 or multiples of 16 and for pointers that are aligned. Arguments
+that change from step to step, lengths and pieces of packed arrays, are therefore named at each kernel as not to be
 specialised on: else the first step of some length would wait for a compiler.
 """
 

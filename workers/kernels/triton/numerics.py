@@ -1,8 +1,8 @@
 """What kernels compute with that is not one of them. All of it runs on a GPU and in Triton's interpreter.
 
-The interpreter keeps bfloat16 as bare 16-bit integers: arithmetic and products on it are wrong without an error, rounding
-to it truncates, and to FP8 it loses the carry (127.4 becomes 64). So kernels load, widen to float32, compute, and round
-where they store, through `narrow`; only operands of products stay narrow, through `operand`. Both are plain conversions
+The interpreter keeps bfloat16 as bare 16-bit integers: arithmetic and products on it are wrong without an error,
+rounding to it truncates, and to FP8 it loses the carry (127.4 becomes 64). So kernels load, widen to float32, compute,
+and round where they store, through `narrow`; only operands of products stay narrow, through `operand`. Both are plain conversions
 on a GPU. Where the interpreter runs, one widens, and the other rounds so that there is nothing left to get wrong.
 """
 
@@ -52,9 +52,8 @@ def narrow(x, dtype: tl.constexpr):
         if _LIFT:
             # Below 2 ** -6 steps are 2 ** -9 wide; the sum with a large number rounds to them.
             x = tl.where(tl.abs(x) < 0.015625, (x + 24576.0) - 24576.0, _nearest(x, 20))
-    elif dtype == tl.bfloat16:
-        if _LIFT:
-            x = _nearest(x, 16)
+    elif _LIFT and dtype == tl.bfloat16:
+        x = _nearest(x, 16)
     return x.to(dtype)
 
 
