@@ -2,8 +2,9 @@
 
 The interpreter keeps bfloat16 as bare 16-bit integers: arithmetic and products on it are wrong without an error,
 rounding to it truncates, and to FP8 it loses the carry (127.4 becomes 64). So kernels load, widen to float32, compute,
-and round where they store, through `narrow`; only operands of products stay narrow, through `operand`. Both are plain conversions
-on a GPU. Where the interpreter runs, one widens, and the other rounds so that there is nothing left to get wrong.
+and round where they store, through `narrow`; only operands of products stay narrow, through `operand`. Both are plain
+conversions on a GPU. Where the interpreter runs, one widens, and the other rounds so that there is nothing left to get
+wrong.
 """
 
 from __future__ import annotations
