@@ -18,8 +18,15 @@ INTERPRETER: Final = "interpreter"
 # GPUs that take another's table: same instructions, and at least its shared memory.
 _LIKE: Final = {"sm_87": "sm_86", "sm_89": "sm_86", "sm_103": "sm_100", "sm_120": "sm_86", "sm_121": "sm_86"}
 
-# Shared memory of a program, bytes (CUDA C++ Programming Guide, table of compute capabilities).
-SHARED_BYTES: Final = {"sm_80": 163 << 10, "sm_86": 99 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10}
+# Shared memory of a program, bytes (CUDA C++ Programming Guide, table of compute capabilities). Kernels are compiled
+# ahead of time for these.
+SHARED_BYTES: Final = {
+    "sm_80": 163 << 10,
+    "sm_86": 99 << 10,
+    "sm_89": 99 << 10,
+    "sm_90": 227 << 10,
+    "sm_100": 227 << 10,
+}
 
 
 class NoTuning(ValueError):
@@ -77,7 +84,6 @@ class Tuning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         gpu: of which.
         measured: how it was found, in words.
-        fp8: whether the GPU converts FP8 (e4m3).
         split, chunk: attention.
         rowwise: norms.
         elementwise: activations, embedding, assembling logits.
@@ -86,12 +92,16 @@ class Tuning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     gpu: str
     measured: str
-    fp8: bool
     split: tuple[Split, ...]
     chunk: tuple[Chunk, ...]
     rowwise: tuple[Rowwise, ...]
     elementwise: Elementwise
     sample: Sample
+
+    @property
+    def fp8(self) -> bool:
+        """Whether the GPU converts FP8 (e4m3): since Ada."""
+        return self.gpu == INTERPRETER or int(self.gpu.removeprefix("sm_")) >= 89
 
     def split_for(self, head_dim: int, kv_bytes: int) -> Split:
         """Raises NoTuning where nothing in the table is large enough."""
@@ -127,7 +137,7 @@ def tuning(gpu: str) -> Tuning:
     if not file.is_file():
         known = sorted(each.name.removesuffix(".toml") for each in (resources.files(__package__) / "tuned").iterdir())
         raise NoTuning(f"no tuned configurations for {gpu}; there are {', '.join([*known, *_LIKE])}")
-    return msgspec.toml.decode(file.read_bytes(), type=Tuning)
+    return msgspec.structs.replace(msgspec.toml.decode(file.read_bytes(), type=Tuning), gpu=gpu)
 
 
 def tuning_of(device: torch.device) -> Tuning:
