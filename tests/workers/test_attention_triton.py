@@ -175,7 +175,7 @@ class World:
 @example(case=Case([(0, 1)]))
 @example(case=Case([(255, 1), (256, 1), (512, 1)], kv_dtype=torch.int8, group=4))
 @example(case=Case([(270, 40), (300, 1)], page_tokens=8, shapes=(Shape(0.2, 33, 1.5), Shape(0.2)), dim=48))
-@settings(max_examples=14, deadline=None, phases=PHASES)
+@settings(max_examples=10, deadline=None, phases=PHASES)
 def test_any_step_is_attention_over_what_the_pages_hold(case: Case) -> None:
     """Law: decodes, drafts, chunks alone and after context, windows, caps, quantised pages, all in one step."""
     world = World(case)
@@ -299,14 +299,16 @@ class FakeGraph:
 def test_a_captured_step_serves_any_step_of_its_size() -> None:
     """Given a graph recorded once, when steps of other rows and lengths are played, then each is right."""
     case = Case(
-        [(0, 1), (254, 1), (255, 1), (600, 1), (31, 1)],
+        [(0, 1), (254, 1), (255, 1), (520, 1), (31, 1)],
+        kv_heads=1,
+        mine=range(1),
         group=4,
         shapes=(Shape(0.2), Shape(0.2, window=40, cap=2.0)),
         kv_dtype=torch.int8,
     )
     world = World(case, LIMITS)
     graph = FakeGraph(world, 4)
-    for rows in ([3, 1], [0], [4, 2, 1, 3], [2, 0, 4]):
+    for rows in ([3, 1], [4, 2, 1, 3], [0]):
         assert world.attention.replay(4, world.batch(rows))
         for layer in range(2):
             graph.query[layer, : len(rows)] = world.new(world.queries, rows, layer)
