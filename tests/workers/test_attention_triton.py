@@ -297,7 +297,8 @@ class FakeGraph:
 
 
 def test_a_captured_step_serves_any_step_of_its_size() -> None:
-    """Given a graph recorded once, when steps of other rows and lengths are played, then each is right."""
+    """Given a graph recorded once, when steps of other rows and lengths are played, then each is right, and what fills
+    it up writes to nobody's pages."""
     case = Case(
         [(0, 1), (254, 1), (255, 1), (520, 1), (31, 1)],
         kv_heads=1,
@@ -313,7 +314,12 @@ def test_a_captured_step_serves_any_step_of_its_size() -> None:
         for layer in range(2):
             graph.query[layer, : len(rows)] = world.new(world.queries, rows, layer)
             graph.kv[layer, : len(rows)] = world.new(world.kv, rows, layer)
+            graph.kv[layer, len(rows) :] = 7.0
+        before = world.pages.clone()
         graph.play()
+        touched = (world.pages != before).flatten(1).any(1).nonzero().flatten().tolist()
+        mine = torch.cat([world.tables[row] for row in rows]).tolist()
+        assert set(touched) <= {*mine, int(world.unused[0])}
         world.check([list(out[: len(rows)].split(1)) for out in graph.out], rows)
 
 
