@@ -16,7 +16,7 @@ in place.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 import triton
@@ -138,15 +138,15 @@ def sample(
     tokens = torch.empty(rows, dtype=torch.int32, device=device)
     logprobs = torch.empty(rows, dtype=torch.float32, device=device)
     statistics = torch.empty(2, rows, dtype=torch.float32, device=device)
-    of_blocks = {"highest": floats[0], "noisiest": floats[1], "totals": floats[2], "broken": floats[3]}
+    of_blocks: dict[str, Any] = {"highest": floats[0], "noisiest": floats[1], "totals": floats[2], "broken": floats[3]}
     of_blocks |= {"highest_id": ids[0], "noisiest_id": ids[1]}
-    of_rows = {
+    of_rows: dict[str, Any] = {
         "temperature": parameters.temperature,
         "top_k": parameters.top_k,
         "top_p": parameters.top_p,
         "min_p": parameters.min_p,
     }
-    keys = {"seeds": parameters.seeds, "positions": parameters.positions}
+    keys: dict[str, Any] = {"seeds": parameters.seeds, "positions": parameters.positions}
     launch(
         _scan,
         (rows, blocks),
