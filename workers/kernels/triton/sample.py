@@ -357,14 +357,14 @@ def _truncate(
         bottom: tl.constexpr = -0x7F800001  # the key of minus infinity is 0x807FFFFF
         lowest = tl.where(least > 0, _key(peak + tl.log(tl.where(least > 0, least, 1.0))), bottom)
         lowest = tl.minimum(lowest, top)  # the best token always stays
-        survivors, _ = _tally(mine, heat, peak, lowest, lowest - 1, vocabulary, False, BLOCK)
+        survivors, _mass = _tally(mine, heat, peak, lowest, lowest - 1, vocabulary, False, BLOCK)
         limit = tl.where(k > 0, tl.minimum(survivors, k), survivors)
 
         # The key of the last that top-k leaves: the least threshold with fewer than `limit` keys above it.
         low, high = lowest, tl.where(k > 0, top, lowest)
         while low < high:
             middle = low + ((high.to(tl.int64) - low.to(tl.int64)) // 2).to(tl.int32)
-            count, _ = _tally(mine, heat, peak, lowest, middle, vocabulary, False, BLOCK)
+            count, _mass = _tally(mine, heat, peak, lowest, middle, vocabulary, False, BLOCK)
             enough = count < limit
             high = tl.where(enough, middle, high)
             low = tl.where(enough, low, middle + 1)
@@ -378,11 +378,11 @@ def _truncate(
             high = top
             while low < high:
                 middle = low + ((high.to(tl.int64) - low.to(tl.int64)) // 2).to(tl.int32)
-                _, mass = _tally(mine, heat, peak, lowest, middle, vocabulary, True, BLOCK)
+                _count, mass = _tally(mine, heat, peak, lowest, middle, vocabulary, True, BLOCK)
                 within = mass < wanted
                 high = tl.where(within, middle, high)
                 low = tl.where(within, low, middle + 1)
-            _, mass_p = _tally(mine, heat, peak, lowest, low, vocabulary, True, BLOCK)
+            _count, mass_p = _tally(mine, heat, peak, lowest, low, vocabulary, True, BLOCK)
             one_p = tl.exp(_value(low) - peak).to(tl.float64)
             # Equals stay while the mass before them is less than wanted: the ceiling of the quotient, at least one.
             quotient = (wanted - mass_p) / one_p
