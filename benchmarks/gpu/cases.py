@@ -116,14 +116,14 @@ def _attention(
 
     def check() -> None:
         found = ours.forward(query, kv, 0)
-        held = pages.cpu().float()
+        held = pages.cpu().to(torch.float32, copy=True)
         if scales is not None:
             held *= scales.cpu()[:, :, :, None, None]
         theirs: Attention = PagedAttention(range(kv_heads), sizes.heads // kv_heads)
         on_host = Batch(place.cpu(), page_of.cpu(), batch.offset_of.cpu(), starts, batch.row_context,
                         [table.cpu() for table in tables])  # fmt: skip
+        stored = held[on_host.page_of, 0, :, :, on_host.offset_of]  # before the plan, which clears pages that begin
         theirs.plan(on_host, held)
-        stored = held[on_host.page_of, 0, :, :, on_host.offset_of]
         _close(found.cpu(), theirs.forward(query.cpu().float(), stored, 0), _tolerance(sizes.dtype))
 
     name = f"{len(rows)} x {rows[0][1]} tokens after {rows[0][0]}, KV {str(kind).removeprefix('torch.')}"
