@@ -128,7 +128,9 @@ def prepare(config: Config, encoder: Path | None) -> int:
             print(error, file=sys.stderr)
             return 69
     command = [sys.executable, "-m", "ingress.cache.semantic.prepare", str(encoder), str(state_directory() / STATIC)]
-    return subprocess.run(command, env=os.environ, check=False).returncode
+    # Beside whatever else runs here: threads that wait for each other do not keep the cores busy with that.
+    environment = {"GOMP_SPINCOUNT": "1000", **os.environ}
+    return subprocess.run(command, env=environment, check=False).returncode
 
 
 def _order(order: FlushCache | CalibrateCache, as_json: bool) -> int:

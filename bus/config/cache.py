@@ -47,6 +47,7 @@ class CacheConfig(Section, frozen=True):
         ttl_s: how long an answer is served.
         sampled: keep answers of a temperature above 0 too.
         encoder: name of the served model that embeds questions, for namespaces that match by meaning.
+        encoder_wait_s: a question waits so long for its vector; without it in time it is matched exactly only.
         namespace: see `[[cache.namespace]]`.
     """
 
@@ -55,6 +56,7 @@ class CacheConfig(Section, frozen=True):
     ttl_s: Seconds = 3600.0
     sampled: bool = False
     encoder: str = ""
+    encoder_wait_s: Seconds = 0.1
     namespace: tuple[CacheNamespaceConfig, ...] = ()
 
 

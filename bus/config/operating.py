@@ -75,7 +75,7 @@ class BlackboxConfig(Section, frozen=True):
         size: of the memory that each process records into; "0" records nothing.
         incarnations: recordings kept of a process, that of the living one included.
         content: record prompts, answers and token ids too.
-        crashes: crash reports that the supervisor keeps; 0 writes none.
+        crashes: crash reports that are kept; 0 writes none.
     """
 
     size: str = "4MiB"
