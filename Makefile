@@ -30,7 +30,7 @@ run = { $(BIN)/pytest -q $1 || [ $$? -eq 5 ]; }$(if $(AGAIN), || { echo "=== onc
 PACKAGES := bus ingress scheduler workers kv metrics accounts admin_tui cli headrace_client
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-systemd test-packaging test-slow test-chaos test-soak test-torture lint imports types bench lock hashes wheel \
+.PHONY: help serve test test-kernels test-systemd test-packaging test-slow test-chaos test-soak test-torture lint imports types bench lock hashes wheel \
   wheels deb clean
 
 help: ## this list
@@ -68,6 +68,9 @@ test-systemd: $(VENV)/.dev ## start the units under a real systemd in namespaces
 	$(BIN)/headrace pull smollm2-135m-instruct
 	$(BIN)/python -m workers.kernels.build > /dev/null || true
 	$(call run,-m machine tests/systemd)
+
+test-kernels: $(VENV)/.dev ## compile every GPU kernel with every configuration that is shipped; needs no GPU
+	$(call run,-n $(JOBS) -m slow tests/workers/test_kernels_triton_aot.py)
 
 test-slow: $(VENV)/.dev ## the long versions
 	$(BIN)/pytest -q -m slow

@@ -1,4 +1,4 @@
-"""Attention over paged KV (vLLM, arXiv:2309.06180), straight on the arena's pages: no second copy of KV exists.
+"""Attention over paged KV (vLLM, arXiv:2309.06180), straight on pages of the arena's layout: there is no second one.
 
-`interface` is what a model calls; `paged` does it with torch on a CPU.
+`interface` is what a model calls; `paged` does it with torch on a CPU, `triton` with Triton's kernels on a GPU.
 """

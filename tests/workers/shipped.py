@@ -1,0 +1,177 @@
+"""What the GPU's kernels are launched with for the models that are served: compiled for a GPU that is not there.
+
+    python tests/workers/shipped.py sm_90 [--some]
+
+Prints a line of JSON per launch: kernel, shapes, and what the compiler made of it. Not for Triton's interpreter.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from workers.attention.triton import GraphLimits, TritonAttention
+from workers.kernels.triton import activation, embedding, norm, prefill, sample
+from workers.kernels.triton.aot import compile_for, signature_of
+from workers.kernels.triton.attend import Paged, Shape
+from workers.kernels.triton.launch import Launch, launches
+from workers.kernels.triton.tuning import Tuning, tuning
+from workers.models.interface import Batch
+
+META = torch.device("meta")
+BF16, FLOAT, INT8, FP8 = torch.bfloat16, torch.float32, torch.int8, torch.float8_e4m3fn
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Attention of a model: head dim, query heads of a KV head, KV heads, (window, cap) of its layers, page tokens."""
+
+    model: str
+    dim: int
+    group: int
+    kv_heads: int
+    shapes: tuple[tuple[int, float], ...] = ((0, 0.0),)
+    page_tokens: int = 64
+
+
+HEADS = (
+    Heads("llama-3.1-8b", 128, 4, 8),
+    Heads("smollm2-135m, pages of 16", 64, 3, 3, page_tokens=16),
+    Heads("phi-3-mini", 96, 1, 32),
+    Heads("qwen2.5-7b", 128, 7, 4),
+    Heads("gemma-2-2b", 256, 2, 4, ((4096, 50.0), (0, 50.0))),
+)
+
+
+def empty(*shape: int, dtype: torch.dtype = BF16) -> Tensor:
+    return torch.empty(*shape, dtype=dtype, device=META)
+
+
+def attention(heads: Heads, kv_dtype: torch.dtype, table: Tuning) -> list[Launch]:
+    """A decode step that is captured, and a chunk after context."""
+    layers = len(heads.shapes)
+    shapes = [Shape(heads.dim**-0.5, window, cap) for window, cap in heads.shapes]
+    scales = empty(layers, 2, heads.kv_heads, dtype=FLOAT) if kv_dtype in (INT8, FP8) else None
+    pages = empty(1000, layers, 2, heads.kv_heads, heads.page_tokens, heads.dim, dtype=kv_dtype)
+    limits = GraphLimits(64, 512, 1 << 18, 0)
+    all_heads = heads.kv_heads * heads.group
+    with launches(run=False) as kept:
+        backend = TritonAttention(
+            range(heads.kv_heads), heads.group, heads.dim, shapes, kv_dtype, META,
+            scales=scales, graphs=limits, tuning=table,
+        )  # fmt: skip
+        backend.capture(64, pages)
+        angles = (empty(64, heads.dim // 2, dtype=FLOAT), empty(64, heads.dim // 2, dtype=FLOAT))
+        for layer, shape in enumerate(shapes):
+            qkv = empty(64, all_heads + 2 * heads.kv_heads, heads.dim)
+            backend.rotate_and_forward(qkv, angles, layer)
+            numbers = [empty(3, dtype=torch.int32) for _ in range(3)]
+            blocks = prefill.Blocks(
+                empty(9, dtype=torch.int32), empty(9, dtype=torch.int32), *numbers, empty(3, 512, dtype=torch.int32)
+            )
+            paged = Paged(pages[:, layer], None if scales is None else scales[layer])
+            prefill.prefill(qkv[:, :all_heads], paged, blocks, shape, table, empty(64, all_heads, heads.dim))
+    return kept
+
+
+def the_rest(hidden: int, inner: int, vocabulary: int, table: Tuning) -> list[Launch]:
+    """A layer's other kernels, both ends of the model, and the sampler with everything on."""
+    quantised = (INT8, FP8) if table.fp8 else (INT8,)
+    ints, floats = {"dtype": torch.int32}, {"dtype": FLOAT}
+    rows = 64
+    with launches(run=False) as kept:
+        norm.add_rms_norm(empty(rows, hidden), None, empty(hidden), 1e-5, table)
+        norm.add_rms_norm(empty(rows, hidden), empty(rows, hidden), empty(hidden), 1e-5, table)
+        activation.silu_mul(empty(rows, 2 * inner), table)
+        for dtype in quantised:
+            norm.add_rms_norm_quantised(empty(rows, hidden), empty(rows, hidden), empty(hidden), 1e-5, table, dtype)
+            activation.silu_mul_quantised(empty(rows, 2 * inner), table, dtype)
+        embedding.embed(empty(rows, dtype=torch.int64), empty(vocabulary // 2, hidden), vocabulary // 2, table)
+        embedding.assemble_logits(empty(2, rows, vocabulary // 2), [vocabulary // 2] * 2, 30.0, table)
+        history, request = empty(8, vocabulary, **ints), empty(rows, **ints)
+        sample.sample(
+            empty(rows, vocabulary, **floats),
+            sample.Parameters(
+                empty(rows, **floats), empty(rows, **ints), empty(rows, dtype=torch.float64), empty(rows, **floats),
+                empty(rows, dtype=torch.int64), empty(rows, **ints),
+            ),
+            table,
+            edits=sample.Edits(empty(rows, 16, **ints), empty(rows, 16, **floats)),
+            penalties=sample.Penalties(history, request, *(empty(rows, **floats) for _ in range(3))),
+            best=20,
+        )  # fmt: skip
+        sample.remember(history, request, empty(rows, **ints))
+    return kept
+
+
+def shipped(table: Tuning, *, some: bool) -> Iterator[tuple[str, Launch]]:
+    """All launches, with a name for what they are for; some: of one model, with 16-bit KV."""
+    for heads in HEADS[:1] if some else HEADS:
+        kinds = [BF16] if some else [BF16, INT8, *([FP8] if table.fp8 else [])]
+        # Gemma's layers with windows keep 16 bits.
+        for kind in kinds if len(heads.shapes) == 1 else [BF16]:
+            for launch in attention(heads, kind, table):
+                yield f"{heads.model}, KV {str(kind).removeprefix('torch.')}", launch
+    yield from (("llama-3.1-8b", launch) for launch in the_rest(4096, 14336, 128256, table))
+    if not some:
+        yield from (("llama-3.3-70b", launch) for launch in the_rest(8192, 28672, 128256, table))
+
+
+def specialisations() -> dict[str, int]:
+    """Of each kernel, how many times Triton would compile it for steps of all kinds of lengths."""
+    seen: dict[str, set[str]] = {}
+    table = tuning("sm_90")
+    with launches(run=False) as kept:
+        backend = TritonAttention(range(2), 4, 64, [Shape(0.125)], BF16, torch.device("cpu"), tuning=table)
+        pages = torch.zeros(64, 1, 2, 2, 16, 64, dtype=BF16)
+        for decodes, chunk, context in ((16, 5, 64), (17, 64, 16), (31, 33, 1), (24, 0, 100)):
+            counts = [chunk] * (chunk > 0) + [1] * decodes
+            contexts = [chunk + 16] * (chunk > 0) + [context] * decodes
+            starts = [sum(counts[:row]) for row in range(len(counts) + 1)]
+            tokens = torch.zeros(starts[-1], dtype=torch.int64)
+            tables = [torch.zeros(-(-length // 16), dtype=torch.int64) for length in contexts]
+            backend.plan(Batch(tokens, tokens, tokens, starts, contexts, tables), pages)
+            qkv = torch.zeros(starts[-1], 12, 64, dtype=BF16)
+            backend.rotate_and_forward(qkv, (torch.zeros(starts[-1], 32), torch.zeros(starts[-1], 32)), 0)
+    for each in kept:
+        seen.setdefault(each.kernel.__name__, set()).add(repr(signature_of(each)))
+    return {name: len(kinds) for name, kinds in seen.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("gpu")
+    parser.add_argument("--some", action="store_true")
+    parser.add_argument("--specialisations", action="store_true", help="only count them")
+    arguments = parser.parse_args()
+    if arguments.specialisations:
+        print(json.dumps(specialisations()))
+        return
+    for name, launch in shipped(tuning(arguments.gpu), some=arguments.some):
+        made = compile_for(arguments.gpu, launch)
+        line = {
+            "of": name,
+            "kernel": launch.kernel.__name__,
+            "warps": launch.warps,
+            "stages": launch.stages,
+            "rows": launch.arguments.get("ROWS", 0),
+            "registers": made.registers,
+            "spilled": made.spilled_bytes,
+            "shared": made.shared_bytes,
+            "cp.async": made.count("cp.async.cg.shared.global") + made.count("cp.async.ca.shared.global"),
+            "mma.sync": made.count("mma.sync.aligned"),
+            "wgmma": made.count("wgmma.mma_async.sync.aligned"),
+            "tcgen05": made.count("tcgen05.mma"),
+        }
+        print(json.dumps(line))
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
