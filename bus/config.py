@@ -192,6 +192,28 @@ class AccountsConfig(Section, frozen=True):
     share: Annotated[float, Meta(gt=0, le=1)] = 0.05
 
 
+class BatchConfig(Section, frozen=True):
+    """`[batch]`: files and batches, which `batch@host` keeps in the state directory.
+
+    Attributes:
+        enabled: whether there are any. False runs no process for them.
+        max_file: of an input file.
+        max_lines: of a batch.
+        project_files: of all files of a project, or of the host where there are no keys.
+        project_batches: of a project that are under way.
+        in_flight: lines of a model that are asked for at once; 0 is as many as it has slots, and an eighth that waits.
+        keep_days: that a file is kept whose client does not say, and a batch that is over.
+    """
+
+    enabled: bool = True
+    max_file: str = "200MiB"
+    max_lines: Annotated[int, Meta(ge=1, le=1_000_000)] = 50_000
+    project_files: str = "10GiB"
+    project_batches: Positive = 100
+    in_flight: Annotated[int, Meta(ge=0, le=1024)] = 0
+    keep_days: Annotated[int, Meta(ge=1, le=3650)] = 30
+
+
 class PriceConfig(Section, frozen=True):
     """`[[price]]`: what tokens are charged at, in the currency of `[cost]`. The latest row that a model matches, and
     that has begun, holds; what no row matches is free.
@@ -363,6 +385,7 @@ class Config(Section, frozen=True):
     cost: CostConfig = CostConfig()
     price: tuple[PriceConfig, ...] = ()
     accounts: AccountsConfig = AccountsConfig()
+    batch: BatchConfig = BatchConfig()
     traces: TracesConfig = TracesConfig()
     log: LogConfig = LogConfig()
     admin: AdminConfig = AdminConfig()
@@ -477,6 +500,8 @@ def _problems(config: Config) -> list[tuple[Where, str]]:
     check(("kv", "slab"), parse_size, config.kv.slab)
     check(("kv", "disk"), _parse_disk, config.kv.disk)
     check(("cache", "memory"), _parse_cache, config.cache.memory)
+    check(("batch", "max_file"), parse_size, config.batch.max_file)
+    check(("batch", "project_files"), parse_size, config.batch.project_files)
     spaces: set[str] = set()
     for index, space in enumerate(config.cache.namespace):
         where: Where = ("cache", "namespace", index)

@@ -17,6 +17,8 @@ Operation = Literal[
     "models", "chat.completions", "completions", "tokenize", "detokenize", "ready", "progress",
     "responses", "responses.retrieve", "responses.cancel", "responses.delete", "responses.input_items",
     "responses.conversation", "messages", "messages.count_tokens", "embeddings", "rerank",
+    "files.list", "files.retrieve", "files.delete",
+    "batches.create", "batches.list", "batches.retrieve", "batches.cancel",
 ]  # fmt: skip
 
 
@@ -25,6 +27,8 @@ class Call(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=10):
 
     Attributes:
         traceparent: of the trace that the client is in (W3C Trace Context), or empty.
+        once: what an `Idempotency-Key` is over HTTP: the same call made again with it is answered once.
+        behalf: id of the key whose owner a line of a batch is for; of the batch process only.
     """
 
     call: int
@@ -32,6 +36,8 @@ class Call(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=10):
     body: bytes = b"{}"
     authorization: str = ""
     traceparent: str = ""
+    once: str = ""
+    behalf: str = ""
 
 
 class Cancel(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=11):

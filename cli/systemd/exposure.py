@@ -15,7 +15,7 @@ from cli.systemd.units import UNITS
 STRICT: Final = 1.0  # those that hold everybody's pages and decide for everybody
 OTHERS: Final = 1.6
 _STRICT_UNITS: Final = re.compile(r"headrace-(kv|scheduler@.*)\.service")
-_LASTING: Final = re.compile(r"headrace-(kv|metrics|accounts|(scheduler|worker|standby|ingress)@.*)\.service")
+_LASTING: Final = re.compile(r"headrace-(kv|metrics|accounts|batch|(scheduler|worker|standby|ingress)@.*)\.service")
 
 
 class Exposure(NamedTuple):

@@ -13,14 +13,14 @@ from typing import Final
 
 from bus.messages.common import ProcessState
 from bus.messages.control import Fleet, Ok, Rejected, Stop, UnitStatus
-from bus.names import ACCOUNTS, KV, METRICS, parse_process
+from bus.names import ACCOUNTS, BATCH, KV, METRICS, parse_process
 from cli.control import Caller, Unreachable, running_names
 from cli.supervisor.group import describe_exit
 from cli.systemd import witness
 from cli.systemd.units import unit_of
 
 RUN: Final = Path("/run/headrace")  # what the units say
-_UNIT: Final = re.compile(r"headrace-(?:(kv|metrics|accounts)|(scheduler|worker|standby|ingress)@(.+))\.service")
+_UNIT: Final = re.compile(r"headrace-(?:(kv|metrics|accounts|batch)|(scheduler|worker|standby|ingress)@(.+))\.service")
 _PROPERTIES: Final = (
     "Id", "LoadState", "MainPID", "ActiveState", "NRestarts", "ExecMainStartTimestampMonotonic", "ExecMainCode",
     "ExecMainStatus", "ExecStart",
@@ -41,7 +41,8 @@ def process_of(unit: str) -> str | None:
     match = _UNIT.fullmatch(unit)
     if match is None:
         return None
-    return {"kv": KV, "metrics": METRICS, "accounts": ACCOUNTS}[match[1]] if match[1] else f"{match[2]}@{match[3]}"
+    of_host = {"kv": KV, "metrics": METRICS, "accounts": ACCOUNTS, "batch": BATCH}
+    return of_host[match[1]] if match[1] else f"{match[2]}@{match[3]}"
 
 
 def parse_units(text: str, names: Mapping[int, str], now_s: float) -> dict[str, UnitStatus]:

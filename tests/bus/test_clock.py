@@ -19,6 +19,7 @@ PACKAGES = (
     "kv",
     "metrics",
     "accounts",
+    "batch",
     "admin_tui",
     "cli",
     "headrace_client",
