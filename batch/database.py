@@ -26,7 +26,7 @@ VERSION: Final = 1
 _SCHEMA: Final = """
 CREATE TABLE files (
     seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, project TEXT NOT NULL, purpose TEXT NOT NULL,
-    filename TEXT NOT NULL, bytes INTEGER NOT NULL, sha256 BLOB NOT NULL, created_s INTEGER NOT NULL,
+    filename TEXT NOT NULL, bytes INTEGER NOT NULL, created_s INTEGER NOT NULL,
     expires_s INTEGER NOT NULL
 );
 CREATE INDEX files_by_project ON files (project, seq);
@@ -62,7 +62,6 @@ class StoredFile(NamedTuple):
     purpose: Literal["batch", "batch_output"]
     filename: str
     size: int
-    sha256: bytes
     created_s: int
     expires_s: int
 
@@ -324,7 +323,7 @@ class Database:
             raise
 
 
-_FILE: Final = "id, project, purpose, filename, bytes, sha256, created_s, expires_s"
+_FILE: Final = "id, project, purpose, filename, bytes, created_s, expires_s"
 
 
 def _seq(connection: sqlite3.Connection, batch: str) -> int:
@@ -337,7 +336,7 @@ def _save(connection: sqlite3.Connection, batch: Batch) -> None:
 
 
 def _insert_file(connection: sqlite3.Connection, file: StoredFile) -> None:
-    connection.execute(f"INSERT OR IGNORE INTO files ({_FILE}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", file)
+    connection.execute(f"INSERT OR IGNORE INTO files ({_FILE}) VALUES (?, ?, ?, ?, ?, ?, ?)", file)
 
 
 def _drop_lines(connection: sqlite3.Connection, batch: str) -> None:

@@ -12,7 +12,7 @@ import msgspec
 from batch.core.verdict import Outcome
 from bus.identity import Identity
 from bus.link import Link
-from bus.messages.clients import Call, CallFailed, Cancel, Chunk, Operation, Reply, StreamEnd, ToClient
+from bus.messages.clients import Call, CallFailed, Cancel, Chunk, Forget, Operation, Reply, StreamEnd, ToClient
 from bus.messages.common import Nack
 from bus.names import CLIENTS_DOOR
 
@@ -82,6 +82,11 @@ class Ingresses:
             if number in calls:
                 calls.discard(number)
                 self._links[name].send(Cancel(number))
+
+    def forget(self, responses: Sequence[str]) -> None:
+        """Answers that are written down here. Whoever does not hear it keeps them for a while."""
+        for link in self._links.values():
+            link.send(Forget(tuple(responses)))
 
     def close(self) -> None:
         """Leave; what is under way is asked for again by whoever comes next."""

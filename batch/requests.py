@@ -143,7 +143,7 @@ class Requests:
         """An upload becomes a file, once it is on the disk. The same number is the same file.
 
         Raises:
-            Refusal: 400, not such a file; 409, the number is that of another file; 503, no room.
+            Refusal: 400, not such a file; 503, no room.
         """
         _check_number(message.upload)
         _check_number(message.number)
@@ -154,25 +154,20 @@ class Requests:
             )  # fmt: skip
         database, vault, id = self._database, self._vault, f"file-{message.number}"
         try:
-            known, size = database.file(id), vault.uploaded(message.upload)
-            if size is None:
-                if known is not None and known.project == message.whose.project:
-                    return _encode(file_object(known))  # the answer to this was lost
-                raise Refusal(400, "The file is empty.", code="empty_file", param="file")
-            digest = await asyncio.to_thread(vault.digest, message.upload)
-            if known is not None or (known := database.file(id)) is not None:
+            if (known := database.file(id)) is None:
+                if not vault.uploaded(message.upload):
+                    raise Refusal(400, "The file is empty.", code="empty_file", param="file")
+                await asyncio.to_thread(vault.sync, message.upload)
+                known = database.file(id)
+            if known is not None:  # it was uploaded twice at once, or the answer to this was lost
                 vault.discard(message.upload)
-                if known.project != message.whose.project or known.sha256 != digest:
-                    raise Refusal(
-                        409, "Another file was uploaded with this Idempotency-Key.", code="idempotency_key_reused",
-                        param="Idempotency-Key",
-                    )  # fmt: skip
                 return _encode(file_object(known))
             vault.keep(message.upload, id)
             now_s = self._now_s()
             name = _plain(message.filename)[:MAX_FILENAME] or "upload.jsonl"
             expires_s = now_s + (message.ttl_s or self._bounds.keep_s)
-            file = StoredFile(id, message.whose.project, "batch", name, size, digest, now_s, expires_s)
+            size = vault.size(id)
+            file = StoredFile(id, message.whose.project, "batch", name, size, now_s, expires_s)
             database.add_file(file)
         except (OSError, sqlite3.Error) as error:
             raise no_room(error) from None

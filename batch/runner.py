@@ -230,6 +230,7 @@ class Runner:
             self._counters["completed"].add(batch.counts.completed - before.completed)
             self._counters["failed"].add(batch.counts.failed - before.failed)
             del self._results[name]
+            self._ingresses.forget([result.request for result in results if result.request])
             for result in results:
                 self._desk.written(Ref(name, result.number))
         self._life.troubles.over(TROUBLE)

@@ -70,13 +70,13 @@ async def write_results(
 def _write(batch: Batch, database: Database, vault: Vault, kind: str, now_s: int, keep_s: int) -> StoredFile | None:
     """One of the two files; None where nothing is in it."""
     id = result_id(batch.id, kind)
-    size, digest = vault.write(id, _lines(batch, database, good=kind == "output"))
+    size = vault.write(id, _lines(batch, database, good=kind == "output"))
     if not size:
         vault.drop([id])
         return None
     expires_s = now_s + (batch.output_ttl_s or keep_s)
     return StoredFile(
-        id, batch.project, "batch_output", f"{batch.id}_{kind}.jsonl", size, digest, now_s, expires_s
+        id, batch.project, "batch_output", f"{batch.id}_{kind}.jsonl", size, now_s, expires_s
     )  # fmt: skip
 
 

@@ -7,7 +7,6 @@ died. It survives the death of this process as far as it has come: whoever sends
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shutil
 from collections.abc import Collection, Iterable, Iterator
@@ -65,12 +64,14 @@ class Vault:
         except FileNotFoundError:
             return None
 
-    def digest(self, upload: str) -> bytes:
-        """SHA-256 of an upload, and it is on the disk. Takes as long as that takes."""
+    def sync(self, upload: str) -> None:
+        """An upload is on the disk. Takes as long as that takes.
+
+        Raises:
+            OSError: it is not.
+        """
         with open(self._uploads / upload, "rb") as file:
-            found = hashlib.file_digest(file, "sha256").digest()
             os.fsync(file.fileno())
-        return found
 
     def keep(self, upload: str, id: str) -> None:
         """An upload is a file."""
@@ -82,19 +83,18 @@ class Vault:
         with contextlib.suppress(FileNotFoundError):
             (self._uploads / upload).unlink()
 
-    def write(self, id: str, lines: Iterable[bytes]) -> tuple[int, bytes]:
-        """A file out of lines, in one go; bytes and SHA-256 of it. One that is there is written anew.
+    def write(self, id: str, lines: Iterable[bytes]) -> int:
+        """A file out of lines, in one go; bytes of it. One that is there is written anew.
 
         Raises:
             OSError: it cannot be written; nothing is left of it.
         """
         path = self.folder / (id + _WRITING)
-        digest, size = hashlib.sha256(), 0
+        size = 0
         try:
             with open(path, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
                 for line in lines:
                     file.write(line)
-                    digest.update(line)
                     size += len(line)
                 file.flush()
                 os.fsync(file.fileno())
@@ -103,7 +103,7 @@ class Vault:
             raise
         os.replace(path, self.folder / id)
         self._on_disk()
-        return size, digest.digest()
+        return size
 
     def read(self, id: str, offset: int, most: int) -> bytes:
         """A part of a file.
@@ -123,6 +123,14 @@ class Vault:
         with open(self.folder / id, "rb") as file:
             while chunk := file.read(size):
                 yield chunk
+
+    def size(self, id: str) -> int:
+        """Bytes of a file.
+
+        Raises:
+            OSError: it is not there.
+        """
+        return (self.folder / id).stat().st_size
 
     def drop(self, ids: Iterable[str]) -> None:
         """They are no more."""

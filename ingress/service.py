@@ -20,10 +20,12 @@ from bus.prices import PriceBook
 from bus.process import EXIT_CONFIG, EXIT_MISSING, Description, Life
 from ingress.accounts import SEND_S, Accounts, NoLedger
 from ingress.api.admission import Admission
+from ingress.api.batches import Batches
 from ingress.api.exposition import MetricsClient
 from ingress.api.http import HttpFront, serve
 from ingress.api.pipeline import Pipeline
 from ingress.asking import ask
+from ingress.batches import BatchLink
 from ingress.cache.costs import Overheard
 from ingress.cache.front import AnswerCache
 from ingress.cache.opening import open_cache
@@ -63,6 +65,7 @@ class IngressService:
         self._accounts: Accounts | None = None
         self._cache: AnswerCache | None = None
         self._gate: Gate | None = None
+        self._batches: BatchLink | None = None
         self._settling: Lane | None = None
         self._handed_over = False
 
@@ -87,13 +90,14 @@ class IngressService:
         except GuardUnusable as error:
             self._life.fail(f"[[guard]] {error}", EXIT_CONFIG)
             return
+        self._batches = BatchLink(self._life) if self._life.config.batch.enabled else None
         journals = Journals(self._life.run, self._life.name, self._life.epoch, self._life.telemetry)
         self._cache = open_cache(self._life, self._engine, ledger)
         self._pipeline = Pipeline(
             self._engine, self._life, journals,
             grace_s=settings.resume_grace_s, stored_s=settings.response_ttl_s,
             find=partial(find, self._life), ask=partial(ask, self._life), cache=self._cache,
-            guards=guards, admission=admission,
+            guards=guards, admission=admission, batches=Batches(self._batches),
         )  # fmt: skip
         try:
             self._http = serve(self._pipeline, metrics, self._life)
@@ -141,7 +145,8 @@ class IngressService:
         if self._handed_over:
             return True
         answering = (self._http is not None and self._http.busy) or any(door.busy for door in self._doors)
-        if answering or (self._engine is not None and self._engine.open_streams):
+        left = self._pipeline.leavable if self._pipeline is not None else 0
+        if answering or (self._engine is not None and self._engine.open_streams > left):
             return False
         return self._accounts is None or not self._accounts.delivering(self._life.loop.now_ns())
 
@@ -160,6 +165,7 @@ class IngressService:
             self._metrics,
             self._gate,
             self._accounts,
+            self._batches,
             self._curve,
         ):
             if part is not None:

@@ -66,7 +66,7 @@ class Complete(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=12):
     """That was all of an upload. Answered by `Answered`, when the file is on the disk.
 
     Attributes:
-        number: of the file; that of an `Idempotency-Key` where one was given.
+        number: of the file; made of key, project and bytes where an `Idempotency-Key` was given.
         ttl_s: seconds that the file is kept; 0 takes the configured time.
     """
 

@@ -46,6 +46,13 @@ class Cancel(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=11):
     call: int
 
 
+class Forget(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=13):
+    """These answers to keyed calls are written down where they belong: keep them no longer. Of the batch process only;
+    not answered."""
+
+    responses: tuple[str, ...]
+
+
 class Resume(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=12):
     """Go on with a stream from after event `last_event`, on this or another ingress."""
 
@@ -85,5 +92,5 @@ class CallFailed(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=23)
     retry_after_s: float = 0.0
 
 
-ToIngressFromClient = Hello | Heartbeat | Nack | Bye | Call | Cancel | Resume
+ToIngressFromClient = Hello | Heartbeat | Nack | Bye | Call | Cancel | Resume | Forget
 ToClient = Welcome | Heartbeat | Nack | Bye | Chunk | StreamEnd | Reply | CallFailed

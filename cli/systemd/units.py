@@ -99,9 +99,8 @@ def _texts(directory: Traversable, prefix: str = "") -> Iterator[tuple[str, str]
 def _drop_ins(config: Config, host: Host) -> dict[str, list[str]]:
     units = desired_units(config)
     services = [unit_of(unit.name) for unit in units]
-    sockets = [
-        unit_of(u.name).replace(".service", ".socket") for u in units if u.role in ("scheduler", "ingress", "accounts", "batch")
-    ]
+    listening = ("scheduler", "ingress", "accounts", "batch")
+    sockets = [unit_of(u.name).replace(".service", ".socket") for u in units if u.role in listening]
     behind = [unit_of(unit.name) for unit in units if unit.role in ("scheduler", "worker")]
     gpus = ["headrace-gpu-setup.service"] if _on_gpus(config) else []
     groups: dict[str, list[str]] = {}

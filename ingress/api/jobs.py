@@ -55,6 +55,7 @@ class Caller(NamedTuple):
         cache_control: the header of that name.
         partition: whom cached prompts are shared with; None is the tenant.
         grantee: whose key was shown; None where none is asked for.
+        once: the call's `Idempotency-Key`, where what it makes is not an answer.
     """
 
     tenant: str
@@ -73,6 +74,7 @@ class Caller(NamedTuple):
     cache_control: str = ""
     partition: str | None = None
     grantee: Grantee | None = None
+    once: str = ""
 
 
 def tier_of(request: object) -> Literal["default", "flex"]:
