@@ -6,6 +6,7 @@
 | `database`  | everything that must outlive a death: files, batches, lines, answers (SQLite) |
 | `vault`     | the files' bytes, in the state directory                                     |
 | `requests`  | what clients ask, as what is done with the two                               |
+| `course`    | what each batch is at, and what follows                                      |
 | `stages`    | the long work of a batch: its file is checked, its results are written       |
 | `runner`    | its lines, as calls to the ingresses                                         |
 | `ingresses` | the links that they go by                                                    |

@@ -155,14 +155,16 @@ class Requests:
         database, vault, id = self._database, self._vault, f"file-{message.number}"
         try:
             if (known := database.file(id)) is None:
-                if not vault.uploaded(message.upload):
+                if vault.uploaded(message.upload):
+                    await asyncio.to_thread(vault.sync, message.upload)
+                elif not vault.holds(id):  # else this process died between name and row
                     raise Refusal(400, "The file is empty.", code="empty_file", param="file")
-                await asyncio.to_thread(vault.sync, message.upload)
                 known = database.file(id)
             if known is not None:  # it was uploaded twice at once, or the answer to this was lost
                 vault.discard(message.upload)
                 return _encode(file_object(known))
-            vault.keep(message.upload, id)
+            if not vault.holds(id):
+                vault.keep(message.upload, id)
             now_s = self._now_s()
             name = _plain(message.filename)[:MAX_FILENAME] or "upload.jsonl"
             expires_s = now_s + (message.ttl_s or self._bounds.keep_s)

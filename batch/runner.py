@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from batch.core import state, verdict
 from batch.core.desk import Desk, Ref, Taken
@@ -17,13 +17,14 @@ from batch.core.lines import Wrong, parse
 from batch.core.state import Batch
 from batch.core.verdict import Outcome
 from batch.database import Database, Result
-from batch.ingresses import Ingresses
 from batch.refusals import Refusal
 from batch.vault import Vault
-from bus.loop import Cancel
+from bus.loop import Cancel, Loop
 from bus.messages.batches import BatchUsage
 from bus.messages.clients import Operation
-from bus.process import Life
+from bus.messages.common import ProcessState
+from bus.releases import Troubles
+from bus.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
 
@@ -40,10 +41,51 @@ OPERATIONS: Final[dict[str, Operation]] = {
 TROUBLE: Final = "batch results"
 
 
+class Host(Protocol):
+    """What must be known of the process that this is in."""
+
+    @property
+    def loop(self) -> Loop: ...
+    @property
+    def state(self) -> ProcessState: ...
+    @property
+    def telemetry(self) -> Telemetry: ...
+    @property
+    def troubles(self) -> Troubles: ...
+
+    def progressed(self, units: int = 1) -> None:
+        """Useful work was done."""
+        ...
+
+
+class Calls(Protocol):
+    """The way to the ingresses; `Ingresses` says what each does."""
+
+    @property
+    def up(self) -> int: ...
+    def call(self, operation: Operation, body: bytes, once: str, behalf: str) -> int | None: ...
+    def cancel(self, number: int) -> None: ...
+    def forget(self, responses: Sequence[str]) -> None: ...
+    def close(self) -> None: ...
+
+
+class Connect(Protocol):
+    """Opens it."""
+
+    def __call__(
+        self,
+        *,
+        on_answer: Callable[[int, Outcome], None],
+        on_lost: Callable[[Sequence[int]], None],
+        on_up: Callable[[], None],
+    ) -> Calls: ...
+
+
 class Runner:
     """Everything that is in progress.
 
     Args:
+        connect: the way to the ingresses.
         limit_of: lines of a model in flight.
         most: lines in flight in all.
         on_finished: every line of a batch is written.
@@ -51,10 +93,10 @@ class Runner:
 
     def __init__(
         self,
-        life: Life,
+        life: Host,
         database: Database,
         vault: Vault,
-        ingresses: Sequence[str],
+        connect: Connect,
         *,
         limit_of: Callable[[str], int],
         most: int,
@@ -70,8 +112,8 @@ class Runner:
         self._flushing: Cancel | None = None
         self._waiting: Cancel | None = None
         self._paused = False
-        self._ingresses = Ingresses(
-            life, ingresses, on_answer=self._answered, on_lost=self._lost, on_up=lambda: life.loop.soon(self._pump)
+        self._ingresses = connect(
+            on_answer=self._answered, on_lost=self._lost, on_up=lambda: life.loop.soon(self._pump)
         )
         tell = life.telemetry.counter
         self._counters = {

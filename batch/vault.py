@@ -78,6 +78,10 @@ class Vault:
         os.replace(self._uploads / upload, self.folder / id)
         self._on_disk()
 
+    def holds(self, id: str) -> bool:
+        """Whether there is such a file, in a row or not."""
+        return (self.folder / id).exists()
+
     def discard(self, upload: str) -> None:
         """Of an upload nothing is wanted."""
         with contextlib.suppress(FileNotFoundError):
@@ -142,11 +146,10 @@ class Vault:
         return shutil.disk_usage(self.folder).free
 
     def sweep(self, known: Collection[str], before_s: float) -> int:
-        """Remove what nobody knows, and uploads that nobody has gone on with since; how many. Only while nothing is
-        being written."""
+        """Remove files that nobody knows, and uploads, that nobody has written to since; how many."""
         count = 0
         for path in self.folder.iterdir():
-            if path.is_file() and path.name not in known:
+            if path.is_file() and path.name not in known and path.stat().st_mtime < before_s:
                 path.unlink(missing_ok=True)
                 count += 1
         return count + self.sweep_uploads(before_s)
