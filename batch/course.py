@@ -106,6 +106,8 @@ class Course:
             if batch.status in ("validating", "in_progress") and batch.expires_s <= now_s:
                 try:
                     self._end_early(batch.id, lambda latest: state.expired(latest, now_s))
+                except state.Impossible:
+                    pass  # the last of its lines was answered just now
                 except sqlite3.Error as error:
                     self._stand_still(batch.id, error)
 
@@ -133,7 +135,11 @@ class Course:
         self.advance(done)
 
     def _end_early(self, id: str, change: Callable[[Batch], Batch]) -> Batch:
-        """Stop whatever a batch is at, and have it write what there is."""
+        """Stop whatever a batch is at, and have it write what there is.
+
+        Raises:
+            Impossible: its last line was answered, and only not written yet.
+        """
         self._drop_task(id)
         self.runner.close(id)
         latest = self._database.batch(id)

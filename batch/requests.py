@@ -277,9 +277,9 @@ class Requests:
         batch = self._batch(ask.whose, _body(ask, BatchRef).batch_id)
         try:
             return batch_object(self._on_cancel(batch))
-        except state.Impossible:
+        except state.Impossible as impossible:
             raise Refusal(
-                409, f"The batch {batch.id!r} is {batch.status}, and cannot be cancelled any more.",
+                409, f"The batch {batch.id!r} cannot be cancelled any more: {impossible}.",
                 code="batch_not_cancellable", param="batch_id",
             ) from None  # fmt: skip
 

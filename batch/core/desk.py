@@ -7,7 +7,7 @@ moment: the lines that have no answer are read again from the database.
 from __future__ import annotations
 
 import heapq
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
@@ -84,12 +84,12 @@ class Desk:
         self._open: dict[str, _Open] = {}  # oldest first
         self._limits: dict[str, int] = {}
         self._turns: deque[str] = deque()  # of projects
-        self._flying: dict[str, int] = {}  # lines of a model
+        self._flying: Counter[str] = Counter()  # lines of a model
 
     @property
     def flying(self) -> int:
         """Lines in flight."""
-        return sum(self._flying.values())
+        return self._flying.total()
 
     def open(self, batch: str, project: str, model: str, limit: int) -> None:
         """A batch is in progress. `limit`: lines of its model in flight."""
@@ -131,11 +131,11 @@ class Desk:
             return None
         for project in tuple(self._turns):
             for name, each in self._open.items():
-                if each.project != project or self._flying.get(each.model, 0) >= self._limits[each.model]:
+                if each.project != project or self._flying[each.model] >= self._limits[each.model]:
                     continue
                 if (line := each.next(now_ns)) is not None:
                     each.flying[line.number] = line
-                    self._flying[each.model] = self._flying.get(each.model, 0) + 1
+                    self._flying[each.model] += 1
                     self._turns.remove(project)
                     self._turns.append(project)
                     return Taken(Ref(name, line.number), line)

@@ -19,7 +19,7 @@ MAX_CUSTOM_ID: Final = 512
 MAX_ERRORS: Final = 100  # that a batch tells of
 _BOM: Final = b"\xef\xbb\xbf"
 _WHERE: Final = re.compile(r" - at `\$\.?([^`]*)`$")
-_NAMED: Final = re.compile(r"`([^`]*)`")
+_FIELD: Final = re.compile(r"field `([^`]*)`")
 
 
 class Raw(NamedTuple):
@@ -231,11 +231,12 @@ def _model(body: bytes) -> str:
 
 def _invalid(message: str, prefix: str) -> Wrong:
     """What msgspec says, with the name of the field."""
+    said = _WHERE.sub("", message)
     where = match[1] if (match := _WHERE.search(message)) else ""
-    named = match[1] if (match := _NAMED.search(_WHERE.sub("", message))) else ""
-    param = ".".join(part for part in (prefix, where or named) if part) or None
-    if "missing required" in message:
+    field = match[1] if (match := _FIELD.search(said)) else ""
+    param = ".".join(part for part in (prefix, where, field) if part) or None
+    if said.startswith("Object missing"):
         return Wrong("missing_required_parameter", f"{param} is missing.", param)
-    if "unknown field" in message:
+    if said.startswith("Object contains"):
         return Wrong("unknown_parameter", f"{param} is not known in a line of a batch.", param)
-    return Wrong("invalid_type", _WHERE.sub("", message) + ".", param)
+    return Wrong("invalid_type", f"{said}.", param)

@@ -140,5 +140,5 @@ def counted(batch: Batch, completed: int, failed: int, usage: BatchUsage) -> Bat
 
 def _moved(batch: Batch, status: BatchStatus, now_s: int) -> Batch:
     if status not in NEXT[batch.status]:
-        raise Impossible(f"a batch that is {batch.status} does not become {status}")
+        raise Impossible(f"one that is {batch.status} does not become {status}")
     return replace(batch, status=status, times={**batch.times, status: now_s})
