@@ -41,6 +41,7 @@ ALLOWED = {
     "cli/release/making.py": "when a release was made",
     "cli/usage.py": "what `--since 24h` means",
     "accounts/service.py": "budgets begin anew by date, keys expire by date",
+    "batch/service.py": "batches and files expire by date",
     "cli/accounts/command.py": "what `--expires 90d` means",
     "cli/accounts/show.py": "whether a key has expired",
     "ingress/gate/charging.py": "prices hold by date",
