@@ -17,9 +17,9 @@ from rich.table import Table
 from bus.catalogue import ModelMissing, locate
 from bus.config import Config
 from bus.messages.caching import CacheReport, CacheStatus, CalibrateCache, FlushCache, GetCache, GetCacheReport
-from bus.messages.control import Ok, Rejected
+from bus.messages.control import Ok, Question, Rejected, Reply
 from bus.names import state_directory
-from cli.control import Answer, Caller, Question, Unreachable, running_names
+from cli.control import Caller, Unreachable, running_names
 from cli.supervisor.logfiles import printable
 
 STATIC: Final = "cache-static"
@@ -140,7 +140,7 @@ def _order(order: FlushCache | CalibrateCache, as_json: bool) -> int:
     return 0
 
 
-def _ask(question: Question) -> Answer | None:
+def _ask(question: Question) -> Reply | None:
     """What any ingress says; None where none does, which is told."""
     try:
         with Caller() as caller:

@@ -118,8 +118,8 @@ def parts_of(piece: Piece) -> tuple[Part, ...]:
 
 
 def joined(parts: Iterable[Part]) -> tuple[Part, ...]:
-    """Neighbours of one kind as one."""
-    groups = itertools.groupby(parts, key=lambda part: part.kind)
+    """Neighbours of one kind as one. What is empty parts nothing: a detector sees the text on both its sides as one."""
+    groups = itertools.groupby((part for part in parts if part.text), key=lambda part: part.kind)
     return tuple(Part(kind, "".join(part.text for part in group)) for kind, group in groups)
 
 

@@ -120,8 +120,8 @@ def _leases(core: Core, holders: dict[PageKey, list[Owner]]) -> Iterator[str]:
     if waiting != kept:
         yield f"{len(kept)} pages are in quarantine, quarantines hold {len(waiting)}"
     for quarantine in core.owners.quarantines:
-        if not quarantine.writers <= core.owners.writers.keys():
-            yield f"a quarantine of {len(quarantine.pages)} pages waits for writers that are gone"
+        if not quarantine.writers <= core.owners.writers.keys() | core.owners.living:
+            yield f"a quarantine of {len(quarantine.pages)} pages waits for processes that are gone"
 
 
 def _pins(core: Core) -> Iterator[str]:

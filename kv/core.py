@@ -117,7 +117,7 @@ class Core:
     ) -> None:
         self.layout, self.kv_epoch, self.settling = layout, kv_epoch, settling
         self.slabs = Slabs(layout, tables, keeping=keeping)
-        self.owners = Owners(writers or {}, somebody=somebody)
+        self.owners = Owners(writers or {}, holders or (), somebody=somebody)
         self.owner: Owner = (name_hash(KV), kv_epoch)
         self.copies = DiskIndex()
         self.spills = Spills(self.slabs, self.copies)
@@ -164,10 +164,9 @@ class Core:
         if message.role == "worker":
             self.owners.writer_came(session.writer, name_hash(message.owner))
         if message.role == "scheduler":
+            self.owners.living.add(session.owner)
             self._end_orphans_before(session.owner)
-            for older in [
-                key for key in self._untold or () if key[0] == session.owner[0] and key[1] < session.owner[1]
-            ]:
+            for older in self.owners.older(session.owner):
                 self.holder_died(older)
         return session
 
@@ -188,7 +187,8 @@ class Core:
         self._free(self.owners.writer_died(key))
 
     def holder_died(self, key: WriterKey) -> None:
-        """A scheduler of the last incarnation is dead, or a newer one has its name: it will not say anything."""
+        """The process of a scheduler is proven dead: it gives nobody its pages any more, and will not say anything."""
+        self._free(self.owners.owner_died(key))
         if self._untold is not None:
             self._untold.pop(key, None)
             self._settle_if_all_told()
@@ -364,7 +364,7 @@ class Core:
             orphans = self.orphans.get(session.owner, set())
             unknown = {key for key in orphans if key[0] == pool.number}
             orphans -= unknown
-            self._free(unknown)
+            self._free(unknown | self.owners.not_claimed(session.owner, pool.number))
             self._told(session.owner, pool.number)
         return Reasserted(message.rid, pack_u32(lost))
 

@@ -2,13 +2,15 @@
 
 Leases belong to an *owner*: a scheduler's name and epoch. Its workers, the *writers*, write the bytes. When the owner
 ends, writers may still be at it, so its leased pages are *quarantined* until each of them is proven dead or has said
-`Fenced`. A closed connection proves nothing, and no time-out ever frees a page that somebody may still write.
+`Fenced`. A closed connection proves nothing, and no time-out ever frees a page that somebody may still write: an owner
+that only fell silent may give its pages to a worker that comes now, so until it is proven dead it counts among those
+who may write, and so do workers that come meanwhile.
 """
 
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -101,7 +103,7 @@ class Quarantine:
 
     owner: Owner
     pages: set[PageKey]
-    writers: set[WriterKey]
+    writers: set[WriterKey | Owner]
 
 
 class Owners:
@@ -109,17 +111,26 @@ class Owners:
 
     Args:
         writers: those that the last incarnation knew and that still live.
-        somebody: whether there may be others.
+        living: owners that the last incarnation knew and that still live.
+        somebody: whether there may be other writers.
+
+    Attributes:
+        living: owners whose death is not proven, attached or not.
     """
 
-    def __init__(self, writers: dict[WriterKey, Writer], *, somebody: bool = False) -> None:
+    def __init__(
+        self, writers: dict[WriterKey, Writer], living: Iterable[Owner] = (), *, somebody: bool = False
+    ) -> None:
         self.sessions: dict[str, Session] = {}
+        self.living = set(living)
         self.writers = dict(writers) | ({SOMEBODY: Writer(_ANYBODY)} if somebody else {})
         self.quarantines: list[Quarantine] = []
 
     def quarantine(self, owner: Owner, pages: set[PageKey]) -> set[PageKey]:
-        """Put an ended owner's pages aside. Those that nobody can write are returned instead, free to be used."""
+        """Put pages of an owner aside that ended or fell silent. Those that nobody can write are returned instead, free
+        to be used."""
         writers = {key for key, writer in self.writers.items() if _may_write(writer, owner)}
+        writers |= {owner} & self.living
         if not pages or not writers:
             return pages
         self.quarantines.append(Quarantine(owner, set(pages), writers))
@@ -133,10 +144,32 @@ class Owners:
                 return True
         return False
 
+    def not_claimed(self, owner: Owner, number: int) -> set[PageKey]:
+        """An owner is back and has said what it holds of a pool: the rest, which nobody writes, is free now."""
+        free: set[PageKey] = set()
+        for quarantine in self.quarantines:
+            if quarantine.owner == owner:
+                free |= {page for page in quarantine.pages if page[0] == number}
+                quarantine.pages -= free
+        self.quarantines = [quarantine for quarantine in self.quarantines if quarantine.pages]
+        return free
+
+    def older(self, owner: Owner) -> list[Owner]:
+        """Earlier incarnations of an owner whose death is not proven. A name is one process's at a time."""
+        return [known for known in self.living if known[0] == owner[0] and known[1] < owner[1]]
+
+    def owner_died(self, owner: Owner) -> set[PageKey]:
+        """A scheduler's process is proven dead. Returns pages that are free now."""
+        self.living.discard(owner)
+        return self._settle(owner, lambda of: of == owner)
+
     def writer_came(self, key: WriterKey, owner: int) -> None:
-        """A worker attached. It may have attached before, to this incarnation of kv or to an earlier one."""
-        if key not in self.writers:
-            self.writers[key] = Writer(owner)
+        """A worker attached, before it can have been given any work. It may have attached before, to this incarnation
+        of kv or to an earlier one."""
+        writer = self.writers.setdefault(key, Writer(owner))
+        for quarantine in self.quarantines:
+            if quarantine.owner in quarantine.writers and _may_write(writer, quarantine.owner):
+                quarantine.writers.add(key)
 
     def writer_died(self, key: WriterKey) -> set[PageKey]:
         """A worker's process is proven dead. Returns pages that are free now."""
@@ -149,7 +182,7 @@ class Owners:
         writer.fenced = max(writer.fenced, epoch)
         return self._settle(key, lambda owner: not _may_write(writer, owner))
 
-    def _settle(self, key: WriterKey, harmless: Callable[[Owner], bool]) -> set[PageKey]:
+    def _settle(self, key: WriterKey | Owner, harmless: Callable[[Owner], bool]) -> set[PageKey]:
         free: set[PageKey] = set()
         for quarantine in tuple(self.quarantines):
             if harmless(quarantine.owner):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from bus.liveness import DeathWatch
@@ -25,7 +25,7 @@ from kv.layout import VERSION
 from kv.measures import Measures
 from kv.onlooker import Onlooker
 from kv.owners import Session, WriterKey
-from kv.witness import Holder, Witness, start_time
+from kv.witness import Witness, start_time
 
 log = logging.getLogger(__name__)
 
@@ -60,9 +60,10 @@ class PageService:
         self._connections: dict[Session, Connection] = {}
         self._watches: dict[WriterKey, DeathWatch] = {}
         for known in living:
-            self._watch(known.key, known.pid)
+            self._watch(known.key, known.pid, self._writer_died)
         for holder in holders:
-            self._watch_holder(holder)
+            with contextlib.suppress(OSError):  # then the next that has its name ends it
+                self._watch(holder.key, holder.pid, self._holder_died)
         self._server: PacketServer[ToKv] | None = None
 
     def start(self) -> None:
@@ -178,7 +179,7 @@ class PageService:
             self._onlooker.attached(session.name)
         self._connections[session] = connection
         if (session.role == "worker" and not self._may_write(session)) or (
-            session.role == "scheduler" and not self._witness.note_holder(session.owner, session.pid)
+            session.role == "scheduler" and not self._may_hold(session)
         ):
             log.error("%s is refused: its death would not be seen", session.name)
             self._server.send(
@@ -197,50 +198,56 @@ class PageService:
             log.warning("refused %s: %s", message.name, problem)  # once, not each time
         self._server.send(connection, Denied(message.rid, "protocol", problem))
 
-    # --- who may write ---------------------------------------------------------------------------------------------
+    # --- who may write, and give others pages to write -------------------------------------------------------------
 
     def _may_write(self, session: Session) -> bool:
         """Arrange that its death is seen, by this incarnation and the next one, before it gets the arena."""
-        key = session.writer
-        try:
-            self._watch(key, session.pid)
-        except OSError as error:  # a pid of another namespace; no descriptors left
-            log.warning("pid %d cannot be watched: %s", session.pid, error)
-        else:
-            if self._note(session):
-                return True
-            self._watches.pop(key).close()
-        self.core.writer_died(key)
+        if self._watched(session, self._writer_died) and self._note(session):
+            return True
+        self._unwatch(session.writer)
+        self.core.writer_died(session.writer)
+        return False
+
+    def _may_hold(self, session: Session) -> bool:
+        """The same for a scheduler."""
+        if self._watched(session, self._holder_died) and self._witness.note_holder(session.owner, session.pid):
+            return True
+        self._unwatch(session.owner)
+        self.core.holder_died(session.owner)
         return False
 
     def _note(self, session: Session) -> bool:
         return self._witness.note(session.writer, self.core.owners.writers[session.writer], session.pid)
 
-    def _watch(self, key: WriterKey, pid: int) -> None:
-        if key not in self._watches:
-            self._watches[key] = DeathWatch(self._life.loop, pid, lambda: self._writer_died(key))
+    def _watched(self, session: Session, on_death: Callable[[WriterKey], None]) -> bool:
+        try:
+            self._watch(session.owner, session.pid, on_death)
+        except OSError as error:  # a pid of another namespace; no descriptors left
+            log.warning("pid %d cannot be watched: %s", session.pid, error)
+            return False
+        return True
 
-    def _watch_holder(self, holder: Holder) -> None:
-        """It says what it holds, or dies, whichever comes first."""
-        with contextlib.suppress(OSError):  # then time tells
-            DeathWatch(self._life.loop, holder.pid, lambda: self._holder_died(holder.key))
+    def _watch(self, key: WriterKey, pid: int, on_death: Callable[[WriterKey], None]) -> None:
+        if key not in self._watches:
+            self._watches[key] = DeathWatch(self._life.loop, pid, lambda: on_death(key))
+
+    def _unwatch(self, key: WriterKey) -> None:
+        if (watch := self._watches.pop(key, None)) is not None:
+            watch.close()
+        self._witness.forget(key)
+
+    def _writer_died(self, key: WriterKey) -> None:
+        self._unwatch(key)
+        self.core.writer_died(key)
 
     def _holder_died(self, key: WriterKey) -> None:
-        self._witness.forget(key)
+        self._unwatch(key)
         self.core.holder_died(key)
-
-    def _has_session(self, key: WriterKey) -> bool:
-        return any(session.owner == key for session in self.core.owners.sessions.values())
 
     def _settle(self) -> None:
         if self.core.settling:
             log.warning("not everybody has said within %.0f s which pages it holds", SETTLE_S)
             self.core.settle()
-
-    def _writer_died(self, key: WriterKey) -> None:
-        self._watches.pop(key).close()
-        self._witness.forget(key)
-        self.core.writer_died(key)
 
     def _on_malformed(self, connection: Connection, detail: str) -> None:
         assert self._server is not None
@@ -255,8 +262,6 @@ class PageService:
             log.info("%s is gone", session.name, extra={"pid": session.pid, "epoch": session.epoch})
             del self._connections[session]
             self.core.end(session)
-            if session.role == "scheduler" and not self._has_session(session.owner):
-                self._witness.forget(session.owner)  # its pins are gone
 
     # --- what is answered later ------------------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ from bus.packed import pack_u32, unpack_u32
 from kv.core import Core
 from kv.layout import Layout, plan_layout, tables
 from kv.owners import Session, Writer, WriterKey
+from kv.pool import Owner
 
 SLAB = 64 << 10
 ROOT = b"r" * 16
@@ -57,12 +58,29 @@ class Clients:
     def refused(self, session: Session, message: msgspec.Struct) -> str:
         return self.ask(session, message, Denied).reason
 
-    def killed_and_made_again(self, *, settling: bool = True) -> None:
+    def dies(self, session: Session) -> None:
+        """Its process: kv sees the hang-up and the death."""
+        self.core.end(session)
+        if session.role == "worker":
+            self.core.writer_died(session.writer)
+        else:
+            self.core.holder_died(session.owner)
+
+    def everybody_dies(self) -> None:
+        for session in list(self.core.owners.sessions.values()):
+            self.core.end(session)
+        for writer in list(self.core.owners.writers):
+            self.core.writer_died(writer)
+        for owner in list(self.core.owners.living):
+            self.core.holder_died(owner)
+
+    def killed_and_made_again(self, *, settling: bool = True, holders: dict[Owner, set[int]] | None = None) -> None:
         writers: dict[WriterKey, Writer] = {
             key: Writer(writer.owner, writer.fenced) for key, writer in self.core.owners.writers.items()
         }
         kv_epoch = self.core.kv_epoch + 1
-        self.core = Core(self.layout, tables(self.memory, self.layout), kv_epoch, writers, settling=settling)
+        arena = tables(self.memory, self.layout)
+        self.core = Core(self.layout, arena, kv_epoch, writers, settling=settling, holders=holders)
 
     def scheduler(self, name: str = "scheduler@a", epoch: int = 1) -> Session:
         return self.core.attach(Attach(self.next(), name, epoch, "scheduler"), 1)

@@ -126,7 +126,7 @@ FAULTS = [
     (a_held_page_that_may_go, "with 1 pins may be evicted"), (another_generation, "its header says 1"),
     (a_header_that_denies, "its header says free"), (a_header_of_another_owner, "leased by another"),
     (a_torn_header, "cannot be read"), (a_slab_of_two_pools, "the slab table says 2"),
-    (a_quarantine_without_writers, "waits for writers that are gone"),
+    (a_quarantine_without_writers, "waits for processes that are gone"),
 ]  # fmt: skip
 
 

@@ -25,7 +25,7 @@ def test_a_dead_owners_leases_wait_for_every_writer() -> None:
     first, second = clients.worker("worker@a.0.0"), clients.worker("worker@a.1.0")
     scheduler = clients.scheduler()
     clients.lease(scheduler, clients.open(scheduler), 5)
-    clients.core.end(scheduler)
+    clients.dies(scheduler)
     assert quarantined(clients) == 5
     fence(clients, first, 2)
     assert quarantined(clients) == 5
@@ -48,7 +48,7 @@ def test_a_fence_says_nothing_of_the_epoch_it_names() -> None:
     worker, scheduler = clients.worker(), clients.scheduler(epoch=2)
     clients.lease(scheduler, clients.open(scheduler), 5)
     fence(clients, worker, 2)
-    clients.core.end(scheduler)
+    clients.dies(scheduler)
     assert quarantined(clients) == 5
     fence(clients, worker, 3)
     assert held(clients.core.stats()) == 0
@@ -69,7 +69,7 @@ def test_a_hang_up_of_a_worker_proves_nothing() -> None:
     worker, scheduler = clients.worker(), clients.scheduler()
     clients.lease(scheduler, clients.open(scheduler), 5)
     clients.core.end(worker)
-    clients.core.end(scheduler)
+    clients.dies(scheduler)
     assert quarantined(clients) == 5
     worker = clients.worker()  # the same process comes back
     assert quarantined(clients) == 5
@@ -81,7 +81,7 @@ def test_a_new_incarnation_of_a_worker_does_not_speak_for_the_old_one() -> None:
     clients = Clients()
     old, scheduler = clients.worker(epoch=1), clients.scheduler(epoch=1)
     clients.lease(scheduler, clients.open(scheduler), 5)
-    clients.core.end(scheduler)
+    clients.dies(scheduler)
     new = clients.worker(epoch=2)
     fence(clients, new, 9)
     assert quarantined(clients) == 5
@@ -94,7 +94,7 @@ def test_workers_of_others_are_not_waited_for() -> None:
     clients.worker("worker@b.0.0", owner="scheduler@b")
     scheduler = clients.scheduler()
     clients.lease(scheduler, clients.open(scheduler), 5)
-    clients.core.end(scheduler)
+    clients.dies(scheduler)
     assert held(clients.core.stats()) == 0
 
 
@@ -124,7 +124,7 @@ def test_a_connection_made_again_before_the_hang_up_keeps_everything() -> None:
     clients.core.end(old)
     assert held(clients.core.stats()) == 5
     clients.lease(new, pool, 1)
-    clients.core.end(new)
+    clients.dies(new)
     assert held(clients.core.stats()) == 0
 
 
@@ -164,3 +164,47 @@ def test_what_is_not_told_before_settling_is_lost_when_nobody_can_write_it() -> 
     clients.open(scheduler)
     answer = clients.ask(scheduler, Reassert(clients.next(), pool.pool, b"", b"", *packed(pages)), Reasserted)
     assert sorted(unpack_u32(answer.lost).tolist()) == sorted(page for page, _ in pages)
+
+
+def test_a_silent_owner_may_give_its_pages_to_a_worker_that_comes_now() -> None:
+    """It hung up with no worker there. It lives, so the worker that comes next may be told to write its pages."""
+    clients = Clients()
+    scheduler = clients.scheduler()
+    clients.lease(scheduler, clients.open(scheduler), 5)
+    clients.core.end(scheduler)
+    assert quarantined(clients) == 5
+    worker = clients.worker()
+    clients.core.holder_died(scheduler.owner)
+    assert quarantined(clients) == 5
+    clients.worker("worker@a.1.0")  # came when the owner was dead
+    clients.core.writer_died(worker.writer)
+    assert held(clients.core.stats()) == 0
+
+
+def test_an_owner_that_tells_late_loses_no_lease() -> None:
+    clients = Clients()
+    scheduler = clients.scheduler()
+    pool = clients.open(scheduler)
+    pages = clients.lease(scheduler, pool, 5)
+    clients.killed_and_made_again(holders={scheduler.owner: {pool.pool}})
+    clients.core.settle()
+    assert quarantined(clients) == 5
+    scheduler = clients.scheduler()
+    clients.open(scheduler)
+    answer = clients.ask(scheduler, Reassert(clients.next(), pool.pool, b"", b"", *packed(pages[:3])), Reasserted)
+    assert answer.lost == b""
+    assert (quarantined(clients), held(clients.core.stats())) == (0, 3)  # of the others it knows nothing
+    clients.dies(scheduler)
+    assert held(clients.core.stats()) == 0
+
+
+def test_a_new_incarnation_proves_the_older_ones_dead() -> None:
+    clients = Clients()
+    old = clients.scheduler(epoch=1)
+    pool = clients.open(old)
+    clients.lease(old, pool, 5)
+    clients.killed_and_made_again(holders={old.owner: {pool.pool}})
+    clients.core.settle()
+    assert quarantined(clients) == 5
+    clients.scheduler(epoch=2)
+    assert held(clients.core.stats()) == 0

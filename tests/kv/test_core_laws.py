@@ -65,7 +65,7 @@ class Scheduler:
         self.leased: dict[int, int] = {}
         self.pins: list[tuple[int, int, bytes]] = []
         self.told_again = True
-        self.late = False  # it did not tell before settling ended
+        self.pins_may_be_lost = False  # it hung up, or did not tell before settling ended
 
 
 @dataclass
@@ -165,6 +165,16 @@ class Laws(RuleBasedStateMachine):
         if scheduler is not None:
             self.core.holder_died((name_hash(name), scheduler.epoch))
             self.untold.discard(name)
+
+    @precondition(lambda self: any(s.session is not None for s in self.schedulers.values()))
+    @rule(data=st.data())
+    def scheduler_hangs_up(self, data: st.DataObject) -> None:
+        """It lives, and its workers go on."""
+        names = sorted(name for name, s in self.schedulers.items() if s.session is not None)
+        scheduler = self.schedulers[data.draw(st.sampled_from(names))]
+        assert scheduler.session is not None
+        self.core.end(scheduler.session)
+        scheduler.session, scheduler.told_again, scheduler.pins_may_be_lost = None, False, True
 
     @rule(name=st.sampled_from(SCHEDULERS), number=st.integers(0, 1))
     def worker_starts(self, name: str, number: int) -> None:
@@ -431,11 +441,11 @@ class Laws(RuleBasedStateMachine):
         )  # fmt: skip
         assert isinstance(answer, Reasserted)
         lost = set(unpack_u32(answer.lost).tolist())
-        if self.core.settling and not scheduler.late:
-            assert not lost, "nothing may be lost before settling"
+        # Law: who lives loses no lease, however late it tells; and nothing at all before settling.
+        assert not lost & set(scheduler.leased)
+        assert scheduler.pins_may_be_lost or not lost
         scheduler.pins = [(c, g, d) for c, g, d in {p[0]: p for p in scheduler.pins}.values() if c not in lost]
-        scheduler.leased = {c: g for c, g in scheduler.leased.items() if c not in lost}
-        scheduler.told_again, scheduler.late = True, False
+        scheduler.told_again, scheduler.pins_may_be_lost = True, False
         self.untold.discard(name)
 
     def killed_and_soon_at_work_again(self, data: st.DataObject) -> None:
@@ -448,7 +458,7 @@ class Laws(RuleBasedStateMachine):
     def settles(self) -> None:
         self.core.settle()
         for scheduler in self.schedulers.values():
-            scheduler.late = scheduler.late or not scheduler.told_again
+            scheduler.pins_may_be_lost |= not scheduler.told_again
         self.untold.clear()
 
     @invariant()
@@ -720,6 +730,8 @@ class Laws(RuleBasedStateMachine):
             self.core.end(session)
         for worker in self.workers:
             self.core.writer_died(writer_key(worker))
+        for name, scheduler in self.schedulers.items():
+            self.core.holder_died((name_hash(name), scheduler.epoch))
         stats = self.core.stats()
         assert held(stats) == 0
         assert all(pool.free + pool.cached == pool.total for pool in stats.pools)

@@ -94,10 +94,7 @@ class Work:
             found = clients.find(reader, pool, self.chain[:length])
             assert [self.content[page] for page, _ in found] == self.chain[: len(found)]
         clients.core.settle()
-        for session in list(clients.core.owners.sessions.values()):
-            clients.core.end(session)
-        for key in list(clients.core.owners.writers):
-            clients.core.writer_died(key)
+        clients.everybody_dies()
         assert held(clients.core.stats()) == 0
 
 

@@ -120,9 +120,13 @@ def test_a_new_server_evicts_as_soon_as_all_who_live_have_told(host: Host) -> No
     assert leased() == 10
     first.client.close()
     other.client.close()
+    Client(host, epoch=2, name="scheduler@other").client.close()  # so the first is dead
     eventually(lambda: host.held() == 0)
     host.kill()
     host.start()
+    for name in ("scheduler@m", "scheduler@other"):  # they live, and hold nothing
+        once = Client(host, epoch=2, name=name)
+        call(once.client, Reassert(once.next(), once.pool.pool, b"", b"", b"", b""), Reasserted)
     other = Client(host, name="scheduler@third")
     assert leased() == 10
 
@@ -183,7 +187,9 @@ def test_the_asynchronous_client_comes_back_by_itself(host: Host) -> None:
     assert lost == [b""]
     assert host.stats().leased == 150
     pages.close()
-    eventually(lambda: host.stats().free == host.stats().total)
+    eventually(lambda: host.stats().quarantined == 150)  # this process lives, and may give them to a worker
+    Client(host, epoch=2)
+    assert host.stats().free == host.stats().total
 
 
 def test_a_worker_that_hangs_up_and_lives_may_still_write(host: Host) -> None:
@@ -197,7 +203,40 @@ def test_a_worker_that_hangs_up_and_lives_may_still_write(host: Host) -> None:
     worker, _ = attach_blocking(Named("worker@m.0.0", host.run), "worker", "scheduler@m")
     assert host.stats().quarantined == 3
     call(worker, Fenced(9, "scheduler@m", 2), Done)
+    assert host.stats().quarantined == 3  # the scheduler lives, too
+    Client(host, epoch=2)
     assert host.held() == 0
+
+
+def test_the_death_of_a_scheduler_is_seen_after_its_hang_up(host: Host) -> None:
+    """A process of its own leases pages, hangs up, and lives on for a while: its pages wait for its end."""
+    script = textwrap.dedent("""
+        import sys
+        from pathlib import Path
+        from pagehost import ROOT, SHAPE, Named
+        from bus.messages.pages import Lease, Leased, OpenPool, PoolOpened
+        from kv.client import attach_blocking, call
+        client, _ = attach_blocking(Named("scheduler@m", Path(sys.argv[1])), "scheduler")
+        pool = call(client, OpenPool(1, ROOT, SHAPE), PoolOpened).pool
+        call(client, Lease(2, pool, 4), Leased)
+        client.close()
+        print("hung up", flush=True)
+        sys.stdin.read()
+    """)
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(host.run)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}"},
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"hung up\n"
+    eventually(lambda: host.stats().quarantined == 4)
+    host.kill()  # the next incarnation knows of it by the arena
+    host.start()
+    time.sleep(0.2)
+    assert host.held() == 4
+    process.kill()
+    process.wait()
+    eventually(lambda: host.held() == 0)
 
 
 def test_long_lists_are_cut_into_messages(host: Host) -> None:
