@@ -75,18 +75,18 @@ class Ingresses:
 
     Attributes:
         answers: that were computed, by key; one that was said to be written down is kept no longer.
-        computed: keys in the order in which they were.
+        answered: keys whose answers were computed, each as often as it was.
     """
 
     def __init__(self) -> None:
         self.answers: dict[str, Outcome] = {}
-        self.computed: list[str] = []
+        self.answered: list[str] = []
         self.forgotten: set[str] = set()
 
     def answer(self, once: str, body: bytes) -> Outcome:
         """The one answer of a key."""
         if once not in self.answers:
-            self.computed.append(once)
+            self.answered.append(once)
             self.answers[once] = Outcome(200, msgspec.json.encode({"id": f"id of {once}", "echo": msgspec.Raw(body)}))
         return self.answers[once]
 
@@ -96,7 +96,6 @@ class Ingresses:
             return self.answers[once]
         if outcome.status in (429, 503):
             return outcome
-        self.computed.append(once)
         self.answers[once] = outcome
         return outcome
 
