@@ -25,7 +25,7 @@ class BatchConfig(Section, frozen=True):
 
     enabled: bool = True
     max_file: str = "200MiB"
-    max_lines: Annotated[int, Meta(ge=1, le=1_000_000)] = 50_000
+    max_lines: Annotated[int, Meta(ge=1, le=500_000)] = 50_000
     project_files: str = "10GiB"
     project_batches: Positive = 100
     in_flight: Annotated[int, Meta(ge=0, le=1024)] = 0
