@@ -80,6 +80,11 @@ def _process(name: str, world: World) -> tuple[str, ...]:
                 "Keys stay good, and leases of limits and budgets go on.",
                 "What is not leased: limits are waived for a while, budgets refuse with 503.",
             )
+        case "batch":
+            return (
+                "Batches stand still, and files are out of reach, until it is back.",
+                "Lines that were answered are not answered again; interactive requests are not touched.",
+            )
         case "supervisor":
             return ("Processes go on; nobody restarts them until it is back.",)
     return ()

@@ -1,7 +1,8 @@
 """Names of processes and of their run-time files. No I/O but creating the run directory.
 
 A process is called `role@instance`: `ingress@0`, `scheduler@smollm2`,
-`worker@smollm2.1.0` (model, replica, rank), `kv@host`, `metrics@host`, `accounts@host`, `supervisor@host`.
+`worker@smollm2.1.0` (model, replica, rank), `kv@host`, `metrics@host`, `accounts@host`, `batch@host`,
+`supervisor@host`.
 `standby@smollm2.1.0` waits to become `worker@smollm2.1.0`, and has that name from then on.
 """
 
@@ -13,8 +14,9 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple, get_args
 
 Role = Literal[
-    "ingress", "scheduler", "worker", "standby", "kv", "metrics", "accounts", "supervisor", "cli", "tui", "client"
-]
+    "ingress", "scheduler", "worker", "standby", "kv", "metrics", "accounts", "batch", "supervisor", "cli", "tui",
+    "client",
+]  # fmt: skip
 ROLES: Final[tuple[str, ...]] = get_args(Role)
 VISITORS: Final = frozenset({"cli", "tui", "client"})  # programs that come and go: they hold no name
 
@@ -150,6 +152,7 @@ TELEMETRY_DOOR: Final = "telemetry"  # metrics: samples come in
 OBSERVE_DOOR: Final = "observe"  # metrics: questions and answers
 FEED_DOOR: Final = "feed"  # metrics: sequenced updates go out
 LEASES_DOOR: Final = "leases"  # accounts: for ingresses
+BATCHES_DOOR: Final = "batches"  # batch: for ingresses
 
 LONGEST_DOOR: Final = max(
     (
@@ -162,6 +165,7 @@ LONGEST_DOOR: Final = max(
         OBSERVE_DOOR,
         FEED_DOOR,
         LEASES_DOOR,
+        BATCHES_DOOR,
     ),
     key=len,
 )
@@ -169,6 +173,7 @@ LONGEST_DOOR: Final = max(
 KV: Final = "kv@host"
 METRICS: Final = "metrics@host"
 ACCOUNTS: Final = "accounts@host"
+BATCH: Final = "batch@host"
 SUPERVISOR: Final = "supervisor@host"
 
 

@@ -41,7 +41,7 @@ PROTOCOLS: Final = Protocols(1, 1)
 ANY_PROTOCOL: Final = 0
 MAX_MESSAGE_BYTES: Final = 64 << 20  # a 1M-token prompt with digests is 4.3 MiB; logprobs are chunked below this
 
-Channel = Literal["clients", "requests", "steps", "pages", "telemetry", "observe", "control", "accounts"]
+Channel = Literal["clients", "requests", "steps", "pages", "telemetry", "observe", "control", "accounts", "batches"]
 CHANNELS: Final[dict[str, int]] = {name: number for number, name in enumerate(get_args(Channel), start=1)}
 
 BadFrameReason = Literal["frames", "size", "header", "protocol", "channel", "body"]

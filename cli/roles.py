@@ -18,6 +18,7 @@ _MAINS: Final = {
     "kv": "kv.main",
     "metrics": "metrics.main",
     "accounts": "accounts.main",
+    "batch": "batch.main",
     "supervisor": "cli.supervisor.main",
 }
 

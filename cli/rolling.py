@@ -1,9 +1,9 @@
 """The plan of a rolling restart: who after whom, and when one is back. Pure.
 
-Those who are spoken to go before those who speak to them (kv, metrics, accounts, schedulers, workers, ingresses): in
-an upgrade no process ever meets an older one at a door that it knocks at. A standby goes before its worker, whose
-place it takes. The supervisor goes first of all, since it starts the others: from then on they are of its release and
-its configuration.
+Those who are spoken to go before those who speak to them (kv, metrics, accounts, schedulers, workers, ingresses,
+batch): in an upgrade no process ever meets an older one at a door that it knocks at; but ingresses and batch knock at
+each other's. A standby goes before its worker, whose place it takes. The supervisor goes first of all, since it starts
+the others: from then on they are of its release and its configuration.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from bus.names import SUPERVISOR, parse_process, parse_worker, scheduler_name
 from cli.supervisor.plan import unit_named
 
 Verdict = Literal["under way", "back", "failed"]
-_ORDER: Final = ("supervisor", "kv", "metrics", "accounts", "scheduler", "standby", "worker", "ingress")
+_ORDER: Final = ("supervisor", "kv", "metrics", "accounts", "scheduler", "standby", "worker", "ingress", "batch")
 
 
 class Step(NamedTuple):

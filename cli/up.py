@@ -34,6 +34,7 @@ _COLOURS: Final = {
     "kv": "yellow",
     "metrics": "blue",
     "accounts": "blue",
+    "batch": "blue",
 }
 
 

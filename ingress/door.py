@@ -16,13 +16,14 @@ from bus.messages.clients import (
     CallFailed,
     Cancel,
     Chunk,
+    Forget,
     Reply,
     Resume,
     StreamEnd,
     ToIngressFromClient,
 )
 from bus.messages.common import Bye
-from bus.names import CLIENTS_DOOR
+from bus.names import BATCH, CLIENTS_DOOR
 from bus.process import Life
 from bus.server import Peer, Server
 from ingress.api.answer import envelope, is_failure, told_failure
@@ -30,12 +31,13 @@ from ingress.api.events import Events
 from ingress.api.jobs import Caller, owner_of, traceparent
 from ingress.api.once import Kept
 from ingress.api.pipeline import OPEN, Pipeline
-from ingress.errors import ApiError, draining, internal, overloaded, too_large
+from ingress.errors import ApiError, draining, internal, invalid_request, overloaded, too_large
 from ingress.replay import EventsGone
 
 log = logging.getLogger(__name__)
 
 ROLES: Final = ("client", "cli", "tui", "ingress")
+BATCH_OWNER: Final = owner_of(BATCH)  # of answers to lines
 MAX_CALLS: Final = 1024  # open at once for one peer
 Last = Reply | StreamEnd | CallFailed
 
@@ -74,7 +76,7 @@ class Door:
             CLIENTS_DOOR,
             "clients",
             ToIngressFromClient,
-            roles=ROLES,
+            roles=ROLES if address is not None else (*ROLES, "batch"),  # that one is of this host
             on_message=self._hear,
             on_leave=self._left,
             address=address,
@@ -92,8 +94,12 @@ class Door:
         return bool(self._calls)
 
     def drain(self) -> None:
-        """Take no new calls; streams that are here can still be resumed."""
+        """Take no new calls; streams that are here can still be resumed. Lines of batches are asked for elsewhere."""
         self._draining = True
+        for peer in tuple(self._server.peers.values()):
+            if _is_batch(peer):
+                self._server.send(peer, Bye("draining"))
+                self._server.leave(peer, "sent away")
 
     def undrain(self) -> None:
         """Take calls again."""
@@ -108,7 +114,7 @@ class Door:
 
     # --- messages --------------------------------------------------------------------------------------------------
 
-    def _hear(self, peer: Peer, message: Call | Cancel | Resume) -> None:
+    def _hear(self, peer: Peer, message: Call | Cancel | Resume | Forget) -> None:
         match message:
             case Call() if self._draining:
                 self._send_away(peer, message)
@@ -116,6 +122,8 @@ class Door:
                 self._begin(peer, message)
             case Cancel():
                 self._cancel(peer, message.call, _CANCELLED)
+            case Forget() if _is_batch(peer):
+                self._pipeline.forget_all(message.responses, BATCH_OWNER)
 
     def _begin(self, peer: Peer, message: Call | Resume) -> None:
         if (peer, message.call) in self._calls:
@@ -164,6 +172,8 @@ class Door:
     async def _call(self, peer: Peer, call: Call) -> Last:
         if len(call.body) > self._max_body:
             raise too_large(f"The body is larger than {self._max_body} bytes ([ingress] max_body).")
+        if _is_batch(peer):
+            return await self._line(call)
         caller = Caller(
             "",
             owner_of(call.authorization),
@@ -175,22 +185,41 @@ class Door:
         if call.operation not in OPEN:
             address = None if caller.sibling else self._address
             caller = await self._pipeline.identify(caller, call.authorization, address)
-        answer = await self._pipeline.answer(call.operation, call.body, caller)
+        if call.once:
+            answer = await self._pipeline.answer_once(call.operation, call.body, caller, call.once)
+        else:
+            answer = await self._pipeline.answer(call.operation, call.body, caller)
         if isinstance(answer, Kept):
-            return Reply(call.call, await self._read(answer))
+            return Reply(call.call, await self._read(answer, comes_back=bool(call.once)))
         if isinstance(answer, bytes):
             return Reply(call.call, bytes(answer))
         return await self._follow(peer, call.call, answer, 0)
 
-    async def _read(self, answer: Kept) -> bytes:
-        """An answer in one body. A client that cancels, or leaves, ends what nobody else waits for."""
+    async def _line(self, call: Call) -> Last:
+        """A line of a batch. Whose it is, the batch process was told by an ingress that had seen the key."""
+        caller = Caller("", BATCH_OWNER, self._pipeline.now_ns(), batch=True, authorization=BATCH)
+        caller = await self._pipeline.on_behalf(caller, call.behalf)
+        answer = await self._pipeline.answer_once(call.operation, call.body, caller, call.once)
+        if isinstance(answer, bytes):
+            return Reply(call.call, bytes(answer))
+        if not isinstance(answer, Kept):
+            self._pipeline.forget(answer)
+            raise invalid_request("A line of a batch is answered in one piece.", param="stream")
+        return Reply(call.call, await self._read(answer, comes_back=True))
+
+    async def _read(self, answer: Kept, *, comes_back: bool) -> bytes:
+        """An answer in one body. A client that cancels ends what nobody else waits for, and so does one that leaves and
+        has no key to come back with."""
         events = answer.events
         events.attach()
         try:
             return await answer.read(events)
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as cancelled:
             if events.listeners == 1:
-                events.abandon()
+                if not comes_back:
+                    events.abandon()
+                elif _CANCELLED in cancelled.args:
+                    self._pipeline.forget(events)
             raise
         finally:
             events.detach(self._pipeline.now_ns())
@@ -235,6 +264,12 @@ class Door:
             events.detach(self._pipeline.now_ns())
             if not wanted and not events.listeners:
                 events.abandon()
+
+
+def _is_batch(peer: Peer) -> bool:
+    """Whether it is the batch process of this host: by its name, which the kernel lets one process have, and by the
+    user that it runs as, which is this one's."""
+    return peer.role == "batch" and peer.name == BATCH and peer.credentials is not None
 
 
 def _failed(call: int, error: ApiError) -> CallFailed:

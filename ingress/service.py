@@ -21,10 +21,12 @@ from bus.prices import PriceBook
 from bus.process import EXIT_CONFIG, EXIT_MISSING, Description, Life
 from ingress.accounts import SEND_S, Accounts, Ledger, NoLedger
 from ingress.api.admission import Admission
+from ingress.api.batches import Batches
 from ingress.api.exposition import MetricsClient
 from ingress.api.http import HttpFront, serve
 from ingress.api.pipeline import Pipeline
 from ingress.asking import ask
+from ingress.batches import BatchLink
 from ingress.cache.costs import Overheard
 from ingress.cache.front import AnswerCache
 from ingress.cache.opening import open_cache
@@ -70,6 +72,7 @@ class IngressService:
         self._mirror: Mirror | None = None
         self._cache: AnswerCache | None = None
         self._gate: Gate | None = None
+        self._batches: BatchLink | None = None
         self._settling: Lane | None = None
         self._handed_over = False
 
@@ -94,6 +97,7 @@ class IngressService:
         except GuardUnusable as error:
             self._life.fail(f"[[guard]] {error}", EXIT_CONFIG)
             return
+        self._batches = BatchLink(self._life) if self._life.config.batch.enabled else None
         if not self._open_upstreams(self._engine, ledger):
             return
         journals = Journals(self._life.run, self._life.name, self._life.epoch, self._life.telemetry)
@@ -107,7 +111,7 @@ class IngressService:
                 find=partial(find, self._life), ask=partial(ask, self._life), cache=self._cache,
                 guards=guards, admission=admission,
                 routes=self._life.config.route, upstreams=self._upstreams, prices=PriceBook(self._life.config.prices),
-                mirror=self._mirror,
+                mirror=self._mirror, batches=Batches(self._batches),
             )  # fmt: skip
         except RouteUnusable as error:
             self._life.fail(f"[[route]] {error}", EXIT_CONFIG)
@@ -158,7 +162,8 @@ class IngressService:
         if self._handed_over:
             return True
         answering = (self._http is not None and self._http.busy) or any(door.busy for door in self._doors)
-        if answering or (self._engine is not None and self._engine.open_streams):
+        left = self._pipeline.leavable if self._pipeline is not None else 0
+        if answering or (self._engine is not None and self._engine.open_streams > left):
             return False
         if self._upstreams is not None and self._upstreams.open:
             return False
@@ -181,6 +186,7 @@ class IngressService:
             self._metrics,
             self._gate,
             self._accounts,
+            self._batches,
             self._curve,
         ):
             if part is not None:

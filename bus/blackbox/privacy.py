@@ -13,6 +13,7 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from bus.messages.accounts import Directory
+from bus.messages.batches import Answered, Ask, Part, Piece
 from bus.messages.caching import CacheReport
 from bus.messages.clients import Call, CallFailed, Chunk, Reply, Resume
 from bus.messages.control import AccountsHeld, Actions, AddKey, GuardsTried, ReplaceSecret, TryGuards
@@ -45,6 +46,14 @@ def _resume(resume: Resume) -> Resume:
 
 def _body(message: Chunk | Reply | CallFailed) -> Chunk | Reply | CallFailed:
     return replace(message, body=hidden(message.body))
+
+
+def _asked(ask: Ask | Answered) -> Ask | Answered:
+    return replace(ask, body=hidden(ask.body))
+
+
+def _part(part: Part | Piece) -> Part | Piece:
+    return replace(part, data=hidden(part.data))
 
 
 def _sampling(sampling: Sampling) -> Sampling:
@@ -170,6 +179,10 @@ CONTENT: Final[dict[type, Hide]] = {
     Chunk: _body,
     Reply: _body,
     CallFailed: _body,
+    Ask: _asked,
+    Answered: _asked,
+    Part: _part,
+    Piece: _part,
     Submit: _submit,
     Deltas: _deltas,
     Encoded: _encoded,

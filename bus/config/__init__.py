@@ -5,6 +5,7 @@ refused with file, line and key; values are checked here, once, so that no proce
 and what types cannot say of them; `whole` puts them together, `reading` reads.
 """
 
+from bus.config.batch import BatchConfig
 from bus.config.cache import CacheConfig, CacheNamespaceConfig
 from bus.config.guards import GuardConfig
 from bus.config.ingress import CurveConfig, IngressConfig
@@ -31,6 +32,7 @@ __all__ = [
     "AccountsConfig",
     "AdminConfig",
     "AlarmsConfig",
+    "BatchConfig",
     "BlackboxConfig",
     "CacheConfig",
     "CacheNamespaceConfig",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bus.config import cache, guards, ingress, kv, models, money, operating, routes, upstreams
+from bus.config import batch, cache, guards, ingress, kv, models, money, operating, routes, upstreams
+from bus.config.batch import BatchConfig
 from bus.config.cache import CacheConfig
 from bus.config.guards import GuardConfig
 from bus.config.ingress import CurveConfig, IngressConfig
@@ -37,6 +38,7 @@ class Config(Section, frozen=True):
     cost: CostConfig = CostConfig()
     price: tuple[PriceConfig, ...] = ()
     accounts: AccountsConfig = AccountsConfig()
+    batch: BatchConfig = BatchConfig()
     traces: TracesConfig = TracesConfig()
     log: LogConfig = LogConfig()
     admin: AdminConfig = AdminConfig()
@@ -76,6 +78,7 @@ def problems(config: Config) -> Iterator[Problem]:
     yield from ingress.problems(config.ingress, config.curve)
     yield from kv.problems(config.kv)
     yield from cache.problems(config.cache)
+    yield from batch.problems(config.batch)
     yield from money.problems(config.cost, config.price)
     yield from operating.problems(config.traces, config.blackbox)
     yield from models.problems(config.model)

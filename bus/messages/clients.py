@@ -17,6 +17,8 @@ Operation = Literal[
     "models", "chat.completions", "completions", "tokenize", "detokenize", "ready", "progress",
     "responses", "responses.retrieve", "responses.cancel", "responses.delete", "responses.input_items",
     "responses.conversation", "messages", "messages.count_tokens", "embeddings", "rerank",
+    "files.list", "files.retrieve", "files.delete",
+    "batches.create", "batches.list", "batches.retrieve", "batches.cancel",
 ]  # fmt: skip
 
 
@@ -25,6 +27,8 @@ class Call(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=10):
 
     Attributes:
         traceparent: of the trace that the client is in (W3C Trace Context), or empty.
+        once: what an `Idempotency-Key` is over HTTP: the same call made again with it is answered once.
+        behalf: id of the key whose owner a line of a batch is for; of the batch process only.
     """
 
     call: int
@@ -32,12 +36,21 @@ class Call(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=10):
     body: bytes = b"{}"
     authorization: str = ""
     traceparent: str = ""
+    once: str = ""
+    behalf: str = ""
 
 
 class Cancel(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=11):
     """Not wanted any more. Idempotent, not answered."""
 
     call: int
+
+
+class Forget(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=13):
+    """These answers to keyed calls are written down where they belong: keep them no longer. Of the batch process only;
+    not answered."""
+
+    responses: tuple[str, ...]
 
 
 class Resume(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=12):
@@ -79,5 +92,5 @@ class CallFailed(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=23)
     retry_after_s: float = 0.0
 
 
-ToIngressFromClient = Hello | Heartbeat | Nack | Bye | Call | Cancel | Resume
+ToIngressFromClient = Hello | Heartbeat | Nack | Bye | Call | Cancel | Resume | Forget
 ToClient = Welcome | Heartbeat | Nack | Bye | Chunk | StreamEnd | Reply | CallFailed

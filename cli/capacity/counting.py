@@ -21,7 +21,7 @@ from kv.client import capacity
 MIB: Final = 1 << 20
 # Own memory of each process, as the kernel counts it (anonymous pages), 2026-11-26, two cores of Zen 4.
 BASE_BYTES: Final = {
-    "supervisor": 22 * MIB, "kv": 28 * MIB, "metrics": 23 * MIB, "accounts": 23 * MIB,
+    "supervisor": 22 * MIB, "kv": 28 * MIB, "metrics": 23 * MIB, "accounts": 23 * MIB, "batch": 25 * MIB,
     "scheduler": 29 * MIB, "ingress": 55 * MIB,
     "worker": 150 * MIB, "standby": 150 * MIB,
 }  # fmt: skip

@@ -53,8 +53,8 @@ def run(name: str, *, config: ConfigFile = None, or_standby: Switch = False) -> 
         headrace run worker@smollm2.0.0 -c /etc/headrace/headrace.toml
 
     Args:
-        name: kv@host, metrics@host, accounts@host, scheduler@MODEL, worker@MODEL.REPLICA.RANK, ingress@NUMBER or
-            supervisor@host.
+        name: kv@host, metrics@host, accounts@host, scheduler@MODEL, worker@MODEL.REPLICA.RANK, ingress@NUMBER,
+            batch@host or supervisor@host.
         config: Configuration file.
         or_standby: Of a worker: where another process has the name, wait as its standby, and take over when it ends.
     """

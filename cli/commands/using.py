@@ -1,10 +1,16 @@
-"""Talk to a model, measure an endpoint."""
+"""Talk to a model, measure an endpoint, answer the lines of a file."""
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cli.commands.base import USING, Switch, app
+
+if TYPE_CHECKING:
+    from cli.batch.api import Api
 
 
 @app.command(group=USING, sort_key=1)
@@ -109,3 +115,76 @@ def bench(
         ),
         as_json=json,
     )  # fmt: skip
+
+
+@app.command(group=USING, sort_key=3)
+def batch(
+    file: Path,
+    *,
+    output: Path | None = None,
+    errors: Path | None = None,
+    endpoint: str = "",
+    window: str = "24h",
+    cancel: Switch = False,
+    url: str = "",
+    json: Switch = False,
+) -> int:
+    """Answer the lines of a file while nothing else wants to be answered, and write the results beside it.
+
+    For example:
+
+        headrace batch questions.jsonl             # results: questions.output.jsonl
+        headrace batch questions.jsonl --cancel    # end it, and write what there is
+
+    A line is a request, as OpenAI's batches have it: {"custom_id": "1", "method": "POST", "url":
+    "/v1/chat/completions", "body": {"model": "smollm2", "messages": [...]}}.
+
+    Ctrl-C leaves the batch to itself; the same command follows it again. What is under way is noted in FILE.batch.
+    Where keys are asked for, set OPENAI_API_KEY.
+
+    Args:
+        file: One request in each line.
+        output: Where answers are written.
+        errors: Where lines are written that were not answered well.
+        endpoint: Of all lines; that of the first line when not given.
+        window: How long it may take: 24h, or other hours up to 168h.
+        cancel: End the batch of this file that is under way.
+        url: Of another server; that of the configuration when not given.
+        json: No progress bar; print the batch and the files as JSON at the end.
+    """
+    from cli.batch.api import ApiFailed
+    from cli.batch.follow import Wanted, answer
+
+    try:
+        api = _api(url)
+    except ApiFailed as error:
+        print(error, file=sys.stderr)
+        return 2
+    return answer(Wanted(file, output, errors, endpoint, window, cancel), api, as_json=json)
+
+
+@app.command(group=USING, sort_key=4)
+def batches(*, limit: int = 20, url: str = "", json: Switch = False) -> int:
+    """List batches, the newest first.
+
+    Args:
+        limit: At most so many, up to 100.
+        url: Of another server; that of the configuration when not given.
+        json: Print JSON, as the API answers.
+    """
+    from cli.batch.api import ApiFailed
+    from cli.batch.listing import show
+
+    try:
+        return show(_api(url), limit, as_json=json)
+    except ApiFailed as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def _api(url: str) -> Api:
+    """The server that is meant."""
+    from bus.config import find_config, load_config
+    from cli.batch.api import Api
+
+    return Api(url or f"http://{load_config(find_config()).ingress.http}", os.environ.get("OPENAI_API_KEY", ""))

@@ -10,6 +10,7 @@ import msgspec
 from bus.config import Config, ModelConfig
 from bus.names import (
     ACCOUNTS,
+    BATCH,
     KV,
     METRICS,
     ingress_name,
@@ -20,9 +21,9 @@ from bus.names import (
     worker_name,
 )
 
-START_ORDER: Final = ("kv", "metrics", "accounts", "scheduler", "worker", "ingress", "standby")
+START_ORDER: Final = ("kv", "metrics", "accounts", "scheduler", "worker", "ingress", "batch", "standby")
 # Standbys first: none must take the place of a worker that is told to end.
-STOP_ORDER: Final = ("standby", "ingress", "scheduler", "worker", "accounts", "metrics", "kv")
+STOP_ORDER: Final = ("standby", "batch", "ingress", "scheduler", "worker", "accounts", "metrics", "kv")
 
 
 class Unit(NamedTuple):
@@ -52,6 +53,7 @@ def desired_units(config: Config) -> tuple[Unit, ...]:
     names += [scheduler_name(model.name) for model in config.model]
     names += [worker for model in config.model for worker in _workers(model)]
     names += [ingress_name(index) for index in range(config.ingress.processes)]
+    names += [BATCH] if config.batch.enabled else []
     names += [standby_name(worker) for model in config.model if model.standby for worker in _workers(model)]
     return tuple(unit_named(name) for name in names)
 
@@ -75,12 +77,14 @@ def fingerprint(config: Config, name: str) -> str:
         case "ingress":
             parts = [
                 config.ingress, config.curve, config.model, config.usage.ledger, config.accounts, config.prices,
-                config.cache, config.guard, config.cost, config.upstream, config.route,
+                config.cache, config.guard, config.cost, config.upstream, config.route, config.batch.enabled,
             ]  # fmt: skip
         case "kv":
             parts = [config.kv]
         case "accounts":
             parts = [config.cost.currency]
+        case "batch":
+            parts = [config.batch, config.ingress, config.model, config.accounts.keys]
         case _:
             parts = [
                 config.metrics,

@@ -16,7 +16,7 @@ STRICT: Final = 1.0  # those that hold everybody's pages and decide for everybod
 OTHERS: Final = 1.6
 _STRICT_UNITS: Final = re.compile(r"headrace-(kv|scheduler@.*)\.service")
 _JUDGED: Final = re.compile(
-    r"headrace-(kv|metrics|accounts|crash-report|(scheduler|worker|standby|ingress)@.*)\.service"
+    r"headrace-(kv|metrics|accounts|batch|crash-report|(scheduler|worker|standby|ingress)@.*)\.service"
 )
 
 

@@ -14,7 +14,7 @@ from importlib.resources.abc import Traversable
 from typing import Final, NamedTuple
 
 from bus.config import Config, parse_address
-from bus.names import ACCOUNTS, KV, METRICS, parse_process, parse_worker, worker_of
+from bus.names import ACCOUNTS, BATCH, KV, METRICS, parse_process, parse_worker, worker_of
 from cli.supervisor.children import tuning
 from cli.supervisor.plan import Unit, desired_units
 from cli.systemd.placement import Host, Place, place, unit_model
@@ -27,7 +27,7 @@ OTHER: Final = {
     "journald.conf": "etc/systemd/journald@headrace.conf",
     "polkit.rules": "etc/polkit-1/rules.d/50-headrace.rules",
 }
-_UNIT: Final = re.compile(r"headrace-(?:(kv|metrics|accounts)|(scheduler|worker|standby|ingress)@(.+))\.service")
+_UNIT: Final = re.compile(r"headrace-(?:(kv|metrics|accounts|batch)|(scheduler|worker|standby|ingress)@(.+))\.service")
 _DEVICES: Final = ("/dev/nvidiactl", "/dev/nvidia-uvm")
 _HIDDEN: Final = ("/home/", "/root/", "/run/user/")
 
@@ -55,7 +55,8 @@ def process_of(unit: str) -> str | None:
     match = _UNIT.fullmatch(unit)
     if match is None:
         return None
-    return {"kv": KV, "metrics": METRICS, "accounts": ACCOUNTS}[match[1]] if match[1] else f"{match[2]}@{match[3]}"
+    of_host = {"kv": KV, "metrics": METRICS, "accounts": ACCOUNTS, "batch": BATCH}
+    return of_host[match[1]] if match[1] else f"{match[2]}@{match[3]}"
 
 
 def render(config: Config, host: Host, layout: Layout) -> dict[str, str]:
@@ -108,9 +109,8 @@ def _texts(directory: Traversable, prefix: str = "") -> Iterator[tuple[str, str]
 def _drop_ins(config: Config, host: Host) -> dict[str, list[str]]:
     units = desired_units(config)
     services = [unit_of(unit.name) for unit in units]
-    sockets = [
-        unit_of(u.name).replace(".service", ".socket") for u in units if u.role in ("scheduler", "ingress", "accounts")
-    ]
+    listening = ("scheduler", "ingress", "accounts", "batch")
+    sockets = [unit_of(u.name).replace(".service", ".socket") for u in units if u.role in listening]
     behind = [unit_of(unit.name) for unit in units if unit.role in ("scheduler", "worker")]
     gpus = ["headrace-gpu-setup.service"] if _on_gpus(config) else []
     groups: dict[str, list[str]] = {}

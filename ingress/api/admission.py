@@ -53,14 +53,15 @@ class Admission:
         """
         if self._gate is None:
             return caller
-        grantee = await self._gate.identify(authorization, address)
-        return caller._replace(
-            tenant=grantee.tenant,
-            key=grantee.key.id,
-            partition=grantee.partition,
-            grantee=grantee,
-            weight=grantee.weight,
-        )
+        return _granted(caller, await self._gate.identify(authorization, address))
+
+    async def on_behalf(self, caller: Caller, key: str) -> Caller:
+        """The same for a call that another process makes for whoever has a key; see `Gate.on_behalf`.
+
+        Raises:
+            ApiError: see there.
+        """
+        return caller if self._gate is None else _granted(caller, await self._gate.on_behalf(key))
 
     def may_see(self, caller: Caller, model: str) -> bool:
         """Whether a model is there for this caller."""
@@ -128,6 +129,16 @@ class Admission:
             # Of several choices some may have been opened, and have a row of that number.
             number = caller.request if len(jobs) == 1 else 0
             self._ledger.rejected(number, Whose(model, caller.tenant, caller.key, True), caller.received_ns)
+
+
+def _granted(caller: Caller, grantee: Grantee) -> Caller:
+    return caller._replace(
+        tenant=grantee.tenant,
+        key=grantee.key.id,
+        partition=grantee.partition,
+        grantee=grantee,
+        weight=grantee.weight,
+    )
 
 
 def _part(job: Job, model: Served, *, first: bool) -> Part:

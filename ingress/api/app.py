@@ -10,10 +10,11 @@ import logging
 from typing import Final
 
 from bus.messages.clients import Operation
-from ingress.api import from_messages, retrieving
+from ingress.api import batches, from_messages, retrieving
 from ingress.api.answer import encode
 from ingress.api.events import Events
 from ingress.api.exposition import OPENMETRICS, TEXT, MetricsClient, wants_openmetrics
+from ingress.api.files import FORM_BYTES, Files
 from ingress.api.jobs import Caller, owner_of, traceparent
 from ingress.api.once import Kept
 from ingress.api.openapi import document
@@ -48,11 +49,13 @@ class App:
     Args:
         pipeline: does everything that is not HTTP.
         metrics: for `/metrics`.
-        max_body: bytes; more is 413.
+        max_body, max_file: bytes of a body, and of an uploaded file; more is 413.
     """
 
-    def __init__(self, pipeline: Pipeline, metrics: MetricsClient, *, max_body: int) -> None:
+    def __init__(self, pipeline: Pipeline, metrics: MetricsClient, *, max_body: int, max_file: int) -> None:
         self._pipeline, self._metrics, self._max_body = pipeline, metrics, max_body
+        self._max_form = max_file + FORM_BYTES
+        self._files = Files(pipeline.batches)
         self.open = 0  # requests being answered
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -77,8 +80,12 @@ class App:
         try:
             request.check_head()
             route = _route(request)
+            self._check_length(route, request)
             caller = None if route.does in _OPEN else await self._caller(request)
-            body = await request.body() if route.method == "POST" else b""
+            if route.does == "files.create":
+                body = await self._upload(request, caller or self._anyone(request))
+            else:
+                body = await request.body() if route.method == "POST" else b""
         except ApiError as error:
             # The body may still be on its way: the answer goes out at once, the rest is not wanted.
             surface = of_path(request.path)
@@ -100,6 +107,17 @@ class App:
                 await _respond(sink, 200, self._pipeline.model_card(request.parameter, caller), [_JSON])
             case "stream":
                 await self._resume(request, sink)
+            case "files.create":
+                await _respond(sink, 200, body, [_JSON, *request.reply_headers])
+            case "files.content":
+                reader = caller or self._anyone(request)
+                await self._files.download(request.parameter, reader, sink, request.reply_headers)
+            case "files.list" | "batches.list" as operation:
+                wanted = batches.page(operation, request.query)
+                await self._operate(operation, wanted, caller or self._anyone(request), request, sink)
+            case "files.retrieve" | "files.delete" | "batches.retrieve" | "batches.cancel" as operation:
+                ref = batches.reference(operation, request.parameter, body)
+                await self._operate(operation, ref, caller or self._anyone(request), request, sink)
             case "responses.retrieve" if (after := retrieving.wanted_stream(request.query)) is not None:
                 await self._follow(request.parameter, after, request, sink)
             case "responses.retrieve" | "responses.cancel" | "responses.delete" | "responses.input_items" as operation:
@@ -109,6 +127,17 @@ class App:
                 if operation in ("messages", "messages.count_tokens"):
                     from_messages.check_version(request.given(b"anthropic-version"))
                 await self._operate(operation, body, caller or self._anyone(request), request, sink)
+
+    def _check_length(self, route: Route, request: Request) -> None:
+        if route.does == "files.create":
+            request.check_length(self._max_form, "[batch] max_file")
+        else:
+            request.check_length(self._max_body, "[ingress] max_body")
+
+    async def _upload(self, request: Request, caller: Caller) -> bytes:
+        if request.turned_away:
+            raise draining()
+        return await self._files.upload(request, caller)
 
     async def _caller(self, request: Request) -> Caller:
         """Who asks: found out before the body is read."""

@@ -223,7 +223,9 @@ def serve(pipeline: Pipeline, metrics: MetricsClient, life: Life) -> HttpFront:
     host, port = parse_address(settings.http)
     listening = listen(host, port, life.run)
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # bad requests of strangers are no news
-    app = App(pipeline, metrics, max_body=parse_size(settings.max_body))
+    app = App(
+        pipeline, metrics, max_body=parse_size(settings.max_body), max_file=parse_size(life.config.batch.max_file)
+    )
     front = HttpFront(app, listening, life)
     log.info("listening on http://%s:%d", host, front.port)
     return front

@@ -58,6 +58,7 @@ class Caller(NamedTuple):
         request: the number that the first request of the call gets; 0 is any.
         named: is told the id under which the client will know the answer.
         called: what the client calls its request; empty where it does not.
+        once: the call's `Idempotency-Key`, where what it makes is not an answer.
     """
 
     tenant: str
@@ -79,6 +80,7 @@ class Caller(NamedTuple):
     request: int = 0
     named: Callable[[str], None] = lambda _: None
     called: str = ""
+    once: str = ""
 
 
 def tier_of(request: object) -> Literal["default", "flex"]:

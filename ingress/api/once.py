@@ -33,16 +33,25 @@ class Once(NamedTuple):
     seed: int
 
 
+def checked(key: str) -> str:
+    """A key that may be one.
+
+    Raises:
+        ApiError: 400, it is too long.
+    """
+    if len(key) > MAX_KEY:
+        raise invalid_request(f"Idempotency-Key has more than {MAX_KEY} characters.", param="Idempotency-Key")
+    return key
+
+
 def once(key: str, owner: str, operation: str, body: bytes) -> Once:
     """The identity of a keyed call.
 
     Raises:
         ApiError: 400, the key is too long.
     """
-    if len(key) > MAX_KEY:
-        raise invalid_request(f"Idempotency-Key has more than {MAX_KEY} characters.", param="Idempotency-Key")
     digest = hashlib.blake2b(digest_size=16, person=b"headrace once")
-    for part in (key.encode(), owner.encode(), operation.encode(), body):
+    for part in (checked(key).encode(), owner.encode(), operation.encode(), body):
         digest.update(len(part).to_bytes(8, "little") + part)
     whole = digest.digest()
     return Once(int.from_bytes(whole[:8], "little"), int.from_bytes(whole[8:], "little") >> 1)

@@ -20,6 +20,8 @@ from ingress.api.surfaces import ANTHROPIC, of_path
 _PARAMETERS: dict[str, str] = {
     "model": "Name of a served model.",
     "response_id": "The id that the answer's chunks carry.",
+    "file_id": "The id of a file.",
+    "batch_id": "The id of a batch.",
 }
 
 _LAST_EVENT_ID = {
@@ -52,6 +54,8 @@ _ANTHROPIC_VERSION = {
     "schema": {"type": "string", "enum": list(VERSIONS)},
     "description": "The version of the API that the client speaks.",
 }
+_ONCE = frozenset({"files.create", "batches.create"})
+_MEDIA = {"files.create": "multipart/form-data"}  # of what is sent
 _PHRASES = {529: "Overloaded"}
 
 
@@ -105,7 +109,7 @@ def _operation(route: Route, named: dict[type, dict[str, Any]]) -> dict[str, Any
     if route.request is not None:
         operation["requestBody"] = {
             "required": True,
-            "content": {"application/json": {"schema": named[route.request]}},
+            "content": {_MEDIA.get(route.does, "application/json"): {"schema": named[route.request]}},
         }
     if parameters := _parameters(route):
         operation["parameters"] = parameters
@@ -151,5 +155,7 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
     if of_path(route.path) is ANTHROPIC:
         parameters.append(_ANTHROPIC_VERSION)
     if route.chunk is not None and route.method == "POST":
-        parameters += [_RESUMABLE, _IDEMPOTENCY_KEY]
+        parameters.append(_RESUMABLE)
+    if route.does in _ONCE or (route.chunk is not None and route.method == "POST"):
+        parameters.append(_IDEMPOTENCY_KEY)
     return parameters

@@ -21,11 +21,12 @@ from ingress.api import from_messages, validate
 from ingress.api.admission import Admission
 from ingress.api.answer import Head, Renderer, encode
 from ingress.api.attempts import Attempts
+from ingress.api.batches import Batches
 from ingress.api.choices import collect
 from ingress.api.encoders import Encoders, require_generates
 from ingress.api.events import Events
 from ingress.api.jobs import Caller, chat_ids, ids_of
-from ingress.api.once import Kept, once
+from ingress.api.once import Kept, checked, once
 from ingress.api.operations import KINDS
 from ingress.api.schema_messages import TokenCount
 from ingress.api.schema_other import (
@@ -45,7 +46,7 @@ from ingress.api.telling import Telling, Whole
 from ingress.api.validate import EVERYTHING
 from ingress.cache.front import AnswerCache
 from ingress.engine import Engine, ServedModel, Stream
-from ingress.errors import ApiError, invalid_request, not_ready
+from ingress.errors import ApiError, invalid_request, not_found, not_ready
 from ingress.guards.look import Whose
 from ingress.guards.stage import Guards, tell_found
 from ingress.health import ModelHealth
@@ -99,6 +100,10 @@ class Pipeline:
         upstreams: models elsewhere.
         prices: of models, which routes compare.
         mirror: has other models asked too.
+        batches: the way to files and batches.
+
+    Attributes:
+        batches: the same.
     """
 
     def __init__(
@@ -118,8 +123,10 @@ class Pipeline:
         upstreams: Upstreams | None = None,
         prices: PriceBook | None = None,
         mirror: Mirror | None = None,
+        batches: Batches | None = None,
     ) -> None:
         telemetry = host.telemetry
+        self.batches = batches or Batches(None)
         self._admission = admission or Admission(None, NoLedger())
         self._engine, self._loop = engine, host.loop
         self._overhead = Overhead(telemetry)
@@ -135,6 +142,7 @@ class Pipeline:
         self._operations: dict[Operation, Callable[[bytes, Caller], Awaitable[Answer]]] = {
             **{operation: partial(self._generate, operation) for operation in KINDS},
             **{operation: partial(self._stored.act, operation) for operation in self._stored.operations},
+            **self.batches.operations,
             "messages.count_tokens": self._count_tokens,
             "tokenize": self._tokenize,
             "detokenize": self._detokenize,
@@ -153,6 +161,14 @@ class Pipeline:
         """
         return await self._admission.identify(caller, authorization, address)
 
+    async def on_behalf(self, caller: Caller, key: str) -> Caller:
+        """The caller of a line of a batch: whoever showed the key when the batch was made, as that key is now.
+
+        Raises:
+            ApiError: 401, it is good no more; 503; see `Admission`.
+        """
+        return await self._admission.on_behalf(caller, key)
+
     async def answer(self, operation: Operation, body: bytes, caller: Caller) -> Answer:
         """Do it: one body, or the events of a stream. Cancelling aborts the work of a call that does not stream.
 
@@ -168,10 +184,13 @@ class Pipeline:
             ApiError: see `answer`; 400, not such a key; 503, whoever has the answer does not say so.
         """
         if (kind := KINDS.get(operation)) is None:
-            return await self.answer(operation, body, caller)
+            return await self.answer(operation, body, caller._replace(once=checked(key)))
         known = once(key, caller.owner, operation, body)
+        response = f"{kind.prefix}{known.number:016x}"
         try:
-            events = await self.resume(f"{kind.prefix}{known.number:016x}", caller.authorization, 0)
+            if caller.batch and not self._streaming.known(response, caller.owner):
+                raise not_found(response, code="stream_not_found")  # a new line: the siblings need not be asked
+            events = await self.resume(response, caller.authorization, 0)
         except ApiError as error:
             if error.code != "stream_not_found":
                 raise
@@ -198,6 +217,24 @@ class Pipeline:
             ApiError: 404, it is not (or no longer) kept, or not the caller's; 400, no such event.
         """
         return await self._streaming.resume(response, authorization, after, ask_siblings=ask_siblings)
+
+    def forget(self, events: Events) -> None:
+        """They are wanted by nobody any more; what fills them ends."""
+        if isinstance(events, Replay):
+            self._streaming.forget(events)
+        else:
+            events.abandon()
+
+    def forget_all(self, responses: Sequence[str], owner: str) -> None:
+        """The same for those of an owner that are here, by their ids."""
+        for response in responses:
+            if (events := self._streaming.here(response, owner)) is not None:
+                self._streaming.forget(events)
+
+    @property
+    def leavable(self) -> int:
+        """Answers under way that nobody is kept waiting by, and that whoever comes next goes on with."""
+        return self._streaming.leavable
 
     def delivered(self, events: Events, waited_ns: int) -> None:
         """All events were written to their client, which was waited for so long."""

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, MutableMapping
 from typing import Any, Final, TypeVar
 
 from ingress.errors import ApiError, invalid_request, too_large
@@ -110,10 +110,10 @@ class Request:
         return self.header(b"x-resumable").strip().lower() in ("1", "true", "?1", "yes")
 
     def check_head(self) -> None:
-        """Refuse floods of headers, and bodies that say that they are too large.
+        """Refuse floods of headers.
 
         Raises:
-            ApiError: 431, 413 or 400.
+            ApiError: 431.
         """
         if self._client_name and not self.client_name:
             header = "X-Client-Request-Id" if self.header(CLIENT_ID) else "X-Request-Id"
@@ -126,9 +126,25 @@ class Request:
                 f"Too many headers: at most {MAX_HEADERS} and {MAX_HEADER_BYTES} bytes.",
                 code="headers_too_large",
             )
+
+    def check_length(self, most: int, setting: str) -> None:
+        """Refuse a body that says that it is too large.
+
+        Raises:
+            ApiError: 413.
+        """
         length = self.header(b"content-length")
-        if length.isdigit() and int(length[:20]) > self._max_body:
-            raise self._too_large()
+        if length.isdigit() and int(length[:20]) > most:
+            raise too_large(f"The body is larger than {most} bytes ({setting}).")
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """The body as it comes, of any size: whoever reads it bounds it.
+
+        Raises:
+            Gone: the client has.
+        """
+        while not self._complete:
+            yield await self._part()
 
     async def body(self) -> bytes:
         """The whole body.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Final, Literal, NamedTuple
 
+from bus.messages.batches import BatchList, BatchObject, BatchRequest, FileDeleted, FileList, FileObject
 from bus.messages.clients import Operation
+from ingress.api.schema_batch import UploadForm
 from ingress.api.schema_chat import ChatCompletion, ChatCompletionChunk, ChatRequest
 from ingress.api.schema_completion import Completion, CompletionRequest
 from ingress.api.schema_encoding import EmbeddingList, EmbeddingRequest, Reranking, RerankRequest
@@ -35,7 +37,7 @@ from ingress.api.schema_responses import (
 )
 
 # What a front does by itself, beside the pipeline's operations.
-Own = Literal["health", "metrics", "openapi", "model", "stream"]
+Own = Literal["health", "metrics", "openapi", "model", "stream", "files.create", "files.content"]
 
 
 class Route(NamedTuple):
@@ -68,6 +70,8 @@ _GENERATION = (400, 404, 408, 413, 429, 500, 503)
 _BODY = (400, 404, 408, 413, 500)
 _KEPT = (400, 404, 410, 500, 503)
 _MESSAGES = (400, 404, 408, 413, 429, 500, 529)
+_ID: dict[str, Any] = {"type": "string", "minLength": 1, "maxLength": 256}
+_FILES = (400, 404, 409, 503)
 _BOOLEAN: dict[str, Any] = {"type": "string", "enum": ["true", "false"]}
 
 ROUTES: Final = (
@@ -134,6 +138,37 @@ ROUTES: Final = (
     Route(
         "POST", "/v1/rerank", "rerank", "Documents in the order of what they have to do with a query.", RerankRequest,
         Reranking, errors=_GENERATION,
+    ),
+    Route(
+        "POST", "/v1/files", "files.create", "Upload the lines of a batch.", UploadForm, FileObject,
+        errors=(*_FILES, 408, 413, 415),
+    ),
+    Route(
+        "GET", "/v1/files", "files.list", "List files.", reply=FileList, errors=_FILES,
+        query=(
+            ("after", _ID), ("limit", {"type": "integer", "minimum": 1, "maximum": 10_000, "default": 10_000}),
+            ("order", {"type": "string", "enum": ["asc", "desc"], "default": "desc"}),
+            ("purpose", {"type": "string", "enum": ["batch", "batch_output"]}),
+        ),
+    ),
+    Route("GET", "/v1/files/{file_id}", "files.retrieve", "A file's description.", reply=FileObject, errors=_FILES),
+    Route("DELETE", "/v1/files/{file_id}", "files.delete", "Delete a file.", reply=FileDeleted, errors=_FILES),
+    Route(
+        "GET", "/v1/files/{file_id}/content", "files.content", "A file's content.", media="application/jsonl",
+        errors=_FILES,
+    ),
+    Route(
+        "POST", "/v1/batches", "batches.create", "Answer the lines of a file when nothing else wants to be answered.",
+        BatchRequest, BatchObject, errors=(*_FILES, 408, 413, 429),
+    ),
+    Route(
+        "GET", "/v1/batches", "batches.list", "List batches, the newest first.", reply=BatchList, errors=_FILES,
+        query=(("after", _ID), ("limit", {"type": "integer", "minimum": 1, "maximum": 100, "default": 20})),
+    ),
+    Route("GET", "/v1/batches/{batch_id}", "batches.retrieve", "A batch.", reply=BatchObject, errors=_FILES),
+    Route(
+        "POST", "/v1/batches/{batch_id}/cancel", "batches.cancel", "End a batch; what is answered stays.",
+        reply=BatchObject, errors=(*_FILES, 408, 413),
     ),
     Route(
         "GET",

@@ -35,7 +35,7 @@ from ingress.guards.look import Whose
 from ingress.guards.stage import Guards
 from ingress.journal import Journal, Journals, Taken
 from ingress.records import Drawn, Opening, Record, Said
-from ingress.replay import Replay, ReplayStore
+from ingress.replay import Keeping, Replay, ReplayStore
 from ingress.routing import Routing
 from ingress.upstreams.upstreams import Upstreams
 
@@ -62,11 +62,12 @@ class Host(Protocol):
 
 
 class _Live(NamedTuple):
-    """A stream that is being told. `requests` are those of its choices."""
+    """A stream that is being told. `requests` are those of its choices; `unattended`: it is a line of a batch."""
 
     journal: Journal
     requests: Sequence[int]
     pump: asyncio.Task[None]
+    unattended: bool
 
 
 class Streaming:
@@ -141,6 +142,10 @@ class Streaming:
         """Whether any ingress, alive or dead, has a journal of that id and owner."""
         return self._journals.knows(response, owner)
 
+    def known(self, response: str, owner: str) -> bool:
+        """Whether this process has one of that id and owner, or any ingress a journal of it."""
+        return self.here(response, owner) is not None or self.knows(response, owner)
+
     def end(self, replay: Replay, event: bytes) -> None:
         """End a stream before its time, with a last event."""
         live = self._live.get(replay.response)
@@ -152,6 +157,11 @@ class Streaming:
         self._engine.abort(live.requests)
         live.journal.rest()
         replay.close(self._host.loop.now_ns())
+
+    @property
+    def leavable(self) -> int:
+        """Choices of lines of batches under way that others can take over."""
+        return sum(len(live.requests) for live in self._live.values() if live.unattended and live.journal.protected)
 
     def forget(self, replay: Replay) -> None:
         """Keep a stream no longer; one that is under way is aborted."""
@@ -189,8 +199,11 @@ class Streaming:
         replay = self._replays.create(opening.response, opening.owner, abandoned, now_ns, on_dropped=journal.drop)
         replay.requests, replay.opening = requests, opening
         kind = KINDS[opening.operation]
-        asked = kind.decode(opening.body, EVERYTHING) if kind.keeping is not not_stored else None
-        replay.keeping = kind.keeping(asked)
+        if opening.batch:  # whoever asked for it says when it has it (`forget`), however long it was away
+            replay.keeping = Keeping(stored=True, unattended=True)
+        else:
+            asked = kind.decode(opening.body, EVERYTHING) if kind.keeping is not not_stored else None
+            replay.keeping = kind.keeping(asked)
         for event in events:
             replay.append(event)
         if tell is None:
@@ -198,7 +211,7 @@ class Streaming:
             replay.close(now_ns)
             return replay
         pump = asyncio.ensure_future(self._fill(replay, journal, tell, requests))
-        self._live[opening.response] = _Live(journal, requests, pump)
+        self._live[opening.response] = _Live(journal, requests, pump, opening.batch)
         pump.add_done_callback(lambda _: self._live.pop(opening.response, None))
         return replay
 

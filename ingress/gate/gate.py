@@ -111,15 +111,35 @@ class Gate:
         if shown is None or not keys.matches(shown, key, now_s) or key is None:
             await self._hold_back(address or "")
             raise refusals.no_key() if shown is None and not authorization else refusals.wrong_key()
+        grantee = self._good(key, now_s)
+        if address is not None and not grantee.may_come_from(address):
+            raise refusals.forbidden("This API key may not be used from here.", code="network_not_allowed")
+        return grantee
+
+    async def on_behalf(self, id: str) -> Grantee:
+        """Whose key an id is of: for calls that were asked for with that key, and are made later.
+
+        Raises:
+            ApiError: 401, the key is good no more; 503, keys are not known yet.
+        """
+        if not self._known.is_set():
+            await self._wait_for_directory()
+        if (key := self._roster.key(id)) is None:
+            raise refusals.wrong_key()
+        return self._good(key, time.time())
+
+    def _good(self, key: Key, now_s: float) -> Grantee:
+        """All that holds for a key whose owner is known.
+
+        Raises:
+            ApiError: 401, 503.
+        """
         if key.revoked_s:
             raise refusals.revoked(key.id)
         if key.expires_s and now_s >= key.expires_s:
             raise refusals.expired(key.id)
-        grantee = self._roster.grantee(key)
-        if grantee is None:
+        if (grantee := self._roster.grantee(key)) is None:
             raise refusals.unavailable("The project of this API key is not known here yet.")
-        if address is not None and not grantee.may_come_from(address):
-            raise refusals.forbidden("This API key may not be used from here.", code="network_not_allowed")
         return grantee
 
     # --- how much --------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import msgspec
 from hypothesis import strategies as st
 from msgspec import inspect
 
-from bus.messages import accounts, clients, control, observe, pages, requests, steps, telemetry
+from bus.messages import accounts, batches, clients, control, observe, pages, requests, steps, telemetry
 from bus.wire import Channel
 
 UNIONS: dict[Channel, tuple[object, ...]] = {
@@ -21,6 +21,7 @@ UNIONS: dict[Channel, tuple[object, ...]] = {
     "observe": (observe.ToObserver, observe.FromObserver, observe.Update),
     "control": (control.ToProcess, control.FromProcess),
     "accounts": (accounts.ToAccounts, accounts.FromAccounts),
+    "batches": (batches.ToBatch, batches.FromBatch),
 }
 
 

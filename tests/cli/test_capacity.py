@@ -88,7 +88,7 @@ def test_every_process_is_counted() -> None:
     assert found.memory_bytes == sum(each.bytes for each in found.memory)
     assert found.models[0].slots == 2 * 64, "requests that run at once are in those that decode"
     assert names[-1] == "recordings"
-    assert found.memory[-1].bytes == 19 * 4 * MIB
+    assert found.memory[-1].bytes == 20 * 4 * MIB
     off = count(Config(blackbox=BlackboxConfig(size="0")), [SMOLLM2])
     assert off.memory[-1].bytes == 0
 

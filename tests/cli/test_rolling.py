@@ -44,6 +44,7 @@ def test_servers_go_before_those_who_speak_to_them_and_standbys_before_workers()
         ("worker@a.1.0", "worker@a.1.1"),
         ("worker@b.0.0",),
         ("ingress@0",),
+        ("batch@host",),
     ]
 
 
@@ -54,7 +55,7 @@ def test_each_goes_once_in_the_same_order_of_roles_however_they_are_listed(shuff
     flat = [name for step in steps for name in step.members]
     assert sorted(flat) == sorted(names)
     roles = [parse_process(name).role for name in flat]
-    order = ["supervisor", "kv", "metrics", "scheduler", "standby", "worker", "ingress"]
+    order = ["supervisor", "kv", "metrics", "scheduler", "standby", "worker", "ingress", "batch"]
     assert roles == sorted(roles, key=order.index)
     for name in flat:
         if name.startswith("standby@") and worker_of(name) in flat:

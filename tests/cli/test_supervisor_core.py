@@ -275,10 +275,10 @@ def world() -> World:
     return world
 
 
-def test_starts_kv_first_and_ingress_last(world: World) -> None:
+def test_starts_kv_first_and_batch_last(world: World) -> None:
     names = [name for _, name in world.spawns]
     assert names[0] == "kv@host"
-    assert names[-1] == "ingress@0"
+    assert names[-2:] == ["ingress@0", "batch@host"]
     assert sorted(names) == sorted(NAMES)
 
 
@@ -411,11 +411,14 @@ def test_a_restart_with_no_deadline_kills(world: World) -> None:
 def test_stops_in_order_and_a_crash_behind_a_draining_ingress_is_still_healed(world: World) -> None:
     world.ready()
     world.do(world.fleet.stop(30.0, world.now))
+    assert world.asked_to_stop == {"batch@host"}
+    world.die("batch@host", 0)
+    world.pass_time(0.2)
     assert world.asked_to_stop == {"ingress@0"}
     world.die("scheduler@small")
     world.pass_time(0.2)
     assert "scheduler@small" in world.pids, "streams that drain need their scheduler"
-    order = []
+    order = ["batch"]
     while not world.finished:
         for name in sorted(world.asked_to_stop):
             order.append(name.partition("@")[0])

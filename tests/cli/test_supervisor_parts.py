@@ -25,7 +25,7 @@ CONFIG = Config(ingress=IngressConfig(processes=2), model=(SMALL, WIDE))
 def test_units_of_a_configuration_in_the_order_of_their_start() -> None:
     assert [unit.name for unit in desired_units(CONFIG)] == [
         "kv@host", "metrics@host", "scheduler@small", "scheduler@wide.2", "worker@small.0.0", "worker@wide.2.0.0",
-        "worker@wide.2.0.1", "worker@wide.2.1.0", "worker@wide.2.1.1", "ingress@0", "ingress@1",
+        "worker@wide.2.0.1", "worker@wide.2.1.0", "worker@wide.2.1.1", "ingress@0", "ingress@1", "batch@host",
     ]  # fmt: skip
     assert unit_named("worker@wide.2.1.0").group == unit_named("worker@wide.2.1.1").group
     assert unit_named("worker@wide.2.0.0").group != unit_named("worker@wide.2.1.0").group
@@ -37,7 +37,7 @@ def test_a_fingerprint_changes_with_what_the_process_reads_and_with_nothing_else
     assert changed == {"kv@host"}
     other_model = Config(ingress=CONFIG.ingress, model=(ModelConfig(name="small", source="x.gguf"), WIDE))
     changed = {u.name for u in desired_units(CONFIG) if fingerprint(CONFIG, u.name) != fingerprint(other_model, u.name)}
-    assert changed == {"metrics@host", "scheduler@small", "worker@small.0.0", "ingress@0", "ingress@1"}
+    assert changed == {"metrics@host", "scheduler@small", "worker@small.0.0", "ingress@0", "ingress@1", "batch@host"}
     other_cache = Config(ingress=CONFIG.ingress, model=CONFIG.model, cache=CacheConfig(ttl_s=60.0))
     other_guard = Config(ingress=CONFIG.ingress, model=CONFIG.model, guard=(GuardConfig(name="pii", kind="pii"),))
     for other in (other_cache, other_guard):
