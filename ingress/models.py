@@ -11,6 +11,7 @@ from bus.config import ModelConfig
 from bus.encoders import BadEncoder, EncoderFacts, Kind, kind_of, read_facts
 from bus.messages.requests import ModelFacts
 from ingress.errors import context_length_exceeded
+from ingress.grammar.trial import Trials
 from ingress.text import template, tokenizer
 from ingress.text.control import ControlNames
 from ingress.text.gguf_metadata import GgufError, read_metadata
@@ -41,7 +42,10 @@ class ServedModel:
         encoder: what it is as an encoder; `None` where it generates.
         facts: what the scheduler said last; `None` before it was met.
         up: whether the scheduler is connected now.
+        trials: of grammars that answers shall follow.
     """
+
+    trials: Trials
 
     def __init__(
         self,

@@ -35,6 +35,7 @@ class Opening(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=0):
         seed: that choice 0 draws with.
         key, traceparent, batch, weight, earlier, partition: of the caller too.
         cached: the stored answer (`cache.entry`) that it is told from; empty where it is generated.
+        grammar: that the answer follows, which was tried; empty where there is none.
     """
 
     operation: Operation
@@ -55,6 +56,7 @@ class Opening(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=0):
     earlier: bytes = b""
     cached: bytes = b""
     partition: str | None = None
+    grammar: str = ""
 
 
 class Drawn(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=1):

@@ -53,8 +53,8 @@ class Sampling(msgspec.Struct, array_like=True, frozen=True, gc=False):
         logit_bias: (token id, bias) pairs, added before temperature.
         logprobs: -1 for none, else how many alternatives per token (0: the drawn token only).
         min_tokens: the ids in `suppress` cannot be drawn before so many tokens are out.
-        suppress: ids that `min_tokens` holds back (end-of-sequence and stop ids), packed u32. Where a grammar is at its
-            end, they are not.
+        suppress: ids that `min_tokens` holds back (end-of-sequence and stop ids), packed u32. Not beside a grammar, at
+            whose end nothing else may be left.
         grammar: what the answer may be; None is anything.
     """
 

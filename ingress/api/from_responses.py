@@ -15,7 +15,11 @@ from ingress.api.schema_chat import (
     DeveloperMessage,
     FunctionCall,
     Message,
+    NamedSchema,
+    ObjectFormat,
+    SchemaFormat,
     SystemMessage,
+    TextFormat,
     TextPart,
     ToolCall,
     ToolMessage,
@@ -31,9 +35,11 @@ from ingress.api.schema_responses import (
     MessageItem,
     ReasoningInput,
     RefusalText,
+    ResponseSchemaFormat,
     ResponsesRequest,
 )
-from ingress.errors import invalid_request, unsupported_parameter
+from ingress.errors import ApiError, invalid_request, unsupported_parameter
+from ingress.grammar.schema import check
 
 LOGPROBS: Final = "message.output_text.logprobs"
 
@@ -53,7 +59,6 @@ _REASONING_REFUSALS: validate.Refusals = dict.fromkeys(
     ("effort", "summary", "generate_summary", "context", "mode"), ((), "there is no setting for how models think")
 ) | {"effort": (("none",), "there is no setting for how models think")}
 _TEXT_REFUSALS: validate.Refusals = {
-    "format": (({"type": "text"},), "only {\"type\": \"text\"} is served"),
     "verbosity": (("medium",), "there is no setting for verbosity; say it in the prompt"),
 }  # fmt: skip
 _STREAM_REFUSALS: validate.Refusals = {"include_obfuscation": ((False,), "events are not padded")}
@@ -76,6 +81,8 @@ def responses_request(body: bytes) -> ResponsesRequest:
         validate.refuse(request.reasoning, _REASONING_REFUSALS, "reasoning.")
     if request.text is not None:
         validate.refuse(request.text, _TEXT_REFUSALS, "text.")
+        if isinstance(form := request.text.format, ResponseSchemaFormat):
+            check(form.schema, "text.format.schema")
     if request.tools and request.tool_choice != "none":
         raise unsupported_parameter("tools", 'tools: tools are not called here; only with tool_choice "none".')
     for index, name in enumerate(request.include or ()):
@@ -140,8 +147,26 @@ def as_chat(request: ResponsesRequest, earlier: Sequence[Item]) -> ChatRequest:
         logprobs=wants_logprobs or None,
         top_logprobs=request.top_logprobs if wants_logprobs else None,
         service_tier=request.service_tier,
+        response_format=_format(request),
         **request.extensions,
     )
+
+
+def in_own_words(error: ApiError) -> ApiError:
+    """An error about the chat that a response is, by the parameter's name here."""
+    theirs = error.param or ""
+    if not theirs.startswith("response_format"):
+        return error
+    ours = theirs.replace("response_format.json_schema.schema", "text.format.schema")
+    ours = ours.replace("response_format", "text.format")
+    return invalid_request(error.message.replace(theirs, ours), param=ours, code=error.code)
+
+
+def _format(request: ResponsesRequest) -> TextFormat | ObjectFormat | SchemaFormat | None:
+    form = request.text.format if request.text is not None else None
+    if isinstance(form, ResponseSchemaFormat):
+        return SchemaFormat(NamedSchema(form.name, form.description, form.schema, form.strict))
+    return form
 
 
 def _item(value: Any, where: str) -> Item:

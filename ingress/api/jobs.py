@@ -22,6 +22,8 @@ from ingress.api.validate import prompts_of
 from ingress.engine import Job, ServedModel
 from ingress.errors import invalid_request
 from ingress.gate.roster import Grantee
+from ingress.grammar import writing
+from ingress.grammar.wanted import wanted
 from ingress.text.control import ControlNames
 from ingress.text.prompt import Rendered
 from ingress.text.prompt import render as render_prompt
@@ -112,10 +114,12 @@ class Settled(NamedTuple):
     Attributes:
         prompts: token ids of each.
         seed: of choice 0.
+        grammar: that was tried; empty where there is none.
     """
 
     prompts: list[list[int]]
     seed: int
+    grammar: str = ""
 
 
 class Plan(NamedTuple):
@@ -126,11 +130,12 @@ class Plan(NamedTuple):
     n: int
     seed: int = 0
     streams: bool = True
+    grammar: str = ""
 
     @property
     def settled(self) -> Settled:
         """For the same plan again."""
-        return Settled([prompt.ids for prompt in self.prompts], self.seed)
+        return Settled([prompt.ids for prompt in self.prompts], self.seed, self.grammar)
 
 
 async def plan_chat(request: ChatRequest, model: ServedModel, caller: Caller, settled: Settled | None = None) -> Plan:
@@ -145,9 +150,21 @@ async def plan_chat(request: ChatRequest, model: ServedModel, caller: Caller, se
         prompts = [Prompt(None, await ids_of(request, model, caller.marks))]
     alternatives = -1 if not request.logprobs else request.top_logprobs or 0
     thinking = model.thinking(prompts[0].ids)
+    text = settled.grammar if settled is not None else await _grammar(request, model, caller, thinking)
     return _plan(
-        request, model, caller, prompts, settled, request.limit, alternatives, request.prompt_logprobs, thinking
+        request, model, caller, prompts, settled, request.limit, alternatives, request.prompt_logprobs, text, thinking
     )
+
+
+async def _grammar(request: Generation, model: ServedModel, caller: Caller, thinking: Thinking = "off") -> str:
+    """What the answer shall be, as a grammar that was tried; empty where it may be anything.
+
+    Raises:
+        ApiError: 400, it cannot be used; 429.
+    """
+    if (asked := wanted(request)) is None:
+        return ""
+    return await model.trials.tried(writing.grammar(asked, thinking), asked.param, caller.tenant)
 
 
 async def ids_of(request: ChatRequest, model: ServedModel, marks: Marks | None = None) -> list[int]:
@@ -183,9 +200,10 @@ async def plan_completion(
     ]
     alternatives = -1 if request.logprobs is None else request.logprobs
     echoed = request.logprobs if request.echo else None
-    wanted = max((count for count in (request.prompt_logprobs, echoed) if count is not None), default=None)
+    scored = max((count for count in (request.prompt_logprobs, echoed) if count is not None), default=None)
     limit = DEFAULT_COMPLETION_TOKENS if request.max_tokens is None else request.max_tokens
-    return _plan(request, model, caller, prompts, settled, limit, alternatives, wanted)
+    text = settled.grammar if settled is not None else await _grammar(request, model, caller)
+    return _plan(request, model, caller, prompts, settled, limit, alternatives, scored, text)
 
 
 async def chat_ids(
@@ -264,6 +282,7 @@ def _plan(
     limit: int | None,
     alternatives: int,
     prompt_logprobs: int | None,
+    grammar: str,
     thinking: Thinking = "off",
 ) -> Plan:
     if caller.marks is not None:
@@ -284,6 +303,7 @@ def _plan(
         frequency_penalty=request.frequency_penalty or 0.0,
         logit_bias=tuple((request.logit_bias or {}).items()),
         logprobs=alternatives,
+        grammar=model.trials.grammar(grammar, model.tokenizer, model.eos_ids) if grammar else None,
     )
 
     def jobs() -> Iterator[Job]:
@@ -319,4 +339,4 @@ def _plan(
                     thinking=thinking,
                 )
 
-    return Plan(prompts, list(jobs()), request.n or 1, seed, request.streams)
+    return Plan(prompts, list(jobs()), request.n or 1, seed, request.streams, grammar)

@@ -19,6 +19,7 @@ from ingress.api.response_events import begun, ended
 from ingress.api.schema_messages import MessagesRequest
 from ingress.api.schema_responses import ResponsesRequest
 from ingress.engine import ServedModel
+from ingress.errors import ApiError
 from ingress.replay import Keeping
 
 
@@ -48,7 +49,10 @@ async def _plan_response(
     request: ResponsesRequest, model: ServedModel, caller: Caller, settled: Settled | None
 ) -> Plan:
     earlier = from_responses.earlier_items(caller.earlier)
-    return await plan_chat(from_responses.as_chat(request, earlier), model, caller, settled)
+    try:
+        return await plan_chat(from_responses.as_chat(request, earlier), model, caller, settled)
+    except ApiError as error:
+        raise from_responses.in_own_words(error) from None
 
 
 async def _plan_message(request: MessagesRequest, model: ServedModel, caller: Caller, settled: Settled | None) -> Plan:

@@ -174,6 +174,7 @@ class ResponsesRenderer:
             parallel_tool_calls=request.parallel_tool_calls is not False,
             previous_response_id=request.previous_response_id,
             store=request.stores,
+            text=schema.TextReply((request.text.format if request.text is not None else None) or schema.TextFormat()),
             service_tier=tier_of(request),
             temperature=1.0 if request.temperature is None else request.temperature,
             tool_choice="none" if request.tool_choice == "none" else "auto",

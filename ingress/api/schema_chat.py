@@ -119,6 +119,29 @@ Message = SystemMessage | DeveloperMessage | UserMessage | AssistantMessage | To
 Messages = Annotated[list[Message], Meta(min_length=1, max_length=10_000)]
 
 
+class TextFormat(msgspec.Struct, frozen=True, tag_field="type", tag="text", forbid_unknown_fields=True):
+    """Anything."""
+
+
+class ObjectFormat(msgspec.Struct, frozen=True, tag_field="type", tag="json_object", forbid_unknown_fields=True):
+    """Any JSON object."""
+
+
+class NamedSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A JSON Schema. It is followed whether `strict` or not; without one, any JSON object is."""
+
+    name: Annotated[str, Meta(pattern="^[a-zA-Z0-9_-]{1,64}$")]
+    description: str | None = None
+    schema: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class SchemaFormat(msgspec.Struct, frozen=True, tag_field="type", tag="json_schema", forbid_unknown_fields=True):
+    """JSON of a schema."""
+
+    json_schema: NamedSchema
+
+
 class ChatRequest(Generation, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The body of `POST /v1/chat/completions`."""
 
@@ -141,6 +164,8 @@ class ChatRequest(Generation, frozen=True, kw_only=True, forbid_unknown_fields=T
         | None
     ) = None
 
+    response_format: TextFormat | ObjectFormat | SchemaFormat | None = None
+
     # Accepted: they change nothing here.
     metadata: Annotated[dict[str, str], Meta(description="Accepted, not kept.")] | None = None
     safety_identifier: Annotated[str, Meta(description="Accepted, not used.")] | None = None
@@ -159,7 +184,6 @@ class ChatRequest(Generation, frozen=True, kw_only=True, forbid_unknown_fields=T
     prompt_cache_options: Refused = None
     prompt_cache_retention: Refused = None
     reasoning_effort: Refused = None
-    response_format: Refused = None
     service_tier: Refused = None
     store: Refused = None
     tool_choice: Refused = None

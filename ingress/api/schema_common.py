@@ -40,6 +40,16 @@ class CacheOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_age: Annotated[float, Meta(ge=0, description="Oldest answer that will do, in seconds.")] | None = None
 
 
+class StructuredOutputs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the answer shall be: one of these."""
+
+    json: Annotated[dict[str, Any] | str | bool, Meta(description="A JSON Schema.")] | None = None
+    regex: Annotated[str, Meta(min_length=1, description="The whole answer matches it.")] | None = None
+    choice: Annotated[list[str], Meta(min_length=1, max_length=4096, description="It is one of these.")] | None = None
+    grammar: Annotated[str, Meta(min_length=1, description="A grammar, as Lark or GBNF have them.")] | None = None
+    json_object: Annotated[bool, Meta(description="Any JSON object.")] | None = None
+
+
 class Generation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Parameters that both generation endpoints take."""
 
@@ -84,6 +94,13 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     include_timing: Annotated[bool, Meta(description="Adds `headrace`: where the time of the answer went.")] | None = (
         None
     )
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: Annotated[dict[str, Any] | str | bool, Meta(description="structured_outputs.json.")] | None = None
+    guided_regex: Annotated[str, Meta(min_length=1, description="structured_outputs.regex.")] | None = None
+    guided_choice: (
+        Annotated[list[str], Meta(min_length=1, max_length=4096, description="structured_outputs.choice.")] | None
+    ) = None
+    guided_grammar: Annotated[str, Meta(min_length=1, description="structured_outputs.grammar.")] | None = None
     cache: Annotated[CacheOptions, Meta(description="How this call is cached.")] | None = None
     cache_salt: (
         Annotated[

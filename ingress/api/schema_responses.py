@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from ingress.api.schema_chat import ObjectFormat, TextFormat
 from ingress.api.schema_common import MAX_TOP_LOGPROBS, ModelName, Refused, StopString
 from ingress.api.schema_extensions import Extensions
 
@@ -135,10 +136,24 @@ class Reasoning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mode: Refused = None
 
 
+class ResponseSchemaFormat(
+    msgspec.Struct, frozen=True, tag_field="type", tag="json_schema", forbid_unknown_fields=True
+):
+    """JSON of a schema. It is followed whether `strict` or not."""
+
+    name: Annotated[str, Meta(pattern="^[a-zA-Z0-9_-]{1,64}$")]
+    schema: dict[str, Any]
+    description: str | None = None
+    strict: bool | None = None
+
+
+ResponseFormat = TextFormat | ObjectFormat | ResponseSchemaFormat
+
+
 class TextSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How the answer's text shall be."""
 
-    format: Refused = None
+    format: ResponseFormat | None = None
     verbosity: Refused = None
 
 
@@ -318,16 +333,10 @@ class NoReasoning(msgspec.Struct, frozen=True):
     summary: None = None
 
 
-class TextFormat(msgspec.Struct, frozen=True):
-    """The one format that is served."""
-
-    type: Literal["text"] = "text"
-
-
 class TextReply(msgspec.Struct, frozen=True):
     """How the answer's text is."""
 
-    format: TextFormat = TextFormat()
+    format: ResponseFormat = TextFormat()
 
 
 class Response(msgspec.Struct, frozen=True, kw_only=True):

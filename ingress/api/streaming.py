@@ -261,7 +261,7 @@ class Streaming:
             await self._engine.known(model, LOST_PATIENCE_S)
             if opening.fingerprint is not None and fingerprint(model) != opening.fingerprint:
                 raise internal("The model was changed before this answer was complete.", code="generation_failed")
-        settled = Settled([unpack_u32(ids).tolist() for ids in opening.prompts], opening.seed)
+        settled = Settled([unpack_u32(ids).tolist() for ids in opening.prompts], opening.seed, opening.grammar)
         received_ns = min(opening.received_ns, self._host.loop.now_ns())
         caller = Caller(
             opening.tenant, opening.owner, received_ns, key=opening.key, traceparent=opening.traceparent,

@@ -19,6 +19,7 @@ from ingress.api.schema_completion import CompletionRequest
 from ingress.api.schema_encoding import MAX_INPUTS, EmbeddingRequest, RerankRequest
 from ingress.api.schema_other import DetokenizeRequest, TokenizeRequest
 from ingress.errors import ApiError, invalid_request, unsupported_parameter
+from ingress.grammar.wanted import wanted
 
 T = TypeVar("T")
 
@@ -34,7 +35,6 @@ _CHAT_REFUSALS: Refusals = {
     "prompt_cache_options": ((), "the prefix cache has no options; see cache_salt"),
     "prompt_cache_retention": (("in_memory",), "prefixes are kept as long as there is room, no longer"),
     "reasoning_effort": (("none",), "no served model reasons apart from its answer"),
-    "response_format": (({"type": "text"},), "only {\"type\": \"text\"} is served"),
     "service_tier": (("auto", "default", "flex"), "there are two tiers; see priority"),
     "store": ((False,), "answers are not stored"),
     "tool_choice": (("none",), "tools are not called; only \"none\" is served"),
@@ -93,6 +93,7 @@ def chat_request(body: bytes) -> ChatRequest:
     if request.top_logprobs is not None and not request.logprobs:
         raise invalid_request("top_logprobs needs logprobs to be true.", param="top_logprobs")
     check_template(request.add_generation_prompt, request.continue_final_message, request.messages)
+    wanted(request)
     return request
 
 
@@ -115,6 +116,7 @@ def completion_request(body: bytes) -> CompletionRequest:
     if request.max_tokens == 0 and not (request.echo and request.logprobs is not None):
         raise invalid_request("max_tokens of 0 needs echo and logprobs: it scores the prompt.", param="max_tokens")
     _check_min_tokens(request, request.max_tokens)
+    wanted(request)
     return request
 
 

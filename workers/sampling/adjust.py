@@ -1,8 +1,8 @@
 """What changes a row of logits before anything is read off it: bias, penalties, suppression.
 
 In this order, as in vLLM: logit bias, repetition penalty (over prompt and output), frequency and presence penalty
-(over output only), what the grammar rules out, and at last the ids that `min_tokens` holds back. State of one slot, kept only for slots that
-ask for any of it.
+(over output only), what the grammar rules out, and at last the ids that `min_tokens` holds back. State of one slot,
+kept only for slots that ask for any of it.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Adjustment:
             self._seen[token] = True
 
     def apply(self, logits: Tensor, banned: Tensor | None = None) -> None:
-        """Adjust one row in place. logits: float32 [vocabulary]; banned: bool [vocabulary], what a grammar rules out."""
+        """Adjust one row in place. logits: float32 [vocabulary]; banned: bool [vocabulary], by its grammar."""
         if len(self._bias_ids):
             logits[self._bias_ids] += self._bias
         if self._counts is not None and self._seen is not None:
@@ -76,10 +76,7 @@ class Adjustment:
         if banned is not None:
             logits.masked_fill_(banned, -torch.inf)
         if self._generated < self._min_tokens and len(self._suppress):
-            held = logits[self._suppress]
             logits[self._suppress] = -torch.inf
-            if banned is not None and not bool((logits > -torch.inf).any()):
-                logits[self._suppress] = held  # the grammar leaves nothing but to end
 
 
 def _penalised(sampling: Sampling) -> bool:

@@ -223,5 +223,3 @@ def _trouble(matcher: Any) -> str:
     if reason in ("ParserTooComplex", "LexerTooComplex"):
         return "the grammar became too complex to be followed any further"
     return f"the grammar cannot be followed any further ({reason})"
-
-
