@@ -23,7 +23,7 @@ class Wanted(NamedTuple):
     """One thing that an answer shall be.
 
     Attributes:
-        value: a JSON Schema; a regular expression; texts, one of which it shall be; a grammar, in Lark's form or GBNF's.
+        value: a JSON Schema; a regular expression; texts, one of which it shall be; a grammar, as Lark or GBNF.
         param: where the request says so.
     """
 
