@@ -20,6 +20,7 @@ from ingress.streams import Piece
 from ingress.text.reasoning import Thinking, ThoughtParser
 from ingress.text.stop import StopStrings
 from ingress.timing import Marks, Timing
+from ingress.tools.styles import STYLES
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,6 +54,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         timing: its end tells where its time went.
         batch, weight: see `Submit`.
         thinking: whether the answer may begin with a thought that is told apart.
+        calls: the style (`tools.styles`) in which it may call tools; empty where it may not.
     """
 
     model: str
@@ -81,6 +83,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     batch: bool = False
     weight: float = 1.0
     thinking: Thinking = "off"
+    calls: str = ""
 
 
 class Placed(NamedTuple):
@@ -105,6 +108,7 @@ def place(job: Job, model: ServedModel, request: int, now_ns: int) -> Placed:
     all_stops = own_stops if job.ignore_eos else own_stops | frozenset(model.eos_ids)
     suppress = pack_u32(sorted(all_stops)) if job.min_tokens else b""
     received_ns = job.received_ns or now_ns
+    style = STYLES[job.calls] if job.calls else None
     order = Order(
         request=request,
         prompt=pack_u32(prompt),
@@ -132,10 +136,11 @@ def place(job: Job, model: ServedModel, request: int, now_ns: int) -> Placed:
         all_stops=all_stops,
         min_tokens=job.min_tokens,
         include_stop=job.include_stop,
-        skip_special=job.skip_special_tokens,
+        skip_special=job.skip_special_tokens and not (style is not None and style.shows(model.control_tokens)),
         logprobs=job.sampling.logprobs >= 0,
         timing=_timing(job, request, received_ns) if job.timing else None,
         thoughts=ThoughtParser(opened=job.thinking == "does") if job.thinking != "off" else None,
+        calls=style.parser() if style is not None else None,
     )
     return Placed(order, generation)
 

@@ -20,7 +20,7 @@ from ingress.api.schema_common import Generation
 from ingress.api.schema_completion import CompletionRequest
 from ingress.api.validate import prompts_of
 from ingress.engine import Job, ServedModel
-from ingress.errors import invalid_request
+from ingress.errors import ApiError, invalid_request
 from ingress.gate.roster import Grantee
 from ingress.grammar import writing
 from ingress.grammar.wanted import wanted
@@ -29,6 +29,8 @@ from ingress.text.prompt import Rendered
 from ingress.text.prompt import render as render_prompt
 from ingress.text.reasoning import Thinking
 from ingress.timing import Marks
+from ingress.tools.offered import Offered, offered
+from ingress.tools.styles import Style
 
 DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's, for /v1/completions only
 # Version, trace id, parent id, flags; ids that are all zero name nothing.
@@ -150,9 +152,44 @@ async def plan_chat(request: ChatRequest, model: ServedModel, caller: Caller, se
         prompts = [Prompt(None, await ids_of(request, model, caller.marks))]
     alternatives = -1 if not request.logprobs else request.top_logprobs or 0
     thinking = model.thinking(prompts[0].ids)
-    text = settled.grammar if settled is not None else await _grammar(request, model, caller, thinking)
+    calling = calling_of(request, model)
+    if settled is not None:
+        text = settled.grammar
+    elif calling is not None:
+        text = await _calls_grammar(calling, request, model, caller, thinking)
+    else:
+        text = await _grammar(request, model, caller, thinking)
     return _plan(
-        request, model, caller, prompts, settled, request.limit, alternatives, request.prompt_logprobs, text, thinking
+        request, model, caller, prompts, settled, request.limit, alternatives, request.prompt_logprobs, text, thinking,
+        calling.style.name if calling is not None else "",
+    )  # fmt: skip
+
+
+async def _calls_grammar(
+    calling: Calling, request: ChatRequest, model: ServedModel, caller: Caller, thinking: Thinking
+) -> str:
+    """What an answer that may call shall be, as a grammar that was tried. Where a schema cannot be followed that need
+    not be, its tool is given any object.
+
+    Raises:
+        ApiError: 400, one that must be cannot be; 429.
+    """
+    offer, style = calling
+    asked = wanted(request)
+    answer = writing.answer(asked) if asked is not None else ""
+    followed = offer._replace(tools=tuple(tool._replace(parameters=tool.followed) for tool in offer.tools))
+    loose = offer._replace(
+        tools=tuple(tool if tool.strict else tool._replace(parameters={"type": "object"}) for tool in followed.tools)
+    )
+    try:
+        return await model.trials.tried(
+            style.grammar(followed, thinking, model.control_tokens, answer), "tools", caller.tenant
+        )
+    except ApiError as error:
+        if error.status != 400 or loose == followed:
+            raise
+    return await model.trials.tried(
+        style.grammar(loose, thinking, model.control_tokens, answer), "tools", caller.tenant
     )
 
 
@@ -171,8 +208,9 @@ async def ids_of(request: ChatRequest, model: ServedModel, marks: Marks | None =
     """Token ids of a chat's prompt.
 
     Raises:
-        ApiError: see `chat_ids`.
+        ApiError: see `chat_ids`; 400, the model calls no tools.
     """
+    calling = calling_of(request, model)
     return await chat_ids(
         model,
         request.messages,
@@ -181,7 +219,32 @@ async def ids_of(request: ChatRequest, model: ServedModel, marks: Marks | None =
         extra=request.chat_template_kwargs,
         allow_special_tokens=request.allow_special_tokens,
         marks=marks,
+        tools=calling.offer.for_template() if calling is not None else None,
     )
+
+
+class Calling(NamedTuple):
+    """What an answer may call, and how its model writes that."""
+
+    offer: Offered
+    style: Style
+
+
+def calling_of(request: ChatRequest, model: ServedModel) -> Calling | None:
+    """None where nothing may be called.
+
+    Raises:
+        ApiError: 400, the model calls no tools.
+    """
+    offer = offered(request.tools, request.tool_choice, parallel=request.parallel_tool_calls)
+    if offer is None:
+        return None
+    if model.calls is None:
+        raise invalid_request(
+            f"tools: the chat template of {model.name!r} knows no tools, or writes calls in a way that is not known "
+            "([[model]] tool_parser names one).", param="tools", code="no_tools",
+        )  # fmt: skip
+    return Calling(offer, model.calls)
 
 
 async def plan_completion(
@@ -215,6 +278,7 @@ async def chat_ids(
     extra: dict[str, Any] | None,
     allow_special_tokens: bool | None = None,
     marks: Marks | None = None,
+    tools: list[dict[str, Any]] | None = None,
 ) -> list[int]:
     """Token ids of rendered messages.
 
@@ -240,11 +304,12 @@ async def chat_ids(
             else add_generation_prompt,
             continue_final_message=bool(continue_final_message),
             extra=extra,
+            tools=tools,
         )
 
     try:
         plain = [_plain(message) for message in messages]
-        size = sum(len(str(message.get("content"))) for message in plain)
+        size = sum(len(str(message.get("content"))) for message in plain) + (len(str(tools)) if tools else 0)
         small = len(plain) <= _INLINE_MESSAGES and size <= _INLINE_CHARACTERS
         rendered = render(plain) if small else await asyncio.to_thread(render, plain)
     except RecursionError:  # arguments of tools and variables of the template may be anything
@@ -284,6 +349,7 @@ def _plan(
     prompt_logprobs: int | None,
     grammar: str,
     thinking: Thinking = "off",
+    calls: str = "",
 ) -> Plan:
     if caller.marks is not None:
         caller.marks.tokenized()
@@ -337,6 +403,7 @@ def _plan(
                     marks=caller.marks,
                     timing=bool(request.include_timing),
                     thinking=thinking,
+                    calls=calls,
                 )
 
     return Plan(prompts, list(jobs()), request.n or 1, seed, request.streams, grammar)

@@ -164,14 +164,23 @@ class ChatRequest(Generation, frozen=True, kw_only=True, forbid_unknown_fields=T
         | None
     ) = None
 
+    tools: (
+        Annotated[list[dict[str, Any]], Meta(description="Functions that the answer may call.", max_length=128)] | None
+    ) = None
+    tool_choice: (
+        Annotated[
+            str | dict[str, Any],
+            Meta(description='"none", "auto" (default), "required", or {"type": "function", "function": {"name": …}}.'),
+        ]
+        | None
+    ) = None
+    parallel_tool_calls: Annotated[bool, Meta(description="The answer may call several. Default true.")] | None = None
     response_format: TextFormat | ObjectFormat | SchemaFormat | None = None
 
     # Accepted: they change nothing here.
     metadata: Annotated[dict[str, str], Meta(description="Accepted, not kept.")] | None = None
     safety_identifier: Annotated[str, Meta(description="Accepted, not used.")] | None = None
     prompt_cache_key: Annotated[str, Meta(description="Accepted: every prompt's prefix is cached.")] | None = None
-    parallel_tool_calls: Annotated[bool, Meta(description="Accepted: no tool is called.")] | None = None
-    tools: Annotated[list[dict[str, Any]], Meta(description='Refused unless tool_choice is "none".')] | None = None
     functions: Annotated[list[dict[str, Any]], Meta(description='Refused unless function_call is "none".')] | None = (
         None
     )
@@ -186,7 +195,6 @@ class ChatRequest(Generation, frozen=True, kw_only=True, forbid_unknown_fields=T
     reasoning_effort: Refused = None
     service_tier: Refused = None
     store: Refused = None
-    tool_choice: Refused = None
     verbosity: Refused = None
     web_search_options: Refused = None
 
@@ -227,6 +235,7 @@ class ChatMessage(msgspec.Struct, frozen=True, kw_only=True):
     content: str | None
     refusal: str | None = None
     reasoning_content: str | UnsetType = UNSET
+    tool_calls: list[ToolCall] | UnsetType = UNSET
 
 
 class ChatChoice(msgspec.Struct, frozen=True, kw_only=True):
@@ -257,6 +266,22 @@ class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
     headrace: RequestTiming | UnsetType = UNSET
 
 
+class FunctionDelta(msgspec.Struct, frozen=True, gc=False):
+    """What a chunk adds to a call: its name, with the first, or more of its arguments."""
+
+    arguments: str
+    name: str | UnsetType = UNSET
+
+
+class CallDelta(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What a chunk adds to the call of that index. Its id comes with the first."""
+
+    index: int
+    id: str | UnsetType = UNSET
+    type: Literal["function"] | UnsetType = UNSET
+    function: FunctionDelta
+
+
 class Delta(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a chunk adds to a choice's message."""
 
@@ -264,6 +289,7 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     content: str | UnsetType = UNSET
     refusal: str | UnsetType | None = UNSET
     reasoning_content: str | UnsetType = UNSET
+    tool_calls: list[CallDelta] | UnsetType = UNSET
 
 
 class ChunkChoice(msgspec.Struct, frozen=True, kw_only=True):

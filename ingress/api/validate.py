@@ -19,7 +19,8 @@ from ingress.api.schema_completion import CompletionRequest
 from ingress.api.schema_encoding import MAX_INPUTS, EmbeddingRequest, RerankRequest
 from ingress.api.schema_other import DetokenizeRequest, TokenizeRequest
 from ingress.errors import ApiError, invalid_request, unsupported_parameter
-from ingress.grammar.wanted import wanted
+from ingress.grammar.wanted import ends_whole, wanted
+from ingress.tools.offered import offered
 
 T = TypeVar("T")
 
@@ -37,7 +38,6 @@ _CHAT_REFUSALS: Refusals = {
     "reasoning_effort": (("none",), "no served model reasons apart from its answer"),
     "service_tier": (("auto", "default", "flex"), "there are two tiers; see priority"),
     "store": ((False,), "answers are not stored"),
-    "tool_choice": (("none",), "tools are not called; only \"none\" is served"),
     "verbosity": (("medium",), "there is no setting for verbosity; say it in the prompt"),
     "web_search_options": ((), "there is no web search"),
 }  # fmt: skip
@@ -80,8 +80,6 @@ def chat_request(body: bytes) -> ChatRequest:
         ApiError: 400.
     """
     request = decode(body, ChatRequest)
-    if request.tools and request.tool_choice != "none":
-        raise unsupported_parameter("tools", 'tools: tools are not called here; only with tool_choice "none".')
     if request.functions and request.function_call != "none":
         raise unsupported_parameter("functions", 'functions: not called here; only with function_call "none".')
     refuse(request, _CHAT_REFUSALS)
@@ -93,8 +91,23 @@ def chat_request(body: bytes) -> ChatRequest:
     if request.top_logprobs is not None and not request.logprobs:
         raise invalid_request("top_logprobs needs logprobs to be true.", param="top_logprobs")
     check_template(request.add_generation_prompt, request.continue_final_message, request.messages)
-    wanted(request)
+    check_answer(request)
     return request
+
+
+def check_answer(request: ChatRequest) -> None:
+    """Refuse what a chat cannot ask of its answer.
+
+    Raises:
+        ApiError: 400.
+    """
+    asked = wanted(request)
+    offer = offered(request.tools, request.tool_choice, parallel=request.parallel_tool_calls)
+    if offer is None:
+        return
+    if asked is not None and asked.kind != "json":
+        raise invalid_request(f"{asked.param}: not beside tools.", param=asked.param)
+    ends_whole(request, "tools")
 
 
 def completion_request(body: bytes) -> CompletionRequest:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import resource
 import sys
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, cast
 
 import llguidance
 import msgspec
@@ -51,7 +51,7 @@ def tried(text: str, tokenizer: Any, limits: Any) -> Tried:
 
 def new_tokenizer() -> Any:
     """For `tried`."""
-    return llguidance.LLTokenizer(_Bytes(), n_vocab=257, eos_token=256, slices=[])
+    return llguidance.LLTokenizer(cast(Any, _Bytes()), n_vocab=257, eos_token=256, slices=[])
 
 
 def _converted(text: str) -> str:

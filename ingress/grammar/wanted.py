@@ -46,10 +46,19 @@ def wanted(request: Generation) -> Wanted | None:
     if not found:
         return None
     _check(found[0])
+    ends_whole(request, found[0].param)
+    return found[0]
+
+
+def ends_whole(request: Generation, param: str) -> None:
+    """Refuse what would have an answer go on when it is whole.
+
+    Raises:
+        ApiError: 400.
+    """
     for name in ("ignore_eos", "min_tokens"):
         if getattr(request, name):
-            raise invalid_request(f"{name}: an answer with {found[0].param} ends where it is whole.", param=name)
-    return found[0]
+            raise invalid_request(f"{name}: an answer with {param} ends where it is whole.", param=name)
 
 
 def schema_wanted(schema: dict[str, Any] | bool | None, param: str) -> Wanted:

@@ -27,7 +27,7 @@ def grammar(asked: Wanted, thinking: Thinking) -> str:
         main = f"start: {_BEFORE[thinking]}@asked\n{thought(thinking)}"
         named = {"main": _HEAD + main, "asked": asked.value}
         return json.dumps({"grammars": [{"name": name, "lark_grammar": text} for name, text in named.items()]})
-    return f"{_HEAD}start: {_BEFORE[thinking]}answer\nanswer: {_answer(asked)}\n{thought(thinking)}"
+    return f"{_HEAD}start: {_BEFORE[thinking]}answer\nanswer: {answer(asked)}\n{thought(thinking)}"
 
 
 def thought(thinking: Thinking) -> str:
@@ -61,7 +61,8 @@ def pattern(value: str) -> str:
     return "/" + escaped.replace("\n", "\\n") + "/"
 
 
-def _answer(asked: Wanted) -> str:
+def answer(asked: Wanted) -> str:
+    """What is asked for as a part of a rule. A grammar of the client's is none: it has rules of its own."""
     match asked.kind:
         case "json":
             return schema(asked.value)

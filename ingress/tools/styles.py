@@ -62,8 +62,12 @@ class Style(NamedTuple):
         """Whether the parser needs to see control tokens."""
         return any(mark in control for mark in self.marks)
 
-    def grammar(self, offer: Offered, thinking: Thinking, control: Marks) -> str:
-        """Of an answer to a request that offers tools."""
+    def grammar(self, offer: Offered, thinking: Thinking, control: Marks, answer: str = "") -> str:
+        """Of an answer to a request that offers tools.
+
+        Args:
+            answer: what it shall be where nothing is called, as a part of a rule; empty is any text.
+        """
         tools = offer.callable
         more = f"({said(self.between, control)} call)*" if offer.parallel else ""
         rules = [
@@ -74,6 +78,8 @@ class Style(NamedTuple):
         mark = _pattern(self.mark)
         if offer.mode == "required":
             start = [f"{said(self.mark, control)} section"]
+        elif answer:
+            start = [f"({said(self.mark, control)} section | answer)", f"answer: {answer}"]
         elif self.mark in control:
             start = [f"PLAIN? ({said(self.mark, control)} section)?", r"PLAIN: /(.|\n)+/"]
         elif self.mark:
@@ -219,8 +225,8 @@ STYLES: Final[dict[str, Style]] = {
             _OPEN, "\n", f"\n{_CLOSE}\n{_OPEN}\n", f"\n{_CLOSE}", (_OPEN, _CLOSE),
         ),
         Style(
-            "mistral_args", lambda source: _CALLS in source and _ARGS in source, _read_mistral, _around(f"%{_ARGS}", ""),
-            _CALLS, "", _CALLS, "", (_CALLS, _ARGS),
+            "mistral_args", lambda source: _CALLS in source and _ARGS in source, _read_mistral,
+            _around(f"%{_ARGS}", ""), _CALLS, "", _CALLS, "", (_CALLS, _ARGS),
         ),
         Style(
             "mistral", lambda source: _CALLS in source, _read_mistral, _object("arguments"),

@@ -12,7 +12,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import llguidance
 import numpy as np
@@ -212,7 +212,7 @@ def tokenizer_of(vocabulary: Vocabulary) -> Any:
     """A vocabulary as matchers use it. Takes a few hundred milliseconds."""
     words = _Words(vocabulary)
     words.made = llguidance.LLTokenizer(
-        words, n_vocab=len(words.tokens), eos_token=unpack_u32(vocabulary.ends).tolist()
+        cast(Any, words), n_vocab=len(words.tokens), eos_token=unpack_u32(vocabulary.ends).tolist()
     )
     return words.made
 
