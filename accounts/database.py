@@ -19,6 +19,7 @@ import msgspec
 from accounts.core.book import Account, Book, Doubt, Hold, Holder, Level
 from accounts.core.directory import Record, Register
 from bus.messages.accounts import Allowance, Key, Project, Settlement
+from bus.private import make_private
 
 FILE: Final = "accounts.db"
 VERSION: Final = 1
@@ -212,7 +213,7 @@ def _row(record: Record) -> tuple[str, str, bytes]:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    make_private(path)
     connection = sqlite3.connect(path, timeout=2.0, isolation_level=None)
     try:
         connection.execute("PRAGMA journal_mode = WAL")

@@ -24,7 +24,7 @@ from admin_tui.details import Detail, detail_kind
 from admin_tui.dialogs.help import HelpScreen
 from admin_tui.feed import Feed, LiveFeed
 from admin_tui.glyphs import ASCII, UNICODE, Glyphs
-from admin_tui.keeping import Keeper, Outcome
+from admin_tui.keeping import Keeper, Outcome, Service
 from admin_tui.keepsakes import Keepsakes, SavedView, own_directory
 from admin_tui.keymap import BadKeymap, find_keymap, read_keymap
 from admin_tui.loop import GuestLoop
@@ -43,7 +43,7 @@ from bus.config import Config
 from bus.messages.observe import TimelineReply
 from bus.process import EXIT_CONFIG
 
-__all__ = ["HeadraceTop", "Keeper", "Outcome", "bindings_of", "run"]
+__all__ = ["HeadraceTop", "Keeper", "Outcome", "Service", "bindings_of", "run"]
 
 REFRESH_S: Final = 0.5
 MIN_WIDTH, MIN_HEIGHT, TALL = 64, 16, 30

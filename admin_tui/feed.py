@@ -22,7 +22,7 @@ from admin_tui.details import Detail, DetailKind
 from admin_tui.doors import Doors
 from admin_tui.keeping import Keeper, Keeping
 from admin_tui.sync import Sync
-from admin_tui.world import Event, LinkDown, LinkUp, SupervisorGone
+from admin_tui.world import Event, LinkDown, LinkUp, Services, SupervisorGone
 from bus.identity import Visitor
 from bus.link import Link
 from bus.loop import Loop
@@ -100,7 +100,8 @@ class LiveFeed:
         self._on_event: OnEvent = lambda _: None
         self._courier = Courier(self._me)
         self._archive = Archive()
-        self._keeping = Keeping(loop, keeper) if keeper is not None else None
+        self._keeping: Keeping | None = None
+        self._keeper = keeper
         self.refused = 0
 
     def start(self, on_event: OnEvent) -> None:
@@ -120,6 +121,8 @@ class LiveFeed:
             me, SUPERVISOR, CONTROL_DOOR, "control", FromProcess,
             on_message=self._on_fleet, on_up=self._ask_fleet, on_down=lambda _: on_event(SupervisorGone()),
         )  # fmt: skip
+        if self._keeper is not None:
+            self._keeping = Keeping(me.loop, self._keeper, lambda services: on_event(Services(services)))
         self._doors = Doors(me, on_event)
         self._stops = (me.loop.every(FLEET_S, self._ask_fleet), me.loop.every(ASK_AGAIN_S, self._ask_snapshot))
 

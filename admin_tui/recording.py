@@ -13,7 +13,8 @@ import msgspec
 
 from admin_tui.acted import Actions, Logged, PeopleEvent, Vitals
 from admin_tui.details import DETAILS, Detail, detail_kind
-from admin_tui.world import Event, LinkDown, LinkUp, SupervisorGone
+from admin_tui.keeping import Service
+from admin_tui.world import Event, LinkDown, LinkUp, Services, SupervisorGone
 from bus.messages.control import Access, Fleet, Notes
 from bus.messages.observe import Snapshot, TimelineReply, Update
 
@@ -21,6 +22,7 @@ Kind = Literal[
     "snapshot",
     "update",
     "fleet",
+    "services",
     "timeline",
     "up",
     "down",
@@ -76,6 +78,8 @@ def to_line(recorded: Recorded) -> bytes:
             kind = "update"
         case Fleet():
             kind = "fleet"
+        case Services():
+            return _line(recorded.t, "services", event.services)
         case TimelineReply():
             kind = "timeline"
         case LinkUp():
@@ -107,6 +111,8 @@ def from_line(line: bytes) -> Recorded:
                 return Recorded(entry.t, LinkDown(msgspec.json.decode(entry.body, type=str)))
             case "unsupervised":
                 return Recorded(entry.t, SupervisorGone())
+            case "services":
+                return Recorded(entry.t, Services(msgspec.json.decode(entry.body, type=tuple[Service, ...])))
             case kind:
                 return Recorded(entry.t, msgspec.json.decode(entry.body, type=_BODIES[kind]))  # type: ignore[arg-type]
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

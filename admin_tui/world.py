@@ -8,6 +8,7 @@ from typing import Final, Literal, NamedTuple, get_args
 from admin_tui.acted import People, PeopleEvent
 from admin_tui.details import Detail, Details
 from admin_tui.glyphs import Condition
+from admin_tui.keeping import Service
 from bus.messages.control import Fleet, Status, UnitStatus
 from bus.messages.observe import (
     Finding,
@@ -48,7 +49,13 @@ class SupervisorGone(NamedTuple):
     """There is no supervisor to ask; processes run under systemd, or the supervisor is down."""
 
 
-Event = Snapshot | Update | Fleet | TimelineReply | Detail | PeopleEvent | LinkUp | LinkDown | SupervisorGone
+class Services(NamedTuple):
+    """Processes as units of systemd; none where it keeps none here."""
+
+    services: tuple[Service, ...]
+
+
+Event = Snapshot | Update | Fleet | Services | TimelineReply | Detail | PeopleEvent | LinkUp | LinkDown | SupervisorGone
 
 
 class Pace(NamedTuple):
@@ -58,13 +65,22 @@ class Pace(NamedTuple):
     progress_per_s: float
 
 
+def _as_units(services: dict[str, Service]) -> dict[str, UnitStatus]:
+    """As a supervisor would say it."""
+    return {
+        name: UnitStatus(name, each.pid, each.status, each.restarts, each.uptime_s, each.last_stop)
+        for name, each in services.items()
+    }
+
+
 class World:
     """What is known now.
 
     Attributes:
         heard_ns: when the feed last said anything, on the screen's clock; 0 before it did.
         down: why the metrics process does not answer; empty where it does.
-        units: processes as the supervisor sees them; empty without one.
+        units: processes as the supervisor, or systemd, sees them; empty without either.
+        services: where systemd keeps the processes, its units, by process.
         details: what was asked for beyond the feed.
         people: who looks, what others did and said; logs; and how processes are while the metrics process is silent.
     """
@@ -83,6 +99,7 @@ class World:
         self.findings: tuple[Finding, ...] = ()
         self.recent: tuple[FinishedRequest, ...] = ()
         self.units: dict[str, UnitStatus] = {}
+        self.services: dict[str, Service] = {}
         self.timeline: TimelineReply | None = None
         self.details = Details()
         self.people = People()
@@ -103,9 +120,13 @@ class World:
                 self._take(event, now_ns)
             case Fleet():
                 self.supervised = True
-                self.units = {unit.name: unit for unit in event.units}
+                self.units, self.services = {unit.name: unit for unit in event.units}, {}
             case SupervisorGone():
-                self.supervised, self.units = False, {}
+                self.supervised = False
+                self.units = _as_units(self.services)
+            case Services() if not self.supervised:
+                self.services = {service.process: service for service in event.services}
+                self.units = _as_units(self.services)
             case TimelineReply():
                 self.timeline = event
             case LinkUp():

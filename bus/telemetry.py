@@ -29,11 +29,15 @@ PHASE_BOUNDS: Final = (
     0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.015, 0.025, 0.04, 0.06, 0.09, 0.13, 0.2,
     0.3, 0.5, 0.8, 1.5, 3.0, 10.0,
 )  # fmt: skip
+# CPU time for one token.
+TOKEN_BOUNDS: Final = tuple(us / 1e6 for us in (2, 5, 10, 15, 20, 25, 30, 40, 50, 75, 100, 200, 500, 1000, 10_000))
 BOUNDS_OF: Final = {  # others: LATENCY_BOUNDS
     "headrace_step_seconds": STEP_BOUNDS,
     "headrace_step_rows": ROW_BOUNDS,
     "headrace_step_phase_seconds": PHASE_BOUNDS,
     "headrace_guard_seconds": PHASE_BOUNDS,
+    "headrace_ingress_request_cpu_seconds": PHASE_BOUNDS,
+    "headrace_ingress_token_cpu_seconds": TOKEN_BOUNDS,
 }
 
 

@@ -17,9 +17,9 @@ from rich.table import Table
 from bus.catalogue import ModelMissing, locate
 from bus.config import Config
 from bus.messages.caching import CacheReport, CacheStatus, CalibrateCache, FlushCache, GetCache, GetCacheReport
-from bus.messages.control import Ok, Rejected
+from bus.messages.control import Ok, Question, Rejected, Reply
 from bus.names import state_directory
-from cli.control import Answer, Caller, Question, Unreachable, running_names
+from cli.control import Caller, Unreachable, running_names
 from cli.supervisor.logfiles import printable
 
 STATIC: Final = "cache-static"
@@ -128,7 +128,9 @@ def prepare(config: Config, encoder: Path | None) -> int:
             print(error, file=sys.stderr)
             return 69
     command = [sys.executable, "-m", "ingress.cache.semantic.prepare", str(encoder), str(state_directory() / STATIC)]
-    return subprocess.run(command, env=os.environ, check=False).returncode
+    # Beside whatever else runs here: threads that wait for each other do not keep the cores busy with that.
+    environment = {"GOMP_SPINCOUNT": "1000", **os.environ}
+    return subprocess.run(command, env=environment, check=False).returncode
 
 
 def _order(order: FlushCache | CalibrateCache, as_json: bool) -> int:
@@ -140,7 +142,7 @@ def _order(order: FlushCache | CalibrateCache, as_json: bool) -> int:
     return 0
 
 
-def _ask(question: Question) -> Answer | None:
+def _ask(question: Question) -> Reply | None:
     """What any ingress says; None where none does, which is told."""
     try:
         with Caller() as caller:

@@ -13,92 +13,10 @@ import msgspec
 from bus.identity import Visitor
 from bus.link import Link
 from bus.loop import PollLoop
-from bus.messages.caching import CacheReport, CacheStatus, CalibrateCache, FlushCache, GetCache, GetCacheReport
 from bus.messages.common import Nack
-from bus.messages.control import (
-    Access,
-    AccountsHeld,
-    Acknowledge,
-    Actions,
-    AddKey,
-    AddProject,
-    Audit,
-    Audited,
-    CancelRequest,
-    Drain,
-    Fleet,
-    FromProcess,
-    GetAccess,
-    GetAccounts,
-    GetActions,
-    GetFleet,
-    GetLimits,
-    GetStatus,
-    GuardsTried,
-    LimitsInForce,
-    Ok,
-    Rejected,
-    Reload,
-    ReplaceSecret,
-    Restart,
-    RevokeKey,
-    SetAllowance,
-    SetLimits,
-    SetLogLevel,
-    Silence,
-    Status,
-    Stop,
-    TryGuards,
-    Undrain,
-    Witness,
-)
+from bus.messages.control import Fleet, FromProcess, GetFleet, GetStatus, Question, Reply, Status
 from bus.names import CONTROL_DOOR, SUPERVISOR, InvalidName, parse_process, run_directory, socket_path
 from cli.supervisor.proc import start_ticks
-
-Question = (
-    GetStatus
-    | GetAccess
-    | GetActions
-    | GetFleet
-    | GetLimits
-    | Drain
-    | Undrain
-    | Stop
-    | Restart
-    | Audit
-    | CancelRequest
-    | SetLimits
-    | SetLogLevel
-    | Reload
-    | Acknowledge
-    | Silence
-    | Witness
-    | GetCache
-    | GetCacheReport
-    | FlushCache
-    | CalibrateCache
-    | TryGuards
-    | AddProject
-    | AddKey
-    | ReplaceSecret
-    | RevokeKey
-    | SetAllowance
-    | GetAccounts
-)
-Answer = (
-    Status
-    | Fleet
-    | Ok
-    | Rejected
-    | Audited
-    | LimitsInForce
-    | CacheStatus
-    | CacheReport
-    | GuardsTried
-    | AccountsHeld
-    | Access
-    | Actions
-)
 
 ASK_TIMEOUT_S: Final = 5.0
 STATUS_TIMEOUT_S: Final = 1.0
@@ -139,7 +57,7 @@ class Caller:
         self._loop = PollLoop()
         self._visitor = Visitor("cli", self._loop, run)
         self._links: dict[str, Link[Any]] = {}
-        self._answers: dict[int, Answer] = {}
+        self._answers: dict[int, Reply] = {}
         self._refusals: dict[str, str] = {}
         self._rid = 0
 
@@ -170,7 +88,7 @@ class Caller:
         self._links.clear()
         self._loop.close()
 
-    def ask(self, name: str, question: Question, timeout_s: float = ASK_TIMEOUT_S) -> Answer:
+    def ask(self, name: str, question: Question, timeout_s: float = ASK_TIMEOUT_S) -> Reply:
         """One answer of one process.
 
         Raises:
@@ -188,7 +106,7 @@ class Caller:
         link = self._links.get(name)
         return self._refusals.pop(name, "") or (link.refusal if link is not None else "")
 
-    def ask_all(self, questions: Mapping[str, Question], timeout_s: float = STATUS_TIMEOUT_S) -> dict[str, Answer]:
+    def ask_all(self, questions: Mapping[str, Question], timeout_s: float = STATUS_TIMEOUT_S) -> dict[str, Reply]:
         """Answers of many processes, asked at once. Those that do not answer in time are left out."""
         waiting: dict[int, str] = {}
         unsent: dict[str, Question] = {}
@@ -231,7 +149,7 @@ class Caller:
         def receive(message: Any) -> None:
             if isinstance(message, Nack):
                 self._refusals[name] = f"{message.reason}: {message.detail}"
-            elif isinstance(message, Answer):
+            elif isinstance(message, Reply):
                 self._answers[message.rid] = message
 
         return receive

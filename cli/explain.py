@@ -23,8 +23,9 @@ PATIENCE_S: Final = 3.0
 BAR: Final = 28
 MOST_ROWS: Final = 24
 MARGIN: Final = 44  # columns before the text
-_RESPONSE: Final = re.compile(r"(chatcmpl-|cmpl-|resp_|msg_)([0-9a-f]{16})(:\d+)?")
+_RESPONSE: Final = re.compile(r"(chatcmpl-|cmpl-|resp_|msg_|embd-|rerank-|req_)([0-9a-f]{16})(:\d+)?")
 _HEX: Final = re.compile(r"(0x)?([0-9a-f]{4,16})")
+_CALLED: Final = re.compile(r"[\x21-\x7e]{1,512}")
 _COLOURS: Final[dict[str, str]] = {
     "ingress": "cyan", "queue": "yellow", "prefill": "magenta", "decode": "blue", "recovery": "red",
     "delivery": "cyan",
@@ -49,17 +50,19 @@ def question(text: str) -> GetTimeline:
     Raises:
         NotAnId: it is neither.
     """
-    given = text.strip().lower()
-    if (response := _RESPONSE.fullmatch(given)) is not None:
+    given = text.strip()
+    if (response := _RESPONSE.fullmatch(given.lower())) is not None:
         name = f"{response[1]}{response[2]}"
         return GetTimeline(1, int(response[2], 16), name)
-    if (number := _HEX.fullmatch(given)) is not None:
+    if (number := _HEX.fullmatch(given.lower())) is not None:
         digits = number[2]
         exact = int(digits, 16) if len(digits) > 8 else 0
-        return GetTimeline(1, exact, suffix=digits.lstrip("0") or "0")
+        return GetTimeline(1, exact, given, suffix=digits.lstrip("0") or "0")
+    if _CALLED.fullmatch(given) is not None:
+        return GetTimeline(1, 0, given)
     raise NotAnId(
-        f"{printable(text)} is no request id: give that of a response (chatcmpl-…, cmpl-…), or 4 to 16 hexadecimal "
-        "digits as `headrace top` shows them"
+        f"{printable(text)} is no request id: give that of a response (chatcmpl-…, cmpl-…), 4 to 16 hexadecimal digits "
+        "as `headrace top` shows them, or what the client called it (X-Client-Request-Id)"
     )
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bus.guard_config import GuardConfig
+from bus.config import GuardConfig
 from bus.messages.control import GuardsTried, GuardVerdict, Rejected, TryGuards
 from cli.control import Caller, Unreachable
 from cli.supervisor.logfiles import printable

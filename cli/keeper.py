@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
-from bus.messages.control import Fleet, GetFleet, Ok, Rejected, Restart
+from bus.messages.control import Fleet, GetFleet, Ok, Rejected, Reply, Restart
 from bus.names import SUPERVISOR
-from cli.control import Answer, Caller, Unreachable, running_names
+from cli.control import Caller, Unreachable, running_names
 from cli.supervisor.logfiles import last_lines, log_path
 
 PATIENCE_S: Final = 30.0  # with a supervisor that lives and does not answer: a slow disk may hold it up
@@ -78,7 +78,7 @@ def kept_by_systemd(run: Path) -> bool:
     return SUPERVISOR not in running_names(run) and loaded(run)
 
 
-def ask_supervisor(caller: Caller, question: GetFleet | Restart) -> Answer:
+def ask_supervisor(caller: Caller, question: GetFleet | Restart) -> Reply:
     """What the supervisor answers. Asked again where that does not come: both questions may be repeated.
 
     Raises:

@@ -70,7 +70,7 @@ class Ledger(Protocol):
         """What computing it took, told after its end."""
         ...
 
-    def rejected(self, whose: Whose, received_ns: int) -> None:
+    def rejected(self, request: int, whose: Whose, received_ns: int) -> None:
         """A call was turned away."""
         ...
 
@@ -84,7 +84,7 @@ class NoLedger:
     def computed(self, request: int, compute_ns: int, prefill_ns: int) -> None:
         """See `Ledger`."""
 
-    def rejected(self, whose: Whose, received_ns: int) -> None:
+    def rejected(self, request: int, whose: Whose, received_ns: int) -> None:
         """See `Ledger`."""
 
 
@@ -132,7 +132,7 @@ class Accounts:
         if used.computed is None:
             self._waiting[used.request] = now_ns + PATIENCE_NS
 
-    def rejected(self, whose: Whose, received_ns: int) -> None:
+    def rejected(self, request: int, whose: Whose, received_ns: int) -> None:
         """A call was turned away."""
         now_ns = time.monotonic_ns()
         self._rejects = max(0.0, self._rejects - (now_ns - self._rejects_ns) * REJECTED_A_SECOND / 1e9)
@@ -142,8 +142,8 @@ class Accounts:
         self._rejects += 1
         self._add(
             UsageRecord(
-                secrets.randbits(63), time.time_ns() // 1_000_000, whose.model, whose.tenant, whose.key, "rejected",
-                0, 0, 0, 0, 0, max(0, now_ns - received_ns),
+                request or secrets.randbits(63), time.time_ns() // 1_000_000, whose.model, whose.tenant, whose.key,
+                "rejected", 0, 0, 0, 0, 0, max(0, now_ns - received_ns),
             )
         )  # fmt: skip
 

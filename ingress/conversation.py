@@ -8,6 +8,7 @@ No socket and no clock here: messages go out through `send`, time comes in as `n
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -36,8 +37,9 @@ from ingress.accounts import Ledger, NoLedger, Used, Whose
 from ingress.awaited import Awaited
 from ingress.errors import ApiError, deadline, from_refusal, not_ready
 from ingress.generation import Generation, token_text
+from ingress.metering import Meter, NoMeter
 from ingress.models import ServedModel
-from ingress.streams import AbortReason, Piece, Stream
+from ingress.streams import BUDGET, AbortReason, Piece, Stream
 
 log = logging.getLogger(__name__)
 
@@ -87,8 +89,8 @@ class _Live:
     """A request from `open` to its last piece."""
 
     __slots__ = (
-        "asked", "asked_ns", "generation", "opened", "order", "refusals", "retry_ns", "sent", "stream", "text_ns",
-        "waits_ns",
+        "asked", "asked_ns", "generation", "look_at", "opened", "order", "refusals", "retry_ns", "sent", "stream",
+        "text_ns", "waits_ns",
     )  # fmt: skip
 
     def __init__(
@@ -103,6 +105,7 @@ class _Live:
         self.asked_ns = 0  # when missing tokens were asked for
         self.asked = 0
         self.text_ns = 0  # that it took to make text of its tokens
+        self.look_at = sys.maxsize  # after how many tokens to look how far it may go
 
     @property
     def settled(self) -> bool:
@@ -119,6 +122,7 @@ class Conversation:
         tell: for requests' timelines.
         clock: of `now_ns`; how long text takes is measured with it.
         ledger: is told what requests used; None where nobody wants to know.
+        meter: says how far answers may go; None where that has no limit.
     """
 
     def __init__(
@@ -128,7 +132,9 @@ class Conversation:
         tell: Callable[[TimelineEvent], None],
         clock: Callable[[], int],
         ledger: Ledger | None = None,
+        meter: Meter | None = None,
     ) -> None:
+        self._meter: Meter = meter or NoMeter()
         self._model, self._send, self._tell, self._clock = model, send, tell, clock
         self._ledger: Ledger = ledger or NoLedger()
         self._live: dict[int, _Live] = {}
@@ -150,6 +156,8 @@ class Conversation:
         if order.prompt_logprobs >= 0:
             stream.prompt_logprobs = [None] * generation.prompt_tokens
         live = self._live[order.request] = _Live(order, generation, stream, opened, now_ns)
+        if (look_at := self._meter.look_at(order.request)) is not None:
+            live.look_at = look_at
         self._restless[order.request] = live
         if self._model.up:
             self._submit(live, now_ns)
@@ -372,6 +380,8 @@ class Conversation:
                 self._account(live, piece, piece.finish.reason, computed)
             live.stream.push(piece)
         if verdict == "going":
+            if (drawn := len(live.generation.emitted)) >= live.look_at:
+                self._look(live, drawn)
             return
         if verdict == "gap":
             self._ask_again(live, now_ns)
@@ -380,6 +390,20 @@ class Conversation:
         self._note(live.order.request, done_ns, "told", live.text_ns)
         if verdict == "stopped":
             self._abort(live, "stop")
+
+    def _look(self, live: _Live, drawn: int) -> None:
+        """It is about to need more than it has of its budget: end it where there is none."""
+        assert isinstance(live.generation, Generation)
+        look_at = self._meter.may_go_on(live.order.request, drawn)
+        if look_at is not None:
+            live.look_at = look_at
+            return
+        del self._live[live.order.request]
+        self._abort(live, "stop")
+        last = live.generation.end("length", stop_reason=BUDGET)
+        self._account(live, last, "length", None)
+        self._note(live.order.request, self._clock(), "told", live.text_ns)
+        live.stream.push(last)
 
     def _ask_again(self, live: _Live, now_ns: int) -> None:
         if live.asked and now_ns - live.asked_ns < ASK_AGAIN_S * 1e9:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from bus.identity import Identity
 from bus.link import Link
-from bus.messages.requests import ModelFacts, ToIngress
+from bus.messages.requests import Deltas, ModelFacts, ToIngress
 from bus.messages.telemetry import TimelineEvent, TimelineKind
 from bus.names import REQUESTS_DOOR, scheduler_name
 from ingress.accounts import Ledger, NoLedger
@@ -29,7 +29,9 @@ from ingress.errors import ApiError, invalid_request, model_not_found, not_ready
 from ingress.generation import Generation
 from ingress.health import ModelHealth, health
 from ingress.job import Job, place, place_again
+from ingress.metering import Meter, NoMeter
 from ingress.models import ServedModel
+from ingress.overhead import Overhead
 from ingress.records import Drawn
 from ingress.streams import AbortReason, Finish, Piece, Stream, TokenText, Usage
 
@@ -53,14 +55,23 @@ class Engine:
 
     Args:
         ledger: is told what requests used.
+        meter: says how far answers may go.
 
     Attributes:
         models: by name, as configured.
     """
 
     def __init__(
-        self, life: Process, models: Sequence[ServedModel], *, max_streams: int, ledger: Ledger | None = None
+        self,
+        life: Process,
+        models: Sequence[ServedModel],
+        *,
+        max_streams: int,
+        ledger: Ledger | None = None,
+        meter: Meter | None = None,
     ) -> None:
+        self._meter = meter or NoMeter()
+        self._overhead = Overhead(life.telemetry)
         self.models: Mapping[str, ServedModel] = {model.name: model for model in models}
         self._life, self._max_streams, self._ledger = life, max_streams, ledger
         self._known = {model.name: asyncio.Event() for model in models}  # what its scheduler knows of its replicas
@@ -89,10 +100,7 @@ class Engine:
                 context, values the model refuses; 429 queue or streams full; 503 not ready, too late.
         """
         model = self.model(job.model)
-        if self.open_streams + self._waiting >= self._max_streams:
-            self._count_refused(model, "streams")
-            raise overloaded(f"All {self._max_streams} streams of this server are in use.", 1.0)
-        await self.known(model, OPEN_PATIENCE_S)
+        await self.expect(model)
         now_ns = self._life.loop.now_ns()
         order, generation = place(job, model, job.request or secrets.randbits(63), now_ns)
         self._note_prepared(job, order.request, generation.prompt_tokens, now_ns)
@@ -126,10 +134,7 @@ class Engine:
         """
         if model.encoder is None:
             raise invalid_request(f"The model {model.name!r} generates text, and encodes nothing.", param="model")
-        if self.open_streams + self._waiting >= self._max_streams:
-            self._count_refused(model, "streams")
-            raise overloaded(f"All {self._max_streams} streams of this server are in use.", 1.0)
-        await self.known(model, OPEN_PATIENCE_S)
+        await self.expect(model)
         now_ns = self._life.loop.now_ns()
 
         async def opens(order: Order, awaited: Awaited, *, promised: bool) -> Stream:
@@ -176,12 +181,26 @@ class Engine:
         model, now_ns = self.model(job.model), self._life.loop.now_ns()
         (order, generation), told = place_again(job, model, request, now_ns, adopted, drawn)
         self._note(request, now_ns, "adopted", value=adopted)
+        prompt, room = len(job.prompt), max(1, model.context_tokens - len(job.prompt))
+        most = room if job.max_tokens is None else min(room, job.max_tokens)
+        self._meter.adopt(request, job.key, model.name, prompt if job.counts_prompt else 0, most)
         return self._conversations[model.name].open(order, generation, None, now_ns), told
 
     def health(self, model: ServedModel) -> ModelHealth:
         """Whether a model could answer now, and whether its work gets on, as its scheduler says; nobody is asked."""
         link = self._links[model.name]
         return health(model, scheduler_name(model.name), link.silent_ns, self._life.loop.now_ns())
+
+    async def expect(self, model: ServedModel) -> None:
+        """Return when a request could be handed to the model's scheduler.
+
+        Raises:
+            ApiError: 429 streams full; 503 not ready in time.
+        """
+        if self.open_streams + self._waiting >= self._max_streams:
+            self._count_refused(model, "streams")
+            raise overloaded(f"All {self._max_streams} streams of this server are in use.", 1.0)
+        await self.known(model, OPEN_PATIENCE_S)
 
     async def known(self, model: ServedModel, patience_s: float) -> None:
         """Wait until the model's scheduler has said what a request must know of it. One that has just come back says
@@ -208,11 +227,13 @@ class Engine:
         """Answers under way."""
         return sum(map(len, self._conversations.values()))
 
-    def name(self, requests: Iterable[int], response: str) -> None:
-        """These are the choices of a response: under its id their client knows them."""
+    def name(self, requests: Iterable[int], response: str, called: str = "") -> None:
+        """These are the choices of a response: under its id their client knows them, or as what it `called` it."""
         now_ns = self._life.loop.now_ns()
         for request in requests:
             self._tell(TimelineEvent(request, now_ns, "named", detail=response))
+            if called:
+                self._tell(TimelineEvent(request, now_ns, "called", detail=called))
 
     def delivered(self, requests: Iterable[int], waited_ns: int) -> None:
         """All of these answers was written to their client, which was waited for so long."""
@@ -259,7 +280,9 @@ class Engine:
 
     def _talk(self, model: ServedModel) -> Conversation:
         now_ns = self._life.loop.now_ns
-        return Conversation(model, lambda body: self._links[model.name].send(body), self._tell, now_ns, self._ledger)
+        return Conversation(
+            model, lambda body: self._links[model.name].send(body), self._tell, now_ns, self._ledger, self._meter
+        )
 
     def _connect(self, name: str, talk: Conversation) -> Link[Message]:
         loop = self._life.loop
@@ -268,8 +291,11 @@ class Engine:
             self._life.progressed()
             if isinstance(message, ModelFacts):
                 (self._known[name].set if message.root else self._known[name].clear)()
+            begun_ns = self._overhead.now_ns()
             try:
                 talk.receive(message, loop.now_ns())
+                if isinstance(message, Deltas) and message.tokens:
+                    self._overhead.of_tokens(len(message.tokens) // 4, begun_ns)
             except ValueError as error:  # packed numbers that do not fit: nobody else's stream may suffer from it
                 log.error("the scheduler of %s sent a message that makes no sense: %s", name, error)
 

@@ -131,12 +131,15 @@ class Generation:
         finish = self._finish(finished, found)
         return Taken(self._piece(text, finish, cut=found is not None), "finished" if finished else "stopped")
 
-    def end(self, finish_reason: Literal["abort", "error"], error: str) -> Piece:
+    def end(
+        self, finish_reason: Literal["abort", "error", "length"], error: str = "", stop_reason: str | None = None
+    ) -> Piece:
         """End it from this side: the last piece, with the text held back so far."""
         text, found = self._flush()
         usage = self._usage()
         return (
-            self._piece(text, Finish(finish_reason, usage, None, error, self.timing), cut=found is not None) or Piece()
+            self._piece(text, Finish(finish_reason, usage, stop_reason, error, self.timing), cut=found is not None)
+            or Piece()
         )
 
     # --- text ------------------------------------------------------------------------------------------------------

@@ -83,7 +83,7 @@ class IngressService:
         metrics = self._observe()
         ledger = Overheard(self._accounts or NoLedger())
         admission = Admission(self._gate, ledger)
-        self._engine = Engine(self._life, models, max_streams=settings.max_streams, ledger=ledger)
+        self._engine = Engine(self._life, models, max_streams=settings.max_streams, ledger=ledger, meter=self._gate)
         try:
             guards = self._guards = Guards(
                 build(self._life.config.guard, partial(judge, self._engine, self._life.loop.now_ns)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable, Iterable
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -13,6 +13,7 @@ from bus.messages.requests import FinishReason, TokenLogprobs
 from ingress.timing import Timing
 
 AbortReason = Literal["client", "stop", "deadline", "shutdown"]
+BUDGET: Final = "budget"  # `stop_reason` of an answer that ended because its budget had nothing left for it
 ContentKind = Literal["text", "reasoning", "tool", "refusal"]
 EndReason = FinishReason | Literal["content_filter"]
 
@@ -46,8 +47,8 @@ class Finish(msgspec.Struct, frozen=True, gc=False):
     """How an answer ended.
 
     Attributes:
-        stop_reason: the stop string that was found or the caller's stop token that was drawn; `None` at the end of
-            sequence and for every other reason.
+        stop_reason: the stop string that was found or the caller's stop token that was drawn; `BUDGET` where `reason`
+            is "length" and that was the limit; `None` at the end of sequence and for every other reason.
         error: what to tell the client where `reason` is "error" or "abort".
         timing: where its time went, where that was asked for.
         guards: what was found in it and what followed, by guard.
@@ -59,6 +60,11 @@ class Finish(msgspec.Struct, frozen=True, gc=False):
     error: str = ""
     timing: Timing | None = None
     guards: tuple[tuple[str, str], ...] = ()
+
+
+def cut_short(finish: Finish) -> bool:
+    """Whether it would have gone on for somebody with a larger budget."""
+    return finish.reason == "length" and finish.stop_reason == BUDGET
 
 
 class Part(msgspec.Struct, frozen=True, gc=False):
@@ -126,8 +132,10 @@ def parts_of(piece: Piece) -> tuple[Part, ...]:
 
 
 def joined(parts: Iterable[Part]) -> tuple[Part, ...]:
-    """Neighbours of one kind, and of one call, as one."""
-    groups = itertools.groupby(parts, key=lambda part: (part.kind, part.call, part.name))
+    """Neighbours of one kind, and of one call, as one. What is empty parts nothing, but for a call that begins: a
+    detector sees the text on both its sides as one."""
+    kept = (part for part in parts if part.text or part.call >= 0)
+    groups = itertools.groupby(kept, key=lambda part: (part.kind, part.call, part.name))
     return tuple(Part(kind, "".join(part.text for part in group), call, name) for (kind, call, name), group in groups)
 
 

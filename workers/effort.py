@@ -66,8 +66,8 @@ class Effort(NamedTuple):
         return Step(float(read), operations)
 
 
-def effort_of(weights: Prepared, kv: KvShape) -> Effort:
-    """Of loaded weights."""
+def effort_of(weights: Prepared, kv: KvShape, attends_in: str) -> Effort:
+    """Of loaded weights. `attends_in`: the numbers of attention, as `workers.engine.Engine` has it."""
     a, shard, tensors = weights.architecture, weights.shard, weights.tensors
     head = "head" if any(name.partition(".")[0] == "head" for name in tensors) else "embedding"
 
@@ -78,11 +78,11 @@ def effort_of(weights: Prepared, kv: KvShape) -> Effort:
     matrices = a.hidden * (width * (2 * heads + 2 * kv_heads) + 3 * len(shard.intermediate))
     kv_token = kv.page_bytes // kv.page_tokens // kv.kv_heads * kv_heads
     if weights.kernels is None:
-        products = attention = str(weights.dtype).removeprefix("torch.")
+        products = str(weights.dtype).removeprefix("torch.")
     else:
         bits = int(tensors["0.gate.form"][0]) if "0.gate.form" in tensors else 32
-        products, attention = "int8" if bits <= CODES_UP_TO_BITS else "float32", "float32"
+        products = "int8" if bits <= CODES_UP_TO_BITS else "float32"
     return Effort(
         sum(size(str(layer)) for layer in range(a.layers)), size(head), 2 * a.layers * matrices,
-        2 * a.hidden * len(shard.vocabulary), 4 * a.layers * heads * width, kv_token, products, attention,
+        2 * a.hidden * len(shard.vocabulary), 4 * a.layers * heads * width, kv_token, products, attends_in,
     )  # fmt: skip

@@ -21,13 +21,14 @@ import torch
 from bus.config import ModelConfig
 from workers.host import Unsuitable, cpu_flags, dtype_of
 from workers.kernels.build import NoKernels, library
+from workers.kernels.library import attention_of
 from workers.kernels.pack import Kernels, Scheme
 from workers.models.config import DTYPES
 
 log = logging.getLogger(__name__)
 
 # Of what the kernels compute. Whatever changes a bit of KV makes this another number, and prefixes are not shared.
-_NUMERICS = 2
+_NUMERICS = 3
 
 
 class Engine(NamedTuple):
@@ -36,19 +37,29 @@ class Engine(NamedTuple):
     Attributes:
         dtype: of KV, and of torch's computation.
         kernels: None where torch computes.
+        attention: what the kernels compute it by, on pages of bfloat16; else empty.
     """
 
     dtype: torch.dtype
     kernels: Kernels | None
+    attention: str = ""
 
     @property
     def name(self) -> str:
         """For people."""
         if self.kernels is None:
             return str(self.dtype).removeprefix("torch.")
-        return {"file": "the file's own bits", "floats": "floats, deterministic"}.get(
+        scheme = {"file": "the file's own bits", "floats": "floats, deterministic"}.get(
             self.kernels.scheme, self.kernels.scheme
         )
+        return f"{scheme}, attention by {self.attention}" if self.attention else scheme
+
+    @property
+    def attends_in(self) -> str:
+        """The numbers that attention multiplies, in torch's words."""
+        if self.kernels is None:
+            return str(self.dtype).removeprefix("torch.")
+        return "float32" if self.attention in ("", "FMA") else "bfloat16"
 
     @property
     def numerics(self) -> bytes:
@@ -69,9 +80,21 @@ def choose(model: ModelConfig, device: torch.device, threads: int, path: Path) -
     if dtype is torch.float16:
         return without_kernels(model, device, "the CPU kernels do not take float16; bfloat16 and float32 they do")
     try:
-        return Engine(dtype, Kernels(library(cpu_flags()), threads, scheme))
+        kernels = Kernels(library(cpu_flags()), threads, scheme)
     except NoKernels as problem:
         return without_kernels(model, device, str(problem))
+    return Engine(dtype, kernels, _attention(model, kernels) if dtype is torch.bfloat16 else "")
+
+
+def _attention(model: ModelConfig, kernels: Kernels) -> str:
+    found = attention_of(kernels.library)
+    if found.refused:
+        log.warning(
+            "%s: attention is computed by fused multiply-adds, which takes longer: %s sums otherwise on this processor",
+            model.name,
+            found.refused,
+        )
+    return found.by
 
 
 def without_kernels(model: ModelConfig, device: torch.device, problem: str) -> Engine:

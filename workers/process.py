@@ -210,7 +210,7 @@ class WorkerService:
         model = build(loaded.weights, self._group, self._assignment.device)
         executor = Executor(model, self._slots, pages, self._group)
         registered = loaded.registered(self._assignment, self._group_number)
-        effort = effort_of(loaded.weights, loaded.kv)
+        effort = effort_of(loaded.weights, loaded.kv, loaded.engine.attends_in)
         self._conversation = Conversation(self._life, registered, executor, self._group, self._pages, effort)
         self._life.ready()
 

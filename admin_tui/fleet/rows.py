@@ -31,6 +31,7 @@ COLUMNS: Final = (
     Column("cpu", "CPU %", 5, True),
     Column("rss", "RSS", 6, True, screen=100),
     Column("exit", "LAST EXIT", 16, screen=116),
+    Column("service", "SYSTEMD UNIT", 38, screen=170),
 )
 SORTS: Final = ("unit", "cpu", "rss", "run", "wait", "since", "restarts")
 FAULTY: Final = ("late", "dead")
@@ -80,6 +81,7 @@ def facts(world: World, name: str) -> dict[str, Value]:
         "cpu": 100 * world.pace(name).cores,
         "rss": sample.rss_bytes if sample else 0,
         "exit": unit.last_exit if unit else "",
+        "service": service.unit if (service := world.services.get(name)) else "",
     }
     if world.vitals:  # the metrics process is silent: what it said last is not how things are
         known |= {"run": -1, "wait": -1, "pace": 0.0, "cpu": 0.0, "rss": 0}
@@ -116,6 +118,7 @@ def _row(scene: Scene, f: dict[str, Value]) -> Cells:
         "cpu": Text(f"{float(f['cpu']):.0f}" if there else NOTHING, number),
         "rss": Text(size(float(f["rss"])) if f["rss"] else NOTHING, number),
         "exit": Text(sanitize(str(f["exit"]), 40) or NOTHING, palette.SOFT),
+        "service": Text(sanitize(str(f["service"]), 64) or NOTHING, palette.SOFT),
     }
 
 
@@ -146,9 +149,21 @@ def detail(scene: Scene, name: str | None, width: int, height: int) -> list[Text
     head.append(f"   epoch {f['epoch'] or NOTHING}   pid {f['pid'] or NOTHING}", palette.SOFT)
     restarts = Text(f"restarts {f['restarts']}   last exit {sanitize(str(f['exit']), 40) or 'none'}", palette.SOFT)
     lines.append(spread(head, restarts, width))
-    place = _place(world, name)
-    lines += [place] if place else []
+    lines += [line for line in (_service(world, name), _place(world, name)) if line is not None]
     return [*lines, *_instruments(scene, name, width, height - len(lines))]
+
+
+def _service(world: World, name: str) -> Text | None:
+    """What systemd says of its unit; restarts and the last end are in the line above."""
+    service = world.services.get(name)
+    if service is None:
+        return None
+    memory = size(service.memory) if service.memory else NOTHING
+    if service.most:
+        memory += f" of {size(service.most)}"
+    return pairs(
+        ("unit", sanitize(service.unit, 64)), ("is", sanitize(service.state, 32)), ("memory", memory)
+    )  # fmt: skip
 
 
 def _place(world: World, name: str) -> Text | None:

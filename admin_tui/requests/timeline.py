@@ -211,6 +211,8 @@ def _told(event: TimelineEvent, began: int, previous: int, events: Sequence[Time
             return "refused", detail
         case "named":
             return "ingress", f"a choice of {detail}"
+        case "called":
+            return "ingress", f"its client calls it {detail}"
         case "parsed":
             return "ingress", f"request read and parsed in {since_previous}"
         case "rendered":

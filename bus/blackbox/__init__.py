@@ -8,6 +8,7 @@
 | `recorder` | the writing side: a process has one, its endpoints and log write it |
 | `files`    | which files there are, and which are let go                         |
 | `reading`  | the reading side: recordings of the dead and of the living          |
+| `crashes`  | which crash reports there are, by their names                       |
 
 A record is two copies of some hundred bytes and a check sum; nothing is flushed, nothing waits. Reading needs nothing
 from the process: what it was writing when it died is told by its check sum. What is made of records for people is not

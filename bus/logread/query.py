@@ -9,7 +9,7 @@ from bus.logread.records import LEVELS, Level, LogRecord
 
 LONGEST_PATTERN: Final = 200
 _UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
-_PREFIX: Final = re.compile(r"^(?:chatcmpl-|cmpl-|resp_|msg_|req-)")
+_PREFIX: Final = re.compile(r"^(?:chatcmpl-|cmpl-|resp_|msg_|embd-|rerank-|req_)")
 
 
 class BadQuery(ValueError):

@@ -459,29 +459,26 @@ class GuardsTried(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=11
     text: str
 
 
-ToProcess = (
-    Hello
-    | Heartbeat
-    | Nack
-    | Bye
-    | GetStatus
+# What is asked at a process's door, and what it can answer.
+Question = (
+    GetStatus
+    | GetAccess
+    | GetActions
+    | GetFleet
+    | GetLimits
+    | GetNotes
     | Drain
     | Undrain
     | Stop
     | Restart
-    | SetLogLevel
-    | GetFleet
-    | CancelRequest
     | Audit
-    | GetAccess
+    | CancelRequest
     | SetLimits
-    | GetLimits
+    | SetLogLevel
     | Reload
     | Acknowledge
     | Silence
-    | GetNotes
     | Witness
-    | GetActions
     | GetCache
     | GetCacheReport
     | FlushCache
@@ -498,22 +495,7 @@ ToProcess = (
 Answer = (
     Fleet | Ok | Rejected | Audited | LimitsInForce | Notes | CacheStatus | CacheReport | GuardsTried | AccountsHeld
 )
-FromProcess = (
-    Welcome
-    | Heartbeat
-    | Nack
-    | Bye
-    | Status
-    | Fleet
-    | Ok
-    | Rejected
-    | Audited
-    | Access
-    | LimitsInForce
-    | Notes
-    | Actions
-    | CacheStatus
-    | CacheReport
-    | GuardsTried
-    | AccountsHeld
-)
+Reply = Answer | Status | Access | Actions
+
+ToProcess = Hello | Heartbeat | Nack | Bye | Question
+FromProcess = Welcome | Heartbeat | Nack | Bye | Reply

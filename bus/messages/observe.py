@@ -38,7 +38,7 @@ class GetTimeline(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=12
 
     Attributes:
         request: 0 where it is to be found by the others.
-        response: the id that its client sees; its first choice is meant.
+        response: the id that its client sees, whose first choice is meant; or what a client called it, the latest so.
         suffix: of the request's id in hexadecimal, as screens show it.
     """
 

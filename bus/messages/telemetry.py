@@ -73,6 +73,7 @@ TimelineKind = Literal[
     "orphaned",  # ingress: its scheduler went away; detail = how
     "adopted",  # ingress: taken over from one that died; value = how often
     "told",  # ingress: the answer is text; value = ns that this took in all
+    "called",  # ingress: detail = what its client calls it
     "delivered",  # ingress: written to the client; value = ns that the writing waited for it
 ]
 

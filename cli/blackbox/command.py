@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import re
 import sys
 import time
@@ -71,7 +72,7 @@ def show(asked: Asked) -> int:
     if not asked.as_json:
         for each in chosen:
             if each.fatal and asked.name:
-                print(f"\n{each.process} ended by a fatal signal:\n{_clean(each.fatal)}")
+                print(f"\n{printable(each.process)} ended by a fatal signal:\n{_clean(each.fatal)}")
     if asked.follow:
         _follow(asked, requests, max((entry.at_ns for entry in entries), default=0))
     elif not entries:
@@ -126,7 +127,8 @@ def _worth(entries: list[Entry], asked: Asked) -> list[Entry]:
 
 def _print(entries: list[Entry], asked: Asked) -> None:
     for entry in entries:
-        print(msgspec.json.encode(entry).decode() if asked.as_json else line(entry, process=not asked.name))
+        # With \\u for all but ASCII: a report may be from anywhere, and JSON escapes less than terminals obey.
+        print(json.dumps(msgspec.to_builtins(entry)) if asked.as_json else line(entry, process=not asked.name))
     sys.stdout.flush()
 
 

@@ -15,8 +15,8 @@ _LONGEST: Final = 60  # characters of a text within a message
 
 def line(entry: Entry, *, process: bool) -> str:
     """`process`: say whose it is."""
-    when = datetime.datetime.fromisoformat(entry.at).astimezone().strftime("%H:%M:%S.%f")[:-3]
-    who = f"{entry.process:<22} " if process else ""
+    when = _clock(entry.at)
+    who = printable(f"{entry.process:<22} ") if process else ""
     if entry.kind in _ARROWS:
         what = (
             f"{_ARROWS[entry.kind]} {entry.peer:<22} {entry.message or entry.kind:<12} {entry.size:>7}  {says(entry)}"
@@ -26,8 +26,19 @@ def line(entry: Entry, *, process: bool) -> str:
     if entry.kind == "log":  # begins with a time and a name of its own
         lines[0] = lines[0].replace(f" {entry.process} ", " ", 1).partition(" ")[2]
     return "\n".join(
-        [f"{when} {who}· {entry.kind:<5} {lines[0]}", *(" " * (len(when) + len(who) + 9) + more for more in lines[1:])]
+        [
+            f"{when} {who}· {printable(entry.kind):<5} {lines[0]}",
+            *(" " * (len(when) + len(who) + 9) + more for more in lines[1:]),
+        ]
     )
+
+
+def _clock(at: str) -> str:
+    """Here, to the millisecond; a report from elsewhere may say anything."""
+    try:
+        return datetime.datetime.fromisoformat(at).astimezone().strftime("%H:%M:%S.%f")[:-3]
+    except (ValueError, OverflowError):
+        return "--:--:--.---"
 
 
 def says(entry: Entry) -> str:
@@ -36,8 +47,10 @@ def says(entry: Entry) -> str:
         return entry.text
     if not entry.fields:
         return "longer than what is kept" if entry.cut else ""
-    special = _SPECIAL.get(entry.message)
-    return special(entry.fields) if special is not None else _generic(entry.fields)
+    try:
+        return _SPECIAL.get(entry.message, _generic)(entry.fields)
+    except (KeyError, TypeError, ValueError):  # a message of another release, or of no release
+        return _generic(entry.fields)
 
 
 def _plan(f: dict[str, Any]) -> str:

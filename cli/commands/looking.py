@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -69,7 +70,8 @@ def explain(request: str, *, json: Switch = False) -> int:
     where the metrics process does not answer.
 
     Args:
-        request: Id of a response (of a stream also in its header X-Request-Id), or of a request.
+        request: Id of a response (of every answer in its header X-Request-Id), of a request, or what the client called
+            it (X-Client-Request-Id).
         json: For programs: {"request": "...", "verdict": "...", "spans": [...], "events": [...]}.
     """
     from cli.explain import explain as tell
@@ -253,7 +255,8 @@ def report(
     For example:
 
         headrace report -o /tmp/report.tar.gz
-        headrace report list                        # those that the supervisor wrote at crashes
+        headrace report list                        # those that were written at crashes
+        headrace report show /tmp/report.tar.gz     # what is in one, from any host
         headrace blackbox --bundle /tmp/report.tar.gz --since 10s
 
     Keys, tokens and credentials are removed, prompts and answers are never in it. It works while nothing runs, too.
@@ -264,12 +267,46 @@ def report(
         crash: Name of a process that died: the report goes to the crash reports, and the oldest of them is let go.
         cause: With --crash, what it died of.
     """
-    from cli.report.command import crash_report
+    from cli.report.command import NICE, crash_report
     from cli.report.command import report as write
 
     if crash:
+        os.nice(NICE)
         return crash_report(load(config)[0], crash, cause)
     return write(load(config)[0] if config is not None else None, output)
+
+
+@report_app.command(name="ended", show=False)
+def report_ended(*, config: ConfigFile = None) -> int:
+    """Take the notes that units left as they ended, and write a crash report where one is due. For systemd.
+
+    Args:
+        config: Configuration file.
+    """
+    from cli.report.command import units_ended
+
+    return units_ended(load(config)[0])
+
+
+@report_app.command(name="show")
+def report_show(bundle: Path, *, part: str = "") -> int:
+    """What a report says, of this host or another: who died, versions, processes, units, last log lines and messages.
+
+    For example:
+
+        headrace report show report.tar.gz
+        headrace report show report.tar.gz --part logs/systemd.log
+
+    Nothing is unpacked to disk, and nothing in it can reach the terminal or other files. Exit code 1 where it is
+    refused.
+
+    Args:
+        bundle: The file.
+        part: Print this part of it instead.
+    """
+    from cli.report.command import show
+
+    return show(bundle, part)
 
 
 @report_app.command(name="list")

@@ -7,5 +7,6 @@ prompts or answers.
 | `host`     | versions and the machine                                     |
 | `contents` | the parts: configuration, status, metrics, logs, recordings  |
 | `bundle`   | the file: writing, reading, listing, letting old ones go     |
+| `shown`    | a report from anywhere as text                               |
 | `command`  | the command                                                  |
 """

@@ -4,7 +4,7 @@ be had is no failure: its reason stands in its place."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -26,8 +26,12 @@ from cli.report.secrets import Secrets
 from cli.status import gather
 from cli.supervisor.logfiles import log_directory
 from cli.supervisor.state import CONFIG_COPY, STATE_FILE
+from cli.systemd import telling
+from cli.systemd.ends import End
+from cli.systemd.running import loaded
 
 LOG_BYTES: Final = 256 << 10  # of the end of each log
+JOURNAL_BYTES: Final = 2 << 20  # of the end of what journalctl prints
 ENTRIES: Final = 5_000  # of the end of each recording
 FATAL_BYTES: Final = 256 << 10
 MOST_FILES: Final = 2_000  # that are listed with their sizes
@@ -41,26 +45,39 @@ class Part(NamedTuple):
     data: bytes
 
 
-def parts(config: Config | None, secrets: Secrets) -> Iterator[Part]:
-    """All of them; what the caller knows beside is its own to add.
+def parts(config: Config | None, secrets: Secrets, ends: Sequence[End] = ()) -> Iterator[Part]:
+    """All of them.
 
     Args:
         config: in force; None takes that of the running stack, or what is left of it.
+        ends: of the units that the report is about.
     """
     config = config or _running_config()
-    plain: tuple[tuple[str, Callable[[], Any]], ...] = (
-        ("host.json", describe),
-        ("status.json", _status),
-        ("supervisor.json", lambda: msgspec.json.decode((run_directory() / STATE_FILE).read_bytes())),
-        ("sizes.json", _sizes),
+    under_systemd = loaded(run_directory())
+    keeper: tuple[str, Callable[[], Any]] = (
+        ("units.json", telling.units)
+        if under_systemd
+        else ("supervisor.json", lambda: msgspec.json.decode((run_directory() / STATE_FILE).read_bytes()))
     )
+    plain = [("host.json", describe), ("status.json", _status), keeper, ("sizes.json", _sizes)]
+    if ends:
+        plain.append(("ends.json", lambda: [{**msgspec.to_builtins(end), "cause": end.cause} for end in ends]))
     for name, make in plain:
         yield _attempt(name, lambda make=make: _json(secrets.clean_tree(msgspec.to_builtins(make()))))  # type: ignore[misc]
     yield _attempt("config.toml", lambda: _config(config, secrets))
     yield _attempt("metrics.txt", lambda: secrets.clean(_exposition()).encode())
     for path in sorted(log_directory().glob("*.log")):
         yield _attempt(f"logs/{path.name}", lambda path=path: secrets.clean(_end(path, LOG_BYTES)).encode())  # type: ignore[misc]
+    for name, asked in telling.logs(ends) if under_systemd else ():
+        yield _attempt(f"logs/{name}.log", lambda asked=asked: _journal(asked, secrets))  # type: ignore[misc]
     yield from _recordings(secrets)
+
+
+def _journal(asked: list[str], secrets: Secrets) -> bytes:
+    """The end of it: where it is too long, from the beginning of a line."""
+    said = telling.journal(asked)
+    kept = said[-JOURNAL_BYTES:].partition(b"\n")[2] if len(said) > JOURNAL_BYTES else said
+    return secrets.clean(kept.decode("utf-8", "replace")).encode()
 
 
 def _recordings(secrets: Secrets) -> Iterator[Part]:

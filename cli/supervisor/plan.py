@@ -75,6 +75,7 @@ def fingerprint(config: Config, name: str) -> str:
         case "ingress":
             parts = [
                 config.ingress, config.curve, config.model, config.usage.ledger, config.accounts, config.price,
+                config.cache, config.guard, config.cost,
             ]  # fmt: skip
         case "kv":
             parts = [config.kv]

@@ -6,6 +6,8 @@
     install.py    the files put in place, and taken away
     exposure.py   the files judged by systemd-analyze
     running.py    what systemd says of the units that run; restarts
+    ends.py       how units ended, as they write it down; which end is worth a report
+    telling.py    what systemd and the journal tell a report
     command.py    `headrace systemd …`
 
 The files themselves are in `deploy/systemd/`, as systemd reads them.

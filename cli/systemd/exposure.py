@@ -15,7 +15,9 @@ from cli.systemd.units import UNITS
 STRICT: Final = 1.0  # those that hold everybody's pages and decide for everybody
 OTHERS: Final = 1.6
 _STRICT_UNITS: Final = re.compile(r"headrace-(kv|scheduler@.*)\.service")
-_LASTING: Final = re.compile(r"headrace-(kv|metrics|accounts|(scheduler|worker|standby|ingress)@.*)\.service")
+_JUDGED: Final = re.compile(
+    r"headrace-(kv|metrics|accounts|crash-report|(scheduler|worker|standby|ingress)@.*)\.service"
+)
 
 
 class Exposure(NamedTuple):
@@ -37,7 +39,7 @@ def limit_of(unit: str) -> float:
 
 
 def measure(root: Path) -> list[Exposure]:
-    """Every lasting service that is installed below `root`, from its files: nothing need run.
+    """Every service of headrace's own program that is installed below `root`, from its files: nothing need run.
 
     Raises:
         FileNotFoundError: systemd-analyze is not installed.
@@ -47,7 +49,7 @@ def measure(root: Path) -> list[Exposure]:
     names = {path.name for path in units.glob("headrace-*.service")}
     names |= {path.name.removesuffix(".d") for path in units.glob("headrace-*@?*.service.d")}
     found = []
-    for name in sorted(name for name in names if _LASTING.fullmatch(name) and "@." not in name):
+    for name in sorted(name for name in names if _JUDGED.fullmatch(name) and "@." not in name):
         found.append(Exposure(name, _score(units, name), limit_of(name)))
     return found
 

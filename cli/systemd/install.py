@@ -63,7 +63,7 @@ def remove(root: Path) -> int:
     live = root == Path("/") and _systemd_runs()
     if live:
         _run("systemctl", "disable", "--quiet", "headrace.target")
-        _run("systemctl", "stop", "headrace.target", "headrace-*.service", "headrace-*.socket")
+        _run("systemctl", "stop", "headrace.target", "headrace-*.path", "headrace-*.service", "headrace-*.socket")
         _run("systemctl", "stop", "headrace.slice")  # empty now, and there until somebody stops it
     _remove(root, paths)
     if live:

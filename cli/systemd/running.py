@@ -11,17 +11,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from msgspec.structs import replace
+
 from bus.messages.common import ProcessState
 from bus.messages.control import Fleet, Ok, Rejected, Stop, UnitStatus
-from bus.names import ACCOUNTS, KV, METRICS, parse_process
+from bus.names import parse_process
 from cli.control import Caller, Unreachable, running_names
 from cli.supervisor.group import describe_exit
-from cli.systemd import witness
-from cli.systemd.units import unit_of
+from cli.systemd import ends, witness
+from cli.systemd.units import process_of, unit_of
 
 RUN: Final = Path("/run/headrace")  # what the units say
-_UNIT: Final = re.compile(r"headrace-(?:(kv|metrics|accounts)|(scheduler|worker|standby|ingress)@(.+))\.service")
-_PROPERTIES: Final = (
+PROPERTIES: Final = (
     "Id", "LoadState", "MainPID", "ActiveState", "NRestarts", "ExecMainStartTimestampMonotonic", "ExecMainCode",
     "ExecMainStatus", "ExecStart",
 )  # fmt: skip
@@ -34,14 +35,6 @@ _STATES: Final[Mapping[str, ProcessState]] = {
 }
 _EXITED: Final = "1"  # CLD_EXITED; what else a process can do is be killed
 _PATIENCE_S: Final = 30.0
-
-
-def process_of(unit: str) -> str | None:
-    """The process that a unit is started as; None where it is not one of ours that last."""
-    match = _UNIT.fullmatch(unit)
-    if match is None:
-        return None
-    return {"kv": KV, "metrics": METRICS, "accounts": ACCOUNTS}[match[1]] if match[1] else f"{match[2]}@{match[3]}"
 
 
 def parse_units(text: str, names: Mapping[int, str], now_s: float) -> dict[str, UnitStatus]:
@@ -79,9 +72,14 @@ def config_of(text: str) -> str:
     return match[1] if match else ""
 
 
+def kept_here(run: Path) -> bool:
+    """Whether it may be systemd that keeps the processes of this run directory. Cheap."""
+    return run == RUN and Path("/run/systemd/system").is_dir()
+
+
 def loaded(run: Path) -> bool:
     """Whether systemd has units for this run directory that run or should."""
-    return run == RUN and Path("/run/systemd/system").is_dir() and bool(parse_units(_show(), {}, 0.0))
+    return kept_here(run) and bool(parse_units(show_text(), {}, 0.0))
 
 
 class SystemdKeeper:
@@ -102,7 +100,7 @@ class SystemdKeeper:
 
     def fleet(self) -> Fleet:
         """Every unit that is loaded: those of the target are, whether they run or not."""
-        text = _show()
+        text = show_text()
         units = self._units(text)
         if not units:
             raise Unreachable("systemd has no units of headrace: headrace systemd install")
@@ -117,7 +115,7 @@ class SystemdKeeper:
             answers = self._caller.ask_all({name: Stop(0, deadline_s, reason) for name in members})
             if all(isinstance(answers.get(name), Ok) for name in members):
                 return Ok(0, "drains, and is started again")
-        by_name = {status.name: unit for unit, status in self._units(_show()).items()}
+        by_name = {status.name: unit for unit, status in self._units(show_text()).items()}
         units = [by_name.get(name, unit_of(name)) for name in members]
         who = witness.find(self._caller, members)
         outcome: Ok | Rejected
@@ -138,7 +136,11 @@ class SystemdKeeper:
 
     def _units(self, text: str) -> dict[str, UnitStatus]:
         names = {pid: name for name, pid in running_names(self._caller.run).items()}
-        return parse_units(text, names, time.clock_gettime(time.CLOCK_MONOTONIC))
+        units = parse_units(text, names, time.clock_gettime(time.CLOCK_MONOTONIC))
+        for unit, end in ends.last(self._caller.run).items():
+            if unit in units and not units[unit].last_exit:
+                units[unit] = replace(units[unit], last_exit=end.cause)
+        return units
 
 
 def stop_everything() -> int:
@@ -149,8 +151,13 @@ def stop_everything() -> int:
     return min(done.returncode, 1)
 
 
-def _show() -> str:
-    return _systemctl("show", "headrace-*.service", f"--property={','.join(_PROPERTIES)}").stdout
+def show_text(properties: Sequence[str] = PROPERTIES, pattern: str = "headrace-*.service") -> str:
+    """What `systemctl show` prints of units: blocks of `Name=value`.
+
+    Raises:
+        Unreachable: systemctl is not there, or does not come back.
+    """
+    return _systemctl("show", pattern, f"--property={','.join(properties)}").stdout
 
 
 def _systemctl(*arguments: str, timeout_s: float | None = _PATIENCE_S) -> subprocess.CompletedProcess[str]:

@@ -14,7 +14,7 @@ from importlib.resources.abc import Traversable
 from typing import Final, NamedTuple
 
 from bus.config import Config, parse_address
-from bus.names import parse_process, parse_worker, worker_of
+from bus.names import ACCOUNTS, KV, METRICS, parse_process, parse_worker, worker_of
 from cli.supervisor.children import tuning
 from cli.supervisor.plan import Unit, desired_units
 from cli.systemd.placement import Host, Place, place, unit_model
@@ -27,6 +27,7 @@ OTHER: Final = {
     "journald.conf": "etc/systemd/journald@headrace.conf",
     "polkit.rules": "etc/polkit-1/rules.d/50-headrace.rules",
 }
+_UNIT: Final = re.compile(r"headrace-(?:(kv|metrics|accounts)|(scheduler|worker|standby|ingress)@(.+))\.service")
 _DEVICES: Final = ("/dev/nvidiactl", "/dev/nvidia-uvm")
 _HIDDEN: Final = ("/home/", "/root/", "/run/user/")
 
@@ -47,6 +48,14 @@ def unit_of(process: str) -> str:
     """The service of a process name."""
     role, instance = parse_process(process)
     return f"headrace-{role}.service" if instance == "host" else f"headrace-{role}@{instance}.service"
+
+
+def process_of(unit: str) -> str | None:
+    """The process that a unit is started as; None where it is not one of ours that last."""
+    match = _UNIT.fullmatch(unit)
+    if match is None:
+        return None
+    return {"kv": KV, "metrics": METRICS, "accounts": ACCOUNTS}[match[1]] if match[1] else f"{match[2]}@{match[3]}"
 
 
 def render(config: Config, host: Host, layout: Layout) -> dict[str, str]:

@@ -63,7 +63,7 @@ class Admission:
             ApiError: 403.
         """
         if not self.may_see(caller, model):
-            self._ledger.rejected(Whose(model, caller.tenant, caller.key, True), caller.received_ns)
+            self._ledger.rejected(caller.request, Whose(model, caller.tenant, caller.key, True), caller.received_ns)
             raise refusals.not_this_model(model)
 
     async def reserve(self, plan: Plan, model: ServedModel, caller: Caller) -> Sequence[Job]:
@@ -74,7 +74,7 @@ class Admission:
         """
         if self._gate is None or caller.grantee is None:
             return plan.jobs
-        jobs = [replace(job, request=secrets.randbits(63) or 1) for job in plan.jobs]
+        jobs = [replace(job, request=job.request or secrets.randbits(63) or 1) for job in plan.jobs]
         parts = [_part(job, model, first=index == 0) for index, job in enumerate(jobs)]
         await self._reserve(self._gate, caller.grantee, model, parts, caller)
         return jobs
@@ -87,7 +87,7 @@ class Admission:
         """
         if self._gate is None or caller.grantee is None:
             return job
-        job = replace(job, request=secrets.randbits(63) or 1)
+        job = replace(job, request=job.request or secrets.randbits(63) or 1)
         part = Part(job.request, sum(len(each.ids) for each in job.sequences), 0, 1)
         await self._reserve(self._gate, caller.grantee, model, [part], caller)
         return job
@@ -100,7 +100,9 @@ class Admission:
         try:
             await gate.reserve(grantee, model.name, parts)
         except ApiError:
-            self._ledger.rejected(Whose(model.name, caller.tenant, caller.key, True), caller.received_ns)
+            self._ledger.rejected(
+                caller.request, Whose(model.name, caller.tenant, caller.key, True), caller.received_ns
+            )
             raise
         finally:
             if caller.headers is not None:
@@ -112,7 +114,9 @@ class Admission:
             for job in jobs:
                 self._gate.release(job.request)
         if isinstance(error, ApiError) and error.status in _TOLD:
-            self._ledger.rejected(Whose(model, caller.tenant, caller.key, True), caller.received_ns)
+            # Of several choices some may have been opened, and have a row of that number.
+            number = caller.request if len(jobs) == 1 else 0
+            self._ledger.rejected(number, Whose(model, caller.tenant, caller.key, True), caller.received_ns)
 
 
 def _part(job: Job, model: ServedModel, *, first: bool) -> Part:

@@ -21,7 +21,7 @@ from ingress.api.pipeline import OPEN, Pipeline
 from ingress.api.request import Gone, Receive, Request, Scope
 from ingress.api.routes import Route, match
 from ingress.api.schema_other import Health
-from ingress.api.sse import AsgiSink, Headers, Send, Sink, parse_event_id, write_events
+from ingress.api.sse import AsgiSink, Send, Sink, parse_event_id, write_events
 from ingress.api.surfaces import Surface, of_path, of_response
 from ingress.errors import ApiError, draining, internal, invalid_request, not_found
 from ingress.replay import EventsGone
@@ -56,8 +56,8 @@ class App:
         self.open = 0  # requests being answered
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        sink = AsgiSink(send, scope["state"]["write_now"])
         request = Request(scope, receive, self._max_body)
+        sink = AsgiSink(send, scope["state"]["write_now"], request.always)
         self.open += 1
         surface = of_path(scope["path"])
         try:
@@ -67,7 +67,8 @@ class App:
         except ApiError as error:
             await self._failed(sink, error, surface, request)
         except Exception:
-            log.exception("while answering %s %s", scope["method"], scope["path"])
+            told = {"request": f"{request.number:016x}"}
+            log.exception("while answering %s %s", scope["method"], scope["path"], extra=told)
             await self._failed(sink, internal("An unexpected error; it has been logged."), surface, request)
         finally:
             self.open -= 1
@@ -81,7 +82,7 @@ class App:
         except ApiError as error:
             # The body may still be on its way: the answer goes out at once, the rest is not wanted.
             surface = of_path(request.path)
-            await _respond_error(sink, error, surface, request.reply_headers, close=True, complete=False)
+            await _respond_error(sink, error, surface, request.name, close=True, complete=False)
             await request.discard()
             await sink.end()
             return
@@ -122,6 +123,9 @@ class App:
             authorization=request.authorization,
             cache_control=request.header(b"cache-control"),
             headers=request.reply_headers,
+            request=request.number,
+            named=request.called,
+            called=request.client_name,
         )
 
     async def _operate(self, operation: Operation, body: bytes, caller: Caller, request: Request, sink: Sink) -> None:
@@ -135,13 +139,14 @@ class App:
         if isinstance(answer, Kept):
             answer = await self._read(answer, request, keep=bool(key))
         if isinstance(answer, bytes):
-            await _respond(sink, 200, answer, [_JSON, *request.reply_headers])
+            await _respond(sink, 200, answer, [_JSON])
         else:
             await self._stream(answer, 0, request, sink, keep=request.resumable or bool(key))
 
     async def _read(self, answer: Kept, request: Request, *, keep: bool) -> bytes:
         """An answer in one body that is kept: with `keep`, a client that goes away can ask for it again."""
         events = answer.events
+        request.called(events.response)
         events.attach()
         try:
             return await request.unless_gone(answer.read(events))
@@ -167,7 +172,8 @@ class App:
         replay.attach()
         try:
             surface = of_response(replay.response)
-            events = write_events(sink, replay, after, surface, self._pipeline.now_ns, request.reply_headers)
+            request.called(replay.response)
+            events = write_events(sink, replay, after, surface, self._pipeline.now_ns)
             waited_ns = await request.unless_gone(events)
             self._pipeline.delivered(replay, waited_ns)
         except EventsGone as gone:
@@ -183,7 +189,7 @@ class App:
 
     async def _failed(self, sink: Sink, error: ApiError, surface: Surface, request: Request) -> None:
         if not sink.started:
-            await _respond_error(sink, error, surface, request.reply_headers)
+            await _respond_error(sink, error, surface, request.name)
         else:
             await sink.write(surface.failure(error, 0))
             await sink.end()
@@ -210,11 +216,11 @@ async def _respond(
 
 
 async def _respond_error(
-    sink: Sink, error: ApiError, surface: Surface, more: Headers = (), *, close: bool = False, complete: bool = True
+    sink: Sink, error: ApiError, surface: Surface, name: str, *, close: bool = False, complete: bool = True
 ) -> None:
-    headers: list[tuple[bytes, bytes]] = [_JSON, *error.headers, *more]
+    headers: list[tuple[bytes, bytes]] = [_JSON, *error.headers]
     if isinstance(error, _MethodNotAllowed):
         headers.append((b"allow", error.allowed.encode()))
     if close:
         headers.append((b"connection", b"close"))
-    await _respond(sink, surface.status(error), surface.error(error), headers, complete=complete)
+    await _respond(sink, surface.status(error), surface.error(error, name), headers, complete=complete)

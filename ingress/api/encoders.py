@@ -62,7 +62,9 @@ class Encoders:
         sequences = await _beside(size, lambda: [_input(model, i, each, most) for i, each in enumerate(inputs)])
         job = _job(sequences, request.priority, caller, "input" if isinstance(request.input, str) else "input[{}]")
         done = await self._encode(model, job, caller)
-        self._engine.name((done.request,), f"embd-{done.request:016x}")
+        name = f"embd-{done.request:016x}"
+        self._engine.name((done.request,), name, caller.called)
+        caller.named(name)
         vectors = _cut(done.vectors, dimensions)
         packed = request.encoding_format == "base64"
         data = [
@@ -90,7 +92,8 @@ class Encoders:
         job = _job(sequences, request.priority, caller, "documents[{}]")
         done = await self._encode(model, job, caller)
         name = f"rerank-{done.request:016x}"
-        self._engine.name((done.request,), name)
+        self._engine.name((done.request,), name, caller.called)
+        caller.named(name)
         scores = done.vectors[:, 0]
         best = np.argsort(-scores, kind="stable")[: request.top_n or len(texts)].tolist()
         results = [
@@ -138,6 +141,7 @@ def _job(sequences: list[Tokens], priority: int | None, caller: Caller, param: s
         key=caller.key,
         traceparent=caller.traceparent,
         received_ns=caller.received_ns,
+        request=caller.request,
     )
 
 

@@ -24,7 +24,7 @@ from ingress.api.exposition import MetricsClient
 from ingress.api.listener import Listener
 from ingress.api.pipeline import Pipeline
 from ingress.api.port import Port, listen
-from ingress.api.request import MAX_HEADER_BYTES
+from ingress.api.request import MAX_HEADER_BYTES, new_number
 from ingress.errors import ApiError, crowded
 
 log = logging.getLogger(__name__)
@@ -141,6 +141,7 @@ class Connection(HttpToolsProtocol):
             wait = "" if (seconds := error.retry_after_header) is None else f"retry-after: {seconds}\r\n"
             head = (
                 f"HTTP/1.1 {error.status} Refused\r\ncontent-type: application/json\r\n"
+                f"x-request-id: req_{new_number():016x}\r\n"
                 f"content-length: {len(body)}\r\n{wait}connection: close\r\n\r\n"
             )
             self.transport.write(head.encode() + body)

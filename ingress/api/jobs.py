@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -59,6 +59,9 @@ class Caller(NamedTuple):
         cache_control: the header of that name.
         partition: whom cached prompts are shared with; None is the tenant.
         grantee: whose key was shown; None where none is asked for.
+        request: the number that the first request of the call gets; 0 is any.
+        named: is told the id under which the client will know the answer.
+        called: what the client calls its request; empty where it does not.
     """
 
     tenant: str
@@ -77,6 +80,9 @@ class Caller(NamedTuple):
     cache_control: str = ""
     partition: str | None = None
     grantee: Grantee | None = None
+    request: int = 0
+    named: Callable[[str], None] = lambda _: None
+    called: str = ""
 
 
 def tier_of(request: object) -> Literal["default", "flex"]:
@@ -373,7 +379,7 @@ def _plan(
     )
 
     def jobs() -> Iterator[Job]:
-        for prompt in prompts:
+        for index, prompt in enumerate(prompts):
             for choice in range(request.n or 1):
                 yield Job(
                     model=model.name,
@@ -404,6 +410,7 @@ def _plan(
                     timing=bool(request.include_timing),
                     thinking=thinking,
                     calls=calls,
+                    request=caller.request if index == choice == 0 else 0,
                 )
 
     return Plan(prompts, list(jobs()), request.n or 1, seed, request.streams, grammar)

@@ -47,6 +47,7 @@ from ingress.guards.look import Whose
 from ingress.guards.stage import Guards, tell_found
 from ingress.health import ModelHealth
 from ingress.journal import Journals
+from ingress.overhead import Overhead
 from ingress.records import Opening
 from ingress.replay import Replay
 from ingress.timing import Marks
@@ -106,6 +107,7 @@ class Pipeline:
     ) -> None:
         self._admission = admission or Admission(None, NoLedger())
         self._engine, self._loop, self._cache = engine, host.loop, cache
+        self._overhead = Overhead(host.telemetry)
         self._guards = guards or Guards((), Telemetry())
         self._streaming = Streaming(
             engine, host, journals, grace_s=grace_s, stored_s=stored_s, find=find, guards=self._guards
@@ -155,7 +157,8 @@ class Pipeline:
         except ApiError as error:
             if error.code != "stream_not_found":
                 raise
-            call = await self._open(operation, body, caller._replace(seed=known.seed), known.number)
+            opening = self._open(operation, body, caller._replace(seed=known.seed), known.number)
+            call = await self._overhead.of_call(opening)
             events = self._streaming.begin(call.opening, call.telling)
         request = kind.decode(body)
         return events if request.streams else Kept(events, partial(kind.read, request))
@@ -194,7 +197,7 @@ class Pipeline:
     # --- generation ------------------------------------------------------------------------------------------------
 
     async def _generate(self, operation: Operation, body: bytes, caller: Caller) -> Answer:
-        call = await self._open(operation, body, caller, None)
+        call = await self._overhead.of_call(self._open(operation, body, caller, None))
         if call.kept:
             events = self._streaming.begin(call.opening, call.telling)
             return events if call.streams_events else Kept(events, call.read)
@@ -216,9 +219,11 @@ class Pipeline:
         self._admission.check_model(caller, model.name)
         if (guards := self._guards.of(model, Whose(caller.tenant, caller.key))) is not None:
             guards.refuse(request)
-            body = await guards.admit(body)
+        earlier = await self._earlier(request, caller)
+        if guards is not None:
+            body, earlier = await guards.admit(body, earlier)
             request = kind.decode(body)
-        caller = caller._replace(marks=marks, earlier=await self._earlier(request, caller))
+        caller = caller._replace(marks=marks, earlier=earlier)
         plan = await kind.plan(request, model, caller, None)
         plan = plan._replace(jobs=list(await self._admission.reserve(plan, model, caller)))
         dispatch = partial(open_all, self._engine)
@@ -241,7 +246,8 @@ class Pipeline:
             streams = [guards.wrap(stream) for stream in streams]
         requests = tuple(stream.request for stream in streams)
         response = f"{kind.prefix}{requests[0] if number is None else number:016x}"
-        self._engine.name(requests, response)
+        self._engine.name(requests, response, caller.called)
+        caller.named(response)
         head = Head(response, int(time.time()), model.name, fingerprint(model))
         opening = Opening(
             operation, body, caller.tenant, caller.owner, caller.received_ns, head.id, head.created,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
+import secrets
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from typing import Any, Final, TypeVar
 
-from ingress.errors import ApiError, too_large
+from ingress.errors import ApiError, invalid_request, too_large
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -15,9 +17,18 @@ T = TypeVar("T")
 
 MAX_HEADERS: Final = 100
 MAX_HEADER_BYTES: Final = 32 << 10
+MAX_NAME: Final = 512  # characters of a name that a client gives its request
+REQUEST_ID: Final = b"x-request-id"
+CLIENT_ID: Final = b"x-client-request-id"
+_NAME: Final = re.compile(rf"[\x21-\x7e]{{1,{MAX_NAME}}}")
 BODY_S: Final = 60.0  # for a whole body to arrive
 LINGER_S: Final = 1.0  # how long, and how much of, a body that was refused is read and thrown away: closing at once
 LINGER_BYTES: Final = 16 << 20  # would reset the connection, and the client might never see the answer
+
+
+def new_number() -> int:
+    """The number of a request that is new; never 0."""
+    return secrets.randbits(63) or 1
 
 
 class Gone(Exception):
@@ -29,7 +40,9 @@ class Request:
 
     Attributes:
         turned_away: this process is being taken out, and the client can go to another.
-        reply_headers: of the answer, beside its own.
+        number: of the first request that it becomes, should it become one.
+        name: what its client will know it by.
+        reply_headers: of the answer, beside its own: what is found out on the way.
     """
 
     def __init__(self, scope: Scope, receive: Receive, max_body: int) -> None:
@@ -38,6 +51,8 @@ class Request:
         self.parameter = ""
         self.query = scope.get("query_string", b"").decode("latin-1")
         self.turned_away: bool = scope["state"].get("turned_away", False)
+        self.number = new_number()
+        self.name = f"req_{self.number:016x}"
         self.reply_headers: list[tuple[bytes, bytes]] = []
         self._client: tuple[str, int] | None = scope.get("client")
         self._headers: list[tuple[bytes, bytes]] = scope["headers"]
@@ -60,6 +75,29 @@ class Request:
         key = self.header(b"x-api-key")
         return f"Bearer {key}" if key else ""
 
+    def called(self, name: str) -> None:
+        """The answer has an id of its own."""
+        self.name = name
+
+    def always(self) -> list[tuple[bytes, bytes]]:
+        """Headers of the answer, whatever it is: what it is known by here, at its client, and what was found out."""
+        headers = [(REQUEST_ID, self.name.encode())]
+        if self.path.startswith("/v1/messages"):
+            headers.append((b"request-id", self.name.encode()))  # where Anthropic's clients look
+        if self.client_name:
+            headers.append((CLIENT_ID, self.client_name.encode()))
+        return headers + self.reply_headers
+
+    @property
+    def client_name(self) -> str:
+        """What its client, or a proxy on the way, calls it; empty where it does not, or where that is no name."""
+        given = self._client_name
+        return given if _NAME.fullmatch(given) else ""
+
+    @property
+    def _client_name(self) -> str:
+        return self.header(CLIENT_ID) or self.header(REQUEST_ID)
+
     @property
     def address(self) -> str:
         """Where the client is, or an empty string."""
@@ -77,6 +115,9 @@ class Request:
         Raises:
             ApiError: 431, 413 or 400.
         """
+        if self._client_name and not self.client_name:
+            header = "X-Client-Request-Id" if self.header(CLIENT_ID) else "X-Request-Id"
+            raise invalid_request(f"{header} is 1 to {MAX_NAME} visible ASCII characters.", param=header)
         size = sum(len(name) + len(value) for name, value in self._headers)
         if len(self._headers) > MAX_HEADERS or size > MAX_HEADER_BYTES:
             raise ApiError(

@@ -54,15 +54,19 @@ class Sink(Protocol):
 
 
 class AsgiSink:
-    """A sink on an ASGI server's `send`, and on what its connection adds to that: see `http.Connection`."""
+    """A sink on an ASGI server's `send`, and on what its connection adds to that: see `http.Connection`.
 
-    def __init__(self, send: Send, write_now: Callable[[bytes], bool]) -> None:
-        self._send, self._write_now = send, write_now
+    Args:
+        always: headers of every answer, asked for when it begins.
+    """
+
+    def __init__(self, send: Send, write_now: Callable[[bytes], bool], always: Callable[[], Headers]) -> None:
+        self._send, self._write_now, self._always = send, write_now, always
         self.started = False
 
     async def start(self, status: int, headers: Headers) -> None:
         self.started = True
-        await self._send({"type": "http.response.start", "status": status, "headers": list(headers)})
+        await self._send({"type": "http.response.start", "status": status, "headers": [*headers, *self._always()]})
 
     async def write(self, data: bytes) -> None:
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
@@ -85,9 +89,7 @@ def parse_event_id(text: str, response: str) -> int | None:
     return int(number)
 
 
-async def write_events(
-    sink: Sink, replay: Events, after: int, surface: Surface, clock: Callable[[], int], headers: Headers = ()
-) -> int:
+async def write_events(sink: Sink, replay: Events, after: int, surface: Surface, clock: Callable[[], int]) -> int:
     """All events after number `after`, to the end, framed as `surface` has it. What says that the answer is whole is
     left out of a failed one. Nor has a failure an id: whoever resumes is told again, and never that nothing is missing.
 
@@ -97,7 +99,7 @@ async def write_events(
     Raises:
         EventsGone: the reader fell so far behind that events it needs were dropped.
     """
-    await sink.start(200, (*STREAM_HEADERS, (b"x-request-id", replay.response.encode()), *headers))
+    await sink.start(200, STREAM_HEADERS)
     last, failed, waited_ns = after, False, 0
 
     def hear(number: int, body: bytes) -> bool:

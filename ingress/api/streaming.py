@@ -18,6 +18,7 @@ from typing import Final, NamedTuple, Protocol
 from bus.loop import Loop
 from bus.messages.common import ProcessState
 from bus.packed import unpack_u32
+from bus.telemetry import Telemetry
 from ingress.api.answer import Head, envelope, fingerprint
 from ingress.api.elsewhere import Elsewhere, Remote
 from ingress.api.events import Events
@@ -52,6 +53,8 @@ class Host(Protocol):
     def loop(self) -> Loop: ...
     @property
     def state(self) -> ProcessState: ...
+    @property
+    def telemetry(self) -> Telemetry: ...
 
 
 class _Live(NamedTuple):
@@ -270,7 +273,8 @@ class Streaming:
         plan = await kind.plan(request, model, caller, settled)
         head = Head(opening.response, opening.created, model.name, opening.fingerprint)
         drawn_on = partial(replay_on, opening.cached) if opening.cached else self._engine.go_on
-        go_on = self._guards.going_on(drawn_on, model, Whose(opening.tenant, opening.key), opening.body)
+        whose = Whose(opening.tenant, opening.key)
+        go_on = self._guards.going_on(drawn_on, model, whose, opening.body, opening.earlier)
         telling = retell(opening, records, plan, kind.render(head, request, plan, model), go_on)
         await telling.tell(say)
 

@@ -23,14 +23,14 @@ class Surface(NamedTuple):
         names_events: an event says its type in a line of its own; the body begins with it.
         done: what says that a stream is whole, beside its last event.
         status: of an error.
-        error: body of an error that is all of the answer.
+        error: body of an error that is all of the answer to the request of that name.
         broken: body of an error that is an event; the number is the event's.
     """
 
     names_events: bool
     done: bytes
     status: Callable[[ApiError], int]
-    error: Callable[[ApiError], bytes]
+    error: Callable[[ApiError, str], bytes]
     broken: Fail
 
     def event(self, response: str, number: int, body: bytes) -> bytes:
@@ -68,6 +68,11 @@ def _event_error(error: ApiError, number: int) -> bytes:
     return encode(ErrorEvent(error.code or error.type, error.message, error.param, number - 1, detail))
 
 
+def _openai_error(error: ApiError, _: str) -> bytes:
+    """The name is in its header."""
+    return envelope(error)
+
+
 _TYPES: Final = {
     400: "invalid_request_error", 401: "authentication_error", 402: "billing_error", 403: "permission_error",
     404: "not_found_error", 408: "timeout_error", 413: "request_too_large", 429: "rate_limit_error",
@@ -79,15 +84,15 @@ def _anthropic_status(error: ApiError) -> int:
     return 529 if error.status == 503 else error.status
 
 
-def _anthropic_error(error: ApiError) -> bytes:
+def _anthropic_error(error: ApiError, name: str | None = None) -> bytes:
     status = _anthropic_status(error)
     kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
-    return encode(AnthropicError(AnthropicErrorDetail(kind, error.message, error.code, error.param)))  # type: ignore[arg-type]
+    return encode(AnthropicError(AnthropicErrorDetail(kind, error.message, error.code, error.param), name))  # type: ignore[arg-type]
 
 
 OPENAI: Final = Surface(
-    False, b"data: [DONE]\n\n", lambda error: error.status, envelope, lambda error, _: envelope(error)
+    False, b"data: [DONE]\n\n", lambda error: error.status, _openai_error, lambda error, _: envelope(error)
 )
-RESPONSES: Final = Surface(True, b"", lambda error: error.status, envelope, _event_error)
+RESPONSES: Final = Surface(True, b"", lambda error: error.status, _openai_error, _event_error)
 ANTHROPIC: Final = Surface(True, b"", _anthropic_status, _anthropic_error, lambda error, _: _anthropic_error(error))
 _BY_PREFIX: Final = {"resp": RESPONSES, "msg": ANTHROPIC}

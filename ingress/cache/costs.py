@@ -28,9 +28,9 @@ class Overheard:
         self._remember(request, (compute_ns, prefill_ns))
         self._ledger.computed(request, compute_ns, prefill_ns)
 
-    def rejected(self, whose: Whose, received_ns: int) -> None:
+    def rejected(self, request: int, whose: Whose, received_ns: int) -> None:
         """See `Ledger`."""
-        self._ledger.rejected(whose, received_ns)
+        self._ledger.rejected(request, whose, received_ns)
 
     def of(self, request: int) -> tuple[int, int] | None:
         """Nanoseconds of computing, and of prefill in it; None where nobody has said."""

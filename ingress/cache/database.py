@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
+
+from bus.private import make_private
 
 VERSION: Final = 1
 EVICTED_AT_ONCE: Final = 256
@@ -119,7 +120,7 @@ class Database:
     """
 
     def __init__(self, path: Path, *, writes: bool) -> None:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        make_private(path)
         with _damage():
             # Made by one thread and used by another, never by two at a time.
             self._db = sqlite3.connect(
@@ -279,11 +280,10 @@ class Database:
         )
 
     def turns(self, part: bytes, after: int, most: int) -> list[tuple[int, Turn]]:
-        """The newest of a part with an id above `after`, in order."""
+        """The first of a part with an id above `after`, in order."""
         with _damage():
             rows = self._db.execute(
-                "SELECT * FROM (SELECT id, part, key, text, gate, vector FROM turns WHERE part = ? AND id > ? "
-                "ORDER BY id DESC LIMIT ?) ORDER BY id",
+                "SELECT id, part, key, text, gate, vector FROM turns WHERE part = ? AND id > ? ORDER BY id LIMIT ?",
                 (part, after, most),
             ).fetchall()
         return [(row[0], Turn(*row[1:])) for row in rows]

@@ -18,8 +18,9 @@ from bus.messages.usage import Outcome
 from ingress.cache.entry import as_cached
 from ingress.errors import ApiError
 from ingress.job import Job
+from ingress.models import ServedModel
 from ingress.records import Drawn
-from ingress.streams import AbortReason, Finish, Piece, Stream, Usage
+from ingress.streams import AbortReason, Finish, Piece, Stream, Usage, cut_short
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ class Backend(Protocol):
     """What a flight needs of the engine."""
 
     async def open(self, job: Job) -> Stream: ...
+    async def expect(self, model: ServedModel) -> None: ...
     def go_on(self, job: Job, request: int, adopted: int, drawn: Sequence[Drawn]) -> tuple[Stream, list[Piece]]: ...
     def lend(self, request: int, give_back: Callable[[], bool]) -> None: ...
     def unlend(self, request: int) -> None: ...
@@ -126,7 +128,7 @@ class Flight:
 
     def _hear(self, piece: Piece) -> None:
         finish = piece.finish
-        if finish is not None and finish.reason in ("error", "abort"):
+        if finish is not None and (finish.reason in ("error", "abort") or cut_short(finish)):
             self._fail()
             return
         self.pieces.append(piece)

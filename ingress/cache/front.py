@@ -29,7 +29,7 @@ from ingress.cache.flight import Backend, Flight
 from ingress.cache.keys import exact_key
 from ingress.cache.orders import Desk
 from ingress.cache.policy import may_keep, why_not
-from ingress.cache.semantic.lookup import Asked, Match, Semantic
+from ingress.cache.semantic.lookup import CANDIDATES, Asked, Match, Semantic
 from ingress.cache.spaces import Space, Spaces
 from ingress.cache.store import Store, now_ms
 from ingress.job import Job
@@ -65,9 +65,9 @@ class AnswerCache:
         backend: the engine.
         store: shared with the other ingresses.
         costs: knows what computing an answer took; the ledger behind it gets a row for every hit.
-        semantic: None where no namespace wants it.
 
     Attributes:
+        semantic: None where nothing is matched by meaning.
         desk: answers operators.
     """
 
@@ -82,7 +82,7 @@ class AnswerCache:
     ) -> None:
         self._spaces = Spaces(config)
         self._backend, self._store, self._costs, self._telemetry = backend, store, costs, telemetry
-        self._semantic = semantic
+        self.semantic = semantic
         self._largest = parse_size(config.memory) // LARGEST_SHARE
         self._flights: dict[tuple[bytes, bool], Flight] = {}  # nobody follows what others go before
         self.desk: Desk | None = None
@@ -93,16 +93,16 @@ class AnswerCache:
         """The streams of a call: from what is kept, from a generation under way, or from `dispatch`.
 
         Raises:
-            ApiError: the dispatch's.
+            ApiError: the dispatch's; 503, its scheduler does not say what it runs.
         """
         space = self._spaces.of(model.name, caller.tenant)
         wanted = directives(caller.cache_control, request)
         bypass = why_not(request, plan, wanted, space)
-        if bypass is None and (model.facts is None or not model.facts.root):
-            bypass = "not_ready"
         if bypass is not None:
             self._count(model, space, "bypass")
             return Opened(await dispatch(plan.jobs), _headers("bypass"))
+        if model.facts is None or not model.facts.root:
+            await self._backend.expect(model)  # what it runs is a part of the key
         job = plan.jobs[0]
         key = exact_key(job, model, space)
         if wanted.look_up:
@@ -118,14 +118,11 @@ class AnswerCache:
                     return Opened([followed], _headers("exact", 0))
         asked: Asked | None = None
         match: Match | None = None
-        if self._semantic is not None and isinstance(request, ChatRequest):
-            asked = self._semantic.turn(request, job, model, space)
-            if asked is not None and wanted.look_up and (match := await self._semantic.find(asked)) is not None:
-                kept = self._kept(match.key, wanted)
-                if kept is None:
-                    self._semantic.lost(asked, match.key)
-                    match = None
-                elif match.serve:
+        if self.semantic is not None and isinstance(request, ChatRequest):
+            asked = self.semantic.turn(request, job, model, space)
+            if asked is not None and wanted.look_up and (found := await self._meant(self.semantic, asked, wanted)):
+                match, kept = found
+                if match.serve:
                     return self._serve(kept, "semantic", job, model, space, caller, match.similarity)
         self._count(model, space, "miss")
         streams = await self._lead(_Ask(key, job, model, space, asked, match), dispatch, plan)
@@ -133,15 +130,15 @@ class AnswerCache:
 
     def close(self) -> None:
         """Write what is to be kept, and end."""
-        if self._semantic is not None:
-            self._semantic.close()
+        if self.semantic is not None:
+            self.semantic.close()
         self._store.close()
 
     def tick(self) -> None:
         """About once a second."""
         self._store.tick()
-        if self._semantic is not None:
-            self._semantic.calibrations.look()
+        if self.semantic is not None:
+            self.semantic.tick()
         self._telemetry.gauge("headrace_cache_bytes", "Of answers that are kept, on this host.").set(self._store.held)
 
     # --- hits ------------------------------------------------------------------------------------------------------
@@ -159,6 +156,18 @@ class AnswerCache:
             log.error("a cached answer cannot be read and is forgotten: %s", error)
             self._store.forget(key)
             return None
+
+    async def _meant(self, semantic: Semantic, asked: Asked, wanted: Directives) -> tuple[Match, _Hit] | None:
+        """The best match whose answer is still kept."""
+        for _ in range(CANDIDATES):
+            if (match := await semantic.find(asked)) is None:
+                return None
+            if (hit := self._kept(match.key, wanted)) is not None:
+                return match, hit
+            if self._store.get(match.key) is not None:
+                return None  # older than this caller wants
+            semantic.lost(asked, match.key)
+        return None
 
     def _serve(
         self, hit: _Hit, source: Source, job: Job, model: ServedModel, space: Space, caller: Caller,
@@ -202,7 +211,7 @@ class AnswerCache:
         if flight.touched or not may_keep(ask.job, finish):
             return
         entry = entries.make(flight.pieces, finish, self._costs.of(flight.request))
-        semantic, asked, match = self._semantic, ask.asked, ask.match
+        semantic, asked, match = self.semantic, ask.asked, ask.match
         if semantic is not None and asked is not None and match is not None:
             kept = self._kept(match.key, Directives())
             if kept is not None:

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 STATIC: Final = "cache-static"  # in the state directory
 TICK_S: Final = 1.0
+LOOK_S: Final = 2.0  # for static vectors that are not there yet
 
 
 class _Served:
@@ -45,22 +46,41 @@ def open_cache(life: Life, engine: Engine, costs: Overheard, embedder: Embedder 
     if not config.exact:
         return None
     store = Store(life.run / "cache", parse_size(config.memory))
-    embedder = embedder or (_Served(engine) if config.encoder in engine.models else None)
-    semantic = _semantic(life, store, embedder) if any(space.semantic != "off" for space in config.namespace) else None
-    cache = AnswerCache(config, engine, store, costs, life.telemetry, semantic)
-    cache.desk = Desk(life.config, store, semantic)
+    cache = AnswerCache(config, engine, store, costs, life.telemetry)
+    cache.desk = Desk(life.config, store, lambda: cache.semantic)
     life.loop.every(TICK_S, cache.tick)
+    if all(space.semantic == "off" for space in config.namespace):
+        return cache
+    embedder = embedder or (_Served(engine) if config.encoder in engine.models else None)
+    if embedder is None:
+        log.warning("[cache] encoder: %r is not served; questions are matched exactly only", config.encoder)
+        return cache
+    static = _Prepared()
+
+    def look() -> None:
+        if cache.semantic is None and (vectors := static.look()) is not None:
+            cache.semantic = Semantic(
+                store, Calibrations(state_directory()), vectors, embedder, config.encoder, life.telemetry,
+                wait_s=config.encoder_wait_s,
+            )  # fmt: skip
+
+    look()
+    life.loop.every(LOOK_S, look)
     return cache
 
 
-def _semantic(life: Life, store: Store, embedder: Embedder | None) -> Semantic | None:
-    config = life.config.cache
-    if embedder is None:
-        log.warning("[cache] encoder: %r is not served; questions are matched exactly only", config.encoder)
-        return None
-    try:
-        static = StaticVectors(state_directory() / STATIC)
-    except NotPrepared as error:
-        log.warning("questions are matched exactly only: %s", error)
-        return None
-    return Semantic(store, Calibrations(state_directory()), static, embedder, config.encoder, life.telemetry)
+class _Prepared:
+    """The static vectors, which may be made while this process runs."""
+
+    def __init__(self) -> None:
+        self._complaint = ""
+
+    def look(self) -> StaticVectors | None:
+        """They, once they are there."""
+        try:
+            return StaticVectors(state_directory() / STATIC)
+        except NotPrepared as error:
+            if self._complaint != f"{error}":
+                self._complaint = f"{error}"
+                log.warning("questions are matched exactly only: %s", error)
+            return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from bus.ceilings import cores
 from bus.config import Config, CostConfig, parse_size
@@ -31,12 +32,16 @@ class Desk:
     """Answers for one cache.
 
     Args:
-        semantic: None where nothing is matched by meaning here.
+        semantic: what matches by meaning here, at present; None where nothing does.
     """
 
-    def __init__(self, config: Config, store: Store, semantic: Semantic | None) -> None:
-        self._config, self._store, self._semantic = config, store, semantic
+    def __init__(self, config: Config, store: Store, semantic: Callable[[], Semantic | None]) -> None:
+        self._config, self._store, self._find = config, store, semantic
         self._spaces: dict[str, Space] = {space.name: space for space in Spaces(config.cache).all}
+
+    @property
+    def _semantic(self) -> Semantic | None:
+        return self._find()
 
     def answer(self, message: Question) -> CacheStatus | CacheReport | Ok | Rejected:
         """One answer; never an exception."""

@@ -16,7 +16,7 @@ from ingress.api.schema_common import Generation
 from ingress.cache.directives import Directives
 from ingress.cache.spaces import Space
 from ingress.job import Job
-from ingress.streams import Finish
+from ingress.streams import Finish, cut_short
 
 Bypass = Literal[
     "off",  # no cache is configured
@@ -27,7 +27,6 @@ Bypass = Literal[
     "timing",  # it asks where the time of a generation goes
     "sampled",  # it would be another answer each time, and the namespace does not say that any will do
     "seed",  # it names the draw that it wants
-    "not_ready",  # the model's weights are not known yet
 ]
 
 
@@ -56,4 +55,6 @@ def why_not(request: Generation, plan: Plan, directives: Directives, space: Spac
 
 def may_keep(job: Job, finish: Finish) -> bool:
     """Whether an answer that ended like this is the answer: by itself, or at the limit that its caller set."""
-    return finish.reason == "stop" or (finish.reason == "length" and job.max_tokens is not None)
+    return finish.reason == "stop" or (
+        finish.reason == "length" and job.max_tokens is not None and not cut_short(finish)
+    )

@@ -50,6 +50,7 @@ class Store:
         max_bytes: of all answers.
 
     Attributes:
+        path: of the file in use; None where there is none.
         dropped: writes that were too many.
         damaged: files that were thrown away by this process.
         problem: why nothing is cached at present; empty where it is.
@@ -61,7 +62,7 @@ class Store:
         self._directory = directory
         self.dropped = self.damaged = 0
         self._reader: Database | None = None
-        self._path: Path | None = None
+        self.path: Path | None = None
         self._tried_at = -AGAIN_S
         self._epochs: dict[str, int] = {}
         self._condition = threading.Condition()
@@ -101,7 +102,7 @@ class Store:
 
     def put(self, answer: Kept) -> None:
         """Keep an answer. This process serves it from now on, others within a moment."""
-        if self._path is not None and self._write(lambda database: database.put((answer,)), len(answer.body)):
+        if self.path is not None and self._write(lambda database: database.put((answer,)), len(answer.body)):
             self._fresh[answer.key] = answer
 
     def add_turn(self, turn: Turn) -> None:
@@ -129,11 +130,11 @@ class Store:
     def flush(self, space: str) -> int | None:
         """Serve nothing any more that is kept in a namespace; its new epoch, None where there is no file. At once, at
         every ingress."""
-        if self._path is None:
+        if self.path is None:
             return None
         # The one write on the loop: an order of an operator, which is acknowledged when it holds.
         with contextlib.suppress(Damaged, sqlite3.OperationalError, OSError):
-            database = Database(self._path, writes=True)
+            database = Database(self.path, writes=True)
             try:
                 with database.transaction():
                     return database.flush(space)
@@ -162,7 +163,7 @@ class Store:
         """About once a second: whether others have thrown the file away, and what is to be written."""
         if self._generations is not None:
             with contextlib.suppress(OSError):
-                if self._generations.current() != self._path:
+                if self._generations.current() != self.path:
                     self._open()
         elif time.monotonic() - self._tried_at >= AGAIN_S:
             self._open()
@@ -193,7 +194,7 @@ class Store:
         if self._reader is not None:
             self._reader.close()
             self._reader = None
-        self._path = None
+        self.path = None
         try:
             if self._generations is None:
                 self._generations = Generations(self._directory)
@@ -204,7 +205,7 @@ class Store:
                 self._lost(path, why)
                 path = self._generations.next(path)
                 self._reader = Database(path, writes=False)
-            self._path, self.problem = path, ""
+            self.path, self.problem = path, ""
         except (Damaged, sqlite3.Error, OSError) as error:
             self._generations = None
             self.problem = f"{self._directory}: {error}"
@@ -216,7 +217,7 @@ class Store:
         try:
             return ask(self._reader)
         except Damaged as why:
-            path = self._path
+            path = self.path
             if path is not None:
                 self._lost(path, why)
             self._open(path)
@@ -262,7 +263,7 @@ class Store:
                 used, self._used = self._used, set()
                 counts, self._counts = self._counts, Counter()
                 self._waiting_bytes = 0
-                path = self._path
+                path = self.path
             if path is not None:
                 if database is None or opened != path:
                     if database is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
@@ -18,6 +19,7 @@ from ingress.gate.headers import Header, rate_limit_headers
 from ingress.gate.leases import Actual, Bucket, Leases, Want
 from ingress.gate.link import AccountsLink
 from ingress.gate.roster import Grantee, Roster
+from ingress.gate.running import Running
 from ingress.gate.scans import Scans
 
 log = logging.getLogger(__name__)
@@ -78,6 +80,8 @@ class Gate:
         self._roster = Roster(self.leases)
         self._known = asyncio.Event()
         self._estimates, self._scans = Estimates(), Scans()
+        self._running: dict[int, Running] = {}  # of those that may need more than they have reserved
+        self._asking: set[asyncio.Future[None]] = set()
         self._held_back = 0
         self._down_ns = life.loop.now_ns()  # since when nothing is answered; 0 where it is
         self._on_up = on_up
@@ -137,10 +141,83 @@ class Gate:
                 raise refusals.never_fits(bucket, amount)
         await self._have(together)
         self.leases.take(wants, self._life.loop.now_ns())
+        for part in parts:
+            output = self._estimates.output(grantee.key.id, model, part.most)
+            running = Running(buckets, call.price, part.input, part.most, output)
+            if running.limited:
+                self._running[part.request] = running
+
+    # --- how far ---------------------------------------------------------------------------------------------------
+
+    def adopt(self, request: int, key: str, model: str, prompt_tokens: int, most: int) -> None:
+        """An answer that another ingress has begun goes on here: what it costs from its beginning on is reserved of its
+        budgets as it is drawn."""
+        known = self._roster.key(key)
+        grantee = self._roster.grantee(known) if known is not None else None
+        if grantee is None or request in self.leases.reservations:
+            return
+        money = [bucket for bucket in grantee.buckets(model) if bucket.allowance.dimension == "money"]
+        running = Running(money, self._prices.at(model, int(time.time())), prompt_tokens, most, 0)
+        if running.limited:
+            self.leases.take([(request, tuple((bucket, 0) for bucket in money))], self._life.loop.now_ns())
+            self._running[request] = running
+
+    def look_at(self, request: int) -> int | None:
+        """After how many tokens of an answer to ask whether it `may_go_on`; None is never."""
+        running = self._running.get(request)
+        return running.look_at if running is not None else None
+
+    def may_go_on(self, request: int, drawn: int) -> int | None:
+        """An answer has so many tokens: after how many to ask again; None, its budget has none for it any more."""
+        running = self._running.get(request)
+        if running is None:
+            return sys.maxsize
+        if self._more(request, running, running.enough(drawn)):
+            running.asked = False
+            return running.look_at
+        if not running.asking and not running.asked and self._link.up:
+            self._ask_for(running, drawn)
+        if drawn < running.output:
+            return running.output
+        if running.asking:
+            return drawn + 1
+        left = running.affordable()
+        if left > drawn and self._more(request, running, left):
+            return running.output
+        return None
+
+    def _more(self, request: int, running: Running, output: int) -> bool:
+        """Reserve so many tokens for an answer, where its budgets have them."""
+        wants = running.wants(output)
+        if any(bucket.balance < amount for bucket, amount in wants if bucket.allowance.dimension == "money"):
+            return False
+        self.leases.extend(request, wants, self._life.loop.now_ns())
+        running.output = output
+        if not running.limited:
+            self._running.pop(request, None)
+        return True
+
+    def _ask_for(self, running: Running, drawn: int) -> None:
+        wants = running.wants(running.enough(drawn))
+        short = [want for want in wants if want[0].balance < want[1] and want[0].allowance.dimension == "money"]
+        running.asking = running.asked = True
+
+        async def ask() -> None:
+            try:
+                await self._asked(short)
+            finally:
+                running.asking = False
+
+        task = asyncio.ensure_future(ask())
+        self._asking.add(task)
+        task.add_done_callback(self._asking.discard)
+
+    # --- the end ---------------------------------------------------------------------------------------------------
 
     def settle(self, request: int, key: str, model: str, prompt: int, cached: int, output: int) -> int:
         """A request has ended, however it did: what it has cost, in billionths. Only the first time it settles what was
         reserved; where nothing was, another ingress had begun it."""
+        self._running.pop(request, None)
         cost = self._prices.at(model, int(time.time())).cost(prompt, cached, output)
         if self.leases.settle(request, Actual(prompt, output, cost)):
             self._estimates.ended(key, model, output)
@@ -148,10 +225,12 @@ class Gate:
 
     def release(self, request: int) -> None:
         """It was not served."""
+        self._running.pop(request, None)
         self.leases.release(request)
 
     def answered(self, request: int) -> None:
         """It was answered without a model: that counts as a request, costs nothing, and says nothing of lengths."""
+        self._running.pop(request, None)
         self.leases.settle(request, Actual(0, 0, 0))
 
     def written(self, request: int) -> None:

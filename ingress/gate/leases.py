@@ -112,6 +112,21 @@ class Leases:
                 if bucket.balance * 2 < bucket.ahead:
                     self.touched.add(bucket)
 
+    def extend(self, request: int, more: Sequence[Want], now_ns: int) -> None:
+        """Reserve more for a request under way, whether it is there or not. One that has ended needs nothing."""
+        wants = self.reservations.get(request)
+        if wants is None:
+            return
+        amounts = dict(wants)
+        for bucket, amount in more:
+            amounts[bucket] = amounts.get(bucket, 0) + amount
+            bucket.reserved += amount
+            bucket.balance -= amount
+            bucket.used_ns = now_ns
+            if bucket.balance * 2 < bucket.ahead:
+                self.touched.add(bucket)
+        self.reservations[request] = tuple(amounts.items())
+
     def settle(self, request: int, actual: Actual) -> bool:
         """A request has ended. Whether it had reserved anything, and had not ended before."""
         wants = self.reservations.pop(request, None)

@@ -7,7 +7,7 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable
 
-from bus.guard_config import GuardConfig
+from bus.config import GuardConfig
 from bus.messages.requests import Sampling
 from ingress.api.jobs import chat_ids
 from ingress.api.schema_chat import UserMessage

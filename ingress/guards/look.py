@@ -14,7 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, NamedTuple
 
-from bus.guard_config import Action, GuardConfig
+from bus.config.guards import Action, GuardConfig
 from ingress.guards.scan import Kind, Span
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from bus.guard_config import ENTITIES, GuardConfig, GuardKind
+from bus.config.guards import ENTITIES, GuardConfig, GuardKind
 from ingress.guards import grounding, injection, invisible, names, phrases, pii, secrets, toxicity
 from ingress.guards.judge import Ask
 from ingress.guards.look import NOTHING, Guard, Look

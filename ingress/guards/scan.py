@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 CLOSER: Final = 80  # longest that ends a tail
@@ -117,10 +118,10 @@ class Scanner:
     """
 
     def __init__(self, kinds: Sequence[Kind]) -> None:
-        self._kinds = kinds
         self._reach = max(kind.bound for kind in kinds) + LOOKAHEAD
         self._run = LOOSE_RUN if any(kind.loose for kind in kinds) else RUN
-        self._spark = re.compile("|".join(dict.fromkeys(kind.spark for kind in kinds)))
+        self._kinds = kinds
+        self._sparks = _sparks(tuple(dict.fromkeys(kind.spark for kind in kinds)))
         self._text = ""  # what is held, and before it what assertions may look back at
         self._at = 0  # of what is held, within `_text`
         self._released = 0
@@ -147,28 +148,32 @@ class Scanner:
         if self._open is not None:
             at = self._swallow(at, parts)
         if self._open is None and at < len(text):
-            limit = len(text) if final else self._decided(at)
-            if self._spark.search(text, at) is not None:
-                at = self._find(at, limit, parts)
-            elif limit > at:
-                parts.append(Part(text[at:limit]))
-                at = limit
+            limit, whole = (len(text), True) if final else self._decided(at)
+            if limit > at:
+                # What begins before a run that goes on has ended before it.
+                until = limit if whole else len(text)
+                there = {spark for spark, pattern in self._sparks if pattern.search(text, at, until) is not None}
+                if there and (kinds := [kind for kind in self._kinds if kind.spark in there]):
+                    at = self._find(kinds, at, limit, parts)
+                else:
+                    parts.append(Part(text[at:limit]))
+                    at = limit
         self._released += at - self._at
         keep = max(0, at - LOOKAHEAD)
         self._text, self._at = text[keep:], at - keep
         return Scanned(start, parts)
 
-    def _decided(self, at: int) -> int:
-        """Up to where it is certain whether a span begins."""
+    def _decided(self, at: int) -> tuple[int, bool]:
+        """Up to where it is certain whether a span begins; and whether those that do are over by there."""
         text = self._text
         # A run that is longer than any match is decided up to there.
         first = max(at, len(text) - self._reach + 1)
         run = self._run.search(text, first)
-        return len(text) if run is None else run.start()
+        return (len(text), True) if run is None else (run.start(), run.start() > first)
 
-    def _find(self, at: int, limit: int, parts: list[Part]) -> int:
+    def _find(self, kinds: Sequence[Kind], at: int, limit: int, parts: list[Part]) -> int:
         """Release up to `limit`, with the spans of matches that begin before it; where that ended."""
-        text, kinds = self._text, self._kinds
+        text = self._text
         nexts = [self._next(kind, at, limit) for kind in kinds]
         while at < limit:
             best = min(range(len(kinds)), key=lambda index: (nexts[index].start, -nexts[index].end))
@@ -227,6 +232,11 @@ class Scanner:
         if over:
             self._open, self._seen = None, ""
         return end
+
+
+@lru_cache(maxsize=256)
+def _sparks(sparks: tuple[str, ...]) -> tuple[tuple[str, re.Pattern[str]], ...]:
+    return tuple((spark, re.compile(spark)) for spark in sparks)
 
 
 def scan(kinds: Sequence[Kind], text: str) -> list[Span]:

@@ -17,7 +17,7 @@ from ingress.errors import ApiError, unsupported_parameter
 from ingress.guards.channel import apply
 from ingress.guards.guarded import Case, Guarded
 from ingress.guards.look import INLINE, Guard, Look, Seen, Whose, failed, kinds_of, seen, seen_later, windows
-from ingress.guards.texts import Text, parse, replaced, texts
+from ingress.guards.texts import EARLIER, Text, earlier_texts, parse, replaced, texts
 from ingress.job import Job
 from ingress.models import ServedModel
 from ingress.records import Drawn
@@ -48,12 +48,12 @@ class Guards:
         guards = [guard for guard in self._guards if guard.config.serves(model.name)]
         return GuardedCall(guards, model, whose, self._count) if guards else None
 
-    def going_on(self, go_on: GoOn, model: ServedModel, whose: Whose, body: bytes) -> GoOn:
+    def going_on(self, go_on: GoOn, model: ServedModel, whose: Whose, body: bytes, earlier: bytes) -> GoOn:
         """The engine's `go_on` for a call of another ingress, whose guards have let it pass: with those of its
         answer."""
         if (call := self.of(model, whose)) is None:
             return go_on
-        call.read(body)
+        call.read(body, earlier)
         return lambda job, request, adopted, drawn: call.go_on(*go_on(job, request, adopted, drawn))
 
     def trial(self, text: str, stage: Literal["input", "output"]) -> tuple[list[GuardVerdict], str]:
@@ -128,19 +128,24 @@ class GuardedCall:
                         f"{name}: not here, as the guard {guard.name!r} may change or withhold parts of the answer.",
                     )
 
-    def read(self, body: bytes) -> Any:
-        """Know the texts of a call, without looking at them: those that its answer should rest on."""
-        tree = parse(body)
-        self._texts = [*texts(tree), *_of_ids(tree, self._model)]
-        return tree
+    def read(self, body: bytes, earlier: bytes = b"") -> tuple[Any, Any]:
+        """Know the texts of a call, without looking at them: those that its answer should rest on.
 
-    async def admit(self, body: bytes) -> bytes:
-        """Look at what is asked, with all that do not ask a model; the body, with masks where there are some.
+        Args:
+            earlier: items of the stored conversation that it goes on with, as JSON.
+        """
+        tree, before = parse(body), parse(earlier) if earlier else []
+        self._texts = [*earlier_texts(before), *texts(tree), *_of_ids(tree, self._model)]
+        return tree, before
+
+    async def admit(self, body: bytes, earlier: bytes = b"") -> tuple[bytes, bytes]:
+        """Look at what is asked, and at what it goes on with, with all that do not ask a model; both, with masks where
+        there are some. See `read`.
 
         Raises:
             ApiError: 400 `content_filter`, a guard does not let it pass.
         """
-        tree = self.read(body)
+        tree, before = self.read(body, earlier)
         begun = time.perf_counter()
         local = [guard for guard in self._input if guard.ask is None]
         found: list[Seen] = []
@@ -161,7 +166,9 @@ class GuardedCall:
         finally:
             if local:
                 self._count("input", local, found, time.perf_counter() - begun)
-        return replaced(tree, others) if others else body
+        stored = {path[1:]: text for path, text in others.items() if path[0] == EARLIER}
+        given = {path: text for path, text in others.items() if path[0] != EARLIER}
+        return replaced(tree, given) if given else body, replaced(before, stored) if stored else earlier
 
     async def ask(self) -> None:
         """Have models judge what is asked, all at once.

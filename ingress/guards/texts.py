@@ -26,6 +26,7 @@ class Text(NamedTuple):
         return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in self.path).lstrip(".")
 
 
+EARLIER: Final = "previous_response_id"  # under which errors know what is kept here, and not in the body
 # Where a body holds text, on any surface; below them every text counts, but what only names or refers to something.
 _TEXTS: Final = ("system", "instructions", "messages", "input", "prompt", "suffix")
 _NOT: Final = frozenset({
@@ -44,6 +45,11 @@ def texts(tree: Any) -> Iterator[Text]:
     for key in _TEXTS:
         if (value := tree.get(key)) is not None:
             yield from _below((key,), "system" if key in ("system", "instructions") else "", value)
+
+
+def earlier_texts(items: Any) -> Iterator[Text]:
+    """All of the stored conversation that a call goes on with."""
+    yield from _below((EARLIER,), "", items)
 
 
 def _below(path: Path, role: str, value: Any) -> Iterator[Text]:

@@ -66,6 +66,8 @@ HELP: Final[dict[str, str]] = {
     "headrace_ingress_journal_bytes": "Bytes that journals of streams take.",
     "headrace_ingress_unprotected_total": "Streams that go on without a journal, by reason.",
     "headrace_guard_total": "Requests and answers that a guard looked at, by what followed.",
+    "headrace_ingress_request_cpu_seconds": "CPU time of an ingress for a call, until a scheduler has it.",
+    "headrace_ingress_token_cpu_seconds": "CPU time of an ingress for a token, from its scheduler to the socket.",
     "headrace_guard_seconds": "Time of an ingress for the guards of a request or of an answer.",
     "headrace_usage_spool_records": "Records of usage that are not in the ledger yet.",
     "headrace_usage_dropped_total": "Records of usage that were too many to keep.",

@@ -15,11 +15,11 @@ _SCHEDULER: Final = "scheduler@"
 
 
 class _Record:
-    __slots__ = ("dropped", "ended", "events", "model", "response")
+    __slots__ = ("called", "dropped", "ended", "events", "model", "response")
 
     def __init__(self) -> None:
         self.events: list[TimelineEvent] = []
-        self.model = self.response = ""
+        self.model = self.response = self.called = ""
         self.ended = False
         self.dropped = 0
 
@@ -31,6 +31,8 @@ class _Record:
         self.ended = self.ended or event.kind in ENDS
         if event.kind == "named":
             self.response = event.detail
+        elif event.kind == "called":
+            self.called = event.detail
 
 
 class Timelines:
@@ -45,6 +47,7 @@ class Timelines:
         self._records: OrderedDict[int, _Record] = OrderedDict()
         self._finished: OrderedDict[int, FinishedRequest] = OrderedDict()
         self._responses: dict[str, list[int]] = {}
+        self._called: dict[str, int] = {}  # the latest that clients call so
 
     def __len__(self) -> int:
         return len(self._records)
@@ -65,6 +68,8 @@ class Timelines:
             record.add(event)
             if record.response != named:
                 self._responses.setdefault(record.response, []).append(event.request)
+            if event.kind == "called":
+                self._called[event.detail] = event.request
             touched[event.request] = record
             if len(self._records) > self._limit:
                 self._forget(*self._records.popitem(last=False))
@@ -84,11 +89,15 @@ class Timelines:
             choices.remove(request)
             if not choices:
                 del self._responses[record.response]
+        if self._called.get(record.called) == request:
+            del self._called[record.called]
 
     def find(self, asked: GetTimeline) -> int:
         """The request that is meant; 0 where none is known."""
         if asked.response and (choices := self._responses.get(asked.response)):
             return choices[0]
+        if (called := self._called.get(asked.response)) is not None:
+            return called
         if asked.request:
             return asked.request
         if asked.suffix:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from bus.messages.usage import UsageRecord
+from bus.private import make_private
 from metrics.core.costs import Rate
 
 log = logging.getLogger(__name__)
@@ -221,7 +222,7 @@ def _open(path: Path) -> sqlite3.Connection:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    make_private(path)
     connection = sqlite3.connect(path, timeout=2.0, isolation_level=None, check_same_thread=False)
     try:
         connection.execute("PRAGMA journal_mode = WAL")

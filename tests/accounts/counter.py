@@ -95,9 +95,9 @@ class Counter:
 
 
 @contextlib.contextmanager
-def counter(ingresses: int = 2, *, unleased_s: float = 30.0) -> Iterator[Counter]:
+def counter(ingresses: int = 2, *, unleased_s: float = 30.0, text: str = "") -> Iterator[Counter]:
     """Everything is ready; afterwards nothing of it is left."""
-    stage = Stage(ingresses, settings=SETTINGS.format(unleased_s=unleased_s))
+    stage = Stage(ingresses, settings=SETTINGS.format(unleased_s=unleased_s), text=text)
     desk = Counter(stage)
     try:
         for name in ("metrics@host", "accounts@host"):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from admin_tui.actions import Order
-from admin_tui.keeping import MOST_AT_ONCE, Keeping, Outcome
+from admin_tui.keeping import LOOK_S, MOST_AT_ONCE, Keeping, Outcome, Service
 from bus.loop import PollLoop
 
 Answer = tuple[bool, str]
@@ -28,6 +28,9 @@ class Slow:
         if name == "kv@host":
             raise OSError("no systemctl")
         return Outcome(name != "ingress@0", f"{name}\x1b[31m")
+
+    def services(self) -> tuple[Service, ...]:
+        return ()
 
 
 def turn_until(loop: PollLoop, true: Callable[[], object]) -> None:
@@ -80,3 +83,32 @@ def test_more_than_some_at_once_are_refused_and_after_the_end_nobody_is_told(loo
 @pytest.mark.parametrize("verb", ["drain", "undrain", "cancel", "limit", "reload", "acknowledge", "silence"])
 def test_everything_else_goes_to_the_stack_s_own_doors(verb: str) -> None:
     assert not Keeping.carries_out(Order(verb, "kv@host"))  # type: ignore[arg-type]
+
+
+def test_services_are_asked_for_now_and_then_one_question_at_a_time(loop: PollLoop) -> None:
+    keeper, may_answer, told = Slow(), threading.Event(), list[tuple[Service, ...]]()
+    asked = [0]
+    service = Service("kv@host", "headrace-kv.service", "ready", "active (running)", 7, 0, 1.0)
+
+    def services() -> tuple[Service, ...]:
+        asked[0] += 1
+        assert may_answer.wait(30)
+        if asked[0] == 2:
+            raise OSError("no systemctl")
+        return (service,)
+
+    keeper.services = services  # type: ignore[method-assign]
+    keeping = Keeping(loop, keeper, told.append)
+    keeping._look()
+    keeping._look()
+    loop.turn(0.01)
+    assert (asked, told) == ([1], [])
+    may_answer.set()
+    turn_until(loop, lambda: told)
+    assert told == [(service,)]
+    keeping._look()
+    turn_until(loop, lambda: len(told) == 2)
+    assert told[1] == ()  # it does not say: what it said is not known to hold
+    keeping.close()
+    keeping._look()
+    assert LOOK_S >= 1

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from admin_tui.keeping import Service
 from admin_tui.recording import BadRecording, Recorded, from_line, read, to_line
 from admin_tui.replay import ReplayFeed
-from admin_tui.world import NO_PAGES, Event, LinkDown, LinkUp, SupervisorGone
+from admin_tui.world import NO_PAGES, Event, LinkDown, LinkUp, Services, SupervisorGone
 from bus.loop import PollLoop
 from bus.messages.control import Fleet, UnitStatus
 from bus.messages.details import BusReply, HostReply, Memory, ModelsReply, PagesReply, StepsReply
@@ -20,6 +21,7 @@ from bus.messages.telemetry import TimelineEvent
 
 EVENTS: list[Event] = [
     LinkUp(), LinkDown("died"), SupervisorGone(), Fleet(1, (UnitStatus("kv@host", 5, "ready", 0, 1.5),), "x.toml"),
+    Services((Service("kv@host", "headrace-kv.service", "ready", "active (running)", 5, 2, 1.5, 9, 0, "exit 70"),)),
     Snapshot(1, 2, 3, (), (), NO_PAGES, (), 0, ()), Update(3, 4, None, None, NO_PAGES, None, 0, None),
     TimelineReply(0, 9, (TimelineEvent(9, 1, "queued"),)),
     StepsReply(1, 2, ()), BusReply(1, 2, ()), ModelsReply(1, 2, 3, (), ()),
@@ -48,25 +50,25 @@ def test_a_bad_file_says_where(tmp_path: Path) -> None:
 
 def test_a_replay_keeps_time_answers_for_timelines_and_obeys_nobody() -> None:
     loop, got = PollLoop(), []
-    recorded = [Recorded(0.0, EVENTS[4]), Recorded(0.2, EVENTS[5]), Recorded(9.0, EVENTS[1]), Recorded(9.0, EVENTS[6])]
+    recorded = [Recorded(0.0, EVENTS[5]), Recorded(0.2, EVENTS[6]), Recorded(9.0, EVENTS[1]), Recorded(9.0, EVENTS[7])]
     feed = ReplayFeed(recorded, loop)
     feed.start(got.append)
-    assert got == [EVENTS[4]]
+    assert got == [EVENTS[5]]
     while len(got) < 2:
         loop.turn(0.05)
-    assert got == [EVENTS[4], EVENTS[5]]
+    assert got == [EVENTS[5], EVENTS[6]]
     feed.ask_timeline(9)
     feed.ask_timeline(8)
-    assert got[2:] == [EVENTS[6], TimelineReply(0, 8, ())]
+    assert got[2:] == [EVENTS[7], TimelineReply(0, 8, ())]
     feed.close()
 
 
 def test_a_replay_answers_a_question_with_what_was_known_at_its_time() -> None:
     recorded = [Recorded(t, StepsReply(0, at, ())) for t, at in ((1.0, 10), (2.0, 20), (90.0, 900))]
     got: list[Event] = []
-    feed = ReplayFeed([*recorded, Recorded(2.5, EVENTS[5])])
+    feed = ReplayFeed([*recorded, Recorded(2.5, EVENTS[6])])
     feed.ask("steps")  # before it began: nothing is on screen
     feed.start(got.append)
     feed.ask("steps")
     feed.ask("host")  # of which the recording knows nothing
-    assert got == [EVENTS[5], StepsReply(0, 20, ())]
+    assert got == [EVENTS[6], StepsReply(0, 20, ())]

@@ -10,8 +10,10 @@ import pytest
 
 from admin_tui.app import HeadraceTop
 from admin_tui.glyphs import ASCII
+from admin_tui.keeping import Service
 from admin_tui.recording import Recorded
-from admin_tui.world import LinkDown
+from admin_tui.world import LinkDown, Services, SupervisorGone
+from bus.messages.control import Fleet
 from bus.messages.details import PagesReply
 
 SIZES = [(80, 24), (120, 34), (160, 50)]
@@ -59,6 +61,25 @@ def test_what_kv_said_is_old(snap_compare: Any, make_app: MakeApp, demo: list[Re
     late = msgspec.structs.replace(last.event, at_ns=last.event.heard_ns + 30_000_000_000)
     others = [recorded for recorded in demo if not isinstance(recorded.event, PagesReply)]
     assert snap_compare(make_app([*others, last._replace(event=late)]), press=["6"], terminal_size=(120, 34))
+
+
+@pytest.mark.parametrize("size", [*SIZES, (200, 50)], ids=lambda size: f"{size[0]}x{size[1]}")
+def test_the_fleet_under_systemd(
+    snap_compare: Any, make_app: MakeApp, demo: list[Recorded], size: tuple[int, int]
+) -> None:
+    """No supervisor is there, and systemd says how its units are."""
+    (fleet, *_) = (recorded.event for recorded in demo if isinstance(recorded.event, Fleet))
+    services = tuple(
+        Service(
+            unit.name, f"headrace-{unit.name.replace('@host', '')}.service", unit.state, "active (running)", unit.pid,
+            index % 3, 3600.0 + index, (80 + 300 * index) << 20, (index % 2) * (8 << 30),
+            "killed by SIGSEGV" if index == 1 else "no progress within WatchdogSec=: killed by SIGABRT" * (index == 2),
+        )
+        for index, unit in enumerate(fleet.units)
+    )  # fmt: skip
+    said = [recorded for recorded in demo if not isinstance(recorded.event, Fleet)]
+    under = [Recorded(0.0, SupervisorGone()), Recorded(0.0, Services(services)), *said]
+    assert snap_compare(make_app(under), press=["2", "home", "down"], terminal_size=size)
 
 
 def test_the_bus_is_gone(snap_compare: Any, make_app: MakeApp, demo: list[Recorded]) -> None:

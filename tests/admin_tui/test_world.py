@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from admin_tui.world import NO_PAGES, LinkDown, LinkUp, SupervisorGone, World
+from admin_tui.keeping import Service
+from admin_tui.world import NO_PAGES, LinkDown, LinkUp, Services, SupervisorGone, World
 from bus.messages.control import Fleet, UnitStatus
 from bus.messages.details import BusReply, StepsReply
 from bus.messages.observe import Finding, PageLoad, Snapshot, Update
@@ -99,3 +100,22 @@ def test_details_are_kept_by_question_with_their_age() -> None:
     assert (world.details.age_s("steps", 5_500_000_000), world.details.age_s("bus", 5_500_000_000)) == (1.5, 2.5)
     assert not world.details.complete
     assert world.heard_ns == 0  # an answer is not the feed
+
+
+def test_where_systemd_keeps_the_processes_its_units_say_who_should_be_there() -> None:
+    world = world_of(processes=(WORKER,))
+    worker = Service(WORKER.name, "w.service", "ready", "active (running)", 7, 3, 9.0, last_stop="exit code 70")
+    kv = Service("kv@host", "k.service", "failed", "failed (failed)", 0, 8, 0.0, last_stop="killed by SIGSEGV")
+    world.apply(SupervisorGone(), SECOND)
+    world.apply(Services((worker, kv)), SECOND)
+    assert world.names() == ["kv@host", WORKER.name]
+    assert (world.condition("kv@host"), world.condition(WORKER.name)) == ("dead", "ready")
+    assert (world.units[WORKER.name].restarts, world.units["kv@host"].last_exit) == (3, "killed by SIGSEGV")
+    world.apply(SupervisorGone(), SECOND)  # said again and again while there is none
+    assert world.names() == ["kv@host", WORKER.name]
+    world.apply(Fleet(1, (UnitStatus(WORKER.name, 7, "ready", 0, 1.5),), "x.toml"), SECOND)
+    world.apply(Services(()), SECOND)  # a supervisor is there: systemd has nothing to say
+    assert world.units[WORKER.name].restarts == 0
+    assert not world.services
+    world.apply(SupervisorGone(), SECOND)
+    assert not world.units

@@ -56,6 +56,7 @@ ALLOWED = {
     "metrics/ledger/keeper.py": "hours and days that usage is summed by, and prices hold in",
     "metrics/tracing/exporter.py": "OpenTelemetry wants spans by date",
     "metrics/service.py": "when somebody acknowledged a finding, and until when it is silenced",
+    "metrics/host/vitals.py": "how old crash reports are, whose names are dates",
     "metrics/exposition.py": "Prometheus wants the start of a process as a date",
     "workers/weights/store.py": "ages of files, by which they are cleaned up",
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""docs/configuration.md says what bus/config.py does: every key, its default, choices and bounds, and no other key."""
+"""docs/configuration.md says what bus/config/ does: every key, its default, choices and bounds, and no other key."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from bus.config import (
     CacheNamespaceConfig,
     CostConfig,
     CurveConfig,
+    GuardConfig,
     IngressConfig,
     KvConfig,
     LogConfig,
@@ -33,10 +34,9 @@ from bus.config import (
     TracesConfig,
     UsageConfig,
 )
-from bus.guard_config import GuardConfig
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
-SECTIONS: dict[str, type[Section | GuardConfig]] = {
+SECTIONS: dict[str, type[Section]] = {
     "[ingress]": IngressConfig,
     "[kv]": KvConfig,
     "[metrics]": MetricsConfig,

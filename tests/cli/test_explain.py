@@ -19,12 +19,14 @@ def test_ids_are_taken_as_clients_and_screens_show_them() -> None:
     asked = question("chatcmpl-0cda4687dc7acfcb")
     assert (asked.request, asked.response) == (ID, "chatcmpl-0cda4687dc7acfcb")
     assert question(" cmpl-0cda4687dc7acfcb:17\n").response == "cmpl-0cda4687dc7acfcb"  # an event's id
-    assert question("0cda4687dc7acfcb") == GetTimeline(1, ID, suffix="cda4687dc7acfcb")
+    assert question("embd-0cda4687dc7acfcb").request == question("req_0cda4687dc7acfcb").request == ID
+    assert question("0cda4687dc7acfcb") == GetTimeline(1, ID, "0cda4687dc7acfcb", "cda4687dc7acfcb")
     assert question("0xCDA4687DC7ACFCB").request == ID
-    assert question("dc7acfcb") == GetTimeline(1, 0, suffix="dc7acfcb")
+    assert question("dc7acfcb") == GetTimeline(1, 0, "dc7acfcb", "dc7acfcb")
+    assert question("Client-7/a") == GetTimeline(1, 0, "Client-7/a")  # what a client called it
 
 
-@pytest.mark.parametrize("text", ["", "smollm2", "chatcmpl-12", "dc7", "zzzz", "0cda4687dc7acfcb0", "\x1b[31m"])
+@pytest.mark.parametrize("text", ["", "a b", "caf\xe9", "x" * 513, "\x1b[31m"])
 def test_anything_else_is_no_id_and_says_what_is(text: str) -> None:
     with pytest.raises(NotAnId, match="chatcmpl-"):
         question(text)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import os
 import shutil
 import signal
 import tarfile
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -24,11 +27,14 @@ from bus.messages.clients import Call
 from bus.messages.requests import Sampling, Submit
 from bus.packed import pack_u32
 from bus.wire import CHANNELS, Channel, Codec
+from cli.blackbox.command import Asked
+from cli.blackbox.command import show as blackbox
 from cli.report import bundle
 from cli.report.bundle import About, BadBundle, crash_path, kept, let_go, read, recordings_of, write
-from cli.report.command import crash_report, listing, report
+from cli.report.command import crash_report, listing, report, show
 from cli.report.contents import Part
 from cli.report.secrets import REMOVED, Secrets
+from cli.report.shown import summary
 from cli.supervisor.crashes import AGAIN_S, PATIENCE_S, Pace, is_crash
 
 PROMPT: Final = [40961, 40962, 40963, 40964, 40965, 40966]
@@ -201,7 +207,7 @@ def test_what_is_no_report_is_refused(place: Path, data: bytes) -> None:
     with pytest.raises(BadBundle, match="cannot be read as a report"):
         read(place / "x")
     with tarfile.open(place / "y", "w:gz") as tar:
-        tar.add(place / "x", "somewhere/else")
+        tar.add(place / "x", "headrace-report/config.toml")
     with pytest.raises(BadBundle, match="no report"):
         read(place / "y")
 
@@ -246,3 +252,175 @@ def test_the_supervisor_has_a_report_written_of_a_crash(host, waiting: Callable[
     assert host.headrace("down").returncode == 0
     assert time.monotonic() - began < 60
     assert os.listdir(crashes) == [path.name]
+
+
+# --- reports from elsewhere ----------------------------------------------------------------------------------------
+
+
+def hostile(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
+    with tarfile.open(path, "w:gz") as tar:
+        about = msgspec.json.encode(ABOUT)
+        for info, data in [(member("about.json"), about), *members]:
+            info.size = info.size or len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def member(name: str, **changes: object) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(f"headrace-report/{name}")
+    for key, value in changes.items():
+        setattr(info, key, value)
+    return info
+
+
+ESCAPE: Final = "\x1b]2;OWNED\x07\x9b31m\u202e[/red]"
+HOSTILE_ENTRY: Final = {
+    "at": ESCAPE, "at_ns": 1, "process": f"kv@host{ESCAPE}", "epoch": 1, "number": 1, "kind": ESCAPE, "peer": ESCAPE,
+    "message": "StepPlan", "fields": {"slots": ESCAPE}, "text": ESCAPE,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("info", "why"),
+    [
+        (member("../../etc/passwd"), "no part of a report"),
+        (member("logs/.."), "no part of a report"),
+        (member("/etc/passwd"), "no part of a report"),
+        (member("a/b/c"), "no part of a report"),
+        (member(f"logs/{ESCAPE}.log"), "no part of a report"),
+        (member("config.toml", type=tarfile.SYMTYPE, linkname="/etc/shadow"), "no plain file"),
+        (member("config.toml", type=tarfile.LNKTYPE, linkname="/etc/shadow"), "no plain file"),
+        (member("config.toml", type=tarfile.CHRTYPE), "no plain file"),
+        (member("logs", type=tarfile.DIRTYPE), "no plain file"),
+        (member("about.json"), "twice"),
+    ],
+    ids=["up", "dots", "absolute", "deep", "escape", "symlink", "hardlink", "device", "directory", "twice"],
+)
+def test_a_report_that_write_could_not_have_made_is_refused(
+    place: Path, info: tarfile.TarInfo, why: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = hostile(place / "x.tar.gz", (info, b"" if info.type != tarfile.REGTYPE else b"x"))
+    before = sorted(place.rglob("*"))
+    assert show(path, "") == 1
+    out, err = capfd.readouterr()
+    assert why in err
+    assert not out
+    assert err.replace("\n", "").isprintable()
+    assert sorted(place.rglob("*")) == before
+
+
+def bomb(place: Path) -> Path:
+    """A hundred kilobytes that unpack to a gigabyte."""
+    path = place / "bomb.tar.gz"
+    info = member("logs/kv@host.log", size=1 << 30)
+    with gzip.open(path, "wb", 6) as file:
+        about = msgspec.json.encode(ABOUT)
+        file.write(member("about.json", size=len(about)).tobuf() + about.ljust(512, b"\0") + info.tobuf())
+        for _ in range(1024):
+            file.write(bytes(1 << 20))
+    return path
+
+
+def sparse(place: Path) -> Path:
+    """A file that says that it has a terabyte of holes, as GNU tar writes them."""
+    info = member("logs/kv@host.log", pax_headers={
+        "GNU.sparse.major": "0", "GNU.sparse.minor": "1", "GNU.sparse.name": "headrace-report/logs/kv@host.log",
+        "GNU.sparse.size": str(1 << 40), "GNU.sparse.numblocks": "1", "GNU.sparse.map": "0,1",
+    })  # fmt: skip
+    return hostile(place / "sparse.tar.gz", (info, b"x"))
+
+
+def crowd(place: Path) -> Path:
+    return hostile(place / "crowd.tar.gz", *((member(f"logs/{n}.log"), b"") for n in range(bundle.MOST_PARTS)))
+
+
+def long_name(place: Path) -> Path:
+    """A name of a gigabyte: read into memory by whoever believes its header."""
+    path = place / "long.tar.gz"
+    info = tarfile.TarInfo("././@LongLink")
+    info.type, info.size = tarfile.GNUTYPE_LONGNAME, 1 << 30
+    with gzip.open(path, "wb", 6) as file:
+        file.write(info.tobuf())
+        for _ in range(1024):
+            file.write(bytes(1 << 20))
+    return path
+
+
+@pytest.mark.parametrize("make", [bomb, sparse, crowd, long_name])
+def test_nothing_unpacks_to_more_than_a_report_can_be(place: Path, make: Callable[[Path], Path]) -> None:
+    path = make(place)
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadBundle, match="refused: "):
+            read(path)
+        assert tracemalloc.get_traced_memory()[1] < 3 * bundle.MOST_READ
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_a_report_says_reaches_no_terminal(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    about = msgspec.structs.replace(ABOUT, process="kv@host", cause=ESCAPE, host=ESCAPE)
+    parts = {
+        "host.json": {"os": {"name": ESCAPE, "kernel": [1]}, "cpu": {"model": ESCAPE}, "memory": {"total": ESCAPE}},
+        "status.json": {"processes": [{"name": ESCAPE, "pid": {}}, 5, None], "names": ESCAPE},
+        "units.json": [{"Id": ESCAPE, "NRestarts": 3}, "x"],
+        "ends.json": [{"unit": f"headrace-kv.service{ESCAPE}", "process": "kv@host", "cause": ESCAPE}],
+    }
+    head = {"process": "kv@host", "epoch": 1, "pid": 1, "build": ESCAPE, "same_boot": True}
+    lines = b"\n".join(map(msgspec.json.encode, [head, HOSTILE_ENTRY, {**HOSTILE_ENTRY, "kind": "sent"}]))
+    path = place / "x.tar.gz"
+    write(path, about, [
+        *(Part(name, msgspec.json.encode(tree)) for name, tree in parts.items()),
+        Part("logs/kv@host.log", f"{ESCAPE}\n".encode() * 40), Part("blackbox/kv@host.1.jsonl", lines),
+        Part("blackbox/kv@host.1.fatal", ESCAPE.encode()), Part("metrics.txt.missing", ESCAPE.encode()),
+    ])  # fmt: skip
+    assert show(path, "") == 0
+    assert show(path, "logs/kv@host.log") == 0
+    for name, as_json in (("", False), ("kv@host", False), ("", True)):
+        assert blackbox(Asked(name=name, bundle=path, as_json=as_json, everything=True)) == 0
+    out, err = capfd.readouterr()
+    assert "OWNED" in out
+    assert (out + err).replace("\n", "").replace("\t", "").isprintable()
+    assert "kv@host crashed: " in out
+
+
+KEYS: Final = ["os", "name", "cpu", "memory", "total", "processes", "packages", "Id", "unit", "process", "version"]
+TREES: Final = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4),
+)
+
+
+@given(TREES, st.sampled_from(["host.json", "status.json", "units.json", "ends.json"]))
+def test_no_shape_of_a_part_is_too_odd(tree: object, name: str) -> None:
+    about = msgspec.json.encode(msgspec.structs.replace(ABOUT, process="kv@host"))
+    lines = list(summary({"about.json": about, name: msgspec.json.encode(tree)}))
+    assert lines[0].startswith("report of h, ")
+    assert all(line.isprintable() for line in lines)
+
+
+def test_a_real_report_is_read_on_another_host(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Recorder.open(place / "RUN", "scheduler@toy", 7, BlackboxConfig(size="256KiB")) as its:
+        its.line("12:00:00.000 I scheduler@toy the last that it said")
+        say(its, "requests", Submit(5, pack_u32(PROMPT), Sampling(), 8))
+    (place / "STATE" / "log").mkdir()
+    (place / "STATE" / "log" / "scheduler@toy.log").write_text("12:00:00.000 I scheduler@toy in its log\n")
+    assert crash_report(Config(), "scheduler@toy", "killed by SIGSEGV") == 0
+    path = kept()[0].path.rename(place / "elsewhere.tar.gz")
+    shutil.rmtree(place / "RUN")
+    capsys.readouterr()
+    assert show(path, "") == 0
+    out = capsys.readouterr().out
+    for text in (
+        "scheduler@toy crashed: killed by SIGSEGV",
+        "kernel ",
+        "torch ",
+        "in its log",
+        "the last that it said",
+        "request 5: prompt of 6 tokens",
+        "blackbox/scheduler@toy.7.jsonl",
+        "supervisor.json.missing",
+    ):
+        assert text in out, text
+    assert show(path, "no/such") == 1
+    assert show(place / "none", "") == 1

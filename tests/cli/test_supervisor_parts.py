@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bus.config import Config, IngressConfig, KvConfig, ModelConfig
+from bus.config import CacheConfig, Config, GuardConfig, IngressConfig, KvConfig, ModelConfig
 from bus.memfd import create_memfd
 from cli.supervisor.children import environment, threads_of
 from cli.supervisor.logfiles import Tail, last_lines, printable, rotate
@@ -38,6 +38,11 @@ def test_a_fingerprint_changes_with_what_the_process_reads_and_with_nothing_else
     other_model = Config(ingress=CONFIG.ingress, model=(ModelConfig(name="small", source="x.gguf"), WIDE))
     changed = {u.name for u in desired_units(CONFIG) if fingerprint(CONFIG, u.name) != fingerprint(other_model, u.name)}
     assert changed == {"metrics@host", "scheduler@small", "worker@small.0.0", "ingress@0", "ingress@1"}
+    other_cache = Config(ingress=CONFIG.ingress, model=CONFIG.model, cache=CacheConfig(ttl_s=60.0))
+    other_guard = Config(ingress=CONFIG.ingress, model=CONFIG.model, guard=(GuardConfig(name="pii", kind="pii"),))
+    for other in (other_cache, other_guard):
+        changed = {u.name for u in desired_units(CONFIG) if fingerprint(CONFIG, u.name) != fingerprint(other, u.name)}
+        assert changed == {"ingress@0", "ingress@1"}
 
 
 def test_workers_share_the_cores_and_the_others_have_one_thread() -> None:

@@ -16,12 +16,14 @@ from hypothesis import strategies as st
 from bus.config import Config, CurveConfig, IngressConfig, KvConfig, ModelConfig, SystemdConfig
 from bus.messages.control import UnitStatus
 from cli.supervisor.plan import desired_units
+from cli.systemd.ends import last, parse, remember
 from cli.systemd.exposure import measure
 from cli.systemd.host import cpu_list, this_host
 from cli.systemd.install import install, remove
 from cli.systemd.placement import Host, Node, TooFewGpus, place
-from cli.systemd.running import config_of, parse_units, process_of
-from cli.systemd.units import MARK, UNITS, Layout, Unfit, fill, render, unit_of
+from cli.systemd.running import config_of, parse_units
+from cli.systemd.screen import services
+from cli.systemd.units import MARK, UNITS, Layout, Unfit, fill, process_of, render, unit_of
 
 TWO_NODES = Host((Node(0, tuple(range(8))), Node(1, tuple(range(8, 16)))), gpus=4)
 
@@ -263,6 +265,26 @@ def test_units_are_told_by_the_names_that_their_processes_hold() -> None:
         "headrace-standby@m.0.0.service": UnitStatus("worker@m.0.0", 41, "ready", 1, 4.0, ""),
     }
     assert config_of(SHOWN) == "/etc/headrace/headrace.toml"
+
+
+def test_a_screen_sees_units_with_their_memory_and_how_they_ended(tmp_path: Path) -> None:
+    more = SHOWN.replace(
+        "Id=headrace-kv.service", "Id=headrace-kv.service\nSubState=failed\nResult=exit-code\nMemoryCurrent=[not set]"
+    ).replace(
+        "Id=headrace-standby@m.0.0.service",
+        "Id=headrace-standby@m.0.0.service\nSubState=running\nResult=success\nMemoryCurrent=5000\nMemoryMax=infinity",
+    )
+    standby = parse(f"headrace-standby@m.0.0.service {'5c4f' * 8} signal killed SEGV", 1.0)
+    assert standby is not None
+    remember(tmp_path, [standby])
+    remember(tmp_path, [])
+    kv, worker = services(more, {41: "worker@m.0.0"}, 9.0, last(tmp_path))
+    assert (kv.process, kv.status, kv.state, kv.memory) == ("kv@host", "failed", "failed (failed)", 0)
+    assert kv.last_stop == "exit code 78 (bad configuration)"
+    assert (worker.process, worker.unit) == ("worker@m.0.0", "headrace-standby@m.0.0.service")
+    assert (worker.memory, worker.most, worker.restarts, worker.last_stop) == (5000, 0, 1, "killed by SIGSEGV")
+    (tmp_path / "ends.json").write_text("{")
+    assert last(tmp_path) == {}
 
 
 def test_this_host_has_cores() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -38,6 +40,7 @@ from ingress.cache.policy import may_keep, why_not
 from ingress.cache.spaces import Space, Spaces
 from ingress.cache.store import Store, now_ms
 from ingress.engine import Finish, Job, Piece, ServedModel, Stream, Usage
+from ingress.errors import ApiError, not_ready
 from ingress.records import Drawn, Record
 
 SPACE = Space("default", True, False, 60.0)
@@ -283,6 +286,26 @@ def test_what_one_keeps_another_serves_until_it_is_flushed(folder: Path) -> None
     one.close(), two.close()
 
 
+def test_whoever_else_opens_and_closes_the_file_takes_nothing_along(folder: Path) -> None:
+    """A process that closes a database as the last one removes its log; who has it open counts, also twice."""
+    one = Store(folder, 1 << 20)
+    one.put(kept(b"k"))
+    assert one.settle()
+    look = (
+        "import sqlite3, sys; d = sqlite3.connect(sys.argv[1]);"
+        "print(d.execute('SELECT count(*) FROM answers').fetchone()); d.close()"
+    )
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-c", look, str(one.path)], capture_output=True, text=True, check=True)
+        assert done.stdout == "(1,)\n"
+    one.put(kept(b"l"))
+    assert one.settle()
+    other = Store(folder, 1 << 20)
+    assert other.get(b"l") is not None
+    other.close()
+    one.close()
+
+
 def test_an_answer_is_not_served_after_its_time(folder: Path) -> None:
     store = Store(folder, 1 << 20)
     store.put(kept(b"k", ttl_ms=-1))
@@ -382,6 +405,13 @@ class Backend:
         self.gone_on: list[tuple[int, list[tuple[int, ...]]]] = []
         self.gate = asyncio.Event()
         self.gate.set()
+        self.met: Any = None  # sets the facts of a model
+
+    async def expect(self, model: ServedModel) -> None:
+        await asyncio.sleep(0)
+        if self.met is None:
+            raise not_ready("no", 1.0)
+        self.met(model)
 
     async def open(self, job: Job) -> Stream:
         await self.gate.wait()
@@ -477,6 +507,20 @@ async def test_a_miss_then_a_hit_with_a_row_for_each(house: House) -> None:
     assert dict(again.headers)[b"x-cache-age"] == b"0"
     [row] = house.books.rows
     assert (row.outcome, row.prompt_tokens, row.generated_tokens, row.computed) == ("cached", 3, 5, (0, 0))
+
+
+async def test_the_first_call_after_a_start_waits_for_what_the_model_is(house: House) -> None:
+    """And is kept: what its scheduler says is a part of the key."""
+    facts, house.model.facts = house.model.facts, None
+    with pytest.raises(ApiError, match="no"):
+        await house.ask()
+    assert not house.backend.streams
+    house.backend.met = lambda model: setattr(model, "facts", facts)
+    first = await house.ask()
+    house.backend.say(100, "Hi")
+    house.backend.end(100, count=2)
+    assert (said(first), await text(first)) == ("miss", ("Hi", "stop"))
+    assert said(await house.ask()) == "exact"
 
 
 async def test_tenants_cannot_probe_each_other(house: House) -> None:

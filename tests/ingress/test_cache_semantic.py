@@ -22,16 +22,20 @@ from bus.messages.requests import Sampling
 from bus.telemetry import Telemetry
 from ingress.api import validate
 from ingress.api.jobs import Caller, Plan, Prompt
+from ingress.api.schema_chat import ChatRequest
 from ingress.cache.costs import Overheard
 from ingress.cache.front import AnswerCache, Opened
+from ingress.cache.generations import Generations
 from ingress.cache.keys import history_key
 from ingress.cache.semantic import calibration as calibrating
+from ingress.cache.semantic import index as index_module
+from ingress.cache.semantic import lookup as lookup_module
 from ingress.cache.semantic.agreement import agree
 from ingress.cache.semantic.calibration import Calibration, Calibrations, choose, needed, wilson_lower, wilson_upper
 from ingress.cache.semantic.eligible import excluded, history, question
 from ingress.cache.semantic.features import NAMES, broken, features
-from ingress.cache.semantic.index import FLAT, Partition
-from ingress.cache.semantic.lookup import Semantic, Vector
+from ingress.cache.semantic.index import FLAT, Partition, Partitions
+from ingress.cache.semantic.lookup import Asked, Semantic, Vector
 from ingress.cache.semantic.static import FORMAT, About, NotPrepared, StaticVectors
 from ingress.cache.semantic.verifier import LEAST_COSINE, Forest, Verifier, shipped
 from ingress.cache.semantic.words import words
@@ -201,10 +205,10 @@ def test_the_nearest_are_found_and_what_is_gone_is_not(seed: int, count: int, go
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     partition = Partition(8)
     for index, row in enumerate(rows):
-        partition.add(bytes([index]), "", row, b"")
+        partition.add(index + 1, bytes([index]), "", row, b"")
     left = [index for index in range(count) if index not in gone]
     for index in gone & set(range(count)):
-        partition.remove(index)
+        partition.remove(bytes([index]))
     found = [near.place for near in partition.nearest(rows[0], 0.1, 3)]
     expected = sorted((i for i in left if rows[i] @ rows[0] >= 0.1), key=lambda i: -float(rows[i] @ rows[0]))[:3]
     assert found == expected
@@ -218,10 +222,70 @@ def test_a_large_partition_is_a_graph() -> None:
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     partition = Partition(32)
     for index, row in enumerate(rows):
-        partition.add(index.to_bytes(4, "little"), "", row, b"")
+        partition.add(index + 1, index.to_bytes(4, "little"), "", row, b"")
     assert partition.nearest(rows[FLAT + 5], 0.9, 3)[0].place == FLAT + 5
-    partition.remove(FLAT + 5)
+    partition.remove((FLAT + 5).to_bytes(4, "little"))
     assert not partition.nearest(rows[FLAT + 5], 0.9, 3)
+
+
+def test_the_graph_finds_what_a_look_at_all_rows_finds() -> None:
+    """Questions come in clusters; of 200 that are near a kept one, that one is found."""
+    pytest.importorskip("usearch")
+    generator = np.random.default_rng(2)
+    centres = generator.normal(size=(60, 64))
+    rows = (centres[generator.integers(0, 60, 6000)] + 0.6 * generator.normal(size=(6000, 64))).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    partition = Partition(64)
+    for index, row in enumerate(rows):
+        partition.add(index + 1, index.to_bytes(4, "little"), "", row, b"")
+    found = 0
+    for place in range(0, 6000, 30):
+        asked = rows[place] + 0.02 * generator.normal(size=64).astype(np.float32)
+        best = int((rows @ asked).argmax())
+        found += best in [near.place for near in partition.nearest(asked / np.linalg.norm(asked), 0.55, 4)]
+    assert found >= 196, found
+
+
+def test_a_question_that_is_kept_anew_has_one_place_and_a_worn_partition_begins_anew() -> None:
+    row = np.ones(4, np.float32) / 2
+    partitions = Partitions(4)
+    partition = partitions.of(b"p")
+    for number in range(1, 4):
+        partition.add(number, b"k", "", row, b"")
+    assert (len(partition), partition.newest) == (1, 3)
+    partition.remove(b"k")
+    partition.add(4, b"k", "", row, b"")
+    assert len(partition.nearest(row, 0.5, 4)) == 1
+    for number in range(5, 5 + FLAT):
+        partition.add(number, number.to_bytes(4, "little"), "", row, b"")
+    assert not partition.worn
+    for number in range(5, 5 + FLAT * 2 // 3):
+        partition.remove(number.to_bytes(4, "little"))
+    assert partition.worn
+    partitions.renew(b"p")
+    assert (len(partitions.of(b"p")), partitions.of(b"p").newest) == (0, 0)
+
+
+def test_a_full_partition_goes_on_without_its_older_half(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index_module, "MOST", 20)
+    monkeypatch.setattr(index_module, "MOST_FLAT", 20)
+    partitions = Partitions(4)
+    for number in range(1, 31):
+        partitions.of(b"p").add(number, bytes([number]), "", np.ones(4, np.float32), b"")
+    assert len(partitions.of(b"p")) == 20
+    assert partitions.of(b"p").worn
+    partitions.renew(b"p")
+    assert partitions.of(b"p").newest == 11
+
+
+def test_what_all_partitions_hold_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index_module, "MOST_IN_ALL", 5)
+    partitions = Partitions(4)
+    for part in b"abc":
+        for number in range(1, 4):
+            partitions.of(bytes([part])).add(number, bytes([number]), "", np.ones(4, np.float32), b"")
+    partitions.bound()
+    assert [len(partitions.of(bytes([part]))) for part in b"cba"] == [3, 0, 0]
 
 
 # --- all of it -----------------------------------------------------------------------------------------------------
@@ -257,6 +321,11 @@ class Means:
         return self._static.vector(text)
 
 
+def _request(text: str, before: str = "Be brief.") -> ChatRequest:
+    messages = [{"role": "system", "content": before}, {"role": "user", "content": text}]
+    return validate.chat_request(json.dumps({"model": "m", "messages": messages, "temperature": 0}).encode())
+
+
 class House:
     def __init__(self, folder: Path, semantic: Any, audit: float = 0.001) -> None:
         self.backend, self.telemetry = Backend(), Telemetry()
@@ -271,15 +340,20 @@ class House:
         config = CacheConfig(encoder="encoder", namespace=(space,))
         self.cache = AnswerCache(config, self.backend, self.store, Overheard(Books()), self.telemetry, self.semantic)
 
-    async def ask(self, text: str, tenant: str = "", before: str = "Be brief.") -> Opened:
-        messages = [{"role": "system", "content": before}, {"role": "user", "content": text}]
-        request = validate.chat_request(json.dumps({"model": "m", "messages": messages, "temperature": 0}).encode())
+    def turn(self, text: str) -> Asked:
+        one: Job = job(prompt=list(text.encode()), sampling=Sampling(temperature=0))
+        asked = self.semantic.turn(_request(text), one, model(), self.cache._spaces.of("m", ""))
+        assert asked is not None
+        return asked
+
+    async def ask(self, text: str, tenant: str = "", before: str = "Be brief.", header: str = "") -> Opened:
+        request = _request(text, before)
         one: Job = job(prompt=list(text.encode()), tenant=tenant, sampling=Sampling(temperature=0))
 
         async def dispatch(jobs: Any) -> list[Stream]:
             return [await self.backend.open(one) for one in jobs]
 
-        caller = Caller(tenant, "", 1)
+        caller = Caller(tenant, "", 1, cache_control=header)
         return await self.cache.open(request, Plan([Prompt(None, [1])], [one], 1), model(), caller, dispatch)
 
     async def answer(self, text: str, answer: str, **who: str) -> str:
@@ -359,6 +433,86 @@ async def test_a_flush_holds_for_meanings_too(folder: Path) -> None:
     assert await house.answer(SAME, "x") == "semantic"
     house.store.flush("faq")
     assert await house.answer(SAME, "x") == "miss"
+    house.cache.close()
+
+
+async def test_an_answer_that_is_gone_leaves_the_next_best_one(folder: Path) -> None:
+    """Of two kept questions that mean the same, the nearer one's answer is gone."""
+    house = House(folder, "on", audit=1e-9)
+    await house.answer(KNOWN, "Write to us.")
+    await house.answer("How can I cancel the contract?", "Write to us!")
+    calibrate(house)
+    best = await house.semantic.find(house.turn(SAME))
+    assert best is not None
+    house.store.forget(best.key)
+    assert house.store.settle()
+    assert await house.answer(SAME, "x") == "semantic"
+    house.cache.close()
+
+
+async def test_an_answer_too_old_for_one_caller_is_there_for_others(folder: Path) -> None:
+    house = House(folder, "on", audit=1e-9)
+    calibrate(house)
+    await house.answer(KNOWN, "Write to us.")
+    await asyncio.sleep(0.01)
+    assert dict((await house.ask(SAME, header="max-age=0")).headers)[b"x-cache"] == b"miss"
+    assert await house.answer("How could I cancel the contract?", "x") == "semantic"
+    house.cache.close()
+
+
+async def test_after_a_damaged_file_meanings_are_found_in_the_next_one(folder: Path) -> None:
+    """Whose rows are numbered from 1 again."""
+    house = House(folder, "on", audit=1e-9)
+    calibrate(house)
+    for text in (KNOWN, OTHER, "Where do I find the contract?"):
+        await house.answer(text, "Write to us.")
+    assert await house.answer(SAME, "x") == "semantic"
+    path = house.store.path
+    assert path is not None
+    Generations(folder / "cache").next(path)  # as another ingress does that finds it damaged
+    house.store.tick()
+    assert house.store.path != path
+    assert await house.answer(KNOWN, "Write to us again.") == "miss"
+    assert await house.answer(SAME, "x") == "semantic"
+    house.cache.close()
+
+
+async def test_an_encoder_that_does_not_answer_is_waited_for_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = House(folder, "on", audit=1e-9)
+    calibrate(house)
+    await house.answer(KNOWN, "Write to us.")
+    house.semantic._wait_s = 0.02
+    asked: list[str] = []
+
+    async def stuck(model: str, text: str, deadline_s: float) -> Vector:  # noqa: ARG001
+        asked.append(text)
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(house.means, "embed", stuck)
+    for text in (SAME, "How could I cancel the contract?", "How can I cancel the contract?"):
+        assert dict((await house.ask(text)).headers)[b"x-cache"] == b"miss"
+    assert asked == [SAME]
+    house.cache.close()
+
+
+async def test_a_large_partition_is_read_beside_the_lookups(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a start: no lookup waits for all of it, and in the end it is all there."""
+    house = House(folder, "on", audit=1e-9)
+    calibrate(house)
+    for number in range(8):
+        await house.answer(f"Which {VOCABULARY[number * 50]} is nearest to the station?", "x")
+    await house.answer(KNOWN, "Write to us.")
+    house.cache.close()
+    monkeypatch.setattr(lookup_module, "ROWS_AT_ONCE", 2)
+    monkeypatch.setattr(lookup_module, "READ_ON_S", 0.0)
+    house = House(folder, "on", audit=1e-9)
+    assert dict((await house.ask(SAME)).headers)[b"x-cache"] == b"miss", "not in yet"
+    while house.semantic._tasks:
+        await asyncio.sleep(0)
+    assert await house.answer("How could I cancel the contract?", "x") == "semantic"
     house.cache.close()
 
 

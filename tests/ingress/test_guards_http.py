@@ -11,6 +11,7 @@ import httpx
 import pytest
 from api_stage import Stage, staged, until
 
+from bus.packed import unpack_u32
 from headrace_client import BadRequest, Client
 from ingress.guards.channel import apply
 from ingress.guards.registry import build
@@ -209,3 +210,41 @@ def test_a_guard_that_cannot_work_stops_the_ingress_and_says_why() -> None:
         assert "/nowhere/schema.json" in stage.logs()
     finally:
         stage.close()
+
+
+def test_what_a_response_goes_on_with_is_looked_at_too() -> None:
+    """An answer that nothing guarded is what the next call asks with."""
+    guards = """
+[[guard]]
+name = "cards"
+kind = "pii"
+stage = "input"
+action = "mask"
+"""
+    said = "The card is 4111 1111 1111 1111."
+    with staged(2, tables=guards, text=said) as stage:
+
+        def respond(text: str, after: str | None = None) -> httpx.Response:
+            body = {"model": "m", "input": text, "previous_response_id": after, "max_output_tokens": 200}
+            return stage.visits.post("/v1/responses", json=body)
+
+        first = respond("Which card?")
+        assert first.json()["output"][0]["content"][0]["text"] == said
+        second = respond("And again?", first.json()["id"])
+        assert second.status_code == 200, second.text
+        assert second.headers["x-guard"] == "cards=masked"
+        prompt = bytes(token for token in unpack_u32(stage.player.submits[-1].prompt).tolist() if token < 256)
+        assert b"4111" not in prompt
+        assert b"Which card?" in prompt
+        assert b"And again?" in prompt
+
+
+def test_what_a_response_goes_on_with_is_not_let_pass_by_its_place() -> None:
+    guards = '[[guard]]\nname = "cards"\nkind = "pii"\nstage = "input"\naction = "block"\n'
+    with staged(1, tables=guards, text="The card is 4111 1111 1111 1111.") as stage:
+        first = stage.visits.post("/v1/responses", json={"model": "m", "input": "Which?", "max_output_tokens": 200})
+        body = {"model": "m", "input": "And again?", "previous_response_id": first.json()["id"]}
+        second = stage.visits.post("/v1/responses", json=body)
+        error = second.json()["error"]
+        assert (second.status_code, error["code"]) == (400, "content_filter")
+        assert error["param"] == "previous_response_id[1].content[0].text"

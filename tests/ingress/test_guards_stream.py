@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bus.guard_config import GuardConfig
+from bus.config import GuardConfig
 from ingress.guards.channel import apply
 from ingress.guards.guarded import Case, Guarded
 from ingress.guards.look import Guard, Look, Seen, Whose
@@ -160,6 +160,11 @@ def _parts(pieces: Sequence[Piece]) -> dict[str, str]:
 contents = st.lists(st.builds(Part, st.sampled_from(["text", "reasoning", "tool", "refusal"]), texts), max_size=4).map(
     joined
 )
+
+
+def test_an_empty_part_divides_nothing() -> None:
+    mail = Part("text", "john.doe@example.com")
+    assert joined([mail, Part("reasoning", ""), mail]) == (Part("text", mail.text * 2),)
 
 
 @settings(max_examples=80, deadline=None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,9 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bus.blackbox import crashes
 from metrics.host import files
 from metrics.host.nvml import Nvml
 from metrics.host.places import memfd_bytes, place, private_bytes
+from metrics.host.vitals import Vitals
 from metrics.host.watch import HostWatch
 
 KIB = 1024
@@ -94,6 +97,23 @@ def test_a_machine_that_says_nothing_is_no_error(tmp_path: Path) -> None:
     read = watch.read([("a@b", 1)], 0, 10**9)
     assert (read.cores, read.nodes, read.pressure, read.memory.total) == ((), (), (), 0)
     watch.close()
+
+
+def test_crash_reports_are_told_by_their_names_and_ages(
+    machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADRACE_STATE", str(tmp_path))
+    vitals = Vitals((), machine)
+    assert vitals.read().crashes == ()
+    crashes.directory().mkdir()
+    mine = crashes.path_of("worker@m.0.0", time.time() - 100)
+    for path in (mine, mine.with_name("2026-13-77T01-41-02Z-kv@host.tar.gz"), mine.with_name("core.1234")):
+        path.touch()
+    (told,) = vitals.read().crashes
+    assert (told.process, told.path) == ("worker@m.0.0", str(mine))
+    assert 99 < told.age_s < 160
+    mine.unlink()
+    assert vitals.read().crashes == ()
 
 
 def test_this_machine() -> None:

@@ -16,7 +16,7 @@ from metrics.core.fleet import SECOND
 from metrics.core.judge import Settings
 from metrics.core.rules import host
 from metrics.core.rules.catalogue import ALARMS
-from metrics.core.rules.host import HostView, Room
+from metrics.core.rules.host import CRASH_S, Crash, HostView, Room
 from metrics.core.rules.models import Targets
 
 RULES = Path(host.__file__).parent
@@ -125,6 +125,11 @@ def failed(stage: Stage) -> None:
 
 def silent(stage: Stage) -> None:
     del stage.samples[WORKER]
+
+
+def crashed(stage: Stage) -> None:
+    old = Crash(SCHEDULER, "/s/crashes/old.tar.gz", CRASH_S)
+    stage.host = stage.host._replace(crashes=(old, Crash(WORKER, "/s/crashes/new.tar.gz", 5.0)))
 
 
 def stalled(stage: Stage) -> None:
@@ -277,7 +282,7 @@ def untraced(stage: Stage) -> None:
 
 
 FIRES = [
-    (failed, "failed", 3), (silent, "late", 8), (silent, "gone", 20), (stalled, "stalled", 9),
+    (failed, "failed", 3), (crashed, "crashed", 1), (silent, "late", 8), (silent, "gone", 20), (stalled, "stalled", 9),
     (restarting, "restart-loop", 3), (never_came, "missing", 100), (refuses, "protocol", 8),
     (held_up, "metrics-behind", 0.5), (spins, "idle-burn", 130), (no_replica, "no-replica", 17),
     (half_the_replicas, "replicas-missing", 32), (stuck, "standing-still", 7), (queue_grows, "queue-growing", 1),

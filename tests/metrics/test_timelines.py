@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bus.messages.observe import GetTimeline
 from bus.messages.telemetry import Timeline, TimelineEvent
 from metrics.core.timelines import MAX_EVENTS, MAX_FINISHED, Timelines
 
@@ -78,3 +79,15 @@ def test_a_request_that_was_refused_and_tried_again_ended_as_it_ended_then() -> 
     assert timelines.finished()[0].reason == "refused"
     timelines.take(Timeline("scheduler@m", (event(1, 30, "queued"), event(1, 90, "finished", 8, "stop"))))
     assert [(line.reason, line.generated_tokens) for line in timelines.finished()] == [("stop", 8)]
+
+
+def test_a_request_is_found_by_what_its_client_calls_it_the_latest_so() -> None:
+    timelines = Timelines(3)
+    for request in (1, 2, 3):
+        called = TimelineEvent(request, request, "called", detail="again" if request < 3 else "other")
+        timelines.take(Timeline("ingress@0", (event(request, request, "received"), called)))
+    assert [timelines.find(GetTimeline(1, 0, name)) for name in ("again", "other", "none")] == [2, 3, 0]
+    for request in (4, 5, 6):
+        timelines.take(Timeline("ingress@0", (event(request, request, "received"),)))
+    assert [timelines.find(GetTimeline(1, 0, name)) for name in ("again", "other")] == [0, 0]
+    assert not timelines._called

@@ -69,7 +69,7 @@ def test_the_wheel_carries_locks_kernels_and_units(home: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     for wanted in ("cli/release/locks/runtime.lock", "deploy/systemd/units/headrace.target", "bus/catalogue.toml"):
         assert wanted in names
-    assert len([name for name in names if re.fullmatch(r"workers/kernels/lib/headrace-[0-9a-f]{16}\.so", name)]) == 2
+    assert len([name for name in names if re.fullmatch(r"workers/kernels/lib/headrace-[0-9a-f]{16}\.so", name)]) == 4
     assert not [name for name in names if name.startswith("tests/") or name.endswith(".pyc")]
     # A bare Python can run the installer from it: nothing but the standard library.
     script = f"import sys; sys.path.insert(0, {str(wheel)!r}); import cli.release.__main__"

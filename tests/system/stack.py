@@ -135,14 +135,15 @@ def _started_for(run: Path, pid: int) -> bool:
 
 @contextlib.contextmanager
 def running(
-    model_toml: str, *, ingresses: int = 1, arena: str = "768MiB", kv: str = "", cache: bool = False
+    model_toml: str, *, ingresses: int = 1, arena: str = "768MiB", kv: str = "", cache: str = "exact = false"
 ) -> Iterator[Stack]:
-    """Start a stack for the `[[model]]` sections given; stop it, and check that nothing is left."""
+    """Start a stack for the `[[model]]` sections given; stop it, and check that nothing is left. `cache` and `kv` are
+    what stands in the sections of that name."""
     home = Path(tempfile.mkdtemp(prefix="hr", dir="/tmp"))
     port = free_port()
     config = home / "headrace.toml"
     config.write_text(
-        f'[ingress]\nhttp = "127.0.0.1:{port}"\nprocesses = {ingresses}\n\n[cache]\nexact = {str(cache).lower()}\n\n'
+        f'[ingress]\nhttp = "127.0.0.1:{port}"\nprocesses = {ingresses}\n\n[cache]\n{cache}\n\n'
         f'[kv]\narena = "{arena}"\n{kv}\n{model_toml}'
     )
     environment = {

@@ -153,8 +153,20 @@ def test_the_death_of_a_scheduler_is_told_and_accounted(stack: Stack) -> None:
     assert "scheduler-lost" in {span["cause"] for span in told["spans"]}
 
 
+def test_every_answer_says_in_its_head_what_it_is_found_by(stack: Stack) -> None:
+    """Whole, streamed, and also what the client itself called it."""
+    for more in ({}, {"stream": True}):
+        body = {"model": "smollm2", "prompt": "Once", "max_tokens": 3, "include_timing": True, **more}
+        mine = f"client/{len(more)}"
+        reply = httpx.post(f"{stack.url}/v1/completions", json=body, headers={"X-Client-Request-Id": mine}, timeout=240)
+        assert reply.headers["x-client-request-id"] == mine
+        told = explained(stack, reply.headers["x-request-id"])
+        assert told["response"] == reply.headers["x-request-id"]
+        assert explained(stack, mine)["request"] == told["request"]
+
+
 def test_a_request_that_nobody_knows_and_an_id_that_is_none(stack: Stack) -> None:
     unknown = stack.headrace("explain", "chatcmpl-0000000000000001", check=False)
     assert (unknown.returncode, "nothing is known" in unknown.stderr) == (1, True)
-    wrong = stack.headrace("explain", "smollm2", check=False)
+    wrong = stack.headrace("explain", "two words", check=False)
     assert (wrong.returncode, "is no request id" in wrong.stderr) == (2, True)

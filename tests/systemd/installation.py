@@ -202,6 +202,9 @@ def installed(config: str = CONFIG) -> Iterator[Installation]:
     """A machine in which `headrace systemd install` was run and everything is ready."""
     with Machine.boot("headrace", binds=binds()) as machine:
         here = Installation(machine)
+        machine.run(
+            "systemd-tmpfiles", "--create", "--prefix=/run/log/journal"
+        )  # whose group may read it, as after a boot
         machine.run("mkdir", "-p", "/var/lib/headrace")
         machine.run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/var/lib/headrace")
         machine.write("/opt/headrace/releases/test/bin/headrace", launcher(), 0o755)

@@ -45,7 +45,7 @@ def plan(*rows: tuple[int, int, bool]) -> StepPlan:
 
 
 def test_a_chunk_and_a_decode() -> None:
-    step = effort_of(weights(), KV).of(plan((0, 8, False), (100, 1, True)))
+    step = effort_of(weights(), KV, "bfloat16").of(plan((0, 8, False), (100, 1, True)))
     matrices = HIDDEN * WIDTH * (2 * HEADS + 2 * KV_HEADS) + 3 * HIDDEN * MLP
     pairs = sum(range(1, 9)) + 101
     expected = 2 * LAYERS * matrices * 9 + 2 * HIDDEN * VOCABULARY + 4 * LAYERS * HEADS * WIDTH * pairs
@@ -55,15 +55,17 @@ def test_a_chunk_and_a_decode() -> None:
 
 
 def test_a_step_that_draws_nothing_does_not_read_the_head() -> None:
-    effort = effort_of(weights(), KV)
+    effort = effort_of(weights(), KV, "bfloat16")
     drawn, not_drawn = effort.of(plan((0, 8, True))), effort.of(plan((0, 8, False)))
     assert drawn.read - not_drawn.read == VOCABULARY * HIDDEN * 2
 
 
-def test_kernels_multiply_codes_as_int8_and_attend_in_float32() -> None:
-    step = effort_of(weights(object(), bits=5), KV).of(plan((0, 8, False)))
-    assert set(step.operations) == {"int8", "float32"}
-    assert set(effort_of(weights(object(), bits=16), KV).of(plan((0, 8, False))).operations) == {"float32"}
+def test_kernels_multiply_codes_as_int8_and_attend_in_what_the_engine_says() -> None:
+    for attends_in in ("float32", "bfloat16"):
+        step = effort_of(weights(object(), bits=5), KV, attends_in).of(plan((0, 8, False)))
+        assert set(step.operations) == {"int8", attends_in}
+    floats = effort_of(weights(object(), bits=16), KV, "float32").of(plan((0, 8, False)))
+    assert set(floats.operations) == {"float32"}
 
 
 def test_a_measurement_is_kept_and_is_of_one_host_only(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:

@@ -13,6 +13,7 @@ from workers import engine
 from workers.engine import Engine, choose
 from workers.host import Unsuitable
 from workers.kernels.build import NoKernels
+from workers.kernels.library import Attention
 
 CPU = torch.device("cpu")
 
@@ -27,6 +28,7 @@ def chosen(path: Path, **options: Any) -> Engine:
 @pytest.fixture
 def available(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "library", lambda _: Path("kernels.so"))
+    monkeypatch.setattr(engine, "attention_of", lambda _: Attention("AMX", ""))
 
 
 @pytest.fixture
@@ -46,7 +48,8 @@ def test_a_quantised_file_is_computed_on_its_own_bits() -> None:
     found = chosen(GGUF)
     assert scheme(found) == "file"
     assert found.dtype is torch.bfloat16
-    assert found.name == "the file's own bits"
+    assert found.name == "the file's own bits, attention by AMX"
+    assert found.attends_in == "bfloat16"
 
 
 @pytest.mark.usefixtures("available")
@@ -77,6 +80,26 @@ def test_other_numerics_have_another_identity() -> None:
     found = [chosen(GGUF, **options).numerics for options in ({}, {"quantize": "int8"}, {"dtype": "float32"})]
     assert len(set(found)) == 3
     assert found[2] == b""
+
+
+@pytest.mark.usefixtures("available")
+def test_pages_of_float32_are_attended_to_in_float32() -> None:
+    found = chosen(GGUF, dtype="float32", deterministic=True)
+    assert found.name == "floats, deterministic"
+    assert found.attends_in == "float32"
+
+
+@pytest.mark.usefixtures("available")
+def test_what_gives_other_bits_here_is_told_once_and_not_used(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(engine, "attention_of", lambda _: Attention("FMA", "vdpbf16ps"))
+    found = chosen(GGUF)
+    assert found.name == "the file's own bits, attention by FMA"
+    assert found.attends_in == "float32"
+    (said,) = caplog.messages
+    assert said.startswith("m: attention is computed by fused multiply-adds")
+    assert "vdpbf16ps" in said
 
 
 @pytest.mark.usefixtures("missing")

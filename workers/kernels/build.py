@@ -30,12 +30,17 @@ _COMMON: Final = (
     "-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared", "-pthread",
     "-Wno-psabi",
 )  # fmt: skip
+_AVX512: Final = frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd", "avx512_vnni", "fma", "f16c"})
+_AVX512_FLAGS: Final = ("-march=x86-64-v4", "-mavx512vnni")
 # By what the processor must have, best first. Without any of these, torch's own operators are faster.
 _VARIANTS: Final[tuple[tuple[frozenset[str], tuple[str, ...]], ...]] = (
     (
-        frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd", "avx512_vnni", "fma", "f16c"}),
-        ("-march=x86-64-v4", "-mavx512vnni"),
+        _AVX512 | {"amx_tile", "amx_int8", "amx_bf16", "avx512_bf16"},
+        (*_AVX512_FLAGS, "-mavx512bf16", "-mamx-tile", "-mamx-int8", "-mamx-bf16"),
     ),
+    # sse4a is AMD's: Intel's vdpbf16ps takes twice as long as the fused multiply-adds that it stands for.
+    (_AVX512 | {"avx512_bf16", "sse4a"}, (*_AVX512_FLAGS, "-mavx512bf16")),
+    (_AVX512, _AVX512_FLAGS),
     (frozenset({"avx2", "fma", "f16c", "bmi2"}), ("-march=x86-64-v3",)),
 )
 

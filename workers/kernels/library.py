@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
+from ctypes import POINTER, Structure, c_char_p, c_float, c_int32, c_int64, c_void_p
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -75,6 +75,25 @@ def matrix(packed: Packed) -> Matrix:
 def pointer(tensor: Tensor | None) -> int | None:
     """Of a contiguous tensor's first number."""
     return None if tensor is None else tensor.data_ptr()
+
+
+class Attention(NamedTuple):
+    """What a library computes attention on pages of bfloat16 by. It looked whether the bits are right, once opened.
+
+    Attributes:
+        by: "AMX", "vdpbf16ps" or "FMA", which is right everywhere.
+        refused: what gives other bits on this processor, so that "FMA" has to do it; else empty.
+    """
+
+    by: str
+    refused: str
+
+
+def attention_of(path: Path) -> Attention:
+    """Of a library, which is opened."""
+    opened = ctypes.CDLL(str(path))
+    opened.headrace_attention.restype = opened.headrace_refused.restype = c_char_p
+    return Attention(opened.headrace_attention().decode(), opened.headrace_refused().decode())
 
 
 class Native:

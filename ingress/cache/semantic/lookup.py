@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Coroutine
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -42,10 +43,11 @@ Vector = npt.NDArray[np.float32]
 
 GATE: Final = 0.55  # cosine of static vectors
 CANDIDATES: Final = 4  # that the verifier looks at
-EMBED_S: Final = 0.1  # for the encoder, while a client waits
-EMBED_LATER_S: Final = 10.0  # ... while none does
+EMBED_LATER_S: Final = 60.0  # for the encoder, while no client waits
 MAX_TASKS: Final = 64  # questions that wait to be remembered or compared; more are left out
-ROWS_AT_ONCE: Final = 4096  # of a partition that is read
+ROWS_AT_ONCE: Final = 16  # of a partition that are read before a lookup, and at a time beside it: 2 ms of a graph
+READ_ON_S: Final = 0.005  # between two times
+BLIND_S: Final = 1.0  # after an encoder that did not answer, nobody waits for it for so long
 
 _words = lru_cache(maxsize=4096)(words)
 
@@ -99,6 +101,7 @@ class Semantic:
 
     Args:
         encoder: served name of the model that `embedder` runs.
+        wait_s: for the encoder, while a client waits.
     """
 
     def __init__(
@@ -110,13 +113,18 @@ class Semantic:
         encoder: str,
         telemetry: Telemetry,
         verifier: Verifier | None = None,
+        wait_s: float = 0.1,
     ) -> None:
+        self._wait_s = wait_s
         self._store, self.calibrations, self._static = store, calibrations, static
         self._embedder, self._encoder, self._telemetry = embedder, encoder, telemetry
         self._verifier = verifier or shipped()
         self._partitions = Partitions(static.dimensions)
         self._vectors: dict[tuple[bytes, str], Vector] = {}  # of questions under way
         self._tasks: set[asyncio.Task[None]] = set()
+        self._reading: set[bytes] = set()  # partitions that are read on
+        self._file: Path | None = None  # that the partitions were read from
+        self._blind_until = 0.0
 
     @property
     def encoder_digest(self) -> str:
@@ -130,26 +138,49 @@ class Semantic:
         if space.semantic == "off" or (text := question(request)) is None or (rest := history(request)) is None:
             return None
         tokens = self._static.tokens(text)
+        # Vectors of another encoder are no vectors here.
+        rest = b"\0".join((self._encoder.encode(), self._static.about.encoder.encode(), rest))
         return Asked(space, history_key(job, model, space, rest), text, tokens, mean(tokens))
 
     def near(self, asked: Asked) -> tuple[Partition, list[Near]]:
         """The gate: kept questions that may mean the same."""
+        if self.read(asked.part) and asked.part not in self._reading:
+            self._later(self._read_on(asked.part))
         partition = self._partitions.of(asked.part)
-        rows = self._store.turns(asked.part, partition.newest, min(ROWS_AT_ONCE, partition.limit))
-        for number, turn in rows:
-            partition.newest = number
-            gate = np.frombuffer(turn.gate, np.float16).astype(np.float32)
-            if len(gate) == self._static.dimensions:
-                partition.add(turn.key, turn.text, gate, turn.vector)
         found = partition.nearest(asked.gate, GATE, CANDIDATES)
         return partition, [one for one in found if not broken(_words(asked.text), _words(partition.texts[one.place]))]
+
+    def read(self, part: bytes) -> bool:
+        """Put some rows more of a partition into its index; whether there may be more of them."""
+        if self._file != self._store.path:  # ids begin anew with a file
+            self._file, self._partitions = self._store.path, Partitions(self._static.dimensions)
+        partition = self._partitions.of(part)
+        if partition.worn:
+            self._partitions.renew(part)
+            partition = self._partitions.of(part)
+        rows = self._store.turns(part, partition.newest, ROWS_AT_ONCE)
+        for number, turn in rows:
+            gate = np.frombuffer(turn.gate, np.float16).astype(np.float32)
+            if len(gate) == self._static.dimensions:
+                partition.add(number, turn.key, turn.text, gate, turn.vector)
+            partition.newest = number
+        return len(rows) == ROWS_AT_ONCE
+
+    async def _read_on(self, part: bytes) -> None:
+        """A large partition, as after a start: beside the lookups, which find what is in by then."""
+        self._reading.add(part)
+        try:
+            while self.read(part):
+                await asyncio.sleep(READ_ON_S)
+        finally:
+            self._reading.discard(part)
 
     async def find(self, asked: Asked) -> Match | None:
         """The best match, if any is good enough."""
         partition, candidates = self.near(asked)
         if not candidates:
             return None
-        vector = await self._embed(asked, EMBED_S)
+        vector = await self._embed(asked, self._wait_s, waits=True)
         if vector is None:
             return None
         best: Match | None = None
@@ -191,10 +222,12 @@ class Semantic:
 
     def lost(self, asked: Asked, key: bytes) -> None:
         """The answer of a match is kept no longer."""
-        partition = self._partitions.of(asked.part)
-        for place, known in enumerate(partition.keys):
-            if known == key:
-                partition.remove(place)
+        self._partitions.of(asked.part).remove(key)
+
+    def tick(self) -> None:
+        """About once a second."""
+        self.calibrations.look()
+        self._partitions.bound()
 
     # --- afterwards ------------------------------------------------------------------------------------------------
 
@@ -207,7 +240,7 @@ class Semantic:
         self._later(self._compare(asked, match, kept, fresh))
 
     async def _remember(self, asked: Asked, key: bytes) -> None:
-        vector = await self._embed(asked, EMBED_LATER_S)
+        vector = await self._embed(asked, EMBED_LATER_S, waits=False)
         self._vectors.pop((asked.part, asked.text), None)
         if vector is not None:
             gate = asked.gate.astype(np.float16).tobytes()
@@ -254,16 +287,21 @@ class Semantic:
             except OSError as error:
                 log.error("that could not be written down: %s", error)
 
-    async def _embed(self, asked: Asked, deadline_s: float) -> Vector | None:
+    async def _embed(self, asked: Asked, deadline_s: float, *, waits: bool) -> Vector | None:
         if (known := self._vectors.get((asked.part, asked.text))) is not None:
             return known
+        if waits and time.monotonic() < self._blind_until:
+            return None
         try:
-            vector = await self._embedder.embed(self._encoder, asked.text, deadline_s)
-        except ApiError as error:
+            async with asyncio.timeout(deadline_s):  # also where its scheduler is stuck
+                vector = await self._embedder.embed(self._encoder, asked.text, deadline_s)
+        except (ApiError, TimeoutError) as error:
+            if waits:
+                self._blind_until = time.monotonic() + BLIND_S
             self._telemetry.counter(
                 "headrace_cache_unverified_total", "Questions that the encoder did not answer in time."
             ).add()
-            log.debug("a question could not be embedded: %s", error)
+            log.debug("a question could not be embedded: %r", error)
             return None
         if len(self._vectors) < MAX_TASKS:
             self._vectors[asked.part, asked.text] = vector

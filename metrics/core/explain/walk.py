@@ -34,7 +34,7 @@ _INGRESS: Final[dict[TimelineKind, tuple[str, str]]] = {
     "queued": ("submit", "handed it to its scheduler"),
 }
 _ENDS: Final[frozenset[TimelineKind]] = frozenset({"aborted", "refused", "delivered"})
-_ASIDE: Final[frozenset[TimelineKind]] = frozenset({"named", "hit", "chunk", "stalled"})  # end no condition
+_ASIDE: Final[frozenset[TimelineKind]] = frozenset({"named", "called", "hit", "chunk", "stalled"})  # end no condition
 
 
 @dataclass(slots=True)

@@ -69,6 +69,11 @@ _ALL: Final = (
         "logs", "l",
     ),
     Alarm(
+        "crashed", "A process died by a signal or a bug, and a report was written.",
+        "headrace report show with that file; it goes on by itself unless other findings say so",
+        "logs", "l", 0.0,
+    ),
+    Alarm(
         "missing", "A process that the configuration asks for was never heard of.",
         "look at it in the fleet; headrace up starts it",
         "fleet", "2", 60.0,

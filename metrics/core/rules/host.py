@@ -13,6 +13,7 @@ MEMORY_WAITS: Final = 0.10  # of the time all tasks wait for memory
 STEAL: Final = 0.10
 FULL: Final = 0.95  # of all cores: nobody who wants one has to wait below this
 OTHERS: Final = 0.25  # of all cores that others take
+CRASH_S: Final = 1800.0  # for so long a crash is news
 DISK_LOW: Final = 0.02
 DISK_LOW_BYTES: Final = 256 << 20
 
@@ -24,6 +25,14 @@ class Room(NamedTuple):
     path: str
     free: int
     total: int
+
+
+class Crash(NamedTuple):
+    """A crash report that is kept: whose, where, and how old."""
+
+    process: str
+    path: str
+    age_s: float
 
 
 class HostView(NamedTuple):
@@ -41,6 +50,7 @@ class HostView(NamedTuple):
     memory_available: int
     memory_waits: float
     rooms: tuple[Room, ...] = ()
+    crashes: tuple[Crash, ...] = ()
 
 
 def host_conditions(view: HostView, own_cores: float) -> Iterator[Condition]:
@@ -59,6 +69,10 @@ def host_conditions(view: HostView, own_cores: float) -> Iterator[Condition]:
         if room.total and (room.free < DISK_LOW_BYTES and room.free < DISK_LOW * room.total):
             text = f"{_size(room.free)} are left in {room.path}"
             yield Condition("disk-full", "crit", room.what, text)
+    newest = {crash.process: crash for crash in sorted(view.crashes, key=lambda crash: -crash.age_s)}
+    for process, crash in sorted(newest.items()):
+        if 0 <= crash.age_s < CRASH_S:
+            yield Condition("crashed", "warn", process, f"crashed; the report is {crash.path}")
     if not view.cores:
         return
     if view.stolen > STEAL * view.cores:

@@ -3,15 +3,28 @@
 // Keys are taken in splits of 256 that begin at multiples of 256 (flash-decoding's split, of fixed length), and splits are
 // merged by online softmax (Milakov and Gimelshein, arXiv:1805.02867): what a query gets depends on its own position and
 // on nothing else in the batch, on no chunk size and no thread.
+//
+// On pages of bfloat16, queries and weights are rounded to bfloat16 too; products are exact in float32 then, and all that
+// is left to agree on is the order of sums. It is what AMX does. Of each 32 terms (numbers of a head, or keys), those at
+// even places are summed from zero in their order by fused multiply-adds, those at odd places too, and then
+//     sum = sum + (even + odd)
+// Denormals are zero, as operands and as results. The tiles that keep to this:
+//     attention_amx.h     `tdpbf16ps` computes 16 by 16 such sums
+//     attention_dot.h     `vdpbf16ps` is two fused multiply-adds (first the odd place, then the even one), so it is given
+//                         two even places of the order above, or two odd ones
+//     attention_float.h   fused multiply-adds of floats; and those alone where pages are float32
 #pragma once
 #include "simd.h"
 
 constexpr int SPLIT = 256;    // keys
-constexpr int STRETCH = 32;   // keys that are read at once, for all queries
-constexpr int VECTORS = 64;   // queries at most
+constexpr int STRETCH = 32;   // keys that are read at once, for all queries; and the terms of one step of a sum
+constexpr int STRETCHES = SPLIT / STRETCH;
+constexpr int VECTORS = 128;  // queries at most: so many share the work of reading keys
+constexpr int STRIP = 32;     // of those, so many take the way through the caches together
 constexpr int MAX_DIM = 256;  // of a head
-// Of a tile, so that its sums fill the registers: queries, and vectors of their values.
-constexpr int QUERIES = WIDE ? 6 : 2, VALUES = WIDE ? 4 : 2;
+
+// Numbers of a head that tiles are given room for.
+constexpr int padded(int dim) { return (dim + STRETCH - 1) / STRETCH * STRETCH; }
 
 // One layer's pages, as one KV head sees them.
 struct Keys {
@@ -25,15 +38,12 @@ struct Keys {
     const uint8_t* at(int64_t key) const {
         return base + table[key / page_tokens] * cell + (key % page_tokens) * size();
     }
-    vf load16(const uint8_t* p, int from) const {
-        return wide ? load((const float*)p + from) : bf16_to_float((const uint16_t*)p + from);
-    }
 };
 
-// What a query vector has seen: the largest score, the sum of exp(score - largest), and the values weighted by it.
+// What a query vector has seen: the largest score, the sum of 2^(score - largest), and the values weighted by it.
 struct Seen {
     float most, total;
-    float values[MAX_DIM];
+    alignas(64) float values[MAX_DIM];
     void clear(int dim) {
         most = -INFINITY;
         total = 0;
@@ -41,14 +51,43 @@ struct Seen {
     }
 };
 
-// Adds what was seen of the next split.
+// While it lives, denormals are zero for the calling thread. What is computed of memory stays between its ends.
+class FlushDenormals {
+  public:
+    FlushDenormals() : before_(_mm_getcsr()) {
+        _mm_setcsr(before_ | 0x8040);  // FTZ and DAZ
+        asm volatile("" ::: "memory");
+    }
+    ~FlushDenormals() {
+        asm volatile("" ::: "memory");
+        _mm_setcsr(before_);
+    }
+    FlushDenormals(const FlushDenormals&) = delete;
+    FlushDenormals& operator=(const FlushDenormals&) = delete;
+
+  private:
+    const unsigned before_;
+};
+
+// 2^x for x <= 0, to 3e-6 of it; never denormal: below -125 it is that of -125.
+INLINE vf exp2_down(vf x) {
+    const vf inside = max(x, set1(-125.0f)), magic = set1(12582912.0f), shifted = inside + magic;
+    const vf r = inside - (shifted - magic);
+    vf p = fma(set1(9.582852865e-3f), r, set1(5.590642492e-2f));
+    p = fma(p, r, set1(2.402409862e-1f));
+    p = fma(p, r, set1(6.931241934e-1f));
+    p = fma(p, r, set1(1.0f));
+    return as_float(as_int(p) + (as_int(shifted) << 23));
+}
+
+// Adds what was seen of the next split. What has the larger score stays as it is.
 static inline void merge(Seen& into, const Seen& next, int dim) {
-    const float most = into.most > next.most ? into.most : next.most;
-    const float keep = exp(set1(into.most - most))[0], add = exp(set1(next.most - most))[0];
-    into.most = most;
-    into.total = into.total * keep + next.total * add;
-    for (int d = 0; d < dim; d += LANES)
-        store(into.values + d, fma(load(next.values + d), set1(add), load(into.values + d) * set1(keep)));
+    const bool grown = next.most > into.most;
+    const float by = exp2_down(set1(grown ? into.most - next.most : next.most - into.most))[0];
+    const float *larger = grown ? next.values : into.values, *smaller = grown ? into.values : next.values;
+    into.total = grown ? std::fma(into.total, by, next.total) : std::fma(next.total, by, into.total);
+    if (grown) into.most = next.most;
+    for (int d = 0; d < dim; d += LANES) store(into.values + d, fma(load(smaller + d), set1(by), load(larger + d)));
 }
 
 // Where 32 keys or values lie. What is behind the end is used with weight zero, so it must be finite: the last one
@@ -71,143 +110,112 @@ struct Stretch {
     }
 };
 
-// Keys as floats, [dim][32]. Those of bfloat16 are turned as pairs, which takes half as many shuffles.
-static void read_keys(const Keys& keys, const Stretch& stretch, float* out) {
-    for (int half = 0; half < STRETCH; half += LANES) {
-        vf rows[LANES];
-        const auto put = [&](int d, vf value) { store(out + d * STRETCH + half, value); };
-        int d = 0;
-        for (; !keys.wide && d + 2 * LANES <= keys.dim; d += 2 * LANES) {
-            for (int i = 0; i < LANES; i++) rows[i] = load((const float*)(stretch.of[half + i] + 2 * d));
-            transpose(rows);
-            for (int i = 0; i < LANES; i++) put(d + 2 * i, even_bf16(rows[i])), put(d + 2 * i + 1, odd_bf16(rows[i]));
-        }
-        for (; d < keys.dim; d += LANES) {
-            for (int i = 0; i < LANES; i++) rows[i] = keys.load16(stretch.of[half + i], d);
-            transpose(rows);
-            for (int i = 0; i < LANES; i++) put(d + i, rows[i]);
+// Queries of a strip that see anything of a stretch are those from `begin` on; each sees all of the stretches before.
+struct Strip {
+    int count, stretches;  // queries; stretches that the last of them sees
+    int begin[STRETCHES];
+    // `positions` of the queries, in their order, and the keys from `first` on, of which some `keys` are taken.
+    Strip(const int64_t* positions, int count, int64_t first, int64_t keys) : count(count) {
+        int64_t reach = positions[count - 1] + 1 - first;
+        if (reach > keys) reach = keys;
+        stretches = reach > 0 ? (int)(reach + STRETCH - 1) / STRETCH : 0;
+        for (int s = 0, at = 0; s < stretches; s++) {
+            while (positions[at] < first + s * STRETCH) at++;
+            begin[s] = at;
         }
     }
-}
-
-// Values as floats, [32][dim].
-static void read_values(const Keys& keys, const Stretch& stretch, float* out) {
-    for (int i = 0; i < STRETCH; i++)
-        for (int d = 0; d < keys.dim; d += LANES) store(out + i * keys.dim + d, keys.load16(stretch.of[i] + keys.value, d));
-}
-
-// Scores of N queries against 32 keys.
-template <int N>
-INLINE void score_tile(const float* const* queries, const float* keys, int dim, float (*out)[SPLIT], int at) {
-    vf low[N], high[N];
-#pragma GCC unroll 8
-    for (int i = 0; i < N; i++) low[i] = high[i] = vf{};
-    for (int d = 0; d < dim; d++) {
-        const vf k = load(keys + d * STRETCH), l = load(keys + d * STRETCH + LANES);
-#pragma GCC unroll 8
-        for (int i = 0; i < N; i++) {
-            const vf q = set1(queries[i][d]);
-            low[i] = fma(q, k, low[i]);
-            high[i] = fma(q, l, high[i]);
+    // `f(n, from)` for as few and as even tiles of at most MOST queries as can be; n is a constant.
+    template <int MOST, class F>
+    void each_tile(int stretch, const F& f) const {
+        for (int from = begin[stretch], n; from < count; from += n) {
+            const int left = count - from, tiles = (left + MOST - 1) / MOST;
+            n = (left + tiles - 1) / tiles;
+            with_constant<MOST>(n, [&](auto N) { f(N, from); });
         }
     }
-#pragma GCC unroll 8
-    for (int i = 0; i < N; i++) {
-        store(out[i] + at, low[i]);
-        store(out[i] + at + LANES, high[i]);
-    }
-}
+};
 
-// Adds 32 values, weighted, to what N queries have seen: P vectors of them.
-template <int N, int P>
-INLINE void value_tile(Seen* seen, const float* values, int dim, int from, const float (*weights)[SPLIT], int at) {
-    vf sums[N][P];
-#pragma GCC unroll 8
-    for (int i = 0; i < N; i++)
-#pragma GCC unroll 4
-        for (int p = 0; p < P; p++) sums[i][p] = load(seen[i].values + from + p * LANES);
-    for (int key = 0; key < STRETCH; key++) {
-        vf v[P];
-#pragma GCC unroll 4
-        for (int p = 0; p < P; p++) v[p] = load(values + key * dim + from + p * LANES);
-#pragma GCC unroll 8
-        for (int i = 0; i < N; i++) {
-            const vf w = set1(weights[i][at + key]);
-#pragma GCC unroll 4
-            for (int p = 0; p < P; p++) sums[i][p] = fma(w, v[p], sums[i][p]);
-        }
-    }
-#pragma GCC unroll 8
-    for (int i = 0; i < N; i++)
-#pragma GCC unroll 4
-        for (int p = 0; p < P; p++) store(seen[i].values + from + p * LANES, sums[i][p]);
-}
-
-// Scores of `ahead` keys become weights, up to the end of their stretch.
-static void weigh(float* scores, int64_t ahead, Seen& seen) {
-    const vi lane = lane_numbers();
+// Scores of the first `keys` of a split become weights, and those of the others up to `end` nothing.
+template <class Tiles>
+static void weigh(const float* scores, int keys, int end, typename Tiles::Number* weights, Seen& seen) {
     const vf nothing = set1(-INFINITY);
-    const int keys = (int)ahead, end = (keys + STRETCH - 1) / STRETCH * STRETCH;
+    const auto score = [&](int i) {
+        return i + LANES <= keys ? load(scores + i) : where_less(lane_numbers(), set1_int(keys - i), load(scores + i), nothing);
+    };
     vf most = nothing, total{};
-    for (int i = 0; i < end; i += LANES) {
-        const vf score = where_less(lane, set1_int(keys - i), load(scores + i), nothing);
-        store(scores + i, score);
-        most = max(score, most);
-    }
+    for (int i = 0; i < keys; i += LANES) most = max(score(i), most);
     seen.most = largest(most);
-    for (int i = 0; i < end; i += LANES) {
-        const vf weight = exp(load(scores + i) - set1(seen.most));
-        store(scores + i, weight);
-        total += weight;
+    const vf by = set1(seen.most);
+    int i = 0;
+    for (; i + STRETCH <= keys; i += STRETCH) {
+        const vf low = exp2_down(load(scores + i) - by), high = exp2_down(load(scores + i + LANES) - by);
+        total += low;
+        total += high;
+        Tiles::put_weights(low, high, weights + i);
+    }
+    for (; i < end; i += STRETCH) {
+        const auto weight = [&](int at) {
+            return where_less(lane_numbers(), set1_int(keys - at), exp2_down(load(scores + at) - by), vf{});
+        };
+        const vf low = weight(i), high = weight(i + LANES);
+        total += low;
+        total += high;
+        Tiles::put_weights(low, high, weights + i);
     }
     seen.total = sum(total);
 }
 
+// Numbers that a thread needs room for, of 4 bytes: one split's keys and values.
+constexpr size_t split_room(int dim) { return (size_t)SPLIT * (padded(dim) + dim); }
+
 // Query i, of position positions[i], against keys [first, last) of one split and at most its own position. Queries are
-// scaled, and in the order of their positions; `seen` is overwritten.
-static void attend(
-    const Keys& keys, const float* const* queries, const int64_t* positions, int count, int64_t first, int64_t last,
-    Seen* seen) {
-    const int dim = keys.dim;
-    alignas(64) float read[MAX_DIM * STRETCH], scores[VECTORS][SPLIT];
-    const auto reaches = [&](int i, int64_t begin) { return positions[i] >= begin; };
-    const auto each_tile = [&](int64_t begin, const auto& f) {
-        int from = 0;
-        while (from < count && !reaches(from, begin)) from++;
-        for (int n; from < count; from += n) {
-            const int left = count - from, tiles = (left + QUERIES - 1) / QUERIES;
-            n = (left + tiles - 1) / tiles;
-            with_constant<QUERIES>(n, [&](auto N) { f(N, from); });
-        }
-    };
-    Stretch keys_of[SPLIT / STRETCH];
-    const auto each_stretch = [&](const auto& f) {
-        for (int64_t begin = first; begin < last; begin += STRETCH) f(keys_of[(begin - first) / STRETCH], begin);
-    };
-    // While keys are computed with, the next ones and their values are on their way.
-    each_stretch([&](Stretch& stretch, int64_t begin) {
-        stretch.find(keys, begin, last);
-        stretch.fetch(keys);
-    });
-    each_stretch([&](const Stretch& stretch, int64_t begin) {
-        stretch.fetch(keys, keys.value);
-        read_keys(keys, stretch, read);
-        each_tile(begin, [&](auto N, int i) {
-            score_tile<N>(queries + i, read, dim, scores + i, (int)(begin - first));
-        });
-    });
-    for (int i = 0; i < count; i++) {
-        seen[i].clear(dim);
-        if (reaches(i, first)) weigh(scores[i], (positions[i] < last ? positions[i] + 1 : last) - first, seen[i]);
+// as `Tiles::put_query` leaves them, in the order of their positions. `seen` of those that see any is overwritten.
+template <class Tiles>
+static __attribute__((noinline)) void attend(
+    const Keys& keys, const typename Tiles::Number* queries, const int64_t* positions, int count, int64_t first,
+    int64_t last, typename Tiles::Number* room, Seen* seen) {
+    using Number = typename Tiles::Number;
+    const int dim = keys.dim, width = padded(dim), stretches = (int)(last - first + STRETCH - 1) / STRETCH;
+    Number* const values = room + (size_t)SPLIT * width;
+    alignas(64) float scores[STRIP][SPLIT];
+    alignas(64) Number weights[STRIP][SPLIT];
+    Stretch where[STRETCHES];
+    // What one strip alone reads is made ready stretch by stretch, in the same place: it stays in the first cache.
+    const bool alone = count <= STRIP;
+    const auto keys_of = [&](int s) { return room + (alone ? 0 : (size_t)s * STRETCH * width); };
+    const auto values_of = [&](int s) { return values + (alone && !Tiles::AT_ONCE ? 0 : (size_t)s * STRETCH * dim); };
+    // While keys are made ready, the next ones and their values are on their way.
+    for (int s = 0; s < stretches; s++) {
+        where[s].find(keys, first + s * STRETCH, last);
+        where[s].fetch(keys);
     }
-    each_stretch([&](const Stretch& stretch, int64_t begin) {
-        read_values(keys, stretch, read);
-        each_tile(begin, [&](auto N, int i) {
-            int d = 0;
-            for (; d + VALUES * LANES <= dim; d += VALUES * LANES)
-                value_tile<N, VALUES>(seen + i, read, dim, d, scores + i, (int)(begin - first));
-            for (; d < dim; d += LANES)
-                value_tile<N, 1>(seen + i, read, dim, d, scores + i, (int)(begin - first));
-        });
-    });
+    const Strip only(positions, alone ? count : 1, first, last - first);
+    for (int s = 0; s < stretches; s++) {
+        where[s].fetch(keys, keys.value);
+        Tiles::put_keys(keys, where[s], keys_of(s));
+        if (alone) Tiles::score(only, s, queries, width, keys_of(s), dim, scores);
+    }
+    if (!alone || Tiles::AT_ONCE)
+        for (int s = 0; s < stretches; s++) Tiles::put_values(keys, where[s], values_of(s));
+    for (int from = 0; from < count; from += STRIP) {
+        const int n = count - from < STRIP ? count - from : STRIP;
+        const Strip strip(positions + from, n, first, last - first);
+        if (!strip.stretches) continue;
+        for (int s = 0; !alone && s < strip.stretches; s++)
+            Tiles::score(strip, s, queries + (size_t)from * width, width, keys_of(s), dim, scores);
+        for (int i = 0; i < n; i++) {
+            const int64_t reach = positions[from + i] < last ? positions[from + i] + 1 : last;
+            if (reach > first)
+                weigh<Tiles>(scores[i], (int)(reach - first), strip.stretches * STRETCH, weights[i], seen[from + i]);
+            else std::memset(weights[i], 0, sizeof(weights[i]));
+        }
+        if constexpr (Tiles::AT_ONCE) Tiles::add_values(strip, weights, values, dim, seen + from);
+        else {
+            for (int i = 0; i < n; i++) std::memset(seen[from + i].values, 0, dim * sizeof(float));
+            for (int s = 0; s < strip.stretches; s++) {
+                if (alone) Tiles::put_values(keys, where[s], values_of(s));
+                Tiles::add_values(strip, s, weights, values_of(s), dim, seen + from);
+            }
+        }
+    }
 }

@@ -9,7 +9,7 @@
 #include <memory>
 #include <new>
 
-#include "attention.h"
+#include "attention_check.h"
 #include "linear.h"
 #include "threads.h"
 
@@ -96,10 +96,10 @@ class Stopwatch {
 class Decoder {
   public:
     Decoder(const Model& model, int threads, Reduce reduce)
-        : m_(model), threads_(threads), reduce_(reduce), scratch_(threads), gates_(threads) {
+        : m_(model), threads_(threads), reduce_(reduce), scratch_(threads), gates_(threads),
+          splits_(threads) {
         wide_ = m_.hidden > m_.intermediate ? m_.hidden : m_.intermediate;
         if (m_.heads * m_.head_dim > wide_) wide_ = m_.heads * m_.head_dim;
-        for (auto& each : scratch_) each.get((size_t)wide_ * BLOCK);
         note(m_.head);
         for (int i = 0; i < m_.layers; i++)
             for (const Matrix* each : {&m_.layer[i].q, &m_.layer[i].k, &m_.layer[i].v, &m_.layer[i].out,
@@ -158,10 +158,7 @@ class Decoder {
 
     void linear(const Matrix& matrix, const float* x, int tokens, float* out) {
         note(matrix);
-        if (matrix.inputs > wide_) {
-            wide_ = matrix.inputs;
-            for (auto& each : scratch_) each.get((size_t)wide_ * BLOCK);
-        }
+        if (matrix.inputs > wide_) wide_ = matrix.inputs;
         const Activations a = activations(first_, matrix.inputs, tokens);
         each_of(tokens, [&](int t) { place(a, t, x + (size_t)t * matrix.inputs); });
         product({&matrix}, a, out, matrix.rows, false);
@@ -193,9 +190,9 @@ class Decoder {
 
     // Where a step's activations lie until the next call with the same `room`.
     Activations activations(Room& room, int inputs, int tokens) {
-        Activations a{nullptr, nullptr, nullptr, inputs, tokens};
-        const size_t cells = (size_t)a.cells() * tokens;
-        if (integers_) a.codes = room.codes.get(cells * CELL), a.notes = room.notes.get(cells);
+        Activations a{nullptr, nullptr, nullptr, inputs, tokens, integers_ && amx_pays(tokens)};
+        const size_t cells = (size_t)a.cells() * tokens, behind = a.full ? FULL : 0;
+        if (integers_) a.codes = room.codes.get((cells + behind) * CELL), a.notes = room.notes.get(cells + behind);
         if (floats_used_) a.floats = room.floats.get(cells * CELL);
         return a;
     }
@@ -251,22 +248,29 @@ class Decoder {
     void product(std::initializer_list<const Matrix*> matrices, const Activations& a, float* out, int stride, bool add) {
         int total = 0;
         for (const Matrix* each : matrices) total += each->blocks();
-        shared_out(total, a.tokens, [&](int first, int end, int thread) {
-            for (int i = first; i < end; i++) {
-                int block = i, column = 0;
-                const Matrix* const* matrix = matrices.begin();
-                for (; block >= (*matrix)->blocks(); matrix++) {
-                    block -= (*matrix)->blocks();
-                    column += (*matrix)->rows;
-                }
-                const Matrix& w = **matrix;
-                const int row = block * BLOCK;
-                block_product(w, block, a, scratch_[thread].get(0), [&](const Place& at, vf low, vf high) {
-                    float* to = out + (size_t)at.token() * stride + column + row;
-                    put(w, row, low, to, add);
-                    put(w, row + LANES, high, to + LANES, add);
-                });
-            }
+        const int at_once = a.at_once();
+        shared_out(total, a, [&](int first, int end, int thread) {
+            for (int from = 0; from < a.tokens; from += at_once)
+                for (int i = first; i < end; i++)
+                    product_block(matrices, i, a.part(from, at_once), scratch_[thread].get(0),
+                                  out + (size_t)from * stride, stride, add);
+        });
+    }
+
+    // The same for one block of all matrices, counted as if they were one.
+    static void product_block(std::initializer_list<const Matrix*> matrices, int block, const Activations& a,
+                              uint8_t* scratch, float* out, int stride, bool add) {
+        const Matrix* const* matrix = matrices.begin();
+        for (; block >= (*matrix)->blocks(); matrix++) {
+            block -= (*matrix)->blocks();
+            out += (*matrix)->rows;
+        }
+        const Matrix& w = **matrix;
+        const int row = block * BLOCK;
+        block_product(w, block, a, scratch, [&](const Place& at, vf low, vf high) {
+            float* to = out + (size_t)at.token() * stride + row;
+            put(w, row, low, to, add);
+            put(w, row + LANES, high, to + LANES, add);
         });
     }
 
@@ -289,7 +293,7 @@ class Decoder {
         const int at_once = a.tokens > TILE ? 2 : 16;
         const size_t room = (size_t)a.tokens * BLOCK * at_once;
         for (auto& each : gates_) each.get(room);  // here, since a task has nobody who would hear that there is none
-        shared_out(out.cells(), a.tokens, [&](int cell, int end, int thread) {
+        shared_out(out.cells(), a, [&](int cell, int end, int thread) {
             uint8_t* scratch = scratch_[thread].get(0);
             float* gates = gates_[thread].get(room);
             for (int from = 2 * cell, to; from < 2 * end && from < gate.blocks(); from = to) {
@@ -317,16 +321,19 @@ class Decoder {
     // `f(from, to, thread)` for ranges of so many blocks, which get smaller: few, yet a thread whose core is taken away
     // leaves the others something to do until the end.
     template <class F>
-    void shared_out(int blocks, int tokens, const F& f) {
-        const int least = tokens > TILE ? 1 : blocks / (threads_.count() * 16) + 1;
+    void shared_out(int blocks, const Activations& a, const F& f) {
+        for (auto& each : scratch_) each.get(scratch_bytes(wide_, a));  // here: a task has nobody to tell
+        const int least = a.tokens > TILE ? 1 : blocks / (threads_.count() * 16) + 1;
         cuts_.assign(1, 0);
         for (int left = blocks; left > 0;) {
             const int fair = left / (2 * threads_.count()), count = fair > least ? fair : left < least ? left : least;
             left -= count;
             cuts_.push_back(blocks - left);
         }
-        threads_.run(
-            (int)cuts_.size() - 1, [&](int task, int thread) { f(cuts_[task], cuts_[task + 1], thread); });
+        threads_.run((int)cuts_.size() - 1, [&](int task, int thread) {
+            const AmxUse use(a.full);
+            f(cuts_[task], cuts_[task + 1], thread);
+        });
     }
 
     // x += matrix * a, over all ranks.
@@ -339,11 +346,11 @@ class Decoder {
         for (size_t i = 0; i < count; i++) x[i] += share[i];
     }
 
-    // Rotates q (scaling it) and k, and writes k and v into their page.
+    // Rotates q (scaling it, for powers of two) and k, and writes k and v into their page.
     void rotate_and_write(float* qkv, int t, int l) {
         const int dim = m_.head_dim, half = dim / 2, heads = m_.heads, kv_heads = m_.kv_heads;
         const float *c = cosines_.get(0) + (size_t)t * half, *s = sines_.get(0) + (size_t)t * half;
-        const float scale = 1.0f / std::sqrt((float)dim);
+        const float scale = 1.44269504f / std::sqrt((float)dim);
         for (int h = 0; h < heads + kv_heads; h++) {
             float *first = qkv + (size_t)h * dim, *second = first + half;
             const float by = h < heads ? scale : 1.0f;
@@ -395,49 +402,65 @@ class Decoder {
 
     // Leaves each query's result in its place in qkv; those of decode rows are left in partials, for `gather`.
     void attention(float* qkv, int stride, int l) {
-        const int dim = m_.head_dim, group = m_.heads / m_.kv_heads, kv_heads = m_.kv_heads;
-        Seen* partials = seen_.get((size_t)partials_ * m_.heads);
-        threads_.run((int)pieces_.size() * kv_heads, [&](int task, int) {
+        seen_.get((size_t)partials_ * m_.heads);
+        for (auto& each : splits_) each.get(split_room(m_.head_dim));  // here: a task has nobody to tell
+        if (b_->wide) return attention_by<FloatTiles<false>>(qkv, stride, l);
+        if (own_tiles() == Own::USED) return attention_by<OwnTiles>(qkv, stride, l);
+        attention_by<FloatTiles<true>>(qkv, stride, l);
+    }
+
+    template <class Tiles>
+    void attention_by(float* qkv, int stride, int l) {
+        using Number = typename Tiles::Number;
+        const int dim = m_.head_dim, width = padded(dim), group = m_.heads / m_.kv_heads, kv_heads = m_.kv_heads;
+        threads_.run((int)pieces_.size() * kv_heads, [&](int task, int thread) {
+            const FlushDenormals flush;
+            [[maybe_unused]] const typename Tiles::Use use;
             const Piece& piece = pieces_[pieces_.size() - 1 - task / kv_heads];  // the long ones of a chunk first
             const int head = task % kv_heads;
             const Keys keys{b_->pages + l * b_->layer + head * b_->kv_head, b_->cell, b_->value,
                             b_->tables + b_->table_starts[piece.row], b_->page_tokens, dim, b_->wide != 0};
+            Number* room = (Number*)splits_[thread].get(0);
             for (int from = 0; from < piece.tokens * group; from += VECTORS) {
-                const float* queries[VECTORS];
+                alignas(64) Number queries[VECTORS * MAX_DIM];
+                float* places[VECTORS];
                 int64_t positions[VECTORS];
                 const int all = piece.tokens * group - from, count = all < VECTORS ? all : VECTORS;
                 for (int i = 0; i < count; i++) {
                     const int token = piece.first + (from + i) / group;
-                    queries[i] = qkv + (size_t)token * stride + (size_t)(head * group + (from + i) % group) * dim;
+                    places[i] = qkv + (size_t)token * stride + (size_t)(head * group + (from + i) % group) * dim;
                     positions[i] = b_->positions[token];
+                    Tiles::put_query(places[i], dim, queries + (size_t)i * width);
                 }
                 if (piece.partial >= 0) {
-                    Seen* seen = partials + (size_t)piece.partial * m_.heads + head * group + from;
-                    attend(keys, queries, positions, count, piece.begin, piece.end, seen);
+                    Seen* seen = seen_.get(0) + (size_t)piece.partial * m_.heads + head * group + from;
+                    attend<Tiles>(keys, queries, positions, count, piece.begin, piece.end, room, seen);
                     continue;
                 }
                 Seen total[VECTORS], split[VECTORS];
                 for (int i = 0; i < count; i++) total[i].clear(dim);
                 for (int64_t begin = 0; begin < piece.end; begin += SPLIT) {
                     const int64_t end = begin + SPLIT < piece.end ? begin + SPLIT : piece.end;
-                    attend(keys, queries, positions, count, begin, end, split);
+                    attend<Tiles>(keys, queries, positions, count, begin, end, room, split);
                     for (int i = 0; i < count; i++)
                         if (positions[i] >= begin) merge(total[i], split[i], dim);
                 }
-                for (int i = 0; i < count; i++) finish(total[i], (float*)queries[i]);
+                for (int i = 0; i < count; i++) finish(total[i], places[i]);
             }
         });
     }
 
     void finish(const Seen& seen, float* out) const {
         const vf by = set1(1.0f / seen.total);
-        for (int d = 0; d < m_.head_dim; d += LANES) store(out + d, load(seen.values + d) * by);
+        // A zero may have either sign, by what else the tile had; here it loses it.
+        for (int d = 0; d < m_.head_dim; d += LANES) store(out + d, load(seen.values + d) * by + set1(0.0f));
     }
 
     // What attention found for a token becomes what the product reads; of a decode row, its splits are merged first.
     void gather(const Activations& a, int t, float* found) {
         const int dim = m_.head_dim;
         if (const int64_t first = partial_of_.get(0)[t]; first >= 0) {
+            const FlushDenormals flush;
             const int64_t splits = b_->positions[t] / SPLIT + 1;
             for (int h = 0; h < m_.heads; h++) {
                 Seen* seen = seen_.get(0) + first * m_.heads + h;
@@ -459,7 +482,7 @@ class Decoder {
     bool integers_ = false, floats_used_ = false;
     std::vector<Buffer<uint8_t>> scratch_;
     std::vector<Piece> pieces_;
-    std::vector<Buffer<float>> gates_;
+    std::vector<Buffer<float>> gates_, splits_;
     Buffer<float> x_, qkv_, share_, cosines_, sines_;
     Room first_, gated_;
     std::vector<int> cuts_;
@@ -492,6 +515,11 @@ int headrace_logits(void* decoder, const float* hidden, int rows, float* out) {
         return -1;
     }
 }
+// By what attention on pages of bfloat16 is computed, and by what it is not since that gives other bits here, or "".
+const char* headrace_attention() {
+    return own_tiles() == Own::USED ? OwnTiles::NAME : FloatTiles<true>::NAME;
+}
+const char* headrace_refused() { return own_tiles() == Own::DIFFERENT ? OwnTiles::NAME : ""; }
 // Nanoseconds by part, since it was created; they go on counting where they are.
 const int64_t* headrace_spent(void* decoder) { return ((Decoder*)decoder)->spent(); }
 int headrace_linear(void* decoder, const Matrix* matrix, const float* x, int tokens, float* out) {

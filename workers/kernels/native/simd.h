@@ -14,8 +14,6 @@
 
 constexpr int LANES = 16;
 
-INLINE vf max(vf a, vf b) { return where_less(b, a, a, b); }
-
 INLINE vi lane_numbers() {
     vi numbers;
     const int32_t count[LANES] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};

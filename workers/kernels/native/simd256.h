@@ -61,9 +61,13 @@ template <class V>
 INLINE vf where_less(Two<V> a, Two<V> b, vf then, vf otherwise) {
     return {a.low < b.low ? then.low : otherwise.low, a.high < b.high ? then.high : otherwise.high};
 }
+INLINE vf max(vf a, vf b) {
+    return both(_mm256_max_ps((__m256)a.low, (__m256)b.low), _mm256_max_ps((__m256)a.high, (__m256)b.high));
+}
 INLINE vf to_float(vi v) { return both(_mm256_cvtepi32_ps((__m256i)v.low), _mm256_cvtepi32_ps((__m256i)v.high)); }
 INLINE vi to_int(vf v) { return both(_mm256_cvttps_epi32((__m256)v.low), _mm256_cvttps_epi32((__m256)v.high)); }
 INLINE vf as_float(vi v) { return both((__m256)v.low, (__m256)v.high); }
+INLINE vi as_int(vf v) { return both((__m256i)v.low, (__m256i)v.high); }
 
 INLINE vb broadcast4(const int8_t* p) {
     int32_t word;

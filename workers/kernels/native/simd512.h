@@ -23,9 +23,11 @@ INLINE void store_bytes(uint8_t* p, vb v) { _mm512_storeu_si512(p, (__m512i)v); 
 INLINE vf fma(vf a, vf b, vf c) { return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
 INLINE vf where_less(vf a, vf b, vf then, vf otherwise) { return a < b ? then : otherwise; }
 INLINE vf where_less(vi a, vi b, vf then, vf otherwise) { return a < b ? then : otherwise; }
+INLINE vf max(vf a, vf b) { return (vf)_mm512_max_ps((__m512)a, (__m512)b); }  // b where either is NaN
 INLINE vf to_float(vi v) { return __builtin_convertvector(v, vf); }
 INLINE vi to_int(vf v) { return __builtin_convertvector(v, vi); }
 INLINE vf as_float(vi v) { return (vf)v; }
+INLINE vi as_int(vf v) { return (vi)v; }
 
 // Four bytes, again and again.
 INLINE vb broadcast4(const int8_t* p) {

@@ -1,4 +1,4 @@
-"""`[[guard]]`, as typed structs: which detectors look at what goes in and comes out, and what follows.
+"""`[[guard]]`: which detectors look at what goes in and comes out, and what follows.
 
 A key that the guard's kind does not know is a mistake, like an unknown one. What a detector does is the ingress's.
 """
@@ -12,6 +12,8 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
+
+from bus.config.section import Problem, Section
 
 GuardKind = Literal[
     "pii",
@@ -59,7 +61,7 @@ _NEEDED: Final[dict[GuardKind, tuple[str, ...]]] = {
 }
 
 
-class GuardConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+class GuardConfig(Section, frozen=True):
     """`[[guard]]`: one detector.
 
     Attributes:
@@ -128,10 +130,8 @@ _ROLES: Final = ("system", "developer", "user", "assistant", "tool", "function")
 _DEFAULTS: Final[dict[str, Any]] = {field.name: field.default for field in msgspec.structs.fields(GuardConfig)}
 
 
-def guard_problems(
-    guards: tuple[GuardConfig, ...], models: frozenset[str]
-) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """What types cannot say of `[[guard]]`: (where, what). `models` are those that are served."""
+def problems(guards: tuple[GuardConfig, ...], models: frozenset[str]) -> Iterator[Problem]:
+    """What types cannot say. `models` are those that are served."""
     names: set[str] = set()
     for index, guard in enumerate(guards):
         for key, problem in _problems(guard, models):
