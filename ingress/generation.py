@@ -17,6 +17,7 @@ from ingress.text.reasoning import ThoughtParser
 from ingress.text.stop import StopMatcher, StopStrings
 from ingress.text.tokenizer import Tokenizer
 from ingress.timing import Timing
+from ingress.tools.parser import CallParser
 
 Verdict = Literal[
     "going",  # more will come
@@ -47,6 +48,7 @@ class Generation:
         logprobs: whether pieces carry log probabilities.
         timing: where its time goes, where that was asked for; its conversation keeps it.
         thoughts: parts thinking from the answer.
+        calls: parts tool calls from it.
 
     Attributes:
         emitted: the tokens so far.
@@ -68,6 +70,7 @@ class Generation:
         logprobs: bool = False,
         timing: Timing | None = None,
         thoughts: ThoughtParser | None = None,
+        calls: CallParser | None = None,
     ) -> None:
         self.timing = timing
         self.emitted: list[int] = []
@@ -78,7 +81,8 @@ class Generation:
         self._matcher = StopMatcher(stop, include=include_stop) if stop is not None else None
         self._own_stops, self._all_stops = own_stops, all_stops
         self._min_tokens, self._include_stop, self._logprobs = min_tokens, include_stop, logprobs
-        self._thoughts = thoughts
+        self._thoughts, self._calls = thoughts, calls
+        self._parted = thoughts is not None or calls is not None
         self._reasoning_tokens = 0
         self._parts: list[Part] = []  # not delivered yet
         self._decoded = 0  # characters that came out of the detokeniser
@@ -104,7 +108,7 @@ class Generation:
         stopper = finished is not None and finished.reason == "stop" and bool(tokens) and tokens[-1] in self._all_stops
         found: str | None = None
         text = ""
-        if self._matcher is None and not self._logprobs and self._thoughts is None:
+        if self._matcher is None and not self._logprobs and not self._parted:
             text = self._plain(tokens, hide_last=stopper and not self._include_stop)
         else:
             for at, token in enumerate(tokens):
@@ -122,8 +126,8 @@ class Generation:
         if found is None:
             rest, found = self._flush()
             text += rest
-        elif self._thoughts is not None:
-            self._parts += self._thoughts.flush()
+        elif self._parted:
+            self._end_parts()
         finish = self._finish(finished, found)
         return Taken(self._piece(text, finish, cut=found is not None), "finished" if finished else "stopped")
 
@@ -160,8 +164,8 @@ class Generation:
         found = None
         if self._matcher is not None and len(self.emitted) > self._min_tokens:
             text, found = self._matcher.feed(text)
-        if self._thoughts is not None:
-            self._think(self._thoughts, text)
+        if self._parted:
+            self._tell_apart(text)
         return text, found
 
     def _flush(self) -> tuple[str, str | None]:
@@ -171,16 +175,34 @@ class Generation:
         if self._matcher is not None:
             text, found = self._matcher.feed(text)
             text += self._matcher.flush()
-        if self._thoughts is not None:
-            self._parts += [*self._thoughts.feed(text), *self._thoughts.flush()]
+        if self._parted:
+            self._add(self._thoughts.feed(text) if self._thoughts is not None else [Part("text", text)])
+            self._end_parts()
         return text, found
 
-    def _think(self, thoughts: ThoughtParser, text: str) -> None:
-        """Tell thinking from the answer in what a token has released. Its token is one of the thought if that was open
-        before it or is after it."""
+    def _tell_apart(self, text: str) -> None:
+        """Tell thinking, answer and calls apart in what a token has released. Its token is one of the thought if that
+        was open before it or is after it."""
+        if (thoughts := self._thoughts) is None:
+            self._add([Part("text", text)])
+            return
         before = thoughts.inside
-        self._parts += thoughts.feed(text)
+        self._add(thoughts.feed(text))
         self._reasoning_tokens += before or thoughts.inside
+
+    def _end_parts(self) -> None:
+        """What those who tell apart have held back."""
+        if self._thoughts is not None:
+            self._add(self._thoughts.flush())
+        if self._calls is not None:
+            self._parts += self._calls.flush()
+
+    def _add(self, parts: Sequence[Part]) -> None:
+        for part in parts:
+            if part.kind == "text" and self._calls is not None:
+                self._parts += self._calls.feed(part.text)
+            elif part.text:
+                self._parts.append(part)
 
     def _usage(self) -> Usage:
         return Usage(self.prompt_tokens, len(self.emitted), self.cached_tokens, self._reasoning_tokens)
@@ -190,7 +212,7 @@ class Generation:
     def _piece(self, text: str, finish: Finish | None = None, *, cut: bool = False) -> Piece | None:
         self._released += len(text)
         parts: tuple[Part, ...] = ()
-        if self._thoughts is not None:
+        if self._parted:
             text, parts = self._by_kind()
         if not text and not parts and finish is None:
             return None

@@ -20,6 +20,7 @@ from ingress.streams import Piece
 from ingress.text.reasoning import Thinking, ThoughtParser
 from ingress.text.stop import StopStrings
 from ingress.timing import Marks, Timing
+from ingress.tools.styles import STYLES
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +55,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         batch, weight: see `Submit`.
         thinking: whether the answer may begin with a thought that is told apart.
         estimate: tokens of the prompt, where `prompt` is empty as a model elsewhere has ids of its own.
+        calls: the style (`tools.styles`) in which it may call tools; empty where it may not.
     """
 
     model: str
@@ -82,6 +84,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     batch: bool = False
     weight: float = 1.0
     thinking: Thinking = "off"
+    calls: str = ""
     estimate: int = 0
 
     @property
@@ -112,6 +115,7 @@ def place(job: Job, model: ServedModel, request: int, now_ns: int) -> Placed:
     all_stops = own_stops if job.ignore_eos else own_stops | frozenset(model.eos_ids)
     suppress = pack_u32(sorted(all_stops)) if job.min_tokens else b""
     received_ns = job.received_ns or now_ns
+    style = STYLES[job.calls] if job.calls else None
     order = Order(
         request=request,
         prompt=pack_u32(prompt),
@@ -139,10 +143,11 @@ def place(job: Job, model: ServedModel, request: int, now_ns: int) -> Placed:
         all_stops=all_stops,
         min_tokens=job.min_tokens,
         include_stop=job.include_stop,
-        skip_special=job.skip_special_tokens,
+        skip_special=job.skip_special_tokens and not (style is not None and style.shows(model.control_tokens)),
         logprobs=job.sampling.logprobs >= 0,
         timing=_timing(job, request, received_ns) if job.timing else None,
         thoughts=ThoughtParser(opened=job.thinking == "does") if job.thinking != "off" else None,
+        calls=style.parser() if style is not None else None,
     )
     return Placed(order, generation)
 

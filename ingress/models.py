@@ -11,6 +11,7 @@ from bus.config import ModelConfig
 from bus.encoders import BadEncoder, EncoderFacts, Kind, kind_of, read_facts
 from bus.messages.requests import ModelFacts
 from ingress.errors import context_length_exceeded
+from ingress.grammar.trial import Trials
 from ingress.text import template, tokenizer
 from ingress.text.control import ControlNames
 from ingress.text.gguf_metadata import GgufError, read_metadata
@@ -18,6 +19,7 @@ from ingress.text.prompt import Rendered
 from ingress.text.reasoning import OPEN, Thinking, thinking_of
 from ingress.text.template import BadTemplate, ChatTemplate
 from ingress.text.tokenizer import Tokenizer, UnsupportedTokenizer
+from ingress.tools.styles import STYLES, style_of
 
 # Below this many characters encoding is done at once; above, in a thread (the tokeniser releases the GIL).
 _INLINE_CHARACTERS = 8192
@@ -41,7 +43,12 @@ class ServedModel:
         encoder: what it is as an encoder; `None` where it generates.
         facts: what the scheduler said last; `None` before it was met.
         up: whether the scheduler is connected now.
+        trials: of grammars that answers shall follow.
+        calls: how it writes tool calls; `None` where it makes none.
+        control_tokens: ids of control tokens by name.
     """
+
+    trials: Trials
 
     def __init__(
         self,
@@ -54,6 +61,7 @@ class ServedModel:
         created: int = 0,
         prefix_cache: bool = True,
         encoder: EncoderFacts | None = None,
+        tool_parser: str = "auto",
     ) -> None:
         self.encoder = encoder
         self.name = name
@@ -64,6 +72,10 @@ class ServedModel:
         self.control = ControlNames(tokenizer.control_names, written)
         # Where a mark of thinking is a control token it leaves no text to be found by.
         self._thinks: Thinking = thinking_of(source) if OPEN not in tokenizer.control_names else "off"
+        self.calls = style_of(source) if tool_parser == "auto" else STYLES.get(tool_parser)
+        self.control_tokens = {
+            tokenizer.token_bytes(index).decode("utf-8", "replace"): index for index in tokenizer.control_ids
+        }
         self.eos_ids = eos_ids
         self.created = created
         self.prefix_cache = prefix_cache
@@ -192,4 +204,5 @@ def _served(
         context_tokens=min(limits, default=0),
         created=int(path.stat().st_mtime),
         prefix_cache=config.prefix_cache,
+        tool_parser=config.tool_parser,
     )

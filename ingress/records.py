@@ -36,6 +36,7 @@ class Opening(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=0):
         key, traceparent, batch, weight, earlier, partition: of the caller too.
         cached: the stored answer (`cache.entry`) that it is told from; empty where it is generated.
         target: the model that answers, where the call names a route; empty where it names the model.
+        grammar: that the answer follows, which was tried; empty where there is none.
     """
 
     operation: Operation
@@ -57,6 +58,7 @@ class Opening(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=0):
     cached: bytes = b""
     partition: str | None = None
     target: str = ""
+    grammar: str = ""
 
 
 class Drawn(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=1):

@@ -35,6 +35,7 @@ from ingress.door import Door
 from ingress.engine import Engine
 from ingress.gate.charging import charging, settlements
 from ingress.gate.gate import Gate
+from ingress.grammar.trial import Trials
 from ingress.guards.judge import judge
 from ingress.guards.registry import GuardUnusable, build
 from ingress.guards.stage import Guards
@@ -74,6 +75,7 @@ class IngressService:
         self._gate: Gate | None = None
         self._batches: BatchLink | None = None
         self._settling: Lane | None = None
+        self._trials: Trials | None = None
         self._handed_over = False
 
     def start(self) -> None:
@@ -81,6 +83,9 @@ class IngressService:
         models = self._load()
         if models is None:
             return
+        self._trials = Trials(self._life.run)
+        for model in models:
+            model.trials = self._trials
         settings = self._life.config.ingress
         if problem := too_few_open_files(settings.max_streams + OTHER_FILES, f"max_streams = {settings.max_streams}"):
             self._life.fail(f"[ingress] {problem}", EXIT_CONFIG)
@@ -183,6 +188,7 @@ class IngressService:
             self._upstreams,
             self._engine,
             self._cache,
+            self._trials,
             self._metrics,
             self._gate,
             self._accounts,

@@ -72,10 +72,18 @@ def cut_short(finish: Finish) -> bool:
 
 class Part(msgspec.Struct, frozen=True, gc=False):
     """Consecutive text of one kind: of the answer, of the thought before it, the arguments of a tool call, or a
-    refusal to answer."""
+    refusal to answer.
+
+    Attributes:
+        call: which of the answer's calls it belongs to, from 0; -1 where it is of none. A call may begin with a part
+            that has no text.
+        name: of the tool that is called.
+    """
 
     kind: ContentKind
     text: str
+    call: int = -1
+    name: str = ""
 
 
 class Piece(msgspec.Struct, frozen=True, gc=False):
@@ -127,9 +135,11 @@ def parts_of(piece: Piece) -> tuple[Part, ...]:
 
 
 def joined(parts: Iterable[Part]) -> tuple[Part, ...]:
-    """Neighbours of one kind as one. What is empty parts nothing: a detector sees the text on both its sides as one."""
-    groups = itertools.groupby((part for part in parts if part.text), key=lambda part: part.kind)
-    return tuple(Part(kind, "".join(part.text for part in group)) for kind, group in groups)
+    """Neighbours of one kind, and of one call, as one. What is empty parts nothing, but for a call that begins: a
+    detector sees the text on both its sides as one."""
+    kept = (part for part in parts if part.text or part.call >= 0)
+    groups = itertools.groupby(kept, key=lambda part: (part.kind, part.call, part.name))
+    return tuple(Part(kind, "".join(part.text for part in group), call, name) for (kind, call, name), group in groups)
 
 
 class Stream:

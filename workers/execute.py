@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final, Protocol
+from dataclasses import replace
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -28,6 +29,14 @@ from workers.slots import PlanRefused, Slots
 _LOGITS_AT_ONCE: Final = 1 << 22
 
 PromptLogprobs = tuple[int, int, tuple[TokenLogprobs, ...]]
+
+
+class _Draw(NamedTuple):
+    """What came of the rows that are sampled: a token of each, log probabilities by index, and `StepResult.failed`."""
+
+    tokens: list[int]
+    logprobs: tuple[tuple[int, TokenLogprobs], ...]
+    failed: tuple[tuple[int, str], ...]
 
 
 class Pages(Protocol):
@@ -120,30 +129,39 @@ class Executor:
         if not len(rows.slots):
             return StepResult(plan.step, b"", b"", waited_ns, 0)
         began = self._clock()
+        if (grammars := self._slots.grammars) is not None:
+            grammars.begin(rows.slots[rows.samples].tolist())
         ids = self._slots.ids(rows.token_slots, rows.positions)
         hidden = self._model.forward(ids, rows.batch(self._slots, self._model.device), self._pages.tensor)
         prompt = self._prompt_logprobs(rows, hidden)
-        tokens, logprobs = self._draw(rows, hidden)
+        tokens, logprobs, failed = self._draw(rows, hidden)
         self._slots.computed(rows.slots, rows.ends)
         self._pages.commit(rows.written(self._slots))
         ran_ns = self._clock() - began
         if self._group.rank:
             return StepResult(plan.step, b"", b"", waited_ns, ran_ns)
         sampled = pack_u32(rows.slots[rows.samples])
-        return StepResult(plan.step, sampled, pack_u32(tokens), waited_ns, ran_ns, logprobs, prompt)
+        return StepResult(
+            plan.step, sampled, pack_u32(tokens), waited_ns, ran_ns, logprobs, prompt, failed=failed
+        )  # fmt: skip
 
-    def _draw(self, rows: StepRows, hidden: Tensor) -> tuple[list[int], tuple[tuple[int, TokenLogprobs], ...]]:
+    def _draw(self, rows: StepRows, hidden: Tensor) -> _Draw:
         """Draw for the rows that are sampled, tell the other ranks, and append to the slots."""
         slots = rows.slots[rows.samples]
         if not len(slots):
-            return [], ()
+            return _Draw([], (), ())
         last = torch.from_numpy(rows.row_starts[1:][rows.samples] - 1).to(hidden.device)
         logits = self._model.logits(hidden[last])
         tokens = torch.full((len(slots),), -1, dtype=torch.int64, device=hidden.device)
         logprobs: tuple[tuple[int, TokenLogprobs], ...] = ()
+        grammars = self._slots.grammars
+        masks = grammars.masks() if grammars is not None else None
         if self._group.rank == 0:
+            parameters = self._slots.sampling.rows(slots, rows.ends[rows.samples])
+            if masks is not None:
+                parameters = replace(parameters, banned=masks.banned)
             try:
-                tokens, logprobs = draw(logits, self._slots.sampling.rows(slots, rows.ends[rows.samples]))
+                tokens, logprobs = draw(logits, parameters)
             except BrokenLogits as broken:
                 # The other ranks wait for tokens. Those that cannot be are told as -1, the others do not matter.
                 tokens = torch.zeros_like(tokens)
@@ -154,7 +172,10 @@ class Executor:
             causes = [slot for slot, token in zip(slots.tolist(), on_host, strict=True) if token < 0]
             raise StepBroken(f"logits of slot {causes} are not finite", causes, together=True)
         self._slots.append(slots, tokens)
-        return on_host, logprobs
+        if grammars is not None:
+            grammars.append(slots.tolist(), on_host)
+        failed = tuple((int(slots[row]), why) for row, why in masks.failed.items()) if masks is not None else ()
+        return _Draw(on_host, logprobs, failed)
 
     def _prompt_logprobs(self, rows: StepRows, hidden: Tensor) -> tuple[PromptLogprobs, ...]:
         """Of each prompt token that follows a token of this step, for slots that asked.

@@ -23,6 +23,7 @@ from bus.messages.control import Ok, Rejected, ToProcess
 from bus.messages.vitals import WorkerView
 from bus.names import scheduler_name
 from bus.process import EXIT_CONFIG, EXIT_MISSING, Description, Life
+from bus.vocabulary import read as read_vocabulary
 from kv.client import PageClient, PagesDenied
 from workers.arena import ArenaPages, map_pages
 from workers.background import Background
@@ -36,6 +37,7 @@ from workers.host import Assignment
 from workers.loading import Loaded, Model, load, why_not
 from workers.models.load import build
 from workers.rendezvous import Meeting, Rendezvous
+from workers.sampling.grammar import Grammars
 from workers.slots import Slots
 
 log = logging.getLogger(__name__)
@@ -61,6 +63,7 @@ class WorkerService:
         self._view: WorkerView | None = None
         life.telemetry.slow_views.append(lambda: self._view)
         self._slots: Slots | None = None
+        self._grammars: Grammars | None = None
         self._encoding: EncodeExecutor | None = None
         self._computed_in = ""
         self._pages: PageClient | None = None
@@ -113,6 +116,8 @@ class WorkerService:
             watch.close()
         if self._conversation is not None:
             self._conversation.close()
+        if self._grammars is not None:
+            self._grammars.stop()
         if self._pages is not None:
             self._pages.close()
 
@@ -190,13 +195,17 @@ class WorkerService:
         assert self._pages is not None
         self._enter("serving")
         self._computed_in = loaded.engine.name
+        vocabulary = loaded.weights.architecture.vocabulary
+        if self._group.rank == 0:
+            self._grammars = Grammars(vocabulary, partial(read_vocabulary, self._life.run), self._assignment.device)
         self._slots = Slots(
             self._model.slots,
             loaded.context_tokens,
             loaded.kv.page_tokens,
-            loaded.weights.architecture.vocabulary,
+            vocabulary,
             pages.cells,
             self._assignment.device,
+            self._grammars,
         )
         model = build(loaded.weights, self._group, self._assignment.device)
         executor = Executor(model, self._slots, pages, self._group)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bus.messages.steps import SlotOpen, StepPlan
 from bus.packed import unpack_u32
+from workers.sampling.grammar import Grammars
 from workers.sampling.table import SamplingTable
 
 Ints = npt.NDArray[np.int64]
@@ -49,6 +50,7 @@ class Slots:
         vocabulary: token ids are below it.
         cells: page numbers are below it.
         device: where token ids are kept, so that a drawn token need not leave it for the next step.
+        grammars: of the requests that have one; None on a rank that does not draw.
 
     Attributes:
         sampling: parameters of the requests.
@@ -58,8 +60,16 @@ class Slots:
     """
 
     def __init__(
-        self, slots: int, context_tokens: int, page_tokens: int, vocabulary: int, cells: int, device: torch.device
+        self,
+        slots: int,
+        context_tokens: int,
+        page_tokens: int,
+        vocabulary: int,
+        cells: int,
+        device: torch.device,
+        grammars: Grammars | None = None,
     ) -> None:
+        self.grammars = grammars
         self.count, self.context_tokens, self.page_tokens = slots, context_tokens, page_tokens
         self._vocabulary, self._cells, self._device = vocabulary, cells, device
         most_pages = -(-context_tokens // page_tokens)
@@ -118,6 +128,8 @@ class Slots:
         self._open[slot] = False
         self._page_count[slot] = self.length[slot] = 0
         self.sampling.close(slot)
+        if self.grammars is not None:
+            self.grammars.close(slot)
 
     def _open_slot(self, opened: SlotOpen) -> None:
         slot = opened.slot
@@ -140,6 +152,8 @@ class Slots:
         self._computed[slot] = opened.computed
         self.prompt_logprobs[slot] = min(opened.prompt_logprobs, self._vocabulary)
         self.sampling.open(slot, opened.sampling, ids[: opened.prompt_tokens], ids[opened.prompt_tokens :])
+        if self.grammars is not None and opened.sampling.grammar is not None:
+            self.grammars.open(slot, opened.sampling.grammar, tokens[opened.prompt_tokens :].tolist())
 
     def _append_pages(self, slot: int, pages: npt.NDArray[np.integer], generations: npt.NDArray[np.integer]) -> None:
         if not self._open[slot]:

@@ -57,9 +57,10 @@ def _part(part: Part | Piece) -> Part | Piece:
 
 
 def _sampling(sampling: Sampling) -> Sampling:
-    if not sampling.logit_bias and not sampling.suppress:
+    if not sampling.logit_bias and not sampling.suppress and sampling.grammar is None:
         return sampling
-    return replace(sampling, logit_bias=(), suppress=hidden(sampling.suppress))
+    # A schema names what its writer's business is about.
+    return replace(sampling, logit_bias=(), suppress=hidden(sampling.suppress), grammar=None)
 
 
 def _submit(submit: Submit) -> Submit:

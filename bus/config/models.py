@@ -44,6 +44,7 @@ class ModelConfig(Section, frozen=True):
         inter_token_target_ms: prefill chunks are cut so that a step with decodes in it stays under this; 0 is off.
         threads: CPU threads per rank; 0 shares the cores among the ranks.
         prefix_cache: find and keep prompts' KV.
+        tool_parser: how the model writes tool calls; "auto" finds that in its chat template, "none" has it call none.
         hang_s: a step longer than this means that the worker hangs. Once step times are known, a third of it and ten
             times the prediction; a tenth of it where the worker uses no CPU.
     """
@@ -66,6 +67,9 @@ class ModelConfig(Section, frozen=True):
     inter_token_target_ms: Annotated[float, Meta(ge=0)] = 250.0
     threads: Annotated[int, Meta(ge=0)] = 0
     prefix_cache: bool = True
+    tool_parser: Literal[
+        "auto", "none", "hermes", "llama3", "mistral", "mistral_args", "deepseek", "deepseek_v31", "pythonic"
+    ] = "auto"
     hang_s: Seconds = 30.0
     pools: PoolsConfig | None = None
 

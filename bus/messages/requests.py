@@ -28,6 +28,21 @@ RefusalCode = Literal[
 ]
 
 
+class Grammar(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """What an answer may be: at every position only tokens with which it can still become a sentence are drawn, and it
+    ends only where it is one.
+
+    It travels whole with its request, as everything does that the same answer needs again elsewhere.
+
+    Attributes:
+        text: as llguidance reads it; it was tried before, within the limits of `bus.grammars`.
+        vocabulary: digest of the tokens that it is about (`bus.vocabulary`).
+    """
+
+    text: str
+    vocabulary: bytes
+
+
 class Sampling(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """How tokens are drawn. The defaults draw greedily and change nothing.
 
@@ -38,7 +53,9 @@ class Sampling(msgspec.Struct, array_like=True, frozen=True, gc=False):
         logit_bias: (token id, bias) pairs, added before temperature.
         logprobs: -1 for none, else how many alternatives per token (0: the drawn token only).
         min_tokens: the ids in `suppress` cannot be drawn before so many tokens are out.
-        suppress: ids that `min_tokens` holds back (end-of-sequence and stop ids), packed u32.
+        suppress: ids that `min_tokens` holds back (end-of-sequence and stop ids), packed u32. Not beside a grammar, at
+            whose end nothing else may be left.
+        grammar: what the answer may be; None is anything.
     """
 
     temperature: float = 0.0
@@ -53,6 +70,7 @@ class Sampling(msgspec.Struct, array_like=True, frozen=True, gc=False):
     logprobs: int = -1
     min_tokens: int = 0
     suppress: bytes = b""
+    grammar: Grammar | None = None
 
 
 class Submit(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=10):

@@ -132,6 +132,8 @@ class StepResult(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=11)
         waited_ns: idle between the end of the last step and the arrival of this plan.
         ran_ns: from the start of the forward pass until tokens were on the host.
         vectors: an encoder's, packed f32, `Registered.dimensions` of each row, in plan order.
+        failed: (slot, why) of rows that cannot go on, and are nobody else's trouble; what was drawn for them means
+            nothing.
     """
 
     step: int
@@ -142,6 +144,7 @@ class StepResult(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=11)
     logprobs: tuple[tuple[int, TokenLogprobs], ...] = ()
     prompt_logprobs: tuple[tuple[int, int, tuple[TokenLogprobs, ...]], ...] = ()
     vectors: bytes = b""
+    failed: tuple[tuple[int, str], ...] = ()
 
 
 class StepFailed(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=12):

@@ -113,9 +113,16 @@ def told_failure(body: bytes) -> ApiError:
     return ApiError(status, detail["type"], detail["message"], code=detail["code"], param=detail["param"])
 
 
-def finish_reason(finish: Finish) -> schema.FinishReason:
-    """For an answer that came to its end."""
-    return finish.reason if finish.reason in ("length", "content_filter") else "stop"
+def finish_reason(finish: Finish, *, calls: bool = False) -> schema.FinishReason:
+    """For an answer that came to its end. calls: it calls tools of its own choice."""
+    if finish.reason in ("length", "content_filter"):
+        return finish.reason
+    return "tool_calls" if calls and finish.stop_reason is None else "stop"
+
+
+def call_id(response: str, choice: int, call: int) -> str:
+    """Of a call that an answer makes; whoever tells the answer again gives it the same."""
+    return f"call_{response.rpartition('-')[2].rpartition('_')[2]}{choice:02x}{call:02x}"
 
 
 def guards(finish: Finish | None) -> dict[str, str] | UnsetType:

@@ -28,15 +28,13 @@ from ingress.api.schema_messages import (
     ToolUseBlock,
     Turn,
 )
-from ingress.errors import invalid_request, unsupported_parameter
+from ingress.errors import ApiError, invalid_request, unsupported_parameter
 
 # Of `anthropic-version`. They differ in what they refuse: what the newer one took away is honoured in both.
 VERSIONS: Final = ("2023-06-01", "2026-10-21")
 
-_NO_TOOLS: Final = {"type": "none"}
 _THINKS_ITSELF: Final = "there is no setting for how models think"
 _COUNT_REFUSALS: validate.Refusals = {
-    "tool_choice": ((_NO_TOOLS, {"type": "auto"}), "tools are not called"),
     "thinking": (({"type": "disabled"},), _THINKS_ITSELF),
     "output_config": (({},), "there is no setting for effort or format"),
 }
@@ -106,15 +104,53 @@ def as_chat(request: CountRequest) -> ChatRequest:
         messages=list(_messages(request)),
         continue_final_message=continues or None,
         **limits,
+        **_tools(request),
         **request.extensions,
     )
+    try:
+        validate.check_answer(chat)
+    except ApiError as error:
+        raise in_own_words(error) from None
     validate.check_template(None, chat.continue_final_message, chat.messages)
     return chat
 
 
+def in_own_words(error: ApiError) -> ApiError:
+    """An error about the chat that a message is, by the parameter's name here."""
+    theirs = error.param or ""
+    ours = theirs.replace(".function.parameters", ".input_schema").replace(".function", "")
+    return ApiError(error.status, error.type, error.message.replace(theirs, ours), code=error.code, param=ours or None)
+
+
+def _tools(request: CountRequest) -> dict[str, Any]:
+    """Tools and what is said about calling them, in OpenAI's form."""
+    tools = [
+        {
+            "type": "function",
+            "function": {
+                "name": tool.name,
+                "description": tool.description,
+                "parameters": tool.input_schema,
+                "strict": tool.strict,
+            },
+        }
+        for tool in request.tools or ()
+    ]
+    choice = request.tool_choice
+    if choice is None:
+        return {"tools": tools or None}
+    named = {"type": "function", "function": {"name": choice.name}}
+    return {
+        "tools": tools or None,
+        "tool_choice": {"auto": "auto", "any": "required", "none": "none", "tool": named}[choice.type],
+        "parallel_tool_calls": not choice.disable_parallel_tool_use,
+    }
+
+
 def _check(request: CountRequest) -> None:
-    if request.tools and request.tool_choice != _NO_TOOLS:
-        raise unsupported_parameter("tools", 'tools: tools are not called here; only with tool_choice "none".')
+    choice = request.tool_choice
+    if choice is not None and (choice.type == "tool") != (choice.name is not None):
+        raise invalid_request('tool_choice: a name belongs to the type "tool", and to no other.', param="tool_choice")
     for index, turn in enumerate(request.messages):
         for at, block in enumerate(turn.content if isinstance(turn.content, list) else ()):
             _check_block(block, turn.role, f"messages[{index}].content[{at}]")

@@ -15,7 +15,11 @@ from ingress.api.schema_chat import (
     DeveloperMessage,
     FunctionCall,
     Message,
+    NamedSchema,
+    ObjectFormat,
+    SchemaFormat,
     SystemMessage,
+    TextFormat,
     TextPart,
     ToolCall,
     ToolMessage,
@@ -31,9 +35,12 @@ from ingress.api.schema_responses import (
     MessageItem,
     ReasoningInput,
     RefusalText,
+    ResponseSchemaFormat,
     ResponsesRequest,
 )
-from ingress.errors import invalid_request, unsupported_parameter
+from ingress.errors import ApiError, invalid_request, unsupported_parameter
+from ingress.grammar.schema import check
+from ingress.tools.offered import offered
 
 LOGPROBS: Final = "message.output_text.logprobs"
 
@@ -46,14 +53,12 @@ _REFUSALS: validate.Refusals = {
     "prompt_cache_options": ((), "the prefix cache has no options; see cache_salt"),
     "prompt_cache_retention": (("in_memory",), "prefixes are kept as long as there is room, no longer"),
     "service_tier": (("auto", "default", "flex"), "there are two tiers; see priority"),
-    "tool_choice": (("none", "auto"), "tools are not called"),
     "truncation": (("disabled",), "prompts are not shortened"),
 }
 _REASONING_REFUSALS: validate.Refusals = dict.fromkeys(
     ("effort", "summary", "generate_summary", "context", "mode"), ((), "there is no setting for how models think")
 ) | {"effort": (("none",), "there is no setting for how models think")}
 _TEXT_REFUSALS: validate.Refusals = {
-    "format": (({"type": "text"},), "only {\"type\": \"text\"} is served"),
     "verbosity": (("medium",), "there is no setting for verbosity; say it in the prompt"),
 }  # fmt: skip
 _STREAM_REFUSALS: validate.Refusals = {"include_obfuscation": ((False,), "events are not padded")}
@@ -76,8 +81,12 @@ def responses_request(body: bytes) -> ResponsesRequest:
         validate.refuse(request.reasoning, _REASONING_REFUSALS, "reasoning.")
     if request.text is not None:
         validate.refuse(request.text, _TEXT_REFUSALS, "text.")
-    if request.tools and request.tool_choice != "none":
-        raise unsupported_parameter("tools", 'tools: tools are not called here; only with tool_choice "none".')
+        if isinstance(form := request.text.format, ResponseSchemaFormat):
+            check(form.schema, "text.format.schema")
+    try:
+        offered(_tools(request), _choice(request), parallel=request.parallel_tool_calls)
+    except ApiError as error:
+        raise in_own_words(error) from None
     for index, name in enumerate(request.include or ()):
         if name != LOGPROBS:
             raise unsupported_parameter(f"include[{index}]", f"include: only {LOGPROBS!r} is served.")
@@ -140,8 +149,48 @@ def as_chat(request: ResponsesRequest, earlier: Sequence[Item]) -> ChatRequest:
         logprobs=wants_logprobs or None,
         top_logprobs=request.top_logprobs if wants_logprobs else None,
         service_tier=request.service_tier,
+        response_format=_format(request),
+        tools=_tools(request),
+        tool_choice=_choice(request),
+        parallel_tool_calls=request.parallel_tool_calls,
         **request.extensions,
     )
+
+
+def in_own_words(error: ApiError) -> ApiError:
+    """An error about the chat that a response is, by the parameter's name here."""
+    theirs = error.param or ""
+    if theirs.startswith("tools"):
+        ours = theirs.replace(".function", "")
+        return ApiError(error.status, error.type, error.message.replace(theirs, ours), code=error.code, param=ours)
+    if not theirs.startswith("response_format"):
+        return error
+    ours = theirs.replace("response_format.json_schema.schema", "text.format.schema")
+    ours = ours.replace("response_format", "text.format")
+    return invalid_request(error.message.replace(theirs, ours), param=ours, code=error.code)
+
+
+def _tools(request: ResponsesRequest) -> list[dict[str, Any]] | None:
+    """In the form that chats have: what a function is, a level below."""
+    return [
+        {"type": tool.get("type"), "function": {key: value for key, value in tool.items() if key != "type"}}
+        for tool in request.tools or ()
+    ] or None
+
+
+def _choice(request: ResponsesRequest) -> str | dict[str, Any] | None:
+    match request.tool_choice:
+        case {"type": "function", "name": str(name)}:
+            return {"type": "function", "function": {"name": name}}
+        case choice:
+            return choice
+
+
+def _format(request: ResponsesRequest) -> TextFormat | ObjectFormat | SchemaFormat | None:
+    form = request.text.format if request.text is not None else None
+    if isinstance(form, ResponseSchemaFormat):
+        return SchemaFormat(NamedSchema(form.name, form.description, form.schema, form.strict))
+    return form
 
 
 def _item(value: Any, where: str) -> Item:

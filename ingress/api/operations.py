@@ -22,6 +22,7 @@ from ingress.api.schema_messages import MessagesRequest
 from ingress.api.schema_responses import ResponsesRequest
 from ingress.api.validate import NOTHING, Offers
 from ingress.engine import ServedModel
+from ingress.errors import ApiError
 from ingress.replay import Keeping
 from ingress.text.tokenizer import Tokenizer
 
@@ -63,7 +64,10 @@ def _response_as_chat(request: ResponsesRequest, caller: Caller) -> ChatRequest:
 async def _plan_response(
     request: ResponsesRequest, model: ServedModel, caller: Caller, settled: Settled | None
 ) -> Plan:
-    return await plan_chat(_response_as_chat(request, caller), model, caller, settled)
+    try:
+        return await plan_chat(_response_as_chat(request, caller), model, caller, settled)
+    except ApiError as error:
+        raise from_responses.in_own_words(error) from None
 
 
 async def _plan_message(request: MessagesRequest, model: ServedModel, caller: Caller, settled: Settled | None) -> Plan:

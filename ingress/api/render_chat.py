@@ -10,6 +10,7 @@ from ingress.api import schema_chat as schema
 from ingress.api.answer import (
     Head,
     Mould,
+    call_id,
     encode,
     finish_reason,
     finite,
@@ -22,7 +23,7 @@ from ingress.api.jobs import Plan, tier_of
 from ingress.api.ledger import ledger, together
 from ingress.api.schema_common import RequestTiming, Usage
 from ingress.engine import Finish, Piece, TokenText
-from ingress.streams import Part, parts_of
+from ingress.streams import ContentKind, Part, parts_of
 
 _ROLE = schema.Delta(role="assistant", content="", refusal=None)
 _NOTHING = schema.Delta()
@@ -48,6 +49,9 @@ class ChatRenderer:
         self._only_text = not self._token_ids and not self._logprobs
         self._tier = tier_of(request)
         self._moulds: dict[int, Mould] = {}  # by choice
+        # A call that the client has named is no reason to end of the model's own.
+        self._named = isinstance(request.tool_choice, dict)
+        self._called: dict[int, int] = {}  # how many calls of each choice have begun
 
     @property
     def id(self) -> str:
@@ -68,7 +72,7 @@ class ChatRenderer:
             return [self._mould(index).fill(piece.text)] if piece.text else []
         chunks = []
         token_ids = list(piece.tokens) if self._token_ids else UNSET
-        *before, delta = _deltas(piece)
+        *before, delta = self._deltas(index, piece)
         chunks += [self._chunk(schema.ChunkChoice(index=index, delta=other)) for other in before]
         if delta is not _NO_TEXT or piece.logprobs or token_ids:
             choice = schema.ChunkChoice(
@@ -82,7 +86,7 @@ class ChatRenderer:
             choice = schema.ChunkChoice(
                 index=index,
                 delta=_NOTHING,
-                finish_reason=finish_reason(piece.finish),
+                finish_reason=finish_reason(piece.finish, calls=index in self._called and not self._named),
                 stop_reason=piece.finish.stop_reason,
                 guards=guards(piece.finish),
             )
@@ -115,12 +119,55 @@ class ChatRenderer:
         assert answer.finish is not None
         return schema.ChatChoice(
             index=index,
-            message=_message(answer),
+            message=self._message(index, answer),
             logprobs=_logprobs(answer.logprobs) if self._logprobs else None,
-            finish_reason=finish_reason(answer.finish),
+            finish_reason=finish_reason(answer.finish, calls=index in self._called and not self._named),
             stop_reason=answer.finish.stop_reason,
             token_ids=list(answer.tokens) if self._token_ids else UNSET,
             guards=guards(answer.finish),
+        )
+
+    def _deltas(self, index: int, piece: Piece) -> list[schema.Delta]:
+        """At least one, of one kind of content each."""
+        return [self._delta(index, part) for part in parts_of(piece)] or [_NO_TEXT]
+
+    def _delta(self, index: int, part: Part) -> schema.Delta:
+        match part.kind:
+            case "reasoning":
+                return schema.Delta(reasoning_content=part.text)
+            case "refusal":
+                return schema.Delta(refusal=part.text)
+            case "tool":
+                return schema.Delta(tool_calls=[self._call(index, part)])
+            case _:
+                return schema.Delta(content=part.text)
+
+    def _call(self, index: int, part: Part) -> schema.CallDelta:
+        if part.call < self._called.get(index, 0):
+            return schema.CallDelta(index=part.call, function=schema.FunctionDelta(part.text))
+        self._called[index] = part.call + 1
+        return schema.CallDelta(
+            index=part.call, id=call_id(self._head.id, index, part.call), type="function",
+            function=schema.FunctionDelta(part.text, part.name),
+        )  # fmt: skip
+
+    def _message(self, index: int, answer: Piece) -> schema.ChatMessage:
+        said: dict[ContentKind, str] = {}
+        calls: dict[int, schema.ToolCall] = {}
+        for part in answer.parts:
+            if part.kind != "tool":
+                said[part.kind] = said.get(part.kind, "") + part.text
+                continue
+            before = calls[part.call].function.arguments if part.call in calls else ""
+            function = schema.FunctionCall(part.name, before + part.text)
+            calls[part.call] = schema.ToolCall(call_id(self._head.id, index, part.call), function)
+        self._called |= {index: len(calls)} if calls else {}
+        refused = said.get("refusal") or None
+        return schema.ChatMessage(
+            content=answer.text or None if refused or calls else answer.text,
+            refusal=refused,
+            reasoning_content=said.get("reasoning") or UNSET,
+            tool_calls=list(calls.values()) or UNSET,
         )
 
     def _mould(self, index: int) -> Mould:
@@ -149,31 +196,6 @@ class ChatRenderer:
                 headrace=timing,
             )
         )
-
-
-def _deltas(piece: Piece) -> list[schema.Delta]:
-    """At least one, of one kind of content each."""
-    return [_delta(part) for part in parts_of(piece)] or [_NO_TEXT]
-
-
-def _delta(part: Part) -> schema.Delta:
-    match part.kind:
-        case "reasoning":
-            return schema.Delta(reasoning_content=part.text)
-        case "refusal":
-            return schema.Delta(refusal=part.text)
-        case _:
-            return schema.Delta(content=part.text)
-
-
-def _message(answer: Piece) -> schema.ChatMessage:
-    said = {kind: "".join(part.text for part in answer.parts if part.kind == kind) for kind in ("reasoning", "refusal")}
-    refused = said["refusal"] or None
-    return schema.ChatMessage(
-        content=answer.text or None if refused else answer.text,
-        refusal=refused,
-        reasoning_content=said["reasoning"] or UNSET,
-    )
 
 
 def _logprobs(tokens: Iterable[TokenText]) -> schema.ChatLogprobs:

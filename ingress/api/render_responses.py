@@ -13,11 +13,12 @@ from typing import Any, Final
 import msgspec
 
 from ingress.api import schema_responses as schema
-from ingress.api.answer import Head, encode, finite, readable
+from ingress.api.answer import Head, call_id, encode, finite, readable
 from ingress.api.from_responses import LOGPROBS
 from ingress.api.jobs import tier_of
+from ingress.api.schema_chat import TextFormat
 from ingress.engine import Finish, Piece, TokenText
-from ingress.streams import ContentKind, parts_of
+from ingress.streams import ContentKind, Part, parts_of
 
 # Of a part of each kind: its events' names, and the key of its text.
 _NAMES: Final[dict[ContentKind, tuple[str, str]]] = {
@@ -40,7 +41,8 @@ class ResponsesRenderer:
         self._head, self._request = head, request
         self._logprobs = LOGPROBS in (request.include or ())
         self._number = itertools.count()
-        self._output: list[schema.OutputMessage | schema.ReasoningItem] = []  # items that are complete
+        self._output: list[schema.OutputItem] = []  # items that are complete
+        self._call: Part | None = None  # the one that is open
         self._content: list[schema.OutputTextPart | schema.OutputRefusal] = []  # of the message that is open
         self._kind: ContentKind | None = None  # of the part that is open
         self._texts: list[str] = []  # of that part
@@ -65,6 +67,9 @@ class ResponsesRenderer:
         events: list[bytes] = []
         fresh = _logprobs(piece.logprobs) if self._logprobs else _NO_LOGPROBS
         for part in parts_of(piece):
+            if part.kind == "tool":
+                events += self._calls(part)
+                continue
             events += self._part(part.kind, part.text, fresh if part.kind == "text" else _NO_LOGPROBS)
             fresh = _NO_LOGPROBS if part.kind == "text" else fresh
         if piece.finish is not None:
@@ -80,6 +85,34 @@ class ResponsesRenderer:
         self.piece(0, answers[0], prompts[0])
         return encode(self._response)
 
+    # --- calls -----------------------------------------------------------------------------------------------------
+
+    def _calls(self, part: Part) -> list[bytes]:
+        """A call, or more of its arguments."""
+        events: list[bytes] = []
+        if self._call is None or self._call.call != part.call:
+            events += [*self._close_part(), *self._close_message()]
+            self._call = part
+            item = self._called(part, "", "in_progress")
+            events.append(self._encode(schema.ItemEvent, "response.output_item.added", len(self._output), item))
+        if part.text:
+            self._texts.append(part.text)
+            events.append(self._encode(schema.ArgumentsDelta, self._item("tool"), len(self._output), part.text))
+        return events
+
+    def _close_call(self, status: schema.ItemStatus = "completed") -> list[bytes]:
+        if (call := self._call) is None:
+            return []
+        arguments, self._texts, self._call = "".join(self._texts), [], None
+        item = self._called(call, arguments, status)
+        done = self._encode(schema.ArgumentsDone, item.id, item.name, len(self._output), arguments)
+        return [done, *self._close_item(item)]
+
+    def _called(self, part: Part, arguments: str, status: schema.ItemStatus) -> schema.CallItem:
+        return schema.CallItem(
+            self._item("tool"), call_id(self._head.id, 0, part.call), part.name, arguments, status
+        )  # fmt: skip
+
     # --- parts and items -------------------------------------------------------------------------------------------
 
     def _part(self, kind: ContentKind, text: str, logprobs: list[schema.ResponseTokenLogprob]) -> list[bytes]:
@@ -93,7 +126,7 @@ class ResponsesRenderer:
         events = self._close_part()
         if self._content and kind == "reasoning":
             events += self._close_message()
-        item: schema.OutputMessage | schema.ReasoningItem | None = None
+        item: schema.OutputItem | None = None
         if kind == "reasoning":
             item = schema.ReasoningItem(self._item("reasoning"), "in_progress", [])
         elif not self._content:
@@ -117,7 +150,7 @@ class ResponsesRenderer:
     def _close_part(self) -> list[bytes]:
         kind = self._kind
         if kind is None:
-            return []
+            return self._close_call()
         text, tokens = "".join(self._texts), self._tokens
         self._kind, self._texts, self._tokens = None, [], []
         place, (name, key) = self._place(kind), _NAMES[kind]
@@ -134,13 +167,16 @@ class ResponsesRenderer:
         content, self._content = self._content, []
         return self._close_item(schema.OutputMessage(self._item("text"), status, content)) if content else []
 
-    def _close_item(self, item: schema.OutputMessage | schema.ReasoningItem) -> list[bytes]:
+    def _close_item(self, item: schema.OutputItem) -> list[bytes]:
         self._output.append(item)
         return [self._encode(schema.ItemEvent, "response.output_item.done", len(self._output) - 1, item)]
 
     def _end(self, finish: Finish) -> list[bytes]:
-        events = self._begin("text") if self._kind is None and not self._content else []
         cut = finish.reason == "length"
+        events = self._close_call("incomplete" if cut else "completed")
+        calls = any(isinstance(item, schema.CallItem) for item in self._output)
+        if self._kind is None and not self._content and not calls:
+            events = self._begin("text")
         events += self._close_part()
         events += self._close_message("incomplete" if cut else "completed")
         usage = finish.usage
@@ -174,9 +210,11 @@ class ResponsesRenderer:
             parallel_tool_calls=request.parallel_tool_calls is not False,
             previous_response_id=request.previous_response_id,
             store=request.stores,
+            text=schema.TextReply((request.text.format if request.text is not None else None) or TextFormat()),
             service_tier=tier_of(request),
             temperature=1.0 if request.temperature is None else request.temperature,
-            tool_choice="none" if request.tool_choice == "none" else "auto",
+            tool_choice="auto" if request.tool_choice is None else request.tool_choice,
+            tools=request.tools or [],
             top_logprobs=request.top_logprobs or 0,
             top_p=1.0 if request.top_p is None else request.top_p,
             user=request.user if request.user is not None else msgspec.UNSET,
@@ -191,7 +229,7 @@ class ResponsesRenderer:
 
     def _item(self, kind: ContentKind) -> str:
         """The id of the item that is open, from the response's own."""
-        prefix = "rs" if kind == "reasoning" else "msg"
+        prefix = {"reasoning": "rs", "tool": "fc"}.get(kind, "msg")
         return f"{prefix}_{self._head.id.partition('_')[2]}{len(self._output):02d}"
 
     def _place(self, kind: ContentKind) -> tuple[str, int, int]:

@@ -119,6 +119,29 @@ Message = SystemMessage | DeveloperMessage | UserMessage | AssistantMessage | To
 Messages = Annotated[list[Message], Meta(min_length=1, max_length=10_000)]
 
 
+class TextFormat(msgspec.Struct, frozen=True, tag_field="type", tag="text", forbid_unknown_fields=True):
+    """Anything."""
+
+
+class ObjectFormat(msgspec.Struct, frozen=True, tag_field="type", tag="json_object", forbid_unknown_fields=True):
+    """Any JSON object."""
+
+
+class NamedSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A JSON Schema. It is followed whether `strict` or not; without one, any JSON object is."""
+
+    name: Annotated[str, Meta(pattern="^[a-zA-Z0-9_-]{1,64}$")]
+    description: str | None = None
+    schema: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class SchemaFormat(msgspec.Struct, frozen=True, tag_field="type", tag="json_schema", forbid_unknown_fields=True):
+    """JSON of a schema."""
+
+    json_schema: NamedSchema
+
+
 class ChatRequest(Generation, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The body of `POST /v1/chat/completions`."""
 
@@ -141,12 +164,23 @@ class ChatRequest(Generation, frozen=True, kw_only=True, forbid_unknown_fields=T
         | None
     ) = None
 
+    tools: (
+        Annotated[list[dict[str, Any]], Meta(description="Functions that the answer may call.", max_length=128)] | None
+    ) = None
+    tool_choice: (
+        Annotated[
+            str | dict[str, Any],
+            Meta(description='"none", "auto" (default), "required", or {"type": "function", "function": {"name": …}}.'),
+        ]
+        | None
+    ) = None
+    parallel_tool_calls: Annotated[bool, Meta(description="The answer may call several. Default true.")] | None = None
+    response_format: TextFormat | ObjectFormat | SchemaFormat | None = None
+
     # Accepted: they change nothing here.
     metadata: Annotated[dict[str, str], Meta(description="Accepted, not kept.")] | None = None
     safety_identifier: Annotated[str, Meta(description="Accepted, not used.")] | None = None
     prompt_cache_key: Annotated[str, Meta(description="Accepted: every prompt's prefix is cached.")] | None = None
-    parallel_tool_calls: Annotated[bool, Meta(description="Accepted: no tool is called.")] | None = None
-    tools: Annotated[list[dict[str, Any]], Meta(description='Refused unless tool_choice is "none".')] | None = None
     functions: Annotated[list[dict[str, Any]], Meta(description='Refused unless function_call is "none".')] | None = (
         None
     )
@@ -159,10 +193,8 @@ class ChatRequest(Generation, frozen=True, kw_only=True, forbid_unknown_fields=T
     prompt_cache_options: Refused = None
     prompt_cache_retention: Refused = None
     reasoning_effort: Refused = None
-    response_format: Refused = None
     service_tier: Refused = None
     store: Refused = None
-    tool_choice: Refused = None
     verbosity: Refused = None
     web_search_options: Refused = None
 
@@ -203,6 +235,7 @@ class ChatMessage(msgspec.Struct, frozen=True, kw_only=True):
     content: str | None
     refusal: str | None = None
     reasoning_content: str | UnsetType = UNSET
+    tool_calls: list[ToolCall] | UnsetType = UNSET
 
 
 class ChatChoice(msgspec.Struct, frozen=True, kw_only=True):
@@ -233,6 +266,22 @@ class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
     headrace: RequestTiming | UnsetType = UNSET
 
 
+class FunctionDelta(msgspec.Struct, frozen=True, gc=False):
+    """What a chunk adds to a call: its name, with the first, or more of its arguments."""
+
+    arguments: str
+    name: str | UnsetType = UNSET
+
+
+class CallDelta(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What a chunk adds to the call of that index. Its id comes with the first."""
+
+    index: int
+    id: str | UnsetType = UNSET
+    type: Literal["function"] | UnsetType = UNSET
+    function: FunctionDelta
+
+
 class Delta(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a chunk adds to a choice's message."""
 
@@ -240,6 +289,7 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     content: str | UnsetType = UNSET
     refusal: str | UnsetType | None = UNSET
     reasoning_content: str | UnsetType = UNSET
+    tool_calls: list[CallDelta] | UnsetType = UNSET
 
 
 class ChunkChoice(msgspec.Struct, frozen=True, kw_only=True):

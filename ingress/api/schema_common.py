@@ -14,7 +14,7 @@ from msgspec import UNSET, Meta, UnsetType
 MAX_TOP_LOGPROBS = 20
 MAX_CHOICES = 128  # prompts of one call times n: each is a stream of its own in the engine
 
-FinishReason = Literal["stop", "length", "content_filter"]
+FinishReason = Literal["stop", "length", "content_filter", "tool_calls"]
 
 # Kept as anything: `validate` accepts only values that change nothing, and refuses the others by name.
 Refused = Annotated[Any, Meta(description="Not served: refused with 400 unless null or a value that changes nothing.")]
@@ -38,6 +38,16 @@ class CacheOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     no_cache: Annotated[bool, Meta(description="Generate anew; the answer replaces what is kept.")] | None = None
     no_store: Annotated[bool, Meta(description="Neither look up nor keep.")] | None = None
     max_age: Annotated[float, Meta(ge=0, description="Oldest answer that will do, in seconds.")] | None = None
+
+
+class StructuredOutputs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the answer shall be: one of these."""
+
+    json: Annotated[dict[str, Any] | str | bool, Meta(description="A JSON Schema.")] | None = None
+    regex: Annotated[str, Meta(min_length=1, description="The whole answer matches it.")] | None = None
+    choice: Annotated[list[str], Meta(min_length=1, max_length=4096, description="It is one of these.")] | None = None
+    grammar: Annotated[str, Meta(min_length=1, description="A grammar, as Lark or GBNF have them.")] | None = None
+    json_object: Annotated[bool, Meta(description="Any JSON object.")] | None = None
 
 
 class Generation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -84,6 +94,13 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     include_timing: Annotated[bool, Meta(description="Adds `headrace`: where the time of the answer went.")] | None = (
         None
     )
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: Annotated[dict[str, Any] | str | bool, Meta(description="structured_outputs.json.")] | None = None
+    guided_regex: Annotated[str, Meta(min_length=1, description="structured_outputs.regex.")] | None = None
+    guided_choice: (
+        Annotated[list[str], Meta(min_length=1, max_length=4096, description="structured_outputs.choice.")] | None
+    ) = None
+    guided_grammar: Annotated[str, Meta(min_length=1, description="structured_outputs.grammar.")] | None = None
     cache: Annotated[CacheOptions, Meta(description="How this call is cached.")] | None = None
     cache_salt: (
         Annotated[

@@ -10,7 +10,7 @@ from msgspec import UNSET, Meta, UnsetType
 from ingress.api.schema_common import ModelName, Refused, StopString
 from ingress.api.schema_extensions import Extensions
 
-StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "refusal"]
+StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "refusal", "tool_use"]
 CacheControl = Annotated[Any, Meta(description="Accepted: every prompt's prefix is cached.")]
 
 # --- what is asked ---------------------------------------------------------------------------------------------------
@@ -99,6 +99,25 @@ class RequestMetadata(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     user_id: str | None = None
 
 
+class ToolDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A function that the answer may call. Its input is a JSON object of that schema."""
+
+    name: str
+    input_schema: dict[str, Any]
+    description: str | None = None
+    type: Literal["custom"] | None = None
+    strict: bool | None = None
+    cache_control: CacheControl = None
+
+
+class ToolChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Whether and what to call."""
+
+    type: Literal["auto", "any", "tool", "none"]
+    name: str | None = None
+    disable_parallel_tool_use: bool | None = None
+
+
 class CountRequest(Extensions, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The body of `POST /v1/messages/count_tokens`."""
 
@@ -106,10 +125,8 @@ class CountRequest(Extensions, frozen=True, kw_only=True, forbid_unknown_fields=
     messages: Annotated[list[Turn], Meta(min_length=1, max_length=10_000)]
     system: str | list[TextBlock] | None = None
     cache_control: CacheControl = None
-    tools: (
-        Annotated[list[Any], Meta(description='Refused unless empty, or tool_choice is {"type": "none"}.')] | None
-    ) = None
-    tool_choice: Refused = None
+    tools: Annotated[list[ToolDefinition], Meta(max_length=128)] | None = None
+    tool_choice: ToolChoice | None = None
     thinking: Refused = None
     output_config: Refused = None
 
@@ -157,7 +174,15 @@ class AnswerThinking(msgspec.Struct, frozen=True, tag_field="type", tag="thinkin
     signature: str = ""
 
 
-AnswerBlock = AnswerText | AnswerThinking
+class AnswerToolUse(msgspec.Struct, frozen=True, tag_field="type", tag="tool_use"):
+    """A call of a tool. In a stream its input comes in pieces of JSON text, after it has begun with none."""
+
+    id: str
+    name: str
+    input: dict[str, Any]
+
+
+AnswerBlock = AnswerText | AnswerThinking | AnswerToolUse
 
 
 class ThinkingTokens(msgspec.Struct, frozen=True, gc=False):
@@ -218,11 +243,17 @@ class ThinkingDelta(msgspec.Struct, frozen=True, tag_field="type", tag="thinking
     thinking: str
 
 
+class InputDelta(msgspec.Struct, frozen=True, tag_field="type", tag="input_json_delta"):
+    """More of a call's input, as JSON text."""
+
+    partial_json: str
+
+
 class BlockDelta(msgspec.Struct, frozen=True, tag_field="type", tag="content_block_delta"):
     """More of a block."""
 
     index: int
-    delta: TextDelta | ThinkingDelta
+    delta: TextDelta | ThinkingDelta | InputDelta
 
 
 class BlockStop(msgspec.Struct, frozen=True, tag_field="type", tag="content_block_stop"):

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from ingress.api.schema_chat import ObjectFormat, TextFormat
 from ingress.api.schema_common import MAX_TOP_LOGPROBS, ModelName, Refused, StopString
 from ingress.api.schema_extensions import Extensions
 
@@ -135,10 +136,24 @@ class Reasoning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mode: Refused = None
 
 
+class ResponseSchemaFormat(
+    msgspec.Struct, frozen=True, tag_field="type", tag="json_schema", forbid_unknown_fields=True
+):
+    """JSON of a schema. It is followed whether `strict` or not."""
+
+    name: Annotated[str, Meta(pattern="^[a-zA-Z0-9_-]{1,64}$")]
+    schema: dict[str, Any]
+    description: str | None = None
+    strict: bool | None = None
+
+
+ResponseFormat = TextFormat | ObjectFormat | ResponseSchemaFormat
+
+
 class TextSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How the answer's text shall be."""
 
-    format: Refused = None
+    format: ResponseFormat | None = None
     verbosity: Refused = None
 
 
@@ -191,8 +206,17 @@ class ResponsesRequest(Extensions, frozen=True, kw_only=True, forbid_unknown_fie
     user: Annotated[str, Meta(description="Accepted, not used.")] | None = None
     safety_identifier: Annotated[str, Meta(description="Accepted, not used.")] | None = None
     prompt_cache_key: Annotated[str, Meta(description="Accepted: every prompt's prefix is cached.")] | None = None
-    parallel_tool_calls: Annotated[bool, Meta(description="Accepted: no tool is called.")] | None = None
-    tools: Annotated[list[Any], Meta(description='Refused unless empty, or tool_choice is "none".')] | None = None
+    parallel_tool_calls: Annotated[bool, Meta(description="The answer may call several. Default true.")] | None = None
+    tools: (
+        Annotated[list[dict[str, Any]], Meta(description="Functions that the answer may call.", max_length=128)] | None
+    ) = None
+    tool_choice: (
+        Annotated[
+            str | dict[str, Any],
+            Meta(description='"none", "auto" (default), "required", or {"type": "function", "name": …}.'),
+        ]
+        | None
+    ) = None
 
     context_management: Refused = None
     conversation: Refused = None
@@ -204,7 +228,6 @@ class ResponsesRequest(Extensions, frozen=True, kw_only=True, forbid_unknown_fie
     reasoning: Reasoning | None = None
     service_tier: Refused = None
     text: TextSettings | None = None
-    tool_choice: Refused = None
     truncation: Refused = None
 
     @property
@@ -275,6 +298,19 @@ class ReasoningItem(msgspec.Struct, frozen=True, tag_field="type", tag="reasonin
     summary: list[Any] = []
 
 
+class CallItem(msgspec.Struct, frozen=True, tag_field="type", tag="function_call"):
+    """A call that the answer makes; `arguments` is JSON text."""
+
+    id: str
+    call_id: str
+    name: str
+    arguments: str
+    status: ItemStatus
+
+
+OutputItem = OutputMessage | ReasoningItem | CallItem
+
+
 class InputTokensDetails(msgspec.Struct, frozen=True, gc=False):
     """Part of `ResponseUsage`. Writing to the cache is counted as nothing: every prompt is, and it costs nothing."""
 
@@ -318,16 +354,10 @@ class NoReasoning(msgspec.Struct, frozen=True):
     summary: None = None
 
 
-class TextFormat(msgspec.Struct, frozen=True):
-    """The one format that is served."""
-
-    type: Literal["text"] = "text"
-
-
 class TextReply(msgspec.Struct, frozen=True):
     """How the answer's text is."""
 
-    format: TextFormat = TextFormat()
+    format: ResponseFormat = TextFormat()
 
 
 class Response(msgspec.Struct, frozen=True, kw_only=True):
@@ -344,7 +374,7 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
     instructions: str | None
     max_output_tokens: int | None
     model: str
-    output: list[OutputMessage | ReasoningItem] = []
+    output: list[OutputItem] = []
     parallel_tool_calls: bool
     previous_response_id: str | None
     reasoning: NoReasoning = NoReasoning()
@@ -352,8 +382,8 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
     store: bool
     temperature: float
     text: TextReply = TextReply()
-    tool_choice: Literal["auto", "none"]
-    tools: list[Any] = []
+    tool_choice: str | dict[str, Any]
+    tools: list[dict[str, Any]] = []
     top_logprobs: int = 0
     top_p: float
     truncation: Literal["disabled"] = "disabled"
@@ -377,7 +407,7 @@ class ItemEvent(msgspec.Struct, frozen=True):
 
     type: Literal["response.output_item.added", "response.output_item.done"]
     output_index: int
-    item: OutputMessage | ReasoningItem
+    item: OutputItem
     sequence_number: int
 
 
@@ -417,6 +447,25 @@ class DoneEvent(msgspec.Struct, frozen=True):
     logprobs: list[ResponseTokenLogprob] | UnsetType = UNSET
 
 
+class ArgumentsDelta(msgspec.Struct, frozen=True, tag_field="type", tag="response.function_call_arguments.delta"):
+    """More of a call's arguments."""
+
+    item_id: str
+    output_index: int
+    delta: str
+    sequence_number: int
+
+
+class ArgumentsDone(msgspec.Struct, frozen=True, tag_field="type", tag="response.function_call_arguments.done"):
+    """All arguments of a call."""
+
+    item_id: str
+    name: str
+    output_index: int
+    arguments: str
+    sequence_number: int
+
+
 class ErrorEvent(msgspec.Struct, frozen=True):
     """The stream ends here. `error` says the same as in an answer that does not stream; clients look for it."""
 
@@ -428,7 +477,9 @@ class ErrorEvent(msgspec.Struct, frozen=True):
     type: Literal["error"] = "error"
 
 
-ResponseStreamEvent = (ResponseEvent, ItemEvent, PartEvent, DeltaEvent, DoneEvent, ErrorEvent)
+ResponseStreamEvent = (
+    ResponseEvent, ItemEvent, PartEvent, DeltaEvent, DoneEvent, ArgumentsDelta, ArgumentsDone, ErrorEvent,
+)  # fmt: skip
 
 
 class ResponseDeleted(msgspec.Struct, frozen=True):

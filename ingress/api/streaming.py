@@ -308,7 +308,7 @@ class Streaming:
             await self._engine.known(model, LOST_PATIENCE_S)
             if opening.fingerprint is not None and fingerprint(model) != opening.fingerprint:
                 raise internal("The model was changed before this answer was complete.", code="generation_failed")
-        settled = Settled([unpack_u32(ids).tolist() for ids in opening.prompts], opening.seed)
+        settled = Settled([unpack_u32(ids).tolist() for ids in opening.prompts], opening.seed, opening.grammar)
         plan = await kind.plan(request, model, caller, settled)
         drawn_on = partial(replay_on, opening.cached) if opening.cached else self._engine.go_on
         go_on = self._guards.going_on(drawn_on, names, model, whose, opening.body, opening.earlier)

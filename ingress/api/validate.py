@@ -20,6 +20,8 @@ from ingress.api.schema_completion import CompletionRequest
 from ingress.api.schema_encoding import MAX_INPUTS, EmbeddingRequest, RerankRequest
 from ingress.api.schema_other import DetokenizeRequest, TokenizeRequest
 from ingress.errors import ApiError, invalid_request, unsupported_parameter
+from ingress.grammar.wanted import ends_whole, wanted
+from ingress.tools.offered import offered
 
 T = TypeVar("T")
 
@@ -39,10 +41,8 @@ _CHAT_REFUSALS: Refusals = {
     "prompt_cache_options": ((), "the prefix cache has no options; see cache_salt"),
     "prompt_cache_retention": (("in_memory",), "prefixes are kept as long as there is room, no longer"),
     "reasoning_effort": (("none",), "no served model reasons apart from its answer"),
-    "response_format": (({"type": "text"},), "only {\"type\": \"text\"} is served"),
     "service_tier": (("auto", "default", "flex"), "there are two tiers; see priority"),
     "store": ((False,), "answers are not stored"),
-    "tool_choice": (("none",), "tools are not called; only \"none\" is served"),
     "verbosity": (("medium",), "there is no setting for verbosity; say it in the prompt"),
     "web_search_options": ((), "there is no web search"),
 }  # fmt: skip
@@ -56,7 +56,7 @@ _STREAM_REFUSALS: Refusals = {
 
 
 # What a model elsewhere may take, and none of this host does, by what it is then said to offer.
-_OFFERED: dict[str, Capability] = {"response_format": "json", "reasoning_effort": "reasoning"}
+_OFFERED: dict[str, Capability] = {"reasoning_effort": "reasoning"}
 _PARTS: dict[type, Capability] = {ImagePart: "images", FilePart: "images", AudioPart: "audio"}
 
 
@@ -98,8 +98,6 @@ def chat_request(body: bytes, offers: Offers = NOTHING) -> ChatRequest:
         ApiError: 400.
     """
     request = decode(body, ChatRequest)
-    if request.tools and request.tool_choice != "none":
-        raise unsupported_parameter("tools", 'tools: tools are not called here; only with tool_choice "none".')
     if request.functions and request.function_call != "none":
         raise unsupported_parameter("functions", 'functions: not called here; only with function_call "none".')
     refuse(request, _CHAT_REFUSALS if not offers else _refused(offers))
@@ -111,7 +109,23 @@ def chat_request(body: bytes, offers: Offers = NOTHING) -> ChatRequest:
     if request.top_logprobs is not None and not request.logprobs:
         raise invalid_request("top_logprobs needs logprobs to be true.", param="top_logprobs")
     check_template(request.add_generation_prompt, request.continue_final_message, request.messages)
+    check_answer(request)
     return request
+
+
+def check_answer(request: ChatRequest) -> None:
+    """Refuse what a chat cannot ask of its answer.
+
+    Raises:
+        ApiError: 400.
+    """
+    asked = wanted(request)
+    offer = offered(request.tools, request.tool_choice, parallel=request.parallel_tool_calls)
+    if offer is None:
+        return
+    if asked is not None and asked.kind != "json":
+        raise invalid_request(f"{asked.param}: not beside tools.", param=asked.param)
+    ends_whole(request, "tools")
 
 
 def completion_request(body: bytes) -> CompletionRequest:
@@ -133,6 +147,7 @@ def completion_request(body: bytes) -> CompletionRequest:
     if request.max_tokens == 0 and not (request.echo and request.logprobs is not None):
         raise invalid_request("max_tokens of 0 needs echo and logprobs: it scores the prompt.", param="max_tokens")
     _check_min_tokens(request, request.max_tokens)
+    wanted(request)
     return request
 
 

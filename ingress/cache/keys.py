@@ -17,7 +17,7 @@ from ingress.cache.spaces import Space
 from ingress.job import Job
 from ingress.models import ServedModel
 
-VERSION: Final = 1  # of what is in a key, and in an entry
+VERSION: Final = 2  # of what is in a key, and in an entry
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -68,6 +68,7 @@ def _manner(job: Job) -> tuple[object, ...]:
         sampling.presence_penalty,
         sampling.frequency_penalty,
         sorted(sampling.logit_bias),
+        sampling.grammar.text if sampling.grammar is not None else None,
         job.max_tokens,
         job.min_tokens,
         job.stop,

@@ -37,6 +37,18 @@ class Case(NamedTuple):
     done: Callable[[Sequence[Seen], int], None]
 
 
+class _Place(NamedTuple):
+    """What is looked at as one text."""
+
+    kind: ContentKind
+    call: int = -1
+    name: str = ""
+
+    def part(self, text: str) -> Part:
+        """Some of it."""
+        return Part(self.kind, text, self.call, self.name)
+
+
 class Guarded(Stream):
     """A stream of what guards let pass of another.
 
@@ -48,8 +60,8 @@ class Guarded(Stream):
         super().__init__(inner.request, inner.prompt_tokens, inner.abort)
         self.prompt_logprobs = inner.prompt_logprobs
         self._inner, self._case = inner, case
-        self._channels: dict[ContentKind, Channel] = {}
-        self._kind: ContentKind = "text"  # of the newest content
+        self._channels: dict[_Place, Channel] = {}
+        self._place = _Place("text")  # of the newest content
         self._tokens: list[Piece] = []  # whose text is held back; only their tokens count
         self._queue: list[Piece] = []  # that came while something was looked at
         self._looking: asyncio.Task[None] | None = None
@@ -117,26 +129,38 @@ class Guarded(Stream):
         parts: list[Part] = []
         due: list[Due] = []
         for part in parts_of(piece):
-            if part.kind != self._kind:
-                if (before := self._channels.get(self._kind)) is not None:
-                    self._add(self._kind, before.pause(), parts, due)
-                self._kind = part.kind
-            self._add(part.kind, self._channel(part.kind).feed(part.text), parts, due)
+            place = _Place(part.kind, part.call, part.name)
+            if place != self._place:
+                self._leave(parts, due)
+                self._place = place
+                if place.call >= 0 and self._stops is None:
+                    parts.append(place.part(""))  # which tool is called is told before what with
+            self._add(place, self._channel(place).feed(part.text), parts, due)
         if piece.finish is not None:
-            for kind, channel in self._channels.items():
-                self._add(kind, channel.flush(), parts, due)
+            for place, channel in self._channels.items():
+                self._add(place, channel.flush(), parts, due)
         return parts, due
 
-    def _add(self, kind: ContentKind, out: Out, parts: list[Part], due: list[Due]) -> None:
+    def _leave(self, parts: list[Part], due: list[Due]) -> None:
+        """Other content follows. A call is never gone on with, so all of it comes out now."""
+        place = self._place
+        if (channel := self._channels.get(place)) is None:
+            return
+        self._add(place, channel.flush() if place.call >= 0 else channel.pause(), parts, due)
+        if place.call >= 0 and not channel.whole:
+            del self._channels[place]
+
+    def _add(self, place: _Place, out: Out, parts: list[Part], due: list[Due]) -> None:
         self._note(out.seen)
         due += out.due
         if out.text:
-            parts.append(Part(kind, out.text))
+            parts.append(place.part(out.text))
 
-    def _channel(self, kind: ContentKind) -> Channel:
-        if (channel := self._channels.get(kind)) is None:
+    def _channel(self, place: _Place) -> Channel:
+        if (channel := self._channels.get(place)) is None:
+            kind = place.kind
             guards = [guard for guard in self._case.guards if kind == "text" or guard.config.kind not in _ANSWER_ONLY]
-            channel = self._channels[kind] = Channel(guards, is_json=kind == "tool")
+            channel = self._channels[place] = Channel(guards, is_json=kind == "tool")
         return channel
 
     def _go_on(self, piece: Piece, parts: list[Part]) -> None:
@@ -198,13 +222,13 @@ class Guarded(Stream):
         if piece.finish is not None:
             observed, self._observing = self._observing, set()
             self._note(await asyncio.gather(*observed))
-            for kind, channel in self._channels.items() if self._stops is None else ():
+            for place, channel in self._channels.items() if self._stops is None else ():
                 masks = [seen_later(look.guard, look.text, (), self._case.whose) for look in channel.whole]
                 if masks:
                     found = await asyncio.gather(*masks)
                     self._note(found)
                     if text := channel.finish(found):
-                        parts.append(Part(kind, text))
+                        parts.append(place.part(text))
         self._looking = None
         self._go_on(piece, parts)
 

@@ -25,6 +25,7 @@ def render(
     add_generation_prompt: bool,
     continue_final_message: bool,
     extra: Mapping[str, Any] | None,
+    tools: Sequence[Mapping[str, Any]] | None = None,
 ) -> Rendered:
     """Render messages.
 
@@ -35,6 +36,7 @@ def render(
     def rendered(rewrite: Rewrite) -> str:
         return template.render(
             messages,
+            tools=tools,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,
             extra=extra,

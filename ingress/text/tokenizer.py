@@ -89,6 +89,11 @@ class Tokenizer:
         return ids
 
     @property
+    def control_ids(self) -> tuple[int, ...]:
+        """Ids that leave no text though they stand for some."""
+        return tuple(index for index, data in enumerate(self._bytes) if data and not self._visible[index])
+
+    @property
     def control_names(self) -> tuple[str, ...]:
         """Names of control tokens."""
         return self._added.control

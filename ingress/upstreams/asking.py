@@ -8,6 +8,7 @@ from typing import Any, Final
 from bus.config.upstreams import Capability, UpstreamKind
 from ingress.api.schema_chat import AudioPart, ChatRequest, FilePart, ImagePart
 from ingress.api.schema_common import Generation
+from ingress.tools.offered import offered
 
 # Parameter -> (values that change nothing, the capability that it needs).
 _NEEDS: Final[dict[str, tuple[tuple[Any, ...], Capability]]] = {
@@ -36,6 +37,11 @@ _OURS: Final[dict[str, tuple[Any, ...]]] = {
     "add_generation_prompt": (True,),
     "chat_template_kwargs": ({},),
     "allow_special_tokens": (False,),
+    "structured_outputs": ({},),
+    "guided_json": (),
+    "guided_regex": (),
+    "guided_choice": (),
+    "guided_grammar": (),
 }
 
 # What one of the languages has no words for, beside what a capability says.
@@ -63,7 +69,7 @@ def needs(request: Generation) -> dict[Capability, str]:
 
 
 # Of what `needs` names, what the models of this host have too.
-LOCAL: Final[frozenset[Capability]] = frozenset({"seed", "penalties", "logprobs", "sampling"})
+LOCAL: Final[frozenset[Capability]] = frozenset({"json", "seed", "penalties", "logprobs", "sampling"})
 
 
 def unspoken(request: Generation, kind: UpstreamKind) -> str:
@@ -72,6 +78,10 @@ def unspoken(request: Generation, kind: UpstreamKind) -> str:
         value = getattr(request, name, None)
         if value is not None and value not in harmless:
             return name
+    if isinstance(request, ChatRequest):
+        offer = offered(request.tools, request.tool_choice, parallel=request.parallel_tool_calls)
+        if offer is not None and offer.mode != "none":
+            return "tools"
     for name in _UNSPOKEN[kind]:
         value = getattr(request, name, None)
         if value and value not in _NEEDS.get(name, ((), ""))[0]:

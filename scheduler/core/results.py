@@ -19,6 +19,7 @@ from scheduler.core.replica import Flight, Ints, Replica
 from scheduler.core.request import Request
 from scheduler.core.shares import bill
 from scheduler.core.state import State
+from scheduler.core.submit import finish
 
 STALL_FACTOR: Final = 4.0
 STALL_MIN_NS: Final = 100_000_000
@@ -33,6 +34,7 @@ def step_done(state: State, replica: Replica, result: StepResult) -> None:
     if not replica.flights or replica.flights[0].step != result.step:
         return
     flight = replica.flights[0]
+    _end_failed(state, replica, flight, result)
     vectors = vectors_of(replica, flight, result)
     outcome = apply_result(replica, flight, result)
     replica.flights.popleft()
@@ -69,6 +71,15 @@ def step_done(state: State, replica: Replica, result: StepResult) -> None:
         state.forget(request)
     if replica.handing:
         hand_over(state, replica, flight)
+
+
+def _end_failed(state: State, replica: Replica, flight: Flight, result: StepResult) -> None:
+    """Rows that the worker could not go on with end alone; what it drew for them is then a row's that has left."""
+    planned = set(flight.slots.tolist()) if result.failed else set()
+    for slot, why in result.failed:
+        request = replica.requests[slot] if slot in planned else None
+        if request is not None:  # a slot is not reused while a step with it is in flight
+            finish(state, request, "error", why)
 
 
 def _ended(state: State, replica: Replica, outcome: Outcome) -> list[tuple[Request, Finished]]:

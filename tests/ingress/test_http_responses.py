@@ -275,8 +275,12 @@ def again(ask: Callable[[], Any]) -> Any:
     [
         ({"input": "x", "background": True, "store": False}, "store"),
         ({"input": "x", "conversation": "c"}, "conversation"),
-        ({"input": "x", "tools": [{"type": "function", "name": "f"}]}, "tools"),
-        ({"input": "x", "text": {"format": {"type": "json_object"}}}, "text.format"),
+        ({"input": "x", "tools": [{"type": "function", "name": "f"}]}, "tools"),  # the template knows none
+        ({"input": "x", "tools": [{"type": "web_search"}]}, "tools[0].type"),
+        (
+            {"input": "x", "text": {"format": {"type": "json_schema", "name": "x", "schema": {"if": {}}}}},
+            "text.format.schema.if",
+        ),
         ({"input": "x", "reasoning": {"effort": "high"}}, "reasoning.effort"),
         ({"input": "x", "include": ["reasoning.encrypted_content"]}, "include[0]"),
         ({"input": "x", "top_logprobs": 2}, "top_logprobs"),

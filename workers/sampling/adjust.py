@@ -1,8 +1,8 @@
 """What changes a row of logits before anything is read off it: bias, penalties, suppression.
 
 In this order, as in vLLM: logit bias, repetition penalty (over prompt and output), frequency and presence penalty
-(over output only), and at last the ids that `min_tokens` holds back. State of one slot, kept only for slots that
-ask for any of it.
+(over output only), what the grammar rules out, and at last the ids that `min_tokens` holds back. State of one slot,
+kept only for slots that ask for any of it.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ class Adjustment:
             self._counts[token] += 1
             self._seen[token] = True
 
-    def apply(self, logits: Tensor) -> None:
-        """Adjust one row in place. logits: float32 [vocabulary]."""
+    def apply(self, logits: Tensor, banned: Tensor | None = None) -> None:
+        """Adjust one row in place. logits: float32 [vocabulary]; banned: bool [vocabulary], by its grammar."""
         if len(self._bias_ids):
             logits[self._bias_ids] += self._bias
         if self._counts is not None and self._seen is not None:
@@ -73,6 +73,8 @@ class Adjustment:
                 logits.sub_(self._counts, alpha=self._frequency)
             if self._presence != 0.0:
                 logits.sub_(self._counts.clamp(max=1.0), alpha=self._presence)
+        if banned is not None:
+            logits.masked_fill_(banned, -torch.inf)
         if self._generated < self._min_tokens and len(self._suppress):
             logits[self._suppress] = -torch.inf
 

@@ -6,8 +6,8 @@ no normalisation and no cumulative sum, so rounding in another order does not mo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -45,6 +45,7 @@ class Rows:
         positions: int64, index in its sequence of the token to be drawn.
         logprobs: alternatives wanted; -1 for no log probabilities at all.
         adjustments: per row, None where the logits stay as they are.
+        banned: by row, what its grammar rules out: bool [vocabulary], never everything.
     """
 
     temperature: npt.NDArray[np.float32]
@@ -55,6 +56,7 @@ class Rows:
     positions: npt.NDArray[np.int64]
     logprobs: npt.NDArray[np.int64]
     adjustments: Sequence[Adjustment | None]
+    banned: Mapping[int, Tensor] = field(default_factory=dict)
 
 
 class Drawn(NamedTuple):
@@ -82,7 +84,10 @@ def draw(logits: Tensor, rows: Rows) -> Drawn:
     _require_finite(logits)
     adjusted = [(row, adjustment) for row, adjustment in enumerate(rows.adjustments) if adjustment is not None]
     for row, adjustment in adjusted:
-        adjustment.apply(logits[row])
+        adjustment.apply(logits[row], rows.banned.get(row))
+    for row, banned in rows.banned.items():
+        if rows.adjustments[row] is None:
+            logits[row].masked_fill_(banned, -torch.inf)
     if adjusted:
         _require_finite(logits.amax(dim=-1, keepdim=True))
     tokens = _argmax(logits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,7 +26,9 @@ def token_logprobs(logits: Tensor, chosen: Tensor, counts: list[int]) -> list[To
         return [TokenLogprobs(value) for value in of_chosen]
     ids = best_first(logprobs, most)
     top, ids_host = logprobs.gather(-1, ids).cpu().numpy(), ids.cpu().numpy()
+    drawable = (top > -np.inf).sum(-1)  # a grammar may leave fewer than were asked for
     return [
-        TokenLogprobs(value, pack_u32(ids_host[row, :count]), pack_f32(top[row, :count]))
+        TokenLogprobs(value, pack_u32(ids_host[row, :kept]), pack_f32(top[row, :kept]))
         for row, (value, count) in enumerate(zip(of_chosen, counts, strict=True))
+        for kept in (min(count, int(drawable[row])),)
     ]

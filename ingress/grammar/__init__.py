@@ -1,0 +1,11 @@
+"""Structured output: from what a request asks for to a grammar that is known to fit.
+
+| module | what it is |
+|---|---|
+| `wanted.py` | what a request asks its answer to be, under any of the names that the field has for it |
+| `schema.py` | which JSON Schemas can be followed, and what of one cannot |
+| `writing.py` | grammars as llguidance reads them |
+| `trial.py`, `frames.py`, `tried.py` | each is tried once, in a process with bounds of its own |
+
+Following one is the workers' (`workers/sampling/grammar.py`).
+"""
