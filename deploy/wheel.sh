@@ -14,7 +14,7 @@ export SOURCE_DATE_EPOCH
 mkdir -p "$out"
 out=$(readlink -f "$out")
 tar -c --exclude=__pycache__ --exclude='*.so' pyproject.toml README.md LICENSE bus ingress scheduler workers kv metrics \
-    accounts admin_tui cli headrace_client deploy | tar -x -C "$copy"
+    accounts batch admin_tui cli headrace_client deploy | tar -x -C "$copy"
 # Their names are digests of sources and flags: what an earlier build has compiled is as good.
 mkdir -p "$copy/workers/kernels/lib"
 PYTHONPATH=. "$python" -m workers.kernels.build build/kernels | xargs cp --target-directory "$copy/workers/kernels/lib"

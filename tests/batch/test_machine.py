@@ -19,7 +19,7 @@ from typing import Any
 import hypothesis.strategies as st
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from scripted import Ingresses, MadeHost, Way
+from made import Ingresses, MadeHost, Way
 
 from batch.core import state
 from batch.core.state import Batch
