@@ -70,7 +70,8 @@ class BatchLink:
             ApiError: see `ask`.
         """
         answer = await self._asked(
-            lambda rid: Complete(rid, whose, upload, number, filename, purpose, ttl_s), COMPLETE_S
+            lambda rid: Complete(rid, whose, upload, number, filename, purpose, ttl_s),
+            COMPLETE_S if self._link.up else PATIENCE_S,
         )
         assert isinstance(answer, Answered)
         return answer.body

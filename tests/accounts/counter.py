@@ -7,16 +7,14 @@ import io
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from api_stage import Stage, until
+from api_stage import Stage
 
-from cli.control import running_names
 from cli.main import app
 
 SETTINGS = """
@@ -29,7 +27,6 @@ input = 1000
 cached_input = 100
 output = 3000
 """
-_RUN = "import sys; from cli.main import main; sys.argv[0] = 'headrace'; main()"
 
 
 class Counter:
@@ -45,10 +42,7 @@ class Counter:
 
     def start(self, name: str) -> None:
         """A process beside the ingresses; returns when it listens."""
-        with (self.stage.run / f"{name}.log").open("ab") as log:
-            command = [sys.executable, "-c", _RUN, "run", name]
-            self.processes[name] = subprocess.Popen(command, env=self._environment, stderr=log, stdout=log)
-        until(lambda: name in running_names(self.stage.run), self.logs)
+        self.processes[name] = self.stage.beside(name)
 
     def kill(self, name: str) -> None:
         """As the kernel does when memory is short."""

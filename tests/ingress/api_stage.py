@@ -43,6 +43,7 @@ from bus.messages.requests import (
 from bus.names import CONTROL_DOOR, REQUESTS_DOOR
 from bus.packed import pack_f32, pack_u32, pack_u64, unpack_u32
 from bus.server import Server
+from cli.control import running_names
 
 _INGRESS = """
 import sys
@@ -217,6 +218,18 @@ class Stage:
         command = [sys.executable, "-c", self.prelude + _INGRESS, f"ingress@{index}", str(self.config)]
         with (self.run / f"ingress{index}.log").open("ab") as log:
             return subprocess.Popen(command, env=environment, stderr=log, stdout=log)
+
+    def beside(self, name: str) -> subprocess.Popen[bytes]:
+        """Another process of the host; returns when it listens."""
+        environment = {
+            **os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "HEADRACE_RUN": str(self.run),
+            "HEADRACE_STATE": str(self.run / "s"), "HEADRACE_CONFIG": str(self.config),
+        }  # fmt: skip
+        with (self.run / f"{name}.log").open("ab") as log:
+            command = [sys.executable, "-m", "cli.main", "run", name]
+            process = subprocess.Popen(command, env=environment, stderr=log, stdout=log)
+        until(lambda: name in running_names(self.run), lambda: (self.run / f"{name}.log").read_text())
+        return process
 
     def tell(self, index: int, message: Drain | Undrain) -> None:
         """Order, and have it acknowledged."""

@@ -36,7 +36,12 @@ ABSENT = {"/metrics"}
 @pytest.fixture(scope="module")
 def stage() -> Iterator[Stage]:
     with staged(settings='max_body = "1MiB"\nmax_streams = 64\nresponse_ttl_s = 60.0') as stage:
-        yield stage
+        batches = stage.beside("batch@host")
+        try:
+            yield stage
+        finally:
+            batches.kill()
+            batches.wait()
         assert "Traceback" not in stage.logs()
 
 

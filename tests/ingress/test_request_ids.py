@@ -31,7 +31,7 @@ GOOD: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.fixture(scope="module")
 def stage() -> Iterator[Stage]:
-    with staged() as stage:
+    with staged(tables="[batch]\nenabled = false\n") as stage:  # its process is not here
         yield stage
 
 
@@ -66,7 +66,7 @@ def test_every_route_names_its_answers_and_its_errors(stage: Stage, route: Route
         names.add(name)
         for wrong in ([], {"model": "m", "no_such_parameter": 1}, {**body, "model": "none"}):
             names.add(named(bad := ask(stage, "POST", path, wrong)))
-            assert bad.status_code in (400, 404)
+            assert bad.status_code in (400, 404, 415)  # 415: files come as forms
             assert NAME.fullmatch(bad.headers["x-request-id"])[1] == "req_"  # type: ignore[index]
             if path.startswith("/v1/messages"):
                 assert bad.json()["request_id"] == bad.headers["x-request-id"]

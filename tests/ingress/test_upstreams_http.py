@@ -47,7 +47,10 @@ def upstream() -> Iterator[Upstream]:
 def stage(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     key = tmp_path_factory.mktemp("keys") / "key"
     key.write_text("sk-upstream\n")
-    tables = "".join(upstream.table(mode, HASTY, model='capabilities = ["json", "images"]') for mode in MODES)
+    able = 'capabilities = ["json", "images", "reasoning"]'
+    tables = "".join(upstream.table(mode, HASTY, model=able) for mode in MODES)
+        upstream.table(mode, HASTY, model='capabilities = ["json", "images", "reasoning"]') for mode in MODES
+    )
     tables += upstream.table("keyed", f'credential = "{key}"')
     tables += upstream.table("anthropic", f'credential = "{key}"', kind="anthropic")
     tables += upstream.table("overloads", HASTY, kind="anthropic")
@@ -217,16 +220,27 @@ def test_what_a_model_elsewhere_has_no_words_for_is_refused_by_name(stage: Stage
 
 
 def test_what_only_the_upstream_can_do_goes_there(stage: Stage, upstream: Upstream) -> None:
-    asked = {"response_format": {"type": "json_object"}}
+    asked = {"reasoning_effort": "high"}
     assert chat(stage, "m", **asked).status_code == 400
     reply = chat(stage, "fit", **asked)
     assert reply.headers["x-headrace-target"] == "ok"
-    assert upstream.calls["ok"][-1]["response_format"] == {"type": "json_object"}
+    assert upstream.calls["ok"][-1]["reasoning_effort"] == "high"
     picture = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}]
     reply = chat(stage, "fit", messages=[{"role": "user", "content": picture}])
     assert reply.headers["x-headrace-target"] == "ok"
     assert upstream.calls["ok"][-1]["messages"][0]["content"] == picture
     assert chat(stage, "fit").headers["x-headrace-target"] == "m"
+
+
+def test_structured_output_goes_on_to_who_can_and_tools_stay_here(stage: Stage, upstream: Upstream) -> None:
+    asked = {"response_format": {"type": "json_object"}}
+    assert chat(stage, "ok", **asked).status_code == 200
+    assert upstream.calls["ok"][-1]["response_format"] == asked["response_format"]
+    tool = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
+    refused = chat(stage, "ok", tools=[tool])
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "tools")
+    refused = chat(stage, "ok", guided_regex="[a-z]+")
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "guided_regex")
 
 
 def test_a_model_of_this_host_is_a_fallback_like_any_other(stage: Stage) -> None:
