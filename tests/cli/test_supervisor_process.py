@@ -33,7 +33,7 @@ def test_up_starts_everything_and_down_leaves_nothing(host, waiting) -> None:
     assert up.returncode == 0, up.stderr
     assert "curl http://127.0.0.1:1/v1/chat/completions" in up.stderr
     assert states(host) == dict.fromkeys(NAMES | {"supervisor@host"}, "ready")
-    assert len(host.survivors()) == 7
+    assert len(host.survivors()) == 8
     told = msgspec.json.decode(host.headrace("status", "--json").stdout)
     assert {process["name"] for process in told["processes"]} == NAMES | {"supervisor@host"}
     fields = {
@@ -277,9 +277,10 @@ def test_everything_is_restarted_one_after_the_other(host) -> None:
     told = msgspec.json.decode(rolled.stdout)
     assert [done["name"] for done in told["restarted"]] == [
         "supervisor@host", "kv@host", "metrics@host", "scheduler@toy", "worker@toy.0.0", "worker@toy.0.1", "ingress@0",
+        "batch@host",
     ]  # fmt: skip
     assert (told["failed"], told["left"]) == ("", [])
-    assert "6 of 6" in rolled.stderr
+    assert "7 of 7" in rolled.stderr
     after = {name: host.pid(name) for name in NAMES}
     assert all(after[name] != pid for name, pid in before.items())
     assert arena_of(after["kv@host"]) == arena
@@ -294,7 +295,7 @@ def test_a_rolling_restart_stops_at_the_first_that_does_not_come_back(host) -> N
     told = msgspec.json.decode(rolled.stdout)
     assert told["failed"] == "scheduler@toy"
     assert "exit code 70" in told["reason"]
-    assert told["left"] == ["worker@toy.0.0", "worker@toy.0.1", "ingress@0"]
+    assert told["left"] == ["worker@toy.0.0", "worker@toy.0.1", "ingress@0", "batch@host"]
     assert all(host.pid(name) == before[name] for name in told["left"])
     assert "told to by a file" in rolled.stderr, "its last words"
     assert "headrace restart --all" in rolled.stderr
@@ -311,7 +312,7 @@ def test_a_rolling_restart_applies_a_changed_configuration(host) -> None:
     path.write_text(text.replace("[kv]", "processes = 2\n[kv]"))
     rolled = host.headrace("restart", "--all")
     assert rolled.returncode == 0, rolled.stderr + host.log("supervisor@host")[-4000:]
-    assert "has changed; this applies it to: ingress@0, ingress@1" in rolled.stderr
+    assert "has changed; this applies it to: batch@host, ingress@0, ingress@1" in rolled.stderr
     assert states(host) == dict.fromkeys(NAMES | {"ingress@1", "supervisor@host"}, "ready")
 
     before = {name: host.pid(name) for name in NAMES}

@@ -49,8 +49,6 @@ def stage(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Itera
     key.write_text("sk-upstream\n")
     able = 'capabilities = ["json", "images", "reasoning"]'
     tables = "".join(upstream.table(mode, HASTY, model=able) for mode in MODES)
-        upstream.table(mode, HASTY, model='capabilities = ["json", "images", "reasoning"]') for mode in MODES
-    )
     tables += upstream.table("keyed", f'credential = "{key}"')
     tables += upstream.table("anthropic", f'credential = "{key}"', kind="anthropic")
     tables += upstream.table("overloads", HASTY, kind="anthropic")
