@@ -13,7 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 TESTS ?= tests
-# How many files of tests run at once. Those that start whole stacks run one after the other: they have processes enough.
+# How many files of tests run at once.
 JOBS ?= 2
 # What fails is run once more, alone: for machines that are lent, where everything may stand still for a while. It is told.
 AGAIN ?=
@@ -62,7 +62,7 @@ test: $(VENV)/.dev ## set everything up and run the tests
 	$(BIN)/headrace pull qwen2.5-coder-0.5b-instruct
 	$(BIN)/headrace pull all-minilm-l6-v2
 	$(call run,-n $(JOBS) --dist loadfile -m "not slow and not machine and not system" $(TESTS))
-	$(call run,-m "system and not slow and not machine" $(TESTS))
+	$(call run,-n $(JOBS) --dist loadfile -m "system and not slow and not machine" $(TESTS))
 
 test-systemd: $(VENV)/.dev ## start the units under a real systemd in namespaces; needs root, skipped without
 	$(BIN)/headrace pull smollm2-135m-instruct

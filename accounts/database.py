@@ -6,11 +6,10 @@ safe from the death of this process, and after a power failure no ingress holds 
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +18,7 @@ import msgspec
 from accounts.core.book import Account, Book, Doubt, Hold, Holder, Level
 from accounts.core.directory import Record, Register
 from bus.messages.accounts import Allowance, Key, Project, Settlement
-from bus.private import make_private
+from bus.sqlite import make_private, roll_back, transaction
 
 FILE: Final = "accounts.db"
 VERSION: Final = 1
@@ -113,7 +112,7 @@ class Database:
         """What an operator changed; on the disk when this returns."""
         self._connection.execute("PRAGMA synchronous = FULL")
         try:
-            with self._transaction() as connection:
+            with transaction(self._connection) as connection:
                 for record in put:
                     connection.execute("INSERT OR REPLACE INTO records VALUES (?, ?, ?)", _row(record))
                     if isinstance(record, Allowance):
@@ -128,7 +127,7 @@ class Database:
 
     def save(self, accounts: Iterable[Account]) -> None:
         """How allowances stand."""
-        with self._transaction() as connection:
+        with transaction(self._connection) as connection:
             self._write(connection, accounts)
 
     def settle(self, records: Iterable[Settlement]) -> list[Settlement]:
@@ -146,13 +145,11 @@ class Database:
 
     def give_up(self) -> None:
         """Take back a transaction that is open."""
-        with contextlib.suppress(sqlite3.Error):
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
+        roll_back(self._connection)
 
     def prune(self, now_s: int) -> None:
         """Forget who was charged long ago."""
-        with self._transaction() as connection:
+        with transaction(self._connection) as connection:
             connection.execute(
                 "DELETE FROM settled WHERE request IN (SELECT request FROM settled WHERE ended_ms < ? LIMIT ?)",
                 ((now_s - SETTLED_DAYS * 86400) * 1000, PRUNED_AT_ONCE),
@@ -179,7 +176,7 @@ class Database:
 
     def _begin(self, boot: str) -> None:
         if self._meta("boot") != boot:
-            with self._transaction() as connection:
+            with transaction(self._connection) as connection:
                 for table in ("levels", "holds", "doubts"):
                     connection.execute(f"DELETE FROM {table}")
                 self._set_meta("boot", boot)
@@ -190,16 +187,6 @@ class Database:
 
     def _set_meta(self, name: str, value: str) -> None:
         self._connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield self._connection
-            self._connection.execute("COMMIT")
-        except BaseException:
-            self.give_up()
-            raise
 
 
 def _row(record: Record) -> tuple[str, str, bytes]:

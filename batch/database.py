@@ -20,6 +20,7 @@ import msgspec
 from batch.core.desk import Pending
 from batch.core.lines import Line
 from batch.core.state import OVER, Batch
+from bus.sqlite import make_private, transaction
 
 FILE: Final = "batch.db"
 VERSION: Final = 1
@@ -219,7 +220,7 @@ class Database:
 
     def prune(self, before_s: int, most: int) -> int:
         """Forget batches that were over before; how many."""
-        with self._transaction() as connection:
+        with transaction(self._connection) as connection:
             return connection.execute(
                 "DELETE FROM batches WHERE seq IN "
                 "(SELECT seq FROM batches WHERE over_s > 0 AND over_s < ? LIMIT ?)", (before_s, most),
@@ -229,12 +230,12 @@ class Database:
 
     def forget_lines(self, batch: str) -> None:
         """Its file is read from the beginning."""
-        with self._transaction() as connection:
+        with transaction(self._connection) as connection:
             _drop_lines(connection, batch)
 
     def add_lines(self, batch: str, lines: Iterable[Line]) -> None:
         """Some more of them."""
-        with self._transaction() as connection:
+        with transaction(self._connection) as connection:
             seq = _seq(connection, batch)
             connection.executemany(
                 "INSERT INTO lines (batch, number, offset, length, custom_id) VALUES (?, ?, ?, ?, ?)",
@@ -253,7 +254,7 @@ class Database:
 
     def tried(self, batch: str, number: int, attempts: int) -> None:
         """So many attempts of a line have failed."""
-        with self._transaction() as connection:
+        with transaction(self._connection) as connection:
             connection.execute(
                 "UPDATE lines SET attempts = ? WHERE batch = ? AND number = ?",
                 (attempts, _seq(connection, batch), number),
@@ -265,7 +266,7 @@ class Database:
         Args:
             count: makes of a batch and its new results the batch that is written.
         """
-        with self._transaction() as connection:
+        with transaction(self._connection) as connection:
             seq = _seq(connection, batch.id)
             insert = "INSERT OR IGNORE INTO results VALUES (?, ?, ?, ?, ?)"
             new = [result for result in results if connection.execute(insert, (seq, *result)).rowcount]
@@ -305,22 +306,10 @@ class Database:
     def _durably(self) -> Iterator[sqlite3.Connection]:
         self._connection.execute("PRAGMA synchronous = FULL")
         try:
-            with self._transaction() as connection:
+            with transaction(self._connection) as connection:
                 yield connection
         finally:
             self._connection.execute("PRAGMA synchronous = NORMAL")
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield self._connection
-            self._connection.execute("COMMIT")
-        except BaseException:
-            with contextlib.suppress(sqlite3.Error):
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-            raise
 
 
 _FILE: Final = "id, project, purpose, filename, bytes, created_s, expires_s"
@@ -346,7 +335,7 @@ def _drop_lines(connection: sqlite3.Connection, batch: str) -> None:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    make_private(path)
     connection = sqlite3.connect(path, timeout=2.0, isolation_level=None)
     damaged = "restore a copy, or move it away: batches and files in it are lost then"
     try:

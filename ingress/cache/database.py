@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from bus.private import make_private
+from bus.sqlite import make_private
 
 VERSION: Final = 1
 EVICTED_AT_ONCE: Final = 256

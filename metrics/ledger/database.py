@@ -12,12 +12,12 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 from bus.messages.usage import UsageRecord
-from bus.private import make_private
+from bus.sqlite import make_private, transaction
 from metrics.core.costs import Rate
 
 log = logging.getLogger(__name__)
@@ -114,7 +114,7 @@ class Database:
         """Write what is new; on disk when this returns. Returns how many were."""
         sums: dict[tuple[int, int, str, str, str], list[int]] = {}
         new = 0
-        with self._transaction() as connection:
+        with transaction(self.connection) as connection:
             for record in records:
                 counts = tuple(
                     min(value, MOST)
@@ -145,7 +145,7 @@ class Database:
     def watched(self, up_ns: int, now_ns: int) -> None:
         """The host was watched for so long, until `now_ns` (Unix time). It counts for the hour and day of its end."""
         now_s = now_ns // 1_000_000_000
-        with self._transaction() as connection:
+        with transaction(self.connection) as connection:
             connection.executemany(_WATCH, [(grain, now_s - now_s % grain, up_ns) for grain in (HOUR, DAY)])
             connection.execute("DELETE FROM watched WHERE boot <> ?", (self._boot,))
             connection.execute("INSERT OR REPLACE INTO watched VALUES (?, ?)", (self._boot, now_ns))
@@ -164,12 +164,12 @@ class Database:
         known = self.rates()
         if known and known[-1]._replace(since_s=rate.since_s) == rate:
             return
-        with self._transaction() as connection:
+        with transaction(self.connection) as connection:
             connection.execute(f"INSERT OR REPLACE INTO rates VALUES ({', '.join('?' * len(rate))})", rate)
 
     def prune(self, now_s: int, *, requests_days: int, hours_days: int, days: int) -> bool:
         """Forget what is older. True where there is more to forget than was forgotten now."""
-        with self._transaction() as connection:
+        with transaction(self.connection) as connection:
             gone = connection.execute(
                 "DELETE FROM requests WHERE request IN (SELECT request FROM requests WHERE ended_ms < ? LIMIT ?)",
                 ((now_s - requests_days * DAY) * 1000, PRUNED_AT_ONCE),
@@ -180,17 +180,6 @@ class Database:
                         f"DELETE FROM {table} WHERE grain = ? AND begin < ?", (grain, now_s - kept * DAY)
                     )
         return gone == PRUNED_AT_ONCE
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        self.connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield self.connection
-            self.connection.execute("COMMIT")
-        except BaseException:
-            if self.connection.in_transaction:
-                self.connection.execute("ROLLBACK")
-            raise
 
 
 def _take_lock(path: Path) -> int:
