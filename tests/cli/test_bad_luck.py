@@ -13,7 +13,7 @@ import pytest
 
 pytestmark = pytest.mark.system
 
-NAMES = {"kv@host", "metrics@host", "scheduler@toy", "worker@toy.0.0", "worker@toy.0.1", "ingress@0"}
+NAMES = {"kv@host", "metrics@host", "batch@host", "scheduler@toy", "worker@toy.0.0", "worker@toy.0.1", "ingress@0"}
 COMMAND = [sys.executable, "-m", "cli.main"]
 
 

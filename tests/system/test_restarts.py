@@ -185,7 +185,7 @@ def test_an_upgrade_restarts_everything_one_after_the_other(stack: Stack, traffi
     told = json.loads(rolled.stdout)
     assert [done["name"] for done in told["restarted"]] == [
         "supervisor@host", "kv@host", "metrics@host", "scheduler@smollm2", "worker@smollm2.0.0", "worker@smollm2.1.0",
-        "ingress@0", "ingress@1",
+        "ingress@0", "ingress@1", "batch@host",
     ]  # fmt: skip
     after = stack.status()["processes"]
     assert {process["build"] for process in after} == {"9.9.9"}
