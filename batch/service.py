@@ -176,8 +176,8 @@ class BatchService:
         course, gauge = self._course, self._life.telemetry.gauge
         if course is not None:
             told = "Lines of batches in progress that have no answer yet."
-            gauge("headrace_batch_lines", told, state="in_flight").set(course.runner.flying)
-            gauge("headrace_batch_lines", told, state="waiting").set(course.runner.waiting)
+            gauge("headrace_batch_open_lines", told, state="in_flight").set(course.runner.flying)
+            gauge("headrace_batch_open_lines", told, state="waiting").set(course.runner.waiting)
             gauge("headrace_batch_batches", "Batches that are not over.").set(len(course))
 
 
