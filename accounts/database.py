@@ -6,7 +6,6 @@ safe from the death of this process, and after a power failure no ingress holds 
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sqlite3
 from collections.abc import Iterable
@@ -18,7 +17,7 @@ import msgspec
 from accounts.core.book import Account, Book, Doubt, Hold, Holder, Level
 from accounts.core.directory import Record, Register
 from bus.messages.accounts import Allowance, Key, Project, Settlement
-from bus.sqlite import make_private, roll_back, transaction
+from bus.sqlite import NewerFile, lock_alone, make_private, prepare, roll_back, transaction
 
 FILE: Final = "accounts.db"
 VERSION: Final = 1
@@ -66,12 +65,11 @@ class Database:
 
     def __init__(self, state: Path, boot: str) -> None:
         self.path = state / FILE
-        self._lock = os.open(state / f"{FILE}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise Unusable(f"another stack writes {self.path}: give each its own HEADRACE_STATE") from None
+            self._lock = lock_alone(state / f"{FILE}.lock")
+        except BlockingIOError:
+            raise Unusable(f"another stack writes {self.path}: give each its own HEADRACE_STATE") from None
+        try:
             self._connection = _connect(self.path)
             self._begin(boot)
         except BaseException:
@@ -203,15 +201,12 @@ def _connect(path: Path) -> sqlite3.Connection:
     make_private(path)
     connection = sqlite3.connect(path, timeout=2.0, isolation_level=None)
     try:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version > VERSION:
-            raise Unusable(f"{path} is of a newer release (version {version}): use that, or move the file away")
-        if version == 0:
-            connection.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}PRAGMA user_version = {VERSION};COMMIT;")
+        prepare(connection, path, VERSION, _SCHEMA)
         if (found := connection.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
             raise Unusable(f"{path} is damaged ({found}): restore a copy, or move it away and make keys anew")
+    except NewerFile as newer:
+        connection.close()
+        raise Unusable(str(newer)) from None
     except sqlite3.OperationalError:
         connection.close()
         raise

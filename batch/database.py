@@ -8,7 +8,6 @@ death of this process, and one that a power failure takes is asked for again.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,7 +19,7 @@ import msgspec
 from batch.core.desk import Pending
 from batch.core.lines import Line
 from batch.core.state import OVER, Batch
-from bus.sqlite import make_private, transaction
+from bus.sqlite import NewerFile, lock_alone, make_private, prepare, transaction
 
 FILE: Final = "batch.db"
 VERSION: Final = 1
@@ -111,12 +110,11 @@ class Database:
 
     def __init__(self, state: Path) -> None:
         self.path = state / FILE
-        self._lock = os.open(state / f"{FILE}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise Unusable(f"another stack writes {self.path}: give each its own HEADRACE_STATE") from None
+            self._lock = lock_alone(state / f"{FILE}.lock")
+        except BlockingIOError:
+            raise Unusable(f"another stack writes {self.path}: give each its own HEADRACE_STATE") from None
+        try:
             self._connection = _connect(self.path)
         except BaseException:
             os.close(self._lock)
@@ -339,14 +337,11 @@ def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=2.0, isolation_level=None)
     damaged = "restore a copy, or move it away: batches and files in it are lost then"
     try:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
+        prepare(connection, path, VERSION, _SCHEMA)
         connection.execute("PRAGMA journal_size_limit = 67108864")
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version > VERSION:
-            raise Unusable(f"{path} is of a newer release (version {version}): use that, or move the file away")
-        if version == 0:
-            connection.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}PRAGMA user_version = {VERSION};COMMIT;")
+    except NewerFile as newer:
+        connection.close()
+        raise Unusable(str(newer)) from None
     except sqlite3.OperationalError:
         connection.close()
         raise

@@ -6,10 +6,15 @@ Connections are opened with `isolation_level=None`: transactions begin and end w
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+
+
+class NewerFile(ValueError):
+    """A later release wrote the file. The message says what to do."""
 
 
 def make_private(path: Path) -> None:
@@ -23,6 +28,38 @@ def make_private(path: Path) -> None:
     """
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+
+
+def prepare(connection: sqlite3.Connection, path: Path, version: int, schema: str) -> None:
+    """Have a file of the newest version: make its tables where it is empty.
+
+    Raises:
+        NewerFile: a later release wrote it.
+        sqlite3.Error: it is damaged, or there is no room.
+    """
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")
+    found = connection.execute("PRAGMA user_version").fetchone()[0]
+    if found > version:
+        raise NewerFile(f"{path} is of a newer release (version {found}): use that, or move the file away")
+    if found == 0:
+        connection.executescript(f"BEGIN IMMEDIATE;{schema}PRAGMA user_version = {version};COMMIT;")
+
+
+def lock_alone(path: Path) -> int:
+    """A descriptor of a lock file that is ours as long as it is open.
+
+    Raises:
+        BlockingIOError: somebody else has it.
+        OSError: it cannot be made.
+    """
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BaseException:
+        os.close(lock)
+        raise
+    return lock
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ the same transaction, by what was new. So the sums are those of the requests, al
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import sqlite3
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from bus.messages.usage import UsageRecord
-from bus.sqlite import make_private, transaction
+from bus.sqlite import lock_alone, make_private, transaction
 from metrics.core.costs import Rate
 
 log = logging.getLogger(__name__)
@@ -183,15 +182,12 @@ class Database:
 
 
 def _take_lock(path: Path) -> int:
-    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return lock_alone(path)
     except BlockingIOError:
-        os.close(lock)
         raise LedgerTaken(
             None, f"another stack writes {path.parent / FILE}: give each its own HEADRACE_STATE"
         ) from None
-    return lock
 
 
 def _open(path: Path) -> sqlite3.Connection:
