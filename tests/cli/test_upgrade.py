@@ -13,7 +13,15 @@ import msgspec
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("bus", "cli", "kv", "metrics", "admin_tui", "headrace_client")  # the other roles are stand-ins here
+PACKAGES = (
+    "bus",
+    "batch",
+    "cli",
+    "kv",
+    "metrics",
+    "admin_tui",
+    "headrace_client",
+)  # the other roles are stand-ins here
 
 pytestmark = pytest.mark.system
 
