@@ -53,6 +53,7 @@ class Slots:
         grammars: of the requests that have one; None on a rank that does not draw.
 
     Attributes:
+        device: where token ids are.
         sampling: parameters of the requests.
         length: [slots], tokens each slot has.
         prompt_length: [slots], how many of them are prompt.
@@ -71,7 +72,7 @@ class Slots:
     ) -> None:
         self.grammars = grammars
         self.count, self.context_tokens, self.page_tokens = slots, context_tokens, page_tokens
-        self._vocabulary, self._cells, self._device = vocabulary, cells, device
+        self._vocabulary, self._cells, self.device = vocabulary, cells, device
         most_pages = -(-context_tokens // page_tokens)
         self._tokens = torch.zeros((slots, context_tokens + 1), dtype=torch.int32, device=device)
         self._table = torch.zeros((slots, most_pages), dtype=torch.int64, device=device)
@@ -124,6 +125,12 @@ class Slots:
         self.length[slots] += 1
         self.sampling.append(slots, tokens)
 
+    def draft(self, slot: int, tokens: Ints) -> None:
+        """Put draft tokens behind a slot's last one, for this step. What is drawn overwrites them; `room_for_drafts` says
+        how many there may be."""
+        first = int(self.length[slot])
+        self._tokens[slot, first : first + len(tokens)] = torch.from_numpy(tokens).to(self._tokens)
+
     def _close(self, slot: int) -> None:
         self._open[slot] = False
         self._page_count[slot] = self.length[slot] = 0
@@ -145,7 +152,7 @@ class Slots:
         self._close(slot)
         self._open[slot] = True
         self._append_pages(slot, unpack_u32(opened.pages), unpack_u32(opened.generations))
-        ids = torch.from_numpy(tokens).to(self._device)
+        ids = torch.from_numpy(tokens).to(self.device)
         self._tokens[slot, : len(ids)] = ids.to(torch.int32)
         self.length[slot] = len(tokens)
         self.prompt_length[slot] = opened.prompt_tokens
@@ -171,8 +178,10 @@ class Slots:
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
-    def check_rows(self, slots: Ints, starts: Ints, counts: Ints, samples: npt.NDArray[np.bool_]) -> None:
-        """Whether these rows can be computed: all arrays [rows].
+    def check_rows(
+        self, slots: Ints, starts: Ints, counts: Ints, samples: npt.NDArray[np.bool_], drafted: Ints
+    ) -> None:
+        """Whether these rows can be computed: all arrays [rows]. The last `drafted` tokens of a row are drafts.
 
         Raises:
             PlanRefused: with the rows' slots.
@@ -184,11 +193,11 @@ class Slots:
         ends = starts + counts
         for problem, bad in (
             ("a row without tokens", counts < 1),
-            ("a row of tokens that the slot does not have", ends > self.length[slots]),
+            ("a row of tokens that the slot does not have", ends > self.length[slots] + drafted),
             ("a row beyond the context", ends > self.context_tokens),
             ("a row that leaves a gap in the KV", starts > self._computed[slots]),
             ("a row beyond the block table", ends > self._page_count[slots] * self.page_tokens),
-            ("a draw from the middle of a sequence", samples & (ends != self.length[slots])),
+            ("a draw from the middle of a sequence", samples & (ends != self.length[slots] + drafted)),
         ):
             if bad.any():
                 raise PlanRefused(problem, slots[bad].tolist())
@@ -196,6 +205,15 @@ class Slots:
     def ids(self, slots: Ints, positions: Ints) -> Tensor:
         """Token ids at `positions` of `slots`, both [n]; int64 [n] on the device."""
         return self._tokens[self._on_device(slots), self._on_device(positions)].to(torch.int64)
+
+    def tokens(self, slot: int) -> npt.NDArray[np.int32]:
+        """All token ids of a slot, int32 [length] on the host; on a CPU not a copy."""
+        return self._tokens[slot, : int(self.length[slot])].cpu().numpy()
+
+    def room_for_drafts(self, slots: Ints) -> Ints:
+        """How many draft tokens the block tables and the context of `slots` hold; both [n]."""
+        room: Ints = np.minimum(self._page_count[slots] * self.page_tokens, self.context_tokens) - self.length[slots]
+        return room.clip(0)
 
     def pages(self, slots: Ints, blocks: Ints) -> Ints:
         """Cells of the `blocks`-th pages of `slots`; all [n]."""
@@ -216,4 +234,4 @@ class Slots:
         return slots
 
     def _on_device(self, values: Ints) -> Tensor:
-        return torch.from_numpy(values).to(self._device)
+        return torch.from_numpy(values).to(self.device)

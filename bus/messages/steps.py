@@ -51,6 +51,7 @@ class Registered(msgspec.Struct, array_like=True, frozen=True, tag=10):
         kind: "generate", or of an encoder, which keeps no KV, "embed" or "rerank"; `kv` then has no layers, and a page
             as long as the context.
         dimensions: of what an encoder answers each row with; 0 of a decoder.
+        drafts: most draft tokens of a row that it can propose and verify in one step; 0 where it proposes none.
     """
 
     model: str
@@ -70,6 +71,7 @@ class Registered(msgspec.Struct, array_like=True, frozen=True, tag=10):
     threads: int = 1
     kind: str = "generate"
     dimensions: int = 0
+    drafts: int = 0
 
 
 class SlotOpen(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -101,13 +103,20 @@ class StepPlan(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=20):
     A row is one slot's share of the step. Row r computes tokens `starts[r] .. starts[r]+counts[r]-1` of its slot;
     token ids the slot does not have yet are the ones drawn by earlier steps.
 
+    Where there are `drafts`, a row of one token that draws begins at its slot's last token, wherever that is: how many
+    tokens a step in flight brings is known at the worker alone, and `starts` is the least it can be. The worker may
+    append draft tokens to such a row. It draws after each of the row's tokens in turn, for as long as what was drawn is
+    what was drafted.
+
     Attributes:
         step: 1, 2, ... per scheduler incarnation and replica.
         closes: slots that are free from now on, packed u32.
-        slots, starts, counts: packed u32, one per row. Rows with more than one token (prefill chunks) come first.
+        slots, starts, counts: packed u32, one per row. Prefill chunks come first.
         samples: one byte per row; 1 where the row's last logits are drawn from. 0 in all rows of an encoder, each of
             which is a whole sequence.
         page_slots, pages, page_generations: packed u32; pages appended to block tables, in order.
+        drafts: one byte per row, the most draft tokens that it may have; empty where no row may have any, nor could in a
+            step in flight.
     """
 
     step: int
@@ -120,13 +129,15 @@ class StepPlan(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=20):
     page_slots: bytes
     pages: bytes
     page_generations: bytes
+    drafts: bytes = b""
 
 
 class StepResult(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=11):
     """rank 0 -> scheduler: what a step drew. Other ranks send it too, with empty arrays, so their progress is seen.
 
     Attributes:
-        slots: packed u32, rows that were sampled, in plan order; `tokens` likewise.
+        slots: packed u32, rows that were sampled, in plan order.
+        tokens: packed u32, what was drawn, row after row.
         logprobs: (index into `tokens`, value) for slots that asked.
         prompt_logprobs: (slot, first prompt position, values) for prefill rows that asked.
         waited_ns: idle between the end of the last step and the arrival of this plan.
@@ -134,6 +145,8 @@ class StepResult(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=11)
         vectors: an encoder's, packed f32, `Registered.dimensions` of each row, in plan order.
         failed: (slot, why) of rows that cannot go on, and are nobody else's trouble; what was drawn for them means
             nothing.
+        counts: one byte per sampled row, how many of `tokens` are its; empty where each has one.
+        drafted: one byte per sampled row, draft tokens that it had. `counts` less one of them were right.
     """
 
     step: int
@@ -145,6 +158,8 @@ class StepResult(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=11)
     prompt_logprobs: tuple[tuple[int, int, tuple[TokenLogprobs, ...]], ...] = ()
     vectors: bytes = b""
     failed: tuple[tuple[int, str], ...] = ()
+    counts: bytes = b""
+    drafted: bytes = b""
 
 
 class StepFailed(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=12):

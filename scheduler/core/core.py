@@ -194,7 +194,7 @@ class SchedulerCore:
         assert state.geometry is not None
         replica = Replica(
             event.replica, event.slots, event.step_tokens, state.geometry.context_tokens, state.geometry.page_tokens,
-            event.cores, event.dimensions,
+            event.cores, event.dimensions, min(event.drafts, state.limits.drafts),
         )  # fmt: skip
         previous = state.replicas.get(event.replica)
         if previous is not None:
@@ -203,6 +203,7 @@ class SchedulerCore:
             replica_fenced(state, previous)
             replica.next_step, replica.completed_step = previous.next_step, previous.next_step - 1
             replica.cost, replica.draining = previous.cost, previous.draining
+            replica.speculation.inherit(previous.speculation)
         state.limit(replica)
         replica.barred = state.budget(event.replica).barred_until_ns > state.now
         replica.ready = not replica.barred

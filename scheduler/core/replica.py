@@ -6,7 +6,8 @@ costs a few dozen array operations and no Python object per token. Positions:
     0 ........ computed ........ planned ........ known ........ limit
       KV is there     in flight         tokens known     prompt + max_tokens, or the context
 
-`planned` runs ahead of `known` by at most the steps in flight: the worker has the tokens before we do.
+`planned` runs ahead of `known` by at most the steps in flight: the worker has the tokens before we do. Where steps in
+flight may have drafts, it is the least that they bring, and `speculation.ahead` says how many more it may be.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from bus.packed import pack_u32, unpack_u32
 from scheduler.core.cost import CostModel
 from scheduler.core.prefix import Entry
 from scheduler.core.request import Phase, Request, Standing
+from scheduler.core.speculation import Speculation
 from scheduler.core.steplog import PlanRecord
 from scheduler.core.watch import Watch
 
@@ -33,6 +35,7 @@ STEPS_IN_FLIGHT: Final = 2
 NO_STOP: Final = -1
 SHRUNK_STEPS: Final = 64  # completed steps after which a step that was shrunk for lack of memory may grow again
 SMALLEST_STEP: Final = 16
+NO_DRAFTS: Final[Ints] = np.zeros(0, np.int64)
 
 
 @dataclass(slots=True, eq=False)
@@ -40,11 +43,13 @@ class Flight:
     """A step that was planned and not answered. Columns have one element per row.
 
     Attributes:
+        ends: where each row ends; of one that draws, at least, until the result says how many drafts were right.
         sampled: indexes of the rows that draw a token.
-        counts: tokens of each row.
+        counts: tokens of each row, without drafts until the result is there.
         tokens, pairs: the step's features for the cost model.
         opened: slots that the plan opens; they need not have a row in it yet.
         record: for those who look on; a barrier has none.
+        drafts: most draft tokens of each row; empty where none may have any.
     """
 
     step: int
@@ -57,6 +62,7 @@ class Flight:
     predicted_ns: float
     opened: tuple[int, ...] = ()
     record: PlanRecord | None = None
+    drafts: Ints = NO_DRAFTS
 
     @property
     def involved(self) -> set[int]:
@@ -92,6 +98,7 @@ class Replica:
         leaving: its processes are about to end; no step is planned any more.
         cores: that its ranks compute with, in all: a second of a step is so many of computing.
         dimensions: of an encoder's answer to a row, which is a whole sequence in one step; 0 of a decoder.
+        speculation: how many draft tokens its rows may have.
         spent_ns, prefill_ns: computing that who is in a slot has cost since it entered, and what of it was prefill.
         retired: left by requests while steps that may write their pages are in flight.
         limbo: left by requests when the replica failed; reusable when it is fenced.
@@ -106,6 +113,7 @@ class Replica:
         page_tokens: int,
         cores: int = 1,
         dimensions: int = 0,
+        drafts: int = 0,
     ) -> None:
         self.number = number
         self.slots = slots
@@ -124,6 +132,7 @@ class Replica:
         self.completed_step = 0
         self.flights: deque[Flight] = deque()
         self.cost = CostModel()
+        self.speculation = Speculation(slots, drafts)
         self.watch = Watch()
         self.step_limit = step_tokens
         self.slot_cap, self.step_cap = slots, step_tokens
@@ -245,6 +254,7 @@ class Replica:
         self.last_step[slot] = self.completed_step
         self.last_token_ns[slot] = request.last_token_ns
         self.spent_ns[slot] = self.prefill_ns[slot] = 0
+        self.speculation.open(slot)
         self.tokens[slot, :known] = unpack_u32(tokens)
         self._set_stops(slot, submit.stop_token_ids)
         self.prefilling.append(slot)
@@ -279,6 +289,8 @@ class Replica:
         request.last_token_ns = int(self.last_token_ns[slot])
         request.spent_ns += int(self.spent_ns[slot])
         request.prefill_ns += int(self.prefill_ns[slot])
+        request.drafted += int(self.speculation.drafted[slot])
+        request.accepted += int(self.speculation.accepted[slot])
         request.replica = request.slot = -1
         self.requests[slot] = None
         self.running -= 1

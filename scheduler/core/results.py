@@ -40,7 +40,7 @@ def step_done(state: State, replica: Replica, result: StepResult) -> None:
     replica.flights.popleft()
     if flight.tokens:
         bill(state, replica, flight, outcome.live, result.ran_ns)
-        replica.cost.observe(flight.tokens, flight.pairs, result.ran_ns)
+        _learn(replica, flight, outcome.drafted, result.ran_ns)
         state.budget(replica.number).worked(state.now)
         if replica.step_limit < replica.step_tokens:
             replica.grow()
@@ -73,6 +73,16 @@ def step_done(state: State, replica: Replica, result: StepResult) -> None:
         hand_over(state, replica, flight)
 
 
+def _learn(replica: Replica, flight: Flight, drafted: int, ran_ns: int) -> None:
+    """What a step took, for what later ones will."""
+    pairs = flight.pairs
+    if drafted:
+        pairs = float((flight.counts * (flight.ends - 0.5 * (flight.counts - 1))).sum())
+    replica.cost.observe(flight.tokens + drafted, pairs, ran_ns)
+    if flight.tokens == len(flight.slots):
+        replica.speculation.observe(flight.tokens, drafted, ran_ns)
+
+
 def _end_failed(state: State, replica: Replica, flight: Flight, result: StepResult) -> None:
     """Rows that the worker could not go on with end alone; what it drew for them is then a row's that has left."""
     planned = set(flight.slots.tolist()) if result.failed else set()
@@ -89,7 +99,7 @@ def _ended(state: State, replica: Replica, outcome: Outcome) -> list[tuple[Reque
         request = replica.requests[int(outcome.slots[row])]
         assert request is not None
         reason: FinishReason = "stop" if outcome.stopped[row] else "length"
-        ended.append((request, state.account(request, reason, int(outcome.indexes[row]) + 1)))
+        ended.append((request, state.account(request, reason, int(outcome.indexes[row] + outcome.counts[row]))))
     for slot in tuple(replica.scoring):
         if replica.computed[slot] >= replica.prefill_end[slot]:
             request = replica.requests[slot]
@@ -109,19 +119,22 @@ def _deltas(
     accounts: list[Request],
 ) -> None:
     """One message per ingress that has something in this step."""
-    slots = outcome.slots
+    slots, counts = outcome.slots, outcome.counts
     logprobs = dict(result.logprobs)
     if logprobs:
         _keep_logprobs(replica, outcome, logprobs)
     homes = replica.home[slots]
     numbers = set(homes.tolist()) | {int(replica.home[request.slot]) for request, _ in ended}
-    state.tally.output_tokens += len(slots)
-    state.queue.counters.drew(replica.client[slots])
+    state.tally.output_tokens += len(outcome.tokens)
+    state.tally.drafted_tokens += outcome.drafted
+    state.tally.accepted_tokens += len(outcome.tokens) - len(slots)
+    state.queue.counters.drew(np.repeat(replica.client[slots], counts))
     for number in numbers:
-        rows: Ints = np.arange(len(slots)) if len(numbers) == 1 else np.flatnonzero(homes == number)
+        its = homes == number if len(numbers) > 1 else np.ones(len(slots), np.bool_)
+        rows, tokens = np.flatnonzero(its), np.flatnonzero(np.repeat(its, counts))
         values: list[tuple[int, TokenLogprobs]] = []
         if logprobs:
-            drawn = outcome.rows[rows].tolist()
+            drawn = outcome.rows[tokens].tolist()
             values = [(index, logprobs[row]) for index, row in enumerate(drawn) if row in logprobs]
         home = state.homes[number]
         finished = tuple(account for request, account in ended if request.home == home)
@@ -131,7 +144,7 @@ def _deltas(
             home,
             Deltas(
                 result.step, pack_u64(replica.request_id[slots[rows]]), pack_u32(outcome.indexes[rows]),
-                pack_u32(np.ones(len(rows), np.uint32)), pack_u32(outcome.tokens[rows]), tuple(values), finished,
+                pack_u32(counts[rows]), pack_u32(outcome.tokens[tokens]), tuple(values), finished,
                 cached, timed,
             ),
         )  # fmt: skip
@@ -139,7 +152,7 @@ def _deltas(
 
 def _keep_logprobs(replica: Replica, outcome: Outcome, logprobs: dict[int, TokenLogprobs]) -> None:
     """For a resubmission by an ingress that lost them."""
-    for slot, row in zip(outcome.slots.tolist(), outcome.rows.tolist(), strict=True):
+    for slot, row in zip(np.repeat(outcome.slots, outcome.counts).tolist(), outcome.rows.tolist(), strict=True):
         if row in logprobs:
             request = replica.requests[slot]
             assert request is not None
@@ -177,7 +190,7 @@ def _settle(state: State, replica: Replica, outcome: Outcome, step: int) -> list
 
 def _observe(state: State, replica: Replica, outcome: Outcome, step: int) -> list[Request]:
     """Times to first tokens and between tokens; the requests whose first token, since they were submitted, this is."""
-    slots, now = outcome.slots, state.now
+    slots, counts, now = outcome.slots, outcome.counts, state.now
     begun: list[Request] = []
     if not len(slots):
         return begun
@@ -192,11 +205,12 @@ def _observe(state: State, replica: Replica, outcome: Outcome, step: int) -> lis
             if not request.submitted_len:
                 request.ttft_ns = now - (request.submit.submitted_ns or request.arrival_ns)
                 state.tally.ttft_s.append(request.ttft_ns / 1e9)
-        last, slots = last[~first], slots[~first]
+        last, slots, counts = last[~first], slots[~first], counts[~first]
         if not len(slots):
             return begun
     gaps = (now - last).astype(np.float64)
-    state.tally.gaps_s.append(gaps / 1e9)
+    # Tokens that come together took their share of the time each.
+    state.tally.gaps_s.append(np.repeat(gaps / counts, counts) / 1e9)
     longest = float(gaps.max())
     if replica.gap_ns and longest > (far := max(STALL_MIN_NS, STALL_FACTOR * replica.gap_ns)):
         for index in np.flatnonzero(gaps > far).tolist():

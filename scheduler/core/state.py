@@ -50,6 +50,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         replicas: all of them.
         first_prefill: those from this number on prefill for the others; none where it is not below `replicas`.
         slots, step_tokens: of each replica, as far as its workers have room; 0 tokens is all that they have.
+        drafts: draft tokens of a row at most, as far as its worker can propose them; 0 is none.
         straight: tokens; a request with no more left to compute is not prefilled by another replica than decodes it.
     """
 
@@ -57,6 +58,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     replicas: int = 1
     first_prefill: int = 64
     straight: int = STRAIGHT
+    drafts: int = 0
     slots: int = 64
     step_tokens: int = 0
     queue_requests: int = 256
@@ -102,6 +104,8 @@ class Tally:
     disk_tokens: int = 0
     preemptions: int = 0
     overrun_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     computed_ns: int = 0
     unclaimed_ns: int = 0
     queue_s: list[float] = field(default_factory=list)

@@ -7,6 +7,7 @@ Nothing here moves by itself: every message waits until somebody delivers it.
 
 from __future__ import annotations
 
+import random
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -305,6 +306,8 @@ class Worker:
         for slot, page in zip(unpack_u32(plan.page_slots).tolist(), unpack_u32(plan.pages).tolist(), strict=True):
             self.state[slot].table.append(page)
         rows = list(zip(*(unpack_u32(x).tolist() for x in (plan.slots, plan.starts, plan.counts)), strict=True))
+        if plan.drafts:
+            rows = [self._begin(*row, sample) for row, sample in zip(rows, plan.samples, strict=True)]
         assert len({slot for slot, _, _ in rows}) == len(rows), "one row per slot"
         counts = [count for _, _, count in rows]
         assert sorted(counts, key=lambda count: count == 1) == counts, "chunks come first"
@@ -326,9 +329,13 @@ class Worker:
             self.outbox.append(e.StepBroken(self.replica, StepFailed(plan.step, "raised", pack_u32(named), too_large)))
             return
         drawn: list[tuple[int, int]] = []
+        drafted: list[int] = []
+        several: list[int] = []
         logprobs = []
         prompt = []
-        for (slot, start, count), sample in zip(rows, plan.samples, strict=True):
+        for (slot, start, count), sample, allowed in zip(
+            rows, plan.samples, plan.drafts or bytes(len(rows)), strict=True
+        ):
             s = self.state[slot]
             assert start == s.computed, "positions are computed in order"
             self._attend(s, start, count)
@@ -343,15 +350,50 @@ class Worker:
                 if s.logprobs >= 0:
                     logprobs.append((len(drawn), TokenLogprobs(float(token))))
                 drawn.append((slot, token))
+                several.append(1)
+                drafted.append(0)
+                if allowed:
+                    drafted[-1] = random.Random(plan.step * 64 + slot).randint(0, self._room(s, allowed))
+                    right = random.Random(plan.step * 64 + slot + 7).randint(0, drafted[-1])
+                    self._scribble(s, drafted[-1])
+                for _ in range(right if allowed else 0):
+                    self._attend(s, s.computed, 1)
+                    s.computed += 1
+                    s.tokens.append(token := next_token(s.hashes[-1]))
+                    if s.logprobs >= 0:
+                        logprobs.append((len(drawn), TokenLogprobs(float(token))))
+                    drawn.append((slot, token))
+                    several[-1] += 1
         self.outbox.append(
             e.StepDone(
                 self.replica,
                 StepResult(
-                    plan.step, pack_u32([s for s, _ in drawn]), pack_u32([t for _, t in drawn]), 0,
-                    1_000_000 + 10_000 * sum(counts), tuple(logprobs), tuple(prompt),
+                    plan.step, pack_u32(list(dict.fromkeys(s for s, _ in drawn))), pack_u32([t for _, t in drawn]), 0,
+                    1_000_000 + 10_000 * (sum(counts) + sum(drafted)), tuple(logprobs), tuple(prompt),
+                    counts=bytes(several) if any(drafted) else b"", drafted=bytes(drafted) if any(drafted) else b"",
                 ),
             )
         )  # fmt: skip
+
+    def _begin(self, slot: int, start: int, count: int, sample: int) -> tuple[int, int, int]:
+        """Where a row begins, of a plan with drafts."""
+        if not sample or count > 1:
+            return slot, start, count
+        newest = len(self.state[slot].tokens) - 1
+        assert start <= newest
+        return slot, newest, 1
+
+    def _room(self, s: Slot, allowed: int) -> int:
+        """Drafts behind the newest token but one: all that were allowed fit, whatever came of those before."""
+        assert len(s.table) * self.page_tokens >= len(s.tokens) - 1 + allowed, "drafts without pages"
+        return allowed
+
+    def _scribble(self, s: Slot, drafts: int) -> None:
+        """Wrong drafts leave rubbish behind the sequence."""
+        for position in range(s.computed, s.computed + drafts):
+            page = s.table[position // self.page_tokens]
+            assert page in self.kv.leased, f"page {page} is not writable"
+            self.pages.setdefault(page, [0] * self.page_tokens)[position % self.page_tokens] = -1
 
     def _attend(self, s: Slot, start: int, count: int) -> None:
         size = self.page_tokens
@@ -429,6 +471,8 @@ class World:
         # What steps in flight can write, by (replica, step); and block tables as of the last plan sent.
         self.writes: dict[tuple[int, int], set[int]] = {}
         self.tables: dict[tuple[int, int], list[int]] = {}
+        self.drafts: dict[tuple[int, int], dict[int, int]] = {}  # the most of them, by slot
+        self.drafted = 0
         self.next_request = 100
         self.computed_ns = self.told_ns = 0  # in steps that the core has taken in; of requests that have ended
 
@@ -467,7 +511,7 @@ class World:
         for action in actions:
             if isinstance(action, e.SendPlan):
                 replica = replicas[action.replica]
-                tokens = int(unpack_u32(action.plan.counts).sum())
+                tokens = int(unpack_u32(action.plan.counts).sum()) + sum(action.plan.drafts)
                 assert tokens <= min(replica.step_tokens, limits.step_tokens or replica.step_tokens)
 
     def _take(self, action: e.Action) -> None:
@@ -502,10 +546,16 @@ class World:
         for slot, page in zip(unpack_u32(plan.page_slots).tolist(), unpack_u32(plan.pages).tolist(), strict=True):
             self.tables[replica, slot].append(page)
         written: set[int] = set()
-        for slot, start, count in zip(*(unpack_u32(x).tolist() for x in (plan.slots, plan.starts, plan.counts)),
+        slots = unpack_u32(plan.slots).tolist()
+        drafts = self.drafts[replica, plan.step] = dict(zip(slots, plan.drafts or bytes(len(slots)), strict=True))
+        for slot, start, count in zip(slots, *(unpack_u32(x).tolist() for x in (plan.starts, plan.counts)),
                                       strict=True):  # fmt: skip
-            written |= {self.tables[replica, slot][p // size] for p in range(start, start + count)}
+            # What may be written, whatever comes of the drafts of steps in flight.
+            ahead = sum(self.drafts[key].get(slot, 0) for key in self.writes if key[0] == replica) + drafts[slot]
+            table = self.tables[replica, slot]
+            written |= {table[p // size] for p in range(start, start + count + ahead)}
         self.writes[replica, plan.step] = written
+        self.drafted += sum(plan.drafts)
 
     def _reply(self, action: e.Reply) -> None:
         body = action.body
@@ -628,7 +678,10 @@ class World:
         worker = self.workers[number]
         worker.alive = True
         worker.expected = -1
-        self.do(e.ReplicaUp(number, self.slots, self.step_tokens, self.context, self.page_tokens, CORES))
+        most = self.core.state.limits.drafts
+        self.do(e.ReplicaUp(number, self.slots, self.step_tokens, self.context, self.page_tokens, CORES, drafts=most))
+        # As if enough steps were seen, in which drafts cost nothing: rows have as many as they may.
+        self.core.state.replicas[number].speculation._cost._seen = 100
 
     def kv_down(self) -> None:
         self.kv.up = False

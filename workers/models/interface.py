@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One step: a flat list of tokens, cut into rows (one row is one request's share). Prefill rows come first.
+    """One step: a flat list of tokens, cut into rows (one row is one request's share).
 
     Attributes:
         positions: [tokens] int64, place of each token in its sequence.

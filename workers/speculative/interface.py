@@ -1,0 +1,30 @@
+"""What proposes draft tokens. A proposal changes how long an answer takes, never what is in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+
+
+class Proposer(Protocol):
+    """Proposes drafts for slots, from what it finds in them.
+
+    Every rank of a group proposes the same: what a proposal is made of must be the same on all of them.
+    """
+
+    def propose(self, slots: Ints, most: Ints) -> Sequence[Ints]:
+        """Guess what follows the last token of each slot.
+
+        Args:
+            slots: [n].
+            most: [n], so many tokens at most, each at least 1.
+
+        Returns:
+            For each slot int64 [0 .. most], token ids below the vocabulary; nothing where there is nothing to say.
+        """
+        ...
