@@ -36,6 +36,8 @@ class Measures:
         self._lookup = counter("prefix_lookup_tokens", "Tokens whose KV was looked for")
         self._preemptions = counter("preemptions", "Requests that gave way for lack of pages, to be computed again")
         self._overrun = counter("overrun_tokens", "Tokens generated after the client had enough")
+        self._drafted = counter("draft_tokens", "Draft tokens that were verified")
+        self._accepted = counter("accepted_draft_tokens", "Draft tokens that were right, and saved a step")
         self._computed = counter("compute_seconds", "Steps, times the cores that computed them")
         self._unclaimed = counter(
             "unclaimed_compute_seconds", "Computing for requests that had left before their step was complete"
@@ -112,6 +114,8 @@ class Measures:
         self._lookup.add(tally.lookup_tokens)
         self._preemptions.add(tally.preemptions)
         self._overrun.add(tally.overrun_tokens)
+        self._drafted.add(tally.drafted_tokens)
+        self._accepted.add(tally.accepted_tokens)
         self._computed.add(tally.computed_ns / 1e9)
         self._unclaimed.add(tally.unclaimed_ns / 1e9)
         for histogram, values in (

@@ -60,7 +60,8 @@ class SchedulerService:
         self._limits = self._keeper.load(self._configured)
         self._base = Limits(
             model=model.name, replicas=model.all_replicas, first_prefill=model.first_prefill,
-            prefix_cache=model.prefix_cache, hang_ns=model.hang_s * 1e9, **_for_core(self._configured),
+            prefix_cache=model.prefix_cache, drafts=model.drafts, hang_ns=model.hang_s * 1e9,
+            **_for_core(self._configured),
         )  # fmt: skip
         now = msgspec.structs.replace(self._base, **_for_core(self._limits))
         self.core = SchedulerCore(now, life.loop.now_ns)
@@ -261,8 +262,8 @@ class SchedulerService:
         log.info("replica %d is ready (%d ranks)", group.number, len(said))
         slots, step_tokens = min(each.slots for each in said), min(each.step_tokens for each in said)
         first, cores = said[0], sum(each.threads for each in said)
-        context, page = first.context_tokens, first.kv.page_tokens
-        self._feed(e.ReplicaUp(group.number, slots, step_tokens, context, page, cores, first.dimensions))
+        context, page, drafts = first.context_tokens, first.kv.page_tokens, min(each.drafts for each in said)
+        self._feed(e.ReplicaUp(group.number, slots, step_tokens, context, page, cores, first.dimensions, drafts))
         self._feed(e.ReplicaDrain(group.number, group.draining))
         self._tell_facts()
 

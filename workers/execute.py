@@ -138,6 +138,7 @@ class Executor:
         began = self._clock()
         self._slots.apply(plan)
         rows = rows_of(plan, self._slots, self._proposer)
+        drafting_ns = self._clock() - began if plan.drafts else 0
         if not len(rows.slots):
             return StepResult(plan.step, b"", b"", waited_ns, 0)
         if (grammars := self._slots.grammars) is not None:
@@ -157,6 +158,7 @@ class Executor:
         return StepResult(
             plan.step, sampled, pack_u32(tokens), waited_ns, ran_ns, logprobs, prompt, failed=failed,
             counts=bytes(counts) if told else b"", drafted=bytes(drafted.tolist()) if told else b"",
+            drafting_ns=drafting_ns,
         )  # fmt: skip
 
     def _draw(self, rows: StepRows, hidden: Tensor) -> _Draw:

@@ -7,7 +7,9 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
+import msgspec
 import torch
 
 from bus.blocks import KV_LAYOUT, root_digest
@@ -26,6 +28,7 @@ from workers.models.architecture import kv_shape
 from workers.models.load import contents, load_weights
 from workers.models.packed import Misfit
 from workers.models.warm import warm_up
+from workers.speculative.vocabulary import OtherVocabulary, require_same
 from workers.weights.digest import weights_digest
 from workers.weights.prepared import Prepared
 from workers.weights.sharding import TooManyRanks
@@ -50,6 +53,7 @@ class Loaded:
         file: name of the file or directory that they were read from.
         load_s: how long that took.
         shared: whether they are mapped from a file, as others of this host do.
+        draft: of the model that drafts, where there is one and this is rank 0.
     """
 
     weights: Prepared
@@ -61,6 +65,7 @@ class Loaded:
     file: str = ""
     load_s: float = 0.0
     shared: bool = False
+    draft: Prepared | None = None
 
     def registered(self, assignment: Assignment, group: int) -> Registered:
         """What a worker says when it is ready for plans. group: incarnation of the rank group."""
@@ -81,6 +86,7 @@ class Loaded:
             device=assignment.device.type,
             dtype=self.engine.name,
             threads=assignment.threads if assignment.device.type == "cpu" else 1,
+            drafts=assignment.model.drafts,
         )
 
     def warm_up(self, assignment: Assignment) -> None:
@@ -183,7 +189,34 @@ def load(assignment: Assignment, progress: Callable[[float], None]) -> Model:
         file=path.name,
         load_s=load_s,
         shared=is_kept(store_key(digest, engine, rank, ranks)),
+        draft=load_draft(assignment, path) if config.speculation == "draft" and rank == 0 else None,
     )
+
+
+def load_draft(assignment: Assignment, model: Path) -> Prepared:
+    """The weights of the model that drafts for `model`, all of them: it runs on one rank.
+
+    Raises:
+        OtherVocabulary: its drafts would mean nothing.
+        bus.catalogue.ModelMissing, Unsuitable, workers.weights.source.WeightsError, OSError: see `load`.
+    """
+    path = locate(assignment.model.draft_model)
+    if kind_of(path) != "generate":
+        raise OtherVocabulary(f"{path.name} is an encoder and drafts nothing: draft_model is a model that generates")
+    require_same(model, path)
+    config = msgspec.structs.replace(assignment.model, source=assignment.model.draft_model)
+    digest, engine = weights_digest(path), choose(config, assignment.device, assignment.threads, path)
+
+    def weights_for(engine: Engine) -> Prepared:
+        key = store_key(digest, engine, 0, 1)
+        return load_weights(path, dtype=engine.dtype, keep=lambda make: open_or_make(key, make), kernels=engine.kernels)
+
+    try:
+        return weights_for(engine)
+    except Misfit as problem:
+        return weights_for(
+            without_kernels(config, assignment.device, f"the CPU kernels do not take {problem}")
+        )  # fmt: skip
 
 
 def store_key(digest: bytes, engine: Engine, rank: int, ranks: int) -> Key:
@@ -195,7 +228,9 @@ def store_key(digest: bytes, engine: Engine, rank: int, ranks: int) -> Key:
 
 def why_not(model: str, error: Exception) -> tuple[str, int]:
     """What to say, and the exit code, where `load` failed."""
-    wrong = (ModelMissing, WeightsError, ContextTooLong, EncoderContext, TooManyRanks, Unsuitable, OSError)
+    wrong = (
+        ModelMissing, WeightsError, ContextTooLong, EncoderContext, OtherVocabulary, TooManyRanks, Unsuitable, OSError
+    )  # fmt: skip
     if isinstance(error, wrong):
         return f"model {model!r}: {error}", EXIT_CONFIG
     log.error("could not start", exc_info=error)

@@ -39,6 +39,7 @@ from workers.models.load import build
 from workers.rendezvous import Meeting, Rendezvous
 from workers.sampling.grammar import Grammars
 from workers.slots import Slots
+from workers.speculative.choice import proposer_of
 
 log = logging.getLogger(__name__)
 
@@ -208,7 +209,8 @@ class WorkerService:
             self._grammars,
         )
         model = build(loaded.weights, self._group, self._assignment.device)
-        executor = Executor(model, self._slots, pages, self._group)
+        proposer = proposer_of(self._model.speculation, self._slots, self._group, loaded.draft)
+        executor = Executor(model, self._slots, pages, self._group, proposer=proposer)
         registered = loaded.registered(self._assignment, self._group_number)
         effort = effort_of(loaded.weights, loaded.kv, loaded.engine.attends_in)
         self._conversation = Conversation(self._life, registered, executor, self._group, self._pages, effort)

@@ -65,7 +65,7 @@ class StepRows:
         )
 
     def valid(self, slots: Slots) -> Ints:
-        """[rows], how far each sequence's KV is valid after the step, once its tokens are drawn: not of wrong drafts."""
+        """[rows], how far each sequence's KV is valid after the step, once its tokens are drawn: to a wrong draft."""
         ends: Ints = np.where(self.samples, slots.length[self.slots] - 1, self.ends)
         return ends
 
@@ -80,7 +80,7 @@ class StepRows:
 
 
 def rows_of(plan: StepPlan, slots: Slots, proposer: Proposer | None = None) -> StepRows:
-    """Unpack and check a plan's rows against the slots, which the plan has already been applied to, and put drafts there.
+    """Unpack and check a plan's rows against the slots, which it has already been applied to, and put drafts there.
 
     Raises:
         PlanRefused: they cannot be computed.

@@ -53,7 +53,7 @@ class Slots:
         grammars: of the requests that have one; None on a rank that does not draw.
 
     Attributes:
-        device: where token ids are.
+        vocabulary, device: as given.
         sampling: parameters of the requests.
         length: [slots], tokens each slot has.
         prompt_length: [slots], how many of them are prompt.
@@ -72,7 +72,7 @@ class Slots:
     ) -> None:
         self.grammars = grammars
         self.count, self.context_tokens, self.page_tokens = slots, context_tokens, page_tokens
-        self._vocabulary, self._cells, self.device = vocabulary, cells, device
+        self.vocabulary, self._cells, self.device = vocabulary, cells, device
         most_pages = -(-context_tokens // page_tokens)
         self._tokens = torch.zeros((slots, context_tokens + 1), dtype=torch.int32, device=device)
         self._table = torch.zeros((slots, most_pages), dtype=torch.int64, device=device)
@@ -126,8 +126,8 @@ class Slots:
         self.sampling.append(slots, tokens)
 
     def draft(self, slot: int, tokens: Ints) -> None:
-        """Put draft tokens behind a slot's last one, for this step. What is drawn overwrites them; `room_for_drafts` says
-        how many there may be."""
+        """Put draft tokens behind a slot's last one, for this step, as many as there is `room_for_drafts`. What is
+        drawn overwrites them."""
         first = int(self.length[slot])
         self._tokens[slot, first : first + len(tokens)] = torch.from_numpy(tokens).to(self._tokens)
 
@@ -145,8 +145,8 @@ class Slots:
         tokens = unpack_u32(opened.tokens).astype(np.int64)
         if not 0 < len(tokens) <= self.context_tokens:
             raise PlanRefused(f"{len(tokens)} tokens, of at most {self.context_tokens}", [slot])
-        if int(tokens.max()) >= self._vocabulary:
-            raise PlanRefused(f"token id {int(tokens.max())} of a vocabulary of {self._vocabulary}", [slot])
+        if int(tokens.max()) >= self.vocabulary:
+            raise PlanRefused(f"token id {int(tokens.max())} of a vocabulary of {self.vocabulary}", [slot])
         if not 0 <= opened.prompt_tokens <= len(tokens) or not 0 <= opened.computed <= len(tokens):
             raise PlanRefused("more prompt or computed tokens than tokens", [slot])
         self._close(slot)
@@ -157,7 +157,7 @@ class Slots:
         self.length[slot] = len(tokens)
         self.prompt_length[slot] = opened.prompt_tokens
         self._computed[slot] = opened.computed
-        self.prompt_logprobs[slot] = min(opened.prompt_logprobs, self._vocabulary)
+        self.prompt_logprobs[slot] = min(opened.prompt_logprobs, self.vocabulary)
         self.sampling.open(slot, opened.sampling, ids[: opened.prompt_tokens], ids[opened.prompt_tokens :])
         if self.grammars is not None and opened.sampling.grammar is not None:
             self.grammars.open(slot, opened.sampling.grammar, tokens[opened.prompt_tokens :].tolist())

@@ -44,6 +44,11 @@ class ModelConfig(Section, frozen=True):
         inter_token_target_ms: prefill chunks are cut so that a step with decodes in it stays under this; 0 is off.
         threads: CPU threads per rank; 0 shares the cores among the ranks.
         prefix_cache: find and keep prompts' KV.
+        speculation: where draft tokens come from: "lookup" goes on as the same tokens went on before in prompt and
+            answer, "suffix" as they went on most often; "draft" has a smaller model draft. "off" drafts nothing.
+            Answers are the same, token by token; how many drafts there are, down to none, follows what they bring.
+        draft_model: for "draft": a model with the same vocabulary, as `source` names one.
+        draft_tokens: the most drafts of a request in one step.
         tool_parser: how the model writes tool calls; "auto" finds that in its chat template, "none" has it call none.
         hang_s: a step longer than this means that the worker hangs. Once step times are known, a third of it and ten
             times the prediction; a tenth of it where the worker uses no CPU.
@@ -67,11 +72,19 @@ class ModelConfig(Section, frozen=True):
     inter_token_target_ms: Annotated[float, Meta(ge=0)] = 250.0
     threads: Annotated[int, Meta(ge=0)] = 0
     prefix_cache: bool = True
+    speculation: Literal["off", "lookup", "suffix", "draft"] = "lookup"
+    draft_model: str = ""
+    draft_tokens: Annotated[int, Meta(ge=1, le=32)] = 12
     tool_parser: Literal[
         "auto", "none", "hermes", "llama3", "mistral", "mistral_args", "deepseek", "deepseek_v31", "pythonic"
     ] = "auto"
     hang_s: Seconds = 30.0
     pools: PoolsConfig | None = None
+
+    @property
+    def drafts(self) -> int:
+        """The most draft tokens of a request in one step; 0 where nothing drafts."""
+        return 0 if self.speculation == "off" else self.draft_tokens
 
     @property
     def all_replicas(self) -> int:
@@ -83,6 +96,8 @@ class ModelConfig(Section, frozen=True):
         """The number of the first replica that only prefills; `all_replicas` where none does."""
         return self.all_replicas if self.pools is None else self.pools.decode
 
+
+_SOURCE: Final = re.compile(r"(catalog:|hf:|path:).+|.+\.gguf$")
 
 DEMO_MODEL: Final = ModelConfig(name="smollm2", source="catalog:smollm2-135m-instruct")
 
@@ -102,5 +117,12 @@ def problems(models: tuple[ModelConfig, ...]) -> Iterator[Problem]:
             yield ("model", index, "replicas"), "[model.pools] says how many there are: leave this out"
         if model.pools is not None and model.device == "cuda":
             yield ("model", index, "pools"), "workers share the arena's pages on a CPU only: leave pools out"
-        if not re.match(r"(catalog:|hf:|path:).+|.+\.gguf$", model.source):
+        if not _SOURCE.match(model.source):
             yield ("model", index, "source"), "expected catalog:NAME, hf:ORG/REPO, path:/DIR or a .gguf file"
+        if model.speculation == "draft" and not _SOURCE.match(model.draft_model):
+            yield (
+                ("model", index, "draft_model"),
+                'speculation = "draft" needs a model that drafts: catalog:NAME, hf:ORG/REPO, path:/DIR or a .gguf file',
+            )
+        if model.draft_model and model.speculation != "draft":
+            yield ("model", index, "draft_model"), f'nothing uses it with speculation = "{model.speculation}"'

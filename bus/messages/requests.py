@@ -221,6 +221,7 @@ class Account(msgspec.Struct, array_like=True, frozen=True, gc=False):
         memory_tokens, disk_tokens: found there instead of computed, all times together.
         computed_tokens, chunks: computed before tokens could be drawn (again).
         placed: how often it got a slot.
+        drafted, accepted: draft tokens that it had, and those that were right: so many steps fewer.
     """
 
     since_ns: int = 0
@@ -234,6 +235,8 @@ class Account(msgspec.Struct, array_like=True, frozen=True, gc=False):
     placed: int = 0
     preemptions: int = 0
     resumptions: int = 0
+    drafted: int = 0
+    accepted: int = 0
 
 
 class Deltas(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=23):
@@ -248,8 +251,8 @@ class Deltas(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=23):
         finished: requests that end with these tokens.
         cached: (request, prompt tokens whose KV was found instead of computed) where there are any, with the first
             tokens of a request: an ingress that finds a stop string is not sent its `Finished`.
-        accounts: (request, account) with the first tokens after each time that it got a slot, where `Submit.timing`
-            asks for it. What comes after such tokens, the ingress sees itself.
+        accounts: (request, account) with the first tokens after each time that it got a slot, and with all that drafts
+            were tried for, where `Submit.timing` asks for it. What comes after such tokens, the ingress sees itself.
     """
 
     step: int

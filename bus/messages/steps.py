@@ -115,8 +115,8 @@ class StepPlan(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=20):
         samples: one byte per row; 1 where the row's last logits are drawn from. 0 in all rows of an encoder, each of
             which is a whole sequence.
         page_slots, pages, page_generations: packed u32; pages appended to block tables, in order.
-        drafts: one byte per row, the most draft tokens that it may have; empty where no row may have any, nor could in a
-            step in flight.
+        drafts: one byte per row, the most draft tokens that it may have; empty where no row may have any, nor could in
+            a step in flight.
     """
 
     step: int
@@ -147,6 +147,7 @@ class StepResult(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=11)
             nothing.
         counts: one byte per sampled row, how many of `tokens` are its; empty where each has one.
         drafted: one byte per sampled row, draft tokens that it had. `counts` less one of them were right.
+        drafting_ns: of `ran_ns`, to propose drafts.
     """
 
     step: int
@@ -160,6 +161,7 @@ class StepResult(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=11)
     failed: tuple[tuple[int, str], ...] = ()
     counts: bytes = b""
     drafted: bytes = b""
+    drafting_ns: int = 0
 
 
 class StepFailed(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=12):

@@ -39,6 +39,7 @@ class StepLine(msgspec.Struct, array_like=True, frozen=True, gc=False):
         chunks: prompts in it (request, tokens), the first eight; `chunk_count` says how many there are.
         waiting: requests in the queue when it was planned; `starved` pages that its rows wanted and did not get.
         bound: why there was not more in it.
+        drafted: draft tokens in its rows; `accepted` of them were right.
     """
 
     replica: int
@@ -58,6 +59,8 @@ class StepLine(msgspec.Struct, array_like=True, frozen=True, gc=False):
     waiting: int
     starved: int
     bound: StepBound
+    drafted: int = 0
+    accepted: int = 0
 
 
 class Steps(msgspec.Struct, array_like=True, frozen=True, tag=55):

@@ -150,7 +150,8 @@ class RequestTiming(msgspec.Struct, frozen=True, kw_only=True):
 
     `total_ms` ends with the last token. `held_ms` is by cause the part of `queue_ms` that was not just its turn.
     `longest_gap_*`: between two tokens, the step that ended it, and how many tokens came before. `chunks` and
-    `computed_tokens` are of the prompt, and of what had to be computed again. `headrace explain` takes `request`.
+    `computed_tokens` are of the prompt, and of what had to be computed again. `accepted_draft_tokens` had no step of
+    their own; the other drafts were wrong. `headrace explain` takes `request`.
     """
 
     request: str
@@ -168,6 +169,8 @@ class RequestTiming(msgspec.Struct, frozen=True, kw_only=True):
     computed_tokens: int
     chunks: int
     steps: int
+    draft_tokens: int
+    accepted_draft_tokens: int
     tokens: int
     preemptions: int
     resumptions: int

@@ -18,6 +18,8 @@ HELP: Final[dict[str, str]] = {
     "headrace_prompt_tokens_total": "Prompt tokens of admitted requests.",
     "headrace_output_tokens_total": "Tokens generated.",
     "headrace_overrun_tokens_total": "Tokens generated after the client had enough.",
+    "headrace_draft_tokens_total": "Draft tokens that were verified.",
+    "headrace_accepted_draft_tokens_total": "Draft tokens that were right, and saved a step.",
     "headrace_prefix_hit_tokens_total": "Prompt tokens whose KV was found.",
     "headrace_prefix_disk_tokens_total": "Prompt tokens whose KV came from disk.",
     "headrace_prefix_lookup_tokens_total": "Prompt tokens whose KV was looked for.",

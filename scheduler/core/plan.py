@@ -138,9 +138,7 @@ def _page_decodes(replica: Replica, pool: PagePool, decodes: Ints, diff: _PageDi
     return decodes, wanted - len(pages)
 
 
-def _drafts(
-    replica: Replica, pool: PagePool, decodes: Ints, budget: int, target_ns: float, diff: _PageDiff
-) -> Ints:
+def _drafts(replica: Replica, pool: PagePool, decodes: Ints, budget: int, target_ns: float, diff: _PageDiff) -> Ints:
     """Most draft tokens of each decode, and pages for them where there are plenty: nobody gives way for drafts."""
     speculation = replica.speculation
     if not speculation.most or not len(decodes) or replica.tried:

@@ -13,7 +13,7 @@ flight may have drafts, it is the least that they bring, and `speculation.ahead`
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -62,7 +62,7 @@ class Flight:
     predicted_ns: float
     opened: tuple[int, ...] = ()
     record: PlanRecord | None = None
-    drafts: Ints = NO_DRAFTS
+    drafts: Ints = field(default_factory=lambda: NO_DRAFTS)
 
     @property
     def involved(self) -> set[int]:

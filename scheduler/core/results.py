@@ -15,7 +15,7 @@ from bus.packed import pack_u32, pack_u64
 from scheduler.core.apply import Outcome, apply_result
 from scheduler.core.encoded import tell_encoded, vectors_of
 from scheduler.core.handover import hand_over
-from scheduler.core.replica import Flight, Ints, Replica
+from scheduler.core.replica import Flight, Replica
 from scheduler.core.request import Request
 from scheduler.core.shares import bill
 from scheduler.core.state import State
@@ -40,7 +40,7 @@ def step_done(state: State, replica: Replica, result: StepResult) -> None:
     replica.flights.popleft()
     if flight.tokens:
         bill(state, replica, flight, outcome.live, result.ran_ns)
-        _learn(replica, flight, outcome.drafted, result.ran_ns)
+        _learn(replica, flight, outcome.drafted, result)
         state.budget(replica.number).worked(state.now)
         if replica.step_limit < replica.step_tokens:
             replica.grow()
@@ -58,6 +58,8 @@ def step_done(state: State, replica: Replica, result: StepResult) -> None:
     if result.prompt_logprobs:
         _prompt_logprobs(state, replica, flight, outcome, result)
     accounts = _settle(state, replica, outcome, result.step)
+    if outcome.drafted:
+        accounts += _drafters(replica, flight)
     first = _observe(state, replica, outcome, result.step)
     ended = _ended(state, replica, outcome)
     if replica.dimensions:
@@ -73,14 +75,14 @@ def step_done(state: State, replica: Replica, result: StepResult) -> None:
         hand_over(state, replica, flight)
 
 
-def _learn(replica: Replica, flight: Flight, drafted: int, ran_ns: int) -> None:
+def _learn(replica: Replica, flight: Flight, drafted: int, result: StepResult) -> None:
     """What a step took, for what later ones will."""
     pairs = flight.pairs
     if drafted:
         pairs = float((flight.counts * (flight.ends - 0.5 * (flight.counts - 1))).sum())
-    replica.cost.observe(flight.tokens + drafted, pairs, ran_ns)
+    replica.cost.observe(flight.tokens + drafted, pairs, result.ran_ns)
     if flight.tokens == len(flight.slots):
-        replica.speculation.observe(flight.tokens, drafted, ran_ns)
+        replica.speculation.observe(flight.tokens, drafted, result.ran_ns, result.drafting_ns)
 
 
 def _end_failed(state: State, replica: Replica, flight: Flight, result: StepResult) -> None:
@@ -139,7 +141,7 @@ def _deltas(
         home = state.homes[number]
         finished = tuple(account for request, account in ended if request.home == home)
         cached = tuple((r.id, r.cached_tokens) for r in first if r.home == home and r.cached_tokens)
-        timed = tuple((r.id, r.book.account()) for r in accounts if r.home == home and r.submit.timing)
+        timed = tuple((r.id, r.book.account(*state.drafts(r))) for r in accounts if r.home == home and r.submit.timing)
         state.reply(
             home,
             Deltas(
@@ -186,6 +188,16 @@ def _settle(state: State, replica: Replica, outcome: Outcome, step: int) -> list
             settled.append(request)
         replica.fresh[outcome.slots] = False
     return settled
+
+
+def _drafters(replica: Replica, flight: Flight) -> list[Request]:
+    """Requests that drafts were tried for, of those whose clients want to know where their time goes."""
+    might = flight.slots[flight.drafts > 0].tolist()
+    return [
+        request
+        for slot in might
+        if (request := replica.requests[slot]) is not None and request.submit.timing and not replica.fresh[slot]
+    ]  # fmt: skip
 
 
 def _observe(state: State, replica: Replica, outcome: Outcome, step: int) -> list[Request]:

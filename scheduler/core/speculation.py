@@ -9,7 +9,8 @@ was measured to add to a step. So
 and where not even a first draft is worth it, none is made: a full batch leaves no idle arithmetic to draft with, and a
 request whose drafts are wrong gets none. Such a request is given one draft now and then, so that a change is seen.
 
-What steps cost is fitted to steps without prefill (`cost`): time = a + b * rows + c * drafts.
+What steps cost is fitted to steps without prefill (`cost`): time = a + b * rows + c * drafts. What it took to
+propose the drafts is measured apart, and belongs to each of them.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ TOGETHER: Final = 64  # drafts of a step: each holds a row of logits, a vocabula
 REMEMBERS: Final = 0.85  # of a row's acceptance, from one step with drafts to the next
 OVERALL_REMEMBERS: Final = 0.99
 PRIOR: Final = 2.0  # trials that the replica's acceptance counts for in a row's
+HOPEFUL: Final = 16  # of so many requests
 _AS_PAIRS: Final = 1e3  # brings drafts to the scale of the cost model's second feature
 
 
@@ -51,15 +53,20 @@ class Speculation:
         self._hits, self._tries = np.zeros(slots), np.zeros(slots)
         self._all_hits, self._all_tries = 0.0, 0.0
         self._cost = CostModel()
+        self._proposing_ns = 0.0  # of a draft
+        self._opened = 0
 
     def inherit(self, other: Speculation) -> None:
         """What an incarnation of the same replica has learnt."""
         self._all_hits, self._all_tries, self._cost = other._all_hits, other._all_tries, other._cost
+        self._proposing_ns = other._proposing_ns
 
     def open(self, slot: int) -> None:
         """A request enters a slot."""
         self.ahead[slot] = self.drafted[slot] = self.accepted[slot] = self._idle[slot] = 0
-        self._hits[slot] = self._tries[slot] = 0.0
+        # Others may be unlike those before: now and then one is expected to do well, until it is known.
+        self._opened += 1
+        self._hits[slot] = self._tries[slot] = 0.0 if self._opened % HOPEFUL else 2 * PRIOR
 
     def rates(self, slots: Ints) -> Floats:
         """Acceptance of a draft whose predecessors were accepted, [n], as it is expected."""
@@ -106,14 +113,20 @@ class Speculation:
         self.drafted[slots] += drafted
         self.accepted[slots] += accepted
 
-    def observe(self, rows: int, drafted: int, ns: int) -> None:
-        """Learn from a step of `rows` rows that decode, and nothing else in it."""
-        if self.most:
-            self._cost.observe(rows, drafted * _AS_PAIRS, ns)
+    def observe(self, rows: int, drafted: int, ns: int, drafting_ns: int) -> None:
+        """Learn from a step of `rows` rows that decode, and nothing else in it. drafting_ns: of it, to propose."""
+        if not self.most:
+            return
+        self._cost.observe(rows, drafted * _AS_PAIRS, max(0, ns - drafting_ns))
+        if drafted:
+            each = drafting_ns / drafted
+            if self._proposing_ns:
+                each = min(each, 3 * self._proposing_ns)  # a draft model that first caught up with a prompt
+            self._proposing_ns += (each - self._proposing_ns) * (0.05 if self._proposing_ns else 1)
 
     def _rates(self) -> tuple[float, float, float]:
         always, row, draft = self._cost.rates()
-        return always, row, draft * _AS_PAIRS
+        return always, row, draft * _AS_PAIRS + self._proposing_ns
 
 
 def best_drafts(rates: Floats, limit: Ints, plain_ns: float, draft_ns: float) -> Ints:

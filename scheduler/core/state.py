@@ -281,6 +281,13 @@ class State:
             *self.spent_ns(request),
         )  # fmt: skip
 
+    def drafts(self, request: Request) -> tuple[int, int]:
+        """Draft tokens that it had, and what of them was right."""
+        if request.phase is not Phase.RUNNING:
+            return request.drafted, request.accepted
+        its, slot = self.replicas[request.replica].speculation, request.slot
+        return request.drafted + int(its.drafted[slot]), request.accepted + int(its.accepted[slot])
+
     def spent_ns(self, request: Request) -> tuple[int, int]:
         """Computing that it has cost, and what of it was prefill."""
         if request.phase is not Phase.RUNNING:

@@ -67,7 +67,9 @@ class DraftingDriver(Driver):
         while any(len(tokens) < count for tokens in out):
             while len(pending) < self.ahead:
                 least = [len(prompts[slot]) + len(out[slot]) + flying[slot] - 1 for slot in flying]
-                step = [(slot, start, 1, True) for slot, start in zip(flying, least, strict=True) if start < CONTEXT - 20]
+                step = [
+                    (slot, start, 1, True) for slot, start in zip(flying, least, strict=True) if start < CONTEXT - 20
+                ]
                 self.step += 1
                 plan = replace(make_plan(self.step, step), drafts=bytes([self.most] * len(step)))
                 self.results.append(self.executor.run(plan))
@@ -191,7 +193,8 @@ def test_the_longest_match_is_the_longest(ids: list[int]) -> None:
 def test_what_is_proposed_followed_before(ids: list[int], most: int, follow: object) -> None:
     tokens = np.array(ids, np.int32)
     proposed = follow(tokens, most)  # type: ignore[operator]
-    assert proposed.dtype == np.int64 and len(proposed) <= most
+    assert proposed.dtype == np.int64
+    assert len(proposed) <= most
     match = longest_match(tokens)
     if match.length < 2:
         assert not len(proposed)
@@ -215,4 +218,5 @@ def test_the_suffix_way_takes_what_followed_most_often() -> None:
 def test_lookup_reads_the_slots() -> None:
     lookup = Lookup({0: np.array([1, 2, 3, 1, 2], np.int32), 1: np.array([4, 5], np.int32)}.__getitem__)
     first, second = lookup.propose(np.array([0, 1]), np.array([2, 2]))
-    assert first.tolist() == [3, 1] and not len(second)
+    assert first.tolist() == [3, 1]
+    assert not len(second)

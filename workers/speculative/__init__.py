@@ -5,8 +5,12 @@
 | `interface` | what proposes drafts                                                     |
 | `lookup`    | the sequence itself does: what followed the same tokens before           |
 | `rows`      | a plan's rows with drafts behind them                                    |
+| `draft`     | a smaller model does                                                     |
+| `vocabulary`| whether two models speak of the same tokens                              |
+| `first_rank`| drafts that only one rank of a group can make                            |
+| `choice`    | which of those a model has                                               |
 | `verify`    | drawing along a row, as long as what was drawn is what was drafted       |
 
-How many drafts a row may have is the scheduler's decision (`scheduler/core/speculation.py`). docs/speculation.md says why
-nothing that is drawn depends on what is drafted.
+How many drafts a row may have is the scheduler's decision (`scheduler/core/speculation.py`). docs/speculation.md says
+why nothing that is drawn depends on what is drafted.
 """

@@ -2,8 +2,8 @@
 
 Code that is edited, text that is quoted and lists that go on repeat themselves (Saxena, Prompt Lookup Decoding, 2023).
 The longest suffix that occurred before is found by narrowing: places that end in the last token, of these the ones with
-the same token before it, and so on. That is a few passes over the ids of one sequence, the first of them the longest; no
-index is built, kept or lost.
+the same token before it, and so on. That is a few passes over the ids of one sequence, the first of them the longest;
+no index is built, kept or lost.
 
 Two ways to go on from there:
 

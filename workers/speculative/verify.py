@@ -28,8 +28,8 @@ class Along(NamedTuple):
     """What was drawn along the rows of a step.
 
     Attributes:
-        tokens: int64 [rows, widest], `NOTHING` behind each row's last. `BROKEN` is the first of a row whose logits were not
-            finite; the step is lost then.
+        tokens: int64 [rows, widest], `NOTHING` behind each row's last. `BROKEN` is the first of a row whose logits were
+            not finite; the step is lost then.
         logprobs: (row, which of its tokens, value).
         failed: by row, why its grammar cannot be followed; what was drawn for it means nothing.
     """
@@ -103,5 +103,3 @@ def _right(drawn: Ints, drafts: Ints, at: int) -> np.ndarray[tuple[int], np.dtyp
         return np.zeros(len(drawn), np.bool_)
     right: np.ndarray[tuple[int], np.dtype[np.bool_]] = drafts[:, at] == drawn
     return right
-
-

@@ -1,0 +1,30 @@
+"""What proposes drafts for a model, by its configuration."""
+
+from __future__ import annotations
+
+from workers.group import Group
+from workers.models.interface import SINGLE
+from workers.models.load import build
+from workers.slots import Slots
+from workers.speculative.draft import DraftModel
+from workers.speculative.first_rank import OfFirstRank
+from workers.speculative.interface import Proposer
+from workers.speculative.lookup import Lookup, continuation, likeliest
+from workers.weights.prepared import Prepared
+
+
+def proposer_of(speculation: str, slots: Slots, group: Group, draft: Prepared | None) -> Proposer | None:
+    """Nothing where `speculation` is off. `draft`: weights of the draft model, on rank 0."""
+    match speculation:
+        case "lookup":
+            return Lookup(slots.tokens, continuation)
+        case "suffix":
+            return Lookup(slots.tokens, likeliest)
+        case "draft":
+            return OfFirstRank(group, None if draft is None else _draft_model(draft, slots))
+        case _:
+            return None
+
+
+def _draft_model(weights: Prepared, slots: Slots) -> DraftModel:
+    return DraftModel(build(weights, SINGLE, slots.device), weights.dtype, slots, slots.vocabulary)
