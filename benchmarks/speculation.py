@@ -130,7 +130,7 @@ class Bench:
 
     def _ids(self, text: str) -> list[int]:
         chat = f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
-        return list(self.served.tokenizer.encode(chat, special=True))
+        return self.served.tokenizer.encode(chat)
 
     def run(self, way: str, rows: int) -> Run:
         """Decode a batch in one way."""
@@ -140,7 +140,7 @@ class Bench:
         drafts = 0 if way == "off" else self.options.drafts
         talk = Talk(executor, rows, self.cells, self.context, drafts, self.learnt.get((way, rows)))
         for number, ids in enumerate(self.prompts(rows)):
-            talk.submit(number + 1, ids, self.options.tokens, self.served.stop_ids)
+            talk.submit(number + 1, ids, self.options.tokens, list(self.served.eos_ids))
         run = talk.decode()
         self.learnt[way, rows] = talk
         return run
