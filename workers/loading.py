@@ -28,6 +28,7 @@ from workers.models.architecture import kv_shape
 from workers.models.load import contents, load_weights
 from workers.models.packed import Misfit
 from workers.models.warm import warm_up
+from workers.speculative.choice import Speculation
 from workers.speculative.vocabulary import OtherVocabulary, require_same
 from workers.weights.digest import weights_digest
 from workers.weights.prepared import Prepared
@@ -86,8 +87,15 @@ class Loaded:
             device=assignment.device.type,
             dtype=self.engine.name,
             threads=assignment.threads if assignment.device.type == "cpu" else 1,
-            drafts=assignment.model.drafts,
+            drafts=0 if self.speculation(assignment) == "off" else assignment.model.drafts,
         )
+
+    def speculation(self, assignment: Assignment) -> Speculation:
+        """Where drafts come from."""
+        wanted = assignment.model.speculation
+        if wanted != "auto":
+            return wanted
+        return "off" if self.weights.kernels is None else "lookup"
 
     def warm_up(self, assignment: Assignment) -> None:
         """First steps, so that nobody waits for what is done only once."""

@@ -47,6 +47,8 @@ class ModelConfig(Section, frozen=True):
         speculation: where draft tokens come from: "lookup" goes on as the same tokens went on before in prompt and
             answer, "suffix" as they went on most often; "draft" has a smaller model draft. "off" drafts nothing.
             Answers are the same, token by token; how many drafts there are, down to none, follows what they bring.
+            "auto" is "lookup" where the CPU kernels compute, whose bits do not depend on how a sequence is cut into
+            steps, and "off" elsewhere.
         draft_model: for "draft": a model with the same vocabulary, as `source` names one.
         draft_tokens: the most drafts of a request in one step.
         tool_parser: how the model writes tool calls; "auto" finds that in its chat template, "none" has it call none.
@@ -72,7 +74,7 @@ class ModelConfig(Section, frozen=True):
     inter_token_target_ms: Annotated[float, Meta(ge=0)] = 250.0
     threads: Annotated[int, Meta(ge=0)] = 0
     prefix_cache: bool = True
-    speculation: Literal["off", "lookup", "suffix", "draft"] = "lookup"
+    speculation: Literal["auto", "off", "lookup", "suffix", "draft"] = "auto"
     draft_model: str = ""
     draft_tokens: Annotated[int, Meta(ge=1, le=32)] = 12
     tool_parser: Literal[
@@ -83,7 +85,7 @@ class ModelConfig(Section, frozen=True):
 
     @property
     def drafts(self) -> int:
-        """The most draft tokens of a request in one step; 0 where nothing drafts."""
+        """The most draft tokens of a request in one step, where its worker drafts; 0 where nothing may."""
         return 0 if self.speculation == "off" else self.draft_tokens
 
     @property

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from workers.group import Group
 from workers.models.interface import SINGLE
 from workers.models.load import build
@@ -12,8 +14,10 @@ from workers.speculative.interface import Proposer
 from workers.speculative.lookup import Lookup, continuation, likeliest
 from workers.weights.prepared import Prepared
 
+Speculation = Literal["off", "lookup", "suffix", "draft"]
 
-def proposer_of(speculation: str, slots: Slots, group: Group, draft: Prepared | None) -> Proposer | None:
+
+def proposer_of(speculation: Speculation, slots: Slots, group: Group, draft: Prepared | None) -> Proposer | None:
     """Nothing where `speculation` is off. `draft`: weights of the draft model, on rank 0."""
     match speculation:
         case "lookup":
@@ -22,7 +26,7 @@ def proposer_of(speculation: str, slots: Slots, group: Group, draft: Prepared | 
             return Lookup(slots.tokens, likeliest)
         case "draft":
             return OfFirstRank(group, None if draft is None else _draft_model(draft, slots))
-        case _:
+        case "off":
             return None
 
 
