@@ -138,8 +138,8 @@ def best_drafts(rates: Floats, limit: Ints, plain_ns: float, draft_ns: float) ->
         plain_ns: what the step takes without drafts.
         draft_ns: what a draft adds.
     """
-    rows = len(rates)
-    drafts, per_ns = limit, rows / max(plain_ns, 1.0)
+    rows, plain_ns = len(rates), max(plain_ns, 1.0)
+    drafts, per_ns = limit, rows / plain_ns
     for _ in range(3):  # converges in two or three
         least = MARGIN * draft_ns * per_ns
         if least >= 1:

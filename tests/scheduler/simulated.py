@@ -30,6 +30,7 @@ from bus.messages.steps import StepFailed, StepPlan, StepResult
 from bus.packed import pack_u32, unpack_u32, unpack_u64
 from scheduler.core import events as e
 from scheduler.core.core import SchedulerCore
+from scheduler.core.replica import Replica
 from scheduler.core.state import Limits
 
 VOCABULARY = 40
@@ -433,6 +434,27 @@ class Client:
         return self.aborted or self.finished is not None or self.refused is not None
 
 
+@dataclass
+class Written:
+    """What a row in flight can write: `table`'s pages from position `start` on. Where earlier steps may have drafts,
+    `start` is the least that it can be; it is known better as their results come."""
+
+    slot: int
+    request: int
+    table: list[int]
+    start: int
+    end: int
+    movable: bool
+
+    def move(self, replica: Replica) -> None:
+        held = replica.requests[self.slot]
+        if self.movable and held is not None and held.id == self.request:
+            self.start = max(self.start, int(replica.known[self.slot]) - 1)
+
+    def pages(self, size: int) -> set[int]:
+        return {self.table[position // size] for position in range(self.start, self.end)}
+
+
 class World:
     """The core among simulated others."""
 
@@ -469,7 +491,7 @@ class World:
         self.failures = 0
         self.talk = 0  # what kv did since a worker did anything, or time passed
         # What steps in flight can write, by (replica, step); and block tables as of the last plan sent.
-        self.writes: dict[tuple[int, int], set[int]] = {}
+        self.writes: dict[tuple[int, int], list[Written]] = {}
         self.tables: dict[tuple[int, int], list[int]] = {}
         self.drafts: dict[tuple[int, int], dict[int, int]] = {}  # the most of them, by slot
         self.drafted = 0
@@ -545,15 +567,18 @@ class World:
             self.tables[replica, o.slot] = unpack_u32(o.pages).tolist()
         for slot, page in zip(unpack_u32(plan.page_slots).tolist(), unpack_u32(plan.pages).tolist(), strict=True):
             self.tables[replica, slot].append(page)
-        written: set[int] = set()
         slots = unpack_u32(plan.slots).tolist()
         drafts = self.drafts[replica, plan.step] = dict(zip(slots, plan.drafts or bytes(len(slots)), strict=True))
+        written: list[Written] = []
         for slot, start, count in zip(slots, *(unpack_u32(x).tolist() for x in (plan.starts, plan.counts)),
                                       strict=True):  # fmt: skip
             # What may be written, whatever comes of the drafts of steps in flight.
             ahead = sum(self.drafts[key].get(slot, 0) for key in self.writes if key[0] == replica) + drafts[slot]
-            table = self.tables[replica, slot]
-            written |= {table[p // size] for p in range(start, start + count + ahead)}
+            request = int(self.core.state.replicas[replica].request_id[slot])
+            movable = bool(plan.drafts) and count == 1
+            written.append(
+                Written(slot, request, self.tables[replica, slot], start, start + count + ahead, movable=movable)
+            )
         self.writes[replica, plan.step] = written
         self.drafted += sum(plan.drafts)
 
@@ -795,7 +820,10 @@ class World:
         for entry in state.index.entries():
             assert entry.refs == refs.get(id(entry), 0), "references do not add up"
         loose = set(pool.free_pages()) | set(pool._giving)
-        for written in self.writes.values():
+        for (number, _), rows in self.writes.items():
+            for row in rows:
+                row.move(state.replicas[number])
+            written = {page for row in rows for page in row.pages(self.page_tokens)}
             assert not (written & loose), "a page is free while a step in flight can write it"
             assert not (written & set(named)), "a named page can be written"
         held_ns = sum(state.spent_ns(request)[0] for request in holders)

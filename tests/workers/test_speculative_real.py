@@ -90,7 +90,7 @@ def test_a_draft_model_forgets_what_does_not_fit_and_finds_its_way_again(
 ) -> None:
     """Room for two of the five sequences: others are computed again, and nothing changes but the time."""
     driver = RealDriver(weights, "off")
-    small = DraftModel(build(weights, SINGLE, CPU), torch.bfloat16, driver.slots, 1 << 30, kv_bytes=24 << 20)
+    small = DraftModel(build(weights, SINGLE, CPU), torch.bfloat16, driver.slots, kv_bytes=24 << 20)
     driver.executor._proposer = small
     assert driver.speculate(prompts(), TOKENS, KINDS) == plain
     assert driver.accepted

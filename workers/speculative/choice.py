@@ -31,4 +31,4 @@ def proposer_of(speculation: Speculation, slots: Slots, group: Group, draft: Pre
 
 
 def _draft_model(weights: Prepared, slots: Slots) -> DraftModel:
-    return DraftModel(build(weights, SINGLE, slots.device), weights.dtype, slots, slots.vocabulary)
+    return DraftModel(build(weights, SINGLE, slots.device), weights.dtype, slots)
