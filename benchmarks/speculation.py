@@ -135,7 +135,7 @@ class Bench:
     def run(self, way: str, rows: int) -> Run:
         """Decode a batch in one way."""
         slots = Slots(rows, self.context, PAGE_TOKENS, self.model.architecture.vocabulary, self.cells, CPU)
-        proposer = proposer_of(way, slots, Alone(), self.draft)
+        proposer = proposer_of(way, slots, Alone(), self.model, self.draft)
         executor = Executor(self.model, slots, self.pages, Alone(), proposer=proposer)
         drafts = 0 if way == "off" else self.options.drafts
         talk = Talk(executor, rows, self.cells, self.context, drafts, self.learnt.get((way, rows)))

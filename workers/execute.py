@@ -23,7 +23,7 @@ from workers.models.interface import Model
 from workers.rows import StepRows, Written, rows_of
 from workers.sampling.logprobs import token_logprobs
 from workers.slots import Ints, PlanRefused, Slots
-from workers.speculative.interface import Proposer
+from workers.speculative.interface import Proposer, Watcher
 from workers.speculative.verify import BROKEN, NOTHING, draw_along, follow
 
 # Logits held at once for prompt log probabilities: 16 MiB of float32. All of a 100k-token prompt would be 50 GB.
@@ -106,6 +106,7 @@ class Executor:
     ) -> None:
         self._model, self._slots, self._pages, self._group, self._clock = model, slots, pages, group, clock
         self._proposer = proposer
+        self._watcher = proposer if isinstance(proposer, Watcher) else None
         self._vocabulary = model.architecture.vocabulary
 
     def reset(self) -> None:
@@ -150,6 +151,10 @@ class Executor:
         ends = rows.valid(self._slots)
         self._slots.computed(rows.slots, ends)
         self._pages.commit(rows.written(self._slots, ends))
+        if self._watcher is not None:
+            first = rows.row_starts[:-1]
+            states = [hidden[begin : begin + n] for begin, n in zip(first, ends - rows.starts, strict=True)]
+            self._watcher.watch(rows.slots, rows.starts, states)
         ran_ns = self._clock() - began
         if self._group.rank:
             return StepResult(plan.step, b"", b"", waited_ns, ran_ns)

@@ -24,11 +24,12 @@ from workers.engine import Engine, choose, without_kernels
 from workers.host import Assignment, Unsuitable
 from workers.kernels.pack import PACKING
 from workers.layers.linear import layout
-from workers.models.architecture import kv_shape
+from workers.models.architecture import Architecture, kv_shape
 from workers.models.load import contents, load_weights
 from workers.models.packed import Misfit
 from workers.models.warm import warm_up
 from workers.speculative.choice import Speculation
+from workers.speculative.heads import Head, UnusableHead, load_head
 from workers.speculative.vocabulary import OtherVocabulary, require_same
 from workers.weights.digest import weights_digest
 from workers.weights.prepared import Prepared
@@ -54,7 +55,7 @@ class Loaded:
         file: name of the file or directory that they were read from.
         load_s: how long that took.
         shared: whether they are mapped from a file, as others of this host do.
-        draft: of the model that drafts, where there is one and this is rank 0.
+        drafter: weights of the model that drafts, or the head, where there is one and this is rank 0.
     """
 
     weights: Prepared
@@ -66,7 +67,7 @@ class Loaded:
     file: str = ""
     load_s: float = 0.0
     shared: bool = False
-    draft: Prepared | None = None
+    drafter: Prepared | Head | None = None
 
     def registered(self, assignment: Assignment, group: int) -> Registered:
         """What a worker says when it is ready for plans. group: incarnation of the rank group."""
@@ -197,8 +198,15 @@ def load(assignment: Assignment, progress: Callable[[float], None]) -> Model:
         file=path.name,
         load_s=load_s,
         shared=is_kept(store_key(digest, engine, rank, ranks)),
-        draft=load_draft(assignment, path) if config.speculation == "draft" and rank == 0 else None,
+        drafter=_load_drafter(assignment, path, architecture),
     )
+
+
+def _load_drafter(assignment: Assignment, path: Path, architecture: Architecture) -> Prepared | Head | None:
+    config = assignment.model
+    if config.speculation == "head":
+        return load_head(locate(config.draft_model), architecture)
+    return load_draft(assignment, path) if config.speculation == "draft" and assignment.instance.rank == 0 else None
 
 
 def load_draft(assignment: Assignment, model: Path) -> Prepared:
@@ -237,7 +245,7 @@ def store_key(digest: bytes, engine: Engine, rank: int, ranks: int) -> Key:
 def why_not(model: str, error: Exception) -> tuple[str, int]:
     """What to say, and the exit code, where `load` failed."""
     wrong = (
-        ModelMissing, WeightsError, ContextTooLong, EncoderContext, OtherVocabulary, TooManyRanks, Unsuitable, OSError
+        ModelMissing, WeightsError, ContextTooLong, EncoderContext, OtherVocabulary, TooManyRanks, UnusableHead, Unsuitable, OSError
     )  # fmt: skip
     if isinstance(error, wrong):
         return f"model {model!r}: {error}", EXIT_CONFIG

@@ -209,7 +209,8 @@ class WorkerService:
             self._grammars,
         )
         model = build(loaded.weights, self._group, self._assignment.device)
-        proposer = proposer_of(loaded.speculation(self._assignment), self._slots, self._group, loaded.draft)
+        how = loaded.speculation(self._assignment)
+        proposer = proposer_of(how, self._slots, self._group, model, loaded.drafter)
         executor = Executor(model, self._slots, pages, self._group, proposer=proposer)
         registered = loaded.registered(self._assignment, self._group_number)
         effort = effort_of(loaded.weights, loaded.kv, loaded.engine.attends_in)

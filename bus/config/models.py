@@ -45,11 +45,12 @@ class ModelConfig(Section, frozen=True):
         threads: CPU threads per rank; 0 shares the cores among the ranks.
         prefix_cache: find and keep prompts' KV.
         speculation: where draft tokens come from: "lookup" goes on as the same tokens went on before in prompt and
-            answer, "suffix" as they went on most often; "draft" has a smaller model draft. "off" drafts nothing.
+            answer, "suffix" as they went on most often; "draft" has a smaller model draft, "head" a head on the model's hidden
+            states (EAGLE, MTP). "off" drafts nothing.
             Answers are the same, token by token; how many drafts there are, down to none, follows what they bring.
             "auto" is "lookup" where the CPU kernels compute, whose bits do not depend on how a sequence is cut into
             steps, and "off" elsewhere.
-        draft_model: for "draft": a model with the same vocabulary, as `source` names one.
+        draft_model: for "draft": a model with the same vocabulary, as `source` names one; for "head" the head.
         draft_tokens: the most drafts of a request in one step.
         tool_parser: how the model writes tool calls; "auto" finds that in its chat template, "none" has it call none.
         hang_s: a step longer than this means that the worker hangs. Once step times are known, a third of it and ten
@@ -74,7 +75,7 @@ class ModelConfig(Section, frozen=True):
     inter_token_target_ms: Annotated[float, Meta(ge=0)] = 250.0
     threads: Annotated[int, Meta(ge=0)] = 0
     prefix_cache: bool = True
-    speculation: Literal["auto", "off", "lookup", "suffix", "draft"] = "auto"
+    speculation: Literal["auto", "off", "lookup", "suffix", "draft", "head"] = "auto"
     draft_model: str = ""
     draft_tokens: Annotated[int, Meta(ge=1, le=32)] = 12
     tool_parser: Literal[
@@ -121,10 +122,14 @@ def problems(models: tuple[ModelConfig, ...]) -> Iterator[Problem]:
             yield ("model", index, "pools"), "workers share the arena's pages on a CPU only: leave pools out"
         if not _SOURCE.match(model.source):
             yield ("model", index, "source"), "expected catalog:NAME, hf:ORG/REPO, path:/DIR or a .gguf file"
-        if model.speculation == "draft" and not _SOURCE.match(model.draft_model):
+        drafter = model.speculation in ("draft", "head")
+        if drafter and not _SOURCE.match(model.draft_model):
             yield (
                 ("model", index, "draft_model"),
-                'speculation = "draft" needs a model that drafts: catalog:NAME, hf:ORG/REPO, path:/DIR or a .gguf file',
+                f'speculation = "{model.speculation}" needs what drafts: catalog:NAME, hf:ORG/REPO, path:/DIR or a .gguf '
+                "file",
             )
-        if model.draft_model and model.speculation != "draft":
+        if model.speculation == "head" and model.tensor_parallel > 1:
+            yield ("model", index, "speculation"), "a head drafts on one rank only: leave tensor_parallel out"
+        if model.draft_model and not drafter:
             yield ("model", index, "draft_model"), f'nothing uses it with speculation = "{model.speculation}"'

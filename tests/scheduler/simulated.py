@@ -562,7 +562,6 @@ class World:
             self.kv.inbox.append(action)
 
     def _follow(self, replica: int, plan: StepPlan) -> None:
-        size = self.page_tokens
         for o in plan.opens:
             self.tables[replica, o.slot] = unpack_u32(o.pages).tolist()
         for slot, page in zip(unpack_u32(plan.page_slots).tolist(), unpack_u32(plan.pages).tolist(), strict=True):

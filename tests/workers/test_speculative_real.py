@@ -58,7 +58,7 @@ class RealDriver(DraftingDriver):
         shape = kv_shape(model.architecture, PAGE_TOKENS, torch.bfloat16)
         size = (CELLS, shape.layers, 2, shape.kv_heads, PAGE_TOKENS, shape.head_dim)
         pages = PlainPages(torch.zeros(size, dtype=torch.bfloat16))
-        proposer = proposer_of(how, self.slots, Alone(), draft)
+        proposer = proposer_of(how, self.slots, Alone(), model, draft)
         Driver.__init__(
             self, Executor(model, self.slots, pages, Alone(), proposer=proposer), PAGE_TOKENS, CELLS, ahead=ahead
         )

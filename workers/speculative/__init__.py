@@ -6,6 +6,8 @@
 | `lookup`    | the sequence itself does: what followed the same tokens before           |
 | `rows`      | a plan's rows with drafts behind them                                    |
 | `draft`     | a smaller model does                                                     |
+| `heads`, `head_drafts` | a head on the model's hidden states does                      |
+| `cells`, `guess` | where these keep KV, and what they draw from their logits           |
 | `vocabulary`| whether two models speak of the same tokens                              |
 | `first_rank`| drafts that only one rank of a group can make                            |
 | `choice`    | which of those a model has                                               |

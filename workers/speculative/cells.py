@@ -4,7 +4,7 @@ gives way; what it loses is computed again."""
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Generic, NamedTuple, TypeVar
 
@@ -64,13 +64,13 @@ class Cells(Generic[H]):
         self._held.move_to_end(slot)
         return held
 
-    def reach(self, slot: int, entries: int) -> bool:
-        """Have cells for so many entries of a slot; False where there is no room even without all others."""
+    def reach(self, slot: int, entries: int, keep: Container[int]) -> bool:
+        """Have cells for so many entries of a slot; False where there is no room even without all others but `keep`."""
         held = self.of(slot)
         short = -(-entries // PAGE_TOKENS) - len(held.table)
         while len(self._free) < short:
-            other = next(iter(self._held))
-            if other == slot:
+            other = next((other for other in self._held if other not in keep), None)
+            if other is None:
                 return False
             self._free += self._held.pop(other).table
         for _ in range(short):

@@ -1,7 +1,7 @@
 """A draft model: a smaller one with the same vocabulary, which goes on where the slots are.
 
-Its KV is its own (`cells`): lost with the process, and computed again. What it holds it knows by the tokens, so nobody has
-to tell it of slots that open, close or lose wrong drafts: what agrees with the slot's tokens is kept.
+Its KV is its own (`cells`): lost with the process, and computed again. What it holds it knows by the tokens, so nobody
+has to tell it of slots that open, close or lose wrong drafts: what agrees with the slot's tokens is kept.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class DraftModel:
         """What is to be computed before anything is drafted, and the indexes of rows that are then ready to."""
         rows: list[_Row] = []
         ready: list[int] = []
-        left = AT_ONCE
+        left, those = AT_ONCE, set(slots.tolist())
         for row, (slot, limit) in enumerate(zip(slots.tolist(), most.tolist(), strict=True)):
             tokens = self._slots.tokens(slot)
             held = self._aligned(slot, tokens)
@@ -92,16 +92,14 @@ class DraftModel:
             reach = len(tokens) + limit
             if left <= 0 or reach > self._context or (limit == 1 and missing > BEHIND):
                 continue
-            if not self._cells.reach(slot, reach):
+            if not self._cells.reach(slot, reach, those):
                 continue
             count = min(missing, left)
             if count == missing:
                 ready.append(len(rows))
             rows.append(_Row(row, held, tokens[len(held.tokens) : len(held.tokens) + count].copy()))
             left -= count
-        # To make room, one of them may have taken another's: who comes first then sits this step out.
-        kept = [index for index, row in enumerate(rows) if self._cells.of(int(slots[row.row])) is row.held]
-        return [rows[index] for index in kept], [place for place, index in enumerate(kept) if index in ready]
+        return rows, ready
 
     def _aligned(self, slot: int, tokens: Tokens) -> _Held:
         """What is held of a slot, cut to what agrees with its tokens, and short of the last one."""

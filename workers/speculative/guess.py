@@ -16,9 +16,9 @@ NOTHING = -1
 def guess(slots: Slots, of: Ints, logits: Tensor, ahead: int) -> list[int]:
     """A token for each slot, `ahead` tokens behind its last; `NOTHING` where there is none to draw.
 
-    Seeds and positions are the request's, so the Gumbel noise is what the model's draw will have: the more alike the two
-    distributions are, the more often both draw the same token, also at high temperatures. Penalties are left out: they
-    count tokens that nobody has drawn.
+    Seeds and positions are the request's, so the Gumbel noise is what the model's draw will have: the more alike the
+    two distributions are, the more often both draw the same token, also at high temperatures. Penalties are left out:
+    they count tokens that nobody has drawn.
 
     Args:
         of: [n], the slots.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 Ints = npt.NDArray[np.int64]
 
@@ -26,5 +27,20 @@ class Proposer(Protocol):
 
         Returns:
             For each slot int64 [0 .. most], token ids below the vocabulary; nothing where there is nothing to say.
+        """
+        ...
+
+
+@runtime_checkable
+class Watcher(Proposer, Protocol):
+    """A proposer that drafts from what the model computes: heads of the kinds of EAGLE and MTP."""
+
+    def watch(self, slots: Ints, starts: Ints, hidden: Sequence[Tensor]) -> None:
+        """A step was computed, and what it drew is in the slots.
+
+        Args:
+            slots: [rows].
+            starts: [rows], the position of each row's first hidden state.
+            hidden: per row [tokens, hidden], after the model's last norm, without those of wrong drafts.
         """
         ...
