@@ -245,7 +245,8 @@ def store_key(digest: bytes, engine: Engine, rank: int, ranks: int) -> Key:
 def why_not(model: str, error: Exception) -> tuple[str, int]:
     """What to say, and the exit code, where `load` failed."""
     wrong = (
-        ModelMissing, WeightsError, ContextTooLong, EncoderContext, OtherVocabulary, TooManyRanks, UnusableHead, Unsuitable, OSError
+        ModelMissing, WeightsError, ContextTooLong, EncoderContext, OtherVocabulary, TooManyRanks, UnusableHead,
+        Unsuitable, OSError,
     )  # fmt: skip
     if isinstance(error, wrong):
         return f"model {model!r}: {error}", EXIT_CONFIG

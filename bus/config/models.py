@@ -45,8 +45,8 @@ class ModelConfig(Section, frozen=True):
         threads: CPU threads per rank; 0 shares the cores among the ranks.
         prefix_cache: find and keep prompts' KV.
         speculation: where draft tokens come from: "lookup" goes on as the same tokens went on before in prompt and
-            answer, "suffix" as they went on most often; "draft" has a smaller model draft, "head" a head on the model's hidden
-            states (EAGLE, MTP). "off" drafts nothing.
+            answer, "suffix" as they went on most often; "draft" has a smaller model draft, "head" a head on the model's
+            hidden states (EAGLE, MTP). "off" drafts nothing.
             Answers are the same, token by token; how many drafts there are, down to none, follows what they bring.
             "auto" is "lookup" where the CPU kernels compute, whose bits do not depend on how a sequence is cut into
             steps, and "off" elsewhere.
@@ -126,8 +126,8 @@ def problems(models: tuple[ModelConfig, ...]) -> Iterator[Problem]:
         if drafter and not _SOURCE.match(model.draft_model):
             yield (
                 ("model", index, "draft_model"),
-                f'speculation = "{model.speculation}" needs what drafts: catalog:NAME, hf:ORG/REPO, path:/DIR or a .gguf '
-                "file",
+                f'speculation = "{model.speculation}" needs what drafts: catalog:NAME, hf:ORG/REPO, path:/DIR or a '
+                ".gguf file",
             )
         if model.speculation == "head" and model.tensor_parallel > 1:
             yield ("model", index, "speculation"), "a head drafts on one rank only: leave tensor_parallel out"

@@ -53,9 +53,8 @@ def checkpoint(path: Path, layout: str, **changes: Any) -> dict[str, Tensor]:
     save_file(tensors, path / "model.safetensors")
     config = {**SIZES, "architectures": ["LlamaForCausalLM"], "model_type": "llama", "num_hidden_layers": 1, **changes}
     (path / "config.json").write_text(json.dumps(config))
-    return {
-        name.removeprefix("model.mtp_layers.0.").removeprefix("layers.0."): value for name, value in tensors.items()
-    }
+    prefix = "layers.0." if layout == "eagle" else "model.mtp_layers.0."
+    return {name.removeprefix(prefix): value for name, value in tensors.items()}
 
 
 def norm(x: Tensor, weight: Tensor) -> Tensor:

@@ -1,14 +1,15 @@
 """Checkpoints of heads that draft from a model's own hidden states: one block, fed with where the model is.
 
-| layout  | published with                                     | computes                                                    |
-|---------|----------------------------------------------------|-------------------------------------------------------------|
-| "eagle" | EAGLE (https://arxiv.org/abs/2401.15077)           | `block(fc([embedding, hidden]))`, no norm before attention  |
-| "mtp"   | MiMo (https://arxiv.org/abs/2505.07608), after     | `norm(block(input_proj([norm(hidden), norm(embedding)])))`  |
-|         | DeepSeek-V3 (https://arxiv.org/abs/2412.19437)     |                                                             |
+| layout  | published with                                 | computes                                                 |
+|---------|------------------------------------------------|----------------------------------------------------------|
+| "eagle" | EAGLE (https://arxiv.org/abs/2401.15077)       | `block(fc([embedding, hidden]))`, no norm before         |
+|         |                                                | attention                                                |
+| "mtp"   | MiMo (https://arxiv.org/abs/2505.07608), after | `norm(block(proj([norm(hidden), norm(embedding)])))`     |
+|         | DeepSeek-V3 (https://arxiv.org/abs/2412.19437) |                                                          |
 
-`hidden` is the model's after its last norm, at position t; the embedding is of the token at t + 1; what comes out stands
-for `hidden` at t + 1, and the model's own output head makes logits of it. A directory has `config.json`, as the model's
-own, and `model.safetensors`; which layout it is, its tensors say.
+`hidden` is the model's after its last norm, at position t; the embedding is of the token at t + 1; what comes out
+stands for `hidden` at t + 1, and the model's own output head makes logits of it. A directory has `config.json`, as the
+model's own, and `model.safetensors`; which layout it is, its tensors say.
 """
 
 from __future__ import annotations
