@@ -206,7 +206,7 @@ class Talk:
         """The worker answers its oldest plan."""
         result = self.executor.run(self.plans.pop(0))
         self.drafted += sum(result.drafted)
-        self.accepted += sum(result.counts) - len(result.counts)
+        self.accepted += sum(result.drawn) - len(result.drawn)
         self.feed(e.StepDone(0, result))
 
     def decode(self) -> Run:

@@ -162,7 +162,7 @@ class Executor:
         told = drafted.any()
         return StepResult(
             plan.step, sampled, pack_u32(tokens), waited_ns, ran_ns, logprobs, prompt, failed=failed,
-            counts=bytes(counts) if told else b"", drafted=bytes(drafted.tolist()) if told else b"",
+            drawn=bytes(counts) if told else b"", drafted=bytes(drafted.tolist()) if told else b"",
             drafting_ns=drafting_ns,
         )  # fmt: skip
 

@@ -145,8 +145,8 @@ class StepResult(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=11)
         vectors: an encoder's, packed f32, `Registered.dimensions` of each row, in plan order.
         failed: (slot, why) of rows that cannot go on, and are nobody else's trouble; what was drawn for them means
             nothing.
-        counts: one byte per sampled row, how many of `tokens` are its; empty where each has one.
-        drafted: one byte per sampled row, draft tokens that it had. `counts` less one of them were right.
+        drawn: one byte per sampled row, how many of `tokens` are its; empty where each has one.
+        drafted: one byte per sampled row, draft tokens that it had. `drawn` less one of them were right.
         drafting_ns: of `ran_ns`, to propose drafts.
     """
 
@@ -159,7 +159,7 @@ class StepResult(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=11)
     prompt_logprobs: tuple[tuple[int, int, tuple[TokenLogprobs, ...]], ...] = ()
     vectors: bytes = b""
     failed: tuple[tuple[int, str], ...] = ()
-    counts: bytes = b""
+    drawn: bytes = b""
     drafted: bytes = b""
     drafting_ns: int = 0
 

@@ -63,7 +63,7 @@ def apply_result(replica: Replica, flight: Flight, result: StepResult) -> Outcom
     picked = flight.sampled[rows]
     drawers = flight.slots[picked]
     first = replica.known[drawers]  # results come in order: so many it had before this one
-    if not result.counts:
+    if not result.drawn:
         at, tokens, several = rows, drawn[rows], counts[rows]
         stopped, full = _over(replica, drawers, first, tokens)
     else:
@@ -100,11 +100,11 @@ def _drafts_of(flight: Flight, result: StepResult, drawn: int) -> tuple[Ints, In
     """
     rows = len(flight.sampled)
     counts, drafted = np.ones(rows, np.int64), np.zeros(rows, np.int64)
-    if result.counts:
+    if result.drawn:
         allowed = flight.drafts[flight.sampled] if len(flight.drafts) else drafted
-        if len(result.counts) != rows or len(result.drafted) != rows:
+        if len(result.drawn) != rows or len(result.drafted) != rows:
             raise BadResult(f"step {result.step} counts tokens of other rows than planned")
-        counts = np.frombuffer(result.counts, np.uint8).astype(np.int64)
+        counts = np.frombuffer(result.drawn, np.uint8).astype(np.int64)
         drafted = np.frombuffer(result.drafted, np.uint8).astype(np.int64)
         if (counts < 1).any() or (counts - 1 > drafted).any() or (drafted > allowed).any():
             raise BadResult(f"step {result.step} drew more tokens than were drafted, or drafted more than it might")

@@ -28,8 +28,8 @@ PLAIN: Final = {
     "Registered.stop_ids", "Registered.weights_digest", "Release.generations", "Release.pages", "Seal.generations",
     "Seal.pages", "Sealed.codes", "Sealed.generations", "Sealed.pages", "SlotOpen.generations", "SlotOpen.pages",
     "StepFailed.slots", "StepPlan.closes", "StepPlan.counts", "StepPlan.page_generations", "StepPlan.page_slots",
-    "StepPlan.drafts", "StepPlan.pages", "StepPlan.samples", "StepPlan.slots", "StepPlan.starts", "StepResult.counts",
-    "StepResult.drafted", "StepResult.slots",
+    "StepPlan.drafts", "StepPlan.pages", "StepPlan.samples", "StepPlan.slots", "StepPlan.starts", "StepResult.drafted",
+    "StepResult.drawn", "StepResult.slots",
 }  # fmt: skip
 
 

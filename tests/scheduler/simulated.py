@@ -30,7 +30,6 @@ from bus.messages.steps import StepFailed, StepPlan, StepResult
 from bus.packed import pack_u32, unpack_u32, unpack_u64
 from scheduler.core import events as e
 from scheduler.core.core import SchedulerCore
-from scheduler.core.replica import Replica
 from scheduler.core.state import Limits
 
 VOCABULARY = 40
@@ -371,7 +370,7 @@ class Worker:
                 StepResult(
                     plan.step, pack_u32(list(dict.fromkeys(s for s, _ in drawn))), pack_u32([t for _, t in drawn]), 0,
                     1_000_000 + 10_000 * (sum(counts) + sum(drafted)), tuple(logprobs), tuple(prompt),
-                    counts=bytes(several) if any(drafted) else b"", drafted=bytes(drafted) if any(drafted) else b"",
+                    drawn=bytes(several) if any(drafted) else b"", drafted=bytes(drafted) if any(drafted) else b"",
                 ),
             )
         )  # fmt: skip
@@ -437,19 +436,13 @@ class Client:
 @dataclass
 class Written:
     """What a row in flight can write: `table`'s pages from position `start` on. Where earlier steps may have drafts,
-    `start` is the least that it can be; it is known better as their results come."""
+    `start` is the least that it can be, as if each brought one token; it moves as their results come."""
 
     slot: int
-    request: int
     table: list[int]
     start: int
     end: int
     movable: bool
-
-    def move(self, replica: Replica) -> None:
-        held = replica.requests[self.slot]
-        if self.movable and held is not None and held.id == self.request:
-            self.start = max(self.start, int(replica.known[self.slot]) - 1)
 
     def pages(self, size: int) -> set[int]:
         return {self.table[position // size] for position in range(self.start, self.end)}
@@ -505,6 +498,11 @@ class World:
         if isinstance(event, e.StepDone):
             for key in [key for key in self.writes if key[0] == event.replica and key[1] <= event.result.step]:
                 del self.writes[key]
+            flights = self.core.state.replicas[event.replica].flights
+            told = event.result if flights and flights[0].step == event.result.step else None
+            more = dict(zip(unpack_u32(told.slots).tolist(), told.drawn, strict=False)) if told else {}
+            for row in [row for key, rows in self.writes.items() if key[0] == event.replica for row in rows]:
+                row.start += (more.get(row.slot, 1) - 1) if row.movable else 0
         if isinstance(event, e.ReplicaFenced | e.ReplicaUp):
             for key in [key for key in self.writes if key[0] == event.replica]:
                 del self.writes[key]
@@ -569,15 +567,13 @@ class World:
         slots = unpack_u32(plan.slots).tolist()
         drafts = self.drafts[replica, plan.step] = dict(zip(slots, plan.drafts or bytes(len(slots)), strict=True))
         written: list[Written] = []
+        flying = [flight.step for flight in self.core.state.replicas[replica].flights if flight.step < plan.step]
         for slot, start, count in zip(slots, *(unpack_u32(x).tolist() for x in (plan.starts, plan.counts)),
                                       strict=True):  # fmt: skip
             # What may be written, whatever comes of the drafts of steps in flight.
-            ahead = sum(self.drafts[key].get(slot, 0) for key in self.writes if key[0] == replica) + drafts[slot]
-            request = int(self.core.state.replicas[replica].request_id[slot])
+            ahead = drafts[slot] + sum(self.drafts[replica, step].get(slot, 0) for step in flying)
             movable = bool(plan.drafts) and count == 1
-            written.append(
-                Written(slot, request, self.tables[replica, slot], start, start + count + ahead, movable=movable)
-            )
+            written.append(Written(slot, self.tables[replica, slot], start, start + count + ahead, movable))
         self.writes[replica, plan.step] = written
         self.drafted += sum(plan.drafts)
 
@@ -819,9 +815,7 @@ class World:
         for entry in state.index.entries():
             assert entry.refs == refs.get(id(entry), 0), "references do not add up"
         loose = set(pool.free_pages()) | set(pool._giving)
-        for (number, _), rows in self.writes.items():
-            for row in rows:
-                row.move(state.replicas[number])
+        for rows in self.writes.values():
             written = {page for row in rows for page in row.pages(self.page_tokens)}
             assert not (written & loose), "a page is free while a step in flight can write it"
             assert not (written & set(named)), "a named page can be written"

@@ -84,7 +84,7 @@ class DraftingDriver(Driver):
 
     def _enter(self, result: StepResult, out: list[list[int]], flying: dict[int, int]) -> None:
         slots, tokens = unpack_u32(result.slots).tolist(), unpack_u32(result.tokens).tolist()
-        counts = list(result.counts) or [1] * len(slots)
+        counts = list(result.drawn) or [1] * len(slots)
         assert sum(counts) == len(tokens)
         self.drafted += sum(result.drafted)
         self.accepted += sum(counts) - len(counts)
@@ -155,7 +155,7 @@ def _values(results: Sequence[StepResult], slot: int) -> list[object]:
     found: list[object] = []
     for result in results:
         slots = unpack_u32(result.slots)
-        owner = np.repeat(slots, list(result.counts) or [1] * len(slots))
+        owner = np.repeat(slots, list(result.drawn) or [1] * len(slots))
         found += [value for index, value in result.logprobs if owner[index] == slot]
     return found
 
