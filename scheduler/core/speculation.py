@@ -7,10 +7,12 @@ was measured to add to a step. So
     (tokens of the step) / (time of the step)        is made as large as it gets, by Dinkelbach's iteration,
 
 and where not even a first draft is worth it, none is made: a full batch leaves no idle arithmetic to draft with, and a
-request whose drafts are wrong gets none. Such a request is given one draft now and then, so that a change is seen.
+request whose drafts are wrong gets none. One such request at a time is given one draft now and then, so that a change
+is seen; that takes at most a hundredth of the time.
 
 What steps cost is fitted to steps without prefill (`cost`): time = a + b * rows + c * drafts. What it took to
-propose the drafts is measured apart, and belongs to each of them.
+propose the drafts is measured apart, and belongs to each of them. As nothing is known at first, a step has at most twice
+as many drafts as any before it.
 """
 
 from __future__ import annotations
@@ -26,11 +28,12 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 MARGIN: Final = 1.1  # what a draft must be better by: estimates are noisy, and a draft that brings nothing costs
-PROBE_AFTER: Final = 64  # steps without a draft, after which a row has one: some hundredths of a step for each
+PROBE_AFTER: Final = 64  # steps without a draft, after which a row may have one to see how it does
+PROBE_SHARE: Final = 0.01  # of the time
 TOGETHER: Final = 64  # drafts of a step: each holds a row of logits, a vocabulary of floats
-REMEMBERS: Final = 0.85  # of a row's acceptance, from one step with drafts to the next
+REMEMBERS: Final = 0.9  # of a row's acceptance, from one step with drafts to the next
 OVERALL_REMEMBERS: Final = 0.99
-PRIOR: Final = 2.0  # trials that the replica's acceptance counts for in a row's
+PRIOR: Final = 3.0  # trials that the replica's acceptance counts for in a row's
 HOPEFUL: Final = 16  # of so many requests
 _AS_PAIRS: Final = 1e3  # brings drafts to the scale of the cost model's second feature
 
@@ -54,12 +57,14 @@ class Speculation:
         self._all_hits, self._all_tries = 0.0, 0.0
         self._cost = CostModel()
         self._proposing_ns = 0.0  # of a draft
+        self._largest = 0  # drafts of a step so far
+        self._spare_ns = 0.0  # that may be spent to see how rows do
         self._opened = 0
 
     def inherit(self, other: Speculation) -> None:
         """What an incarnation of the same replica has learnt."""
         self._all_hits, self._all_tries, self._cost = other._all_hits, other._all_tries, other._cost
-        self._proposing_ns = other._proposing_ns
+        self._proposing_ns, self._largest = other._proposing_ns, other._largest
 
     def open(self, slot: int) -> None:
         """A request enters a slot."""
@@ -88,18 +93,25 @@ class Speculation:
             return none
         always, row, draft = self._rates()
         plain_ns = always + row * len(slots)
-        budget = min(budget, TOGETHER)
+        budget = min(budget, TOGETHER, max(1, 2 * self._largest))
         if target_ns and draft > 0:
             budget = min(budget, int(max(0.0, target_ns - plain_ns) / draft))
         limit = np.minimum(room, self.most).clip(0)
         wanted = best_drafts(self.rates(slots), limit, plain_ns, draft)
-        self._idle[slots] = np.where(wanted > 0, 0, self._idle[slots] + 1)
-        probing = (self._idle[slots] >= PROBE_AFTER) & (limit > 0)
-        self._idle[slots[probing]] = 0
-        wanted = np.where(probing, 1, wanted)
         if (total := int(wanted.sum())) > budget:
-            wanted = wanted * budget // total
+            wanted = _first(wanted, budget)
+        elif budget > total:
+            self._probe(slots, wanted, limit, plain_ns, draft)
+        self._idle[slots] = np.where(wanted > 0, 0, self._idle[slots] + 1)
         return wanted
+
+    def _probe(self, slots: Ints, wanted: Ints, limit: Ints, plain_ns: float, draft_ns: float) -> None:
+        """Give one draft to the row that had none for the longest, if there is time for it."""
+        self._spare_ns = min(self._spare_ns + PROBE_SHARE * plain_ns, draft_ns)
+        row = int(np.argmax(np.where((wanted == 0) & (limit > 0), self._idle[slots], -1)))
+        if self._idle[slots[row]] >= PROBE_AFTER and wanted[row] == 0 < limit[row] and self._spare_ns >= draft_ns:
+            wanted[row] = 1
+            self._spare_ns = 0.0
 
     def landed(self, slots: Ints, drafted: Ints, accepted: Ints) -> None:
         """What came of drafts; all [n], one element for each row that drew."""
@@ -118,6 +130,7 @@ class Speculation:
         if not self.most:
             return
         self._cost.observe(rows, drafted * _AS_PAIRS, max(0, ns - drafting_ns))
+        self._largest = max(self._largest, drafted)
         if drafted:
             each = drafting_ns / drafted
             if self._proposing_ns:
@@ -127,6 +140,14 @@ class Speculation:
     def _rates(self) -> tuple[float, float, float]:
         always, row, draft = self._cost.rates()
         return always, row, draft * _AS_PAIRS + self._proposing_ns
+
+
+def _first(wanted: Ints, budget: int) -> Ints:
+    """As many of what is wanted as there may be: for each row its share, and what rounding leaves for the first."""
+    kept: Ints = wanted * budget // int(wanted.sum())
+    left = np.flatnonzero(wanted > kept)[: budget - int(kept.sum())]
+    kept[left] += 1
+    return kept
 
 
 def best_drafts(rates: Floats, limit: Ints, plain_ns: float, draft_ns: float) -> Ints:
