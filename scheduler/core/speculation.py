@@ -11,8 +11,8 @@ request whose drafts are wrong gets none. One such request at a time is given on
 is seen; that takes at most a hundredth of the time.
 
 What steps cost is fitted to steps without prefill (`cost`): time = a + b * rows + c * drafts. What it took to
-propose the drafts is measured apart, and belongs to each of them. As nothing is known at first, a step has at most twice
-as many drafts as any before it.
+propose the drafts is measured apart, and belongs to each of them. As nothing is known at first, a step has at most
+twice as many drafts as any before it.
 """
 
 from __future__ import annotations

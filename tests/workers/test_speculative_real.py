@@ -9,11 +9,13 @@ from real import CPU, PAGE_TOKENS, model_file, reference
 from test_speculative import DraftingDriver
 
 from bus.messages.requests import Sampling
+from bus.process import EXIT_CONFIG
 from workers.execute import Executor
 from workers.group import Alone
 from workers.host import cpu_flags
 from workers.kernels.build import library
 from workers.kernels.pack import Kernels
+from workers.loading import why_not
 from workers.models.architecture import kv_shape
 from workers.models.interface import SINGLE, Model
 from workers.models.load import build, load_weights
@@ -104,3 +106,5 @@ def test_the_vocabulary_is_compared() -> None:
         OtherVocabulary, match=r"another vocabulary than SmolLM2.*token \d+ is '.*' there and '.*' here"
     ):
         require_same(smollm, qwen)
+    said, code = why_not("coder", OtherVocabulary("the draft model x has another vocabulary than y"))
+    assert (said, code) == ("model 'coder': the draft model x has another vocabulary than y", EXIT_CONFIG)

@@ -54,6 +54,7 @@ def draft(
         raise PlanRefused("rows of unequal length")
     if len(of) and int(of.max()) >= slots.count:
         raise PlanRefused("a row's slot does not exist, or has two rows")
+    drawing = drawing & (slots.length[of] > 0)  # of a closed slot it is said elsewhere that it is closed
     begin: Ints = np.where(drawing, slots.length[of] - 1, starts)
     if (ahead := begin < starts).any():
         raise PlanRefused("a row of tokens that the slot does not have", of[ahead].tolist())
