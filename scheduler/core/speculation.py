@@ -12,7 +12,7 @@ is seen; that takes at most a hundredth of the time.
 
 What steps cost is fitted to steps without prefill (`cost`): time = a + b * rows + c * drafts. What it took to
 propose the drafts is measured apart, and belongs to each of them. As nothing is known at first, a step has at most
-twice as many drafts as any before it.
+twice as many drafts as any before it, and the first one two.
 """
 
 from __future__ import annotations
@@ -93,13 +93,13 @@ class Speculation:
             return none
         always, row, draft = self._rates()
         plain_ns = always + row * len(slots)
-        budget = min(budget, TOGETHER, max(1, 2 * self._largest))
+        budget = min(budget, TOGETHER, 2 * max(1, self._largest))
         if target_ns and draft > 0:
             budget = min(budget, int(max(0.0, target_ns - plain_ns) / draft))
         limit = np.minimum(room, self.most).clip(0)
         wanted = best_drafts(self.rates(slots), limit, plain_ns, draft)
         if (total := int(wanted.sum())) > budget:
-            wanted = _first(wanted, budget)
+            wanted = _within(wanted, budget, np.argsort(-self._idle[slots], kind="stable"))
         elif budget > total:
             self._probe(slots, wanted, limit, plain_ns, draft)
         self._idle[slots] = np.where(wanted > 0, 0, self._idle[slots] + 1)
@@ -142,11 +142,10 @@ class Speculation:
         return always, row, draft * _AS_PAIRS + self._proposing_ns
 
 
-def _first(wanted: Ints, budget: int) -> Ints:
-    """As many of what is wanted as there may be: for each row its share, and what rounding leaves for the first."""
-    kept: Ints = wanted * budget // int(wanted.sum())
-    left = np.flatnonzero(wanted > kept)[: budget - int(kept.sum())]
-    kept[left] += 1
+def _within(wanted: Ints, budget: int, order: Ints) -> Ints:
+    """As many of what is wanted as there may be, [n]: all of it for the first in `order`, and nothing for the last."""
+    kept = np.zeros_like(wanted)
+    kept[order] = np.diff(wanted[order].cumsum().clip(max=budget), prepend=0)
     return kept
 
 
