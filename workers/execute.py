@@ -163,7 +163,7 @@ class Executor:
         return StepResult(
             plan.step, sampled, pack_u32(tokens), waited_ns, ran_ns, logprobs, prompt, failed=failed,
             drawn=bytes(counts) if told else b"", drafted=bytes(drafted.tolist()) if told else b"",
-            drafting_ns=drafting_ns,
+            drafting_ns=drafting_ns, behind_ns=self._proposer.behind_ns if told and self._proposer is not None else 0,
         )  # fmt: skip
 
     def _draw(self, rows: StepRows, hidden: Tensor) -> _Draw:

@@ -147,7 +147,7 @@ class StepResult(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=11)
             nothing.
         drawn: one byte per sampled row, how many of `tokens` are its; empty where each has one.
         drafted: one byte per sampled row, draft tokens that it had. `drawn` less one of them were right.
-        drafting_ns: of `ran_ns`, to propose drafts.
+        drafting_ns: of `ran_ns`, to propose drafts; `behind_ns` of it to follow tokens that were not drafted.
     """
 
     step: int
@@ -162,6 +162,7 @@ class StepResult(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=11)
     drawn: bytes = b""
     drafted: bytes = b""
     drafting_ns: int = 0
+    behind_ns: int = 0
 
 
 class StepFailed(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=12):

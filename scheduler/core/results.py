@@ -82,7 +82,7 @@ def _learn(replica: Replica, flight: Flight, drafted: int, result: StepResult) -
         pairs = float((flight.counts * (flight.ends - 0.5 * (flight.counts - 1))).sum())
     replica.cost.observe(flight.tokens + drafted, pairs, result.ran_ns)
     if flight.tokens == len(flight.slots):
-        replica.speculation.observe(flight.tokens, drafted, result.ran_ns, result.drafting_ns)
+        replica.speculation.observe(flight.tokens, drafted, result.ran_ns, result.drafting_ns, result.behind_ns)
 
 
 def _end_failed(state: State, replica: Replica, flight: Flight, result: StepResult) -> None:

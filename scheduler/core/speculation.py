@@ -125,17 +125,15 @@ class Speculation:
         self.drafted[slots] += drafted
         self.accepted[slots] += accepted
 
-    def observe(self, rows: int, drafted: int, ns: int, drafting_ns: int) -> None:
-        """Learn from a step of `rows` rows that decode, and nothing else in it. drafting_ns: of it, to propose."""
+    def observe(self, rows: int, drafted: int, ns: int, drafting_ns: int, behind_ns: int = 0) -> None:
+        """Learn from a step of `rows` rows that decode, and nothing else in it. See `StepResult` for its times."""
         if not self.most:
             return
         self._cost.observe(rows, drafted * _AS_PAIRS, max(0, ns - drafting_ns))
         self._largest = max(self._largest, drafted)
         if drafted:
-            each = drafting_ns / drafted
-            if self._proposing_ns:
-                each = min(each, 3 * self._proposing_ns)  # a draft model that first caught up with a prompt
-            self._proposing_ns += (each - self._proposing_ns) * (0.05 if self._proposing_ns else 1)
+            each = max(0, drafting_ns - behind_ns) / drafted
+            self._proposing_ns += (each - self._proposing_ns) * (0.1 if self._proposing_ns else 1)
 
     def _rates(self) -> tuple[float, float, float]:
         always, row, draft = self._cost.rates()

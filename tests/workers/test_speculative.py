@@ -30,6 +30,7 @@ class Guesses:
 
     def __init__(self, slots: Slots, seed: int, wrong: float) -> None:
         self.slots, self.random, self.wrong = slots, np.random.default_rng(seed), wrong
+        self.behind_ns = 0
 
     def propose(self, slots: np.ndarray, most: np.ndarray) -> Sequence[np.ndarray]:
         proposed = []

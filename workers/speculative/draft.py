@@ -6,6 +6,7 @@ has to tell it of slots that open, close or lose wrong drafts: what agrees with 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
@@ -22,6 +23,7 @@ from workers.speculative.cells import KV_BYTES, PAGE_TOKENS, Cells, Entries, Hol
 from workers.speculative.guess import NOTHING, guess
 
 AT_ONCE: Final = 256  # tokens that are caught up in a step: more would keep those who decode waiting
+LAG: Final = 4  # tokens of a row that follow from what was accepted a step ago
 BEHIND: Final = 48  # more than so many are not caught up for one draft: whoever gets one only is being probed
 
 Tokens = npt.NDArray[np.int32]
@@ -54,6 +56,7 @@ class DraftModel:
 
     def __init__(self, model: Model, dtype: torch.dtype, slots: Slots, kv_bytes: int = KV_BYTES) -> None:
         self._model, self._slots = model, slots
+        self.behind_ns = 0
         self._vocabulary = min(slots.vocabulary, model.architecture.vocabulary)
         self._context = min(model.architecture.context, slots.context_tokens)
         shape = kv_shape(model.architecture, PAGE_TOKENS, dtype)
@@ -63,8 +66,12 @@ class DraftModel:
     def propose(self, slots: Ints, most: Ints) -> Sequence[Ints]:
         drafts: list[list[int]] = [[] for _ in slots]
         rows, ready = self._behind(slots, most)
+        self.behind_ns, began = 0, time.monotonic_ns()
+        follows = sum(len(row.ids) for row in rows) > LAG * len(rows)
         while rows:
             logits = self._compute(rows, ready)
+            if follows:
+                self.behind_ns, follows = time.monotonic_ns() - began, False
             rows = [rows[index] for index in ready]
             if not rows:
                 break

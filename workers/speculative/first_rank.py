@@ -22,11 +22,13 @@ class OfFirstRank:
 
     def __init__(self, group: Group, proposer: Proposer | None) -> None:
         self._group, self._proposer = group, proposer
+        self.behind_ns = 0
 
     def propose(self, slots: Ints, most: Ints) -> Sequence[Ints]:
         table = torch.full((len(slots), int(most.max())), _NONE, dtype=torch.int64)
         if self._proposer is not None:
             for row, tokens in enumerate(self._proposer.propose(slots, most)):
                 table[row, : len(tokens)] = torch.from_numpy(tokens)
+            self.behind_ns = self._proposer.behind_ns
         told = self._group.share(table).numpy()
         return [np.ascontiguousarray(row[row != _NONE]) for row in told]

@@ -52,6 +52,7 @@ class HeadDrafts:
 
     def __init__(self, head: Head, model: Model, slots: Slots, kv_bytes: int = KV_BYTES) -> None:
         self._head, self._model, self._slots = head, model, slots
+        self.behind_ns = 0
         shape = msgspec.structs.replace(kv_shape(head.architecture, PAGE_TOKENS, torch.float32), layers=1)
         tokens = slots.count * -(-slots.context_tokens // PAGE_TOKENS) * PAGE_TOKENS
         self._cells = Cells(shape, torch.float32, model.device, tokens, _Held, kv_bytes)

@@ -16,7 +16,12 @@ class Proposer(Protocol):
     """Proposes drafts for slots, from what it finds in them.
 
     Every rank of a group proposes the same: what a proposal is made of must be the same on all of them.
+
+    Attributes:
+        behind_ns: of the last proposals, what it took to follow tokens that it had not drafted, as a prompt's.
     """
+
+    behind_ns: int
 
     def propose(self, slots: Ints, most: Ints) -> Sequence[Ints]:
         """Guess what follows the last token of each slot.

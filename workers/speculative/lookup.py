@@ -97,6 +97,7 @@ class Lookup:
 
     def __init__(self, tokens: Callable[[int], Tokens], follow: Callable[[Tokens, int], Ints] = continuation) -> None:
         self._tokens, self._follow = tokens, follow
+        self.behind_ns = 0
 
     def propose(self, slots: Ints, most: Ints) -> Sequence[Ints]:
         return [
