@@ -10,6 +10,7 @@ from typing import Final, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from bus.messages.steps import KvShape
 from workers.models.interface import Batch
@@ -88,15 +89,17 @@ class Entries(NamedTuple):
 
 def batch_of(rows: Sequence[Entries], device: torch.device) -> Batch:
     """A step over entries."""
-    positions, pages, offsets, starts, contexts, tables = [], [], [], [0], [], []
+    columns: tuple[list[Ints], list[Ints], list[Ints]] = ([], [], [])
+    starts, contexts = [0], list[int]()
+    tables: list[Tensor] = []
     for table, first, places in rows:
         entries = np.arange(first, first + len(places))
         cells = np.array(table[: -(-(first + len(places)) // PAGE_TOKENS)], np.int64)
-        positions.append(places)
-        pages.append(cells[entries // PAGE_TOKENS])
-        offsets.append(entries % PAGE_TOKENS)
+        values = (places, cells[entries // PAGE_TOKENS], entries % PAGE_TOKENS)
+        for column, value in zip(columns, values, strict=True):
+            column.append(value)
         starts.append(starts[-1] + len(places))
         contexts.append(first + len(places))
         tables.append(torch.from_numpy(cells).to(device))
-    flat = (torch.from_numpy(np.concatenate(each)).to(device) for each in (positions, pages, offsets))
-    return Batch(*flat, starts, contexts, tables)
+    positions, pages, offsets = (torch.from_numpy(np.concatenate(column)).to(device) for column in columns)
+    return Batch(positions, pages, offsets, starts, contexts, tables)
