@@ -97,11 +97,13 @@ def _warnings(config: Config) -> list[str]:
 
 
 def _weight_bytes(model: ModelConfig) -> int:
-    try:
-        path = locate(model.source)
-    except ModelMissing:
-        return 0
-    files = [path] if path.is_file() else list(path.glob("*.safetensors"))
+    files: list[Path] = []
+    for source in model.sources.values():
+        try:
+            path = locate(source)
+        except ModelMissing:
+            continue
+        files += [path] if path.is_file() else path.glob("*.safetensors")
     return sum(file.stat().st_size for file in files) * model.all_replicas
 
 

@@ -85,6 +85,11 @@ class ModelConfig(Section, frozen=True):
     pools: PoolsConfig | None = None
 
     @property
+    def sources(self) -> dict[str, str]:
+        """All that it is read from, by key."""
+        return {"source": self.source} | ({"draft_model": self.draft_model} if self.draft_model else {})
+
+    @property
     def drafts(self) -> int:
         """The most draft tokens of a request in one step, where its worker drafts; 0 where nothing may."""
         return 0 if self.speculation == "off" else self.draft_tokens
