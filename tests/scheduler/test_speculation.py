@@ -96,6 +96,8 @@ def test_a_row_whose_drafts_are_wrong_is_asked_now_and_then() -> None:
 def test_limits_are_kept() -> None:
     speculation, slots = Speculation(16, 12), np.arange(16)
     speculation._cost._seen = 100  # drafts cost nothing, as far as it knows
+    assert speculation.choose(slots, np.full(16, 3), 512, 0.0).sum() == 2  # and so it begins with few
+    speculation._largest = 100
     assert speculation.choose(slots, np.full(16, 3), 512, 0.0).max() == 3
     assert speculation.choose(slots, np.full(16, 64), 512, 0.0).sum() <= TOGETHER
     assert speculation.choose(slots, np.full(16, 64), 5, 0.0).sum() <= 5
