@@ -28,7 +28,7 @@ COLUMNS: Final = (
     Column("rows", "ROWS", 5, True),
     Column("decode", "DEC", 5, True, screen=110),
     Column("prefill", "PROMPT", 7, True),
-    Column("drafts", "DRAFTS", 7, True, screen=110),
+    Column("drafts", "DRAFTS", 7, True, screen=170),
     Column("queue", "QUEUE", 6, True),
     Column("plan", "PLAN", 7, True, screen=140),
     Column("gather", "GATHER", 7, True, screen=140),
