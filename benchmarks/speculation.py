@@ -49,7 +49,7 @@ from workers.models.architecture import kv_shape
 from workers.models.load import load_model
 from workers.rows import Written
 from workers.slots import Slots
-from workers.speculative.choice import proposer_of
+from workers.speculative.choice import Speculation, proposer_of
 from workers.weights.digest import weights_digest
 from workers.weights.store import open_or_make
 
@@ -132,7 +132,7 @@ class Bench:
         chat = f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
         return self.served.tokenizer.encode(chat)
 
-    def run(self, way: str, rows: int) -> Run:
+    def run(self, way: Speculation, rows: int) -> Run:
         """Decode a batch in one way."""
         slots = Slots(rows, self.context, PAGE_TOKENS, self.model.architecture.vocabulary, self.cells, CPU)
         proposer = proposer_of(way, slots, Alone(), self.model, self.draft)
@@ -145,7 +145,7 @@ class Bench:
         self.learnt[way, rows] = talk
         return run
 
-    learnt: dict[tuple[str, int], Talk] = {}  # noqa: RUF012
+    learnt: dict[tuple[Speculation, int], Talk] = {}  # noqa: RUF012
 
 
 class Talk:
@@ -246,7 +246,7 @@ def main() -> int:
     torch.set_num_threads(options.threads)
     bench, lines, wrong = Bench(options), [], 0
     for rows in options.rows:
-        runs: dict[str, list[Run]] = {way: [] for way in ("off", *options.how)}
+        runs: dict[Speculation, list[Run]] = {way: [] for way in ("off", *options.how)}
         for _ in range(options.repeats):
             for way, done in runs.items():
                 done.append(bench.run(way, rows))

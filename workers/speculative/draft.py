@@ -126,8 +126,8 @@ class DraftModel:
         for _, held, ids in rows:
             held.tokens = np.concatenate((held.tokens, ids))
         batch = batch_of(entries, device)
-        ids = torch.from_numpy(np.concatenate([row.ids for row in rows]).astype(np.int64)).to(device)
-        hidden = self._model.forward(ids, batch, self._cells.pages)
+        flat = torch.from_numpy(np.concatenate([row.ids for row in rows]).astype(np.int64)).to(device)
+        hidden = self._model.forward(flat, batch, self._cells.pages)
         if not ready:
             return hidden[:0]
         last = torch.tensor([batch.row_starts[index + 1] - 1 for index in ready], device=device)
