@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import threading
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from workers.kernels.pack import Kernels
+from workers.lora.adapter import Adapter
 from workers.models.interface import Batch, Collectives, Model
 from workers.models.load import load_model
 
@@ -111,6 +113,7 @@ class Runner:
         random.Random(1).shuffle(self._free)
         self._tables: dict[str, list[int]] = {}
         self._lengths: dict[str, int] = {}
+        self.adapters: dict[str, Sequence[Adapter]] = {}  # of sequences: each rank's
 
     def collectives(self, rank: int) -> dict[str, Any]:
         """For `load_model`."""
@@ -119,14 +122,23 @@ class Runner:
     def step(self, rows: Sequence[tuple[str, Sequence[int]]]) -> list[Tensor]:
         """One step: each row appends ids to a sequence. Returns hidden states, [ids of the row, hidden] per row."""
         ids, batch = self._batch(rows)
-        hidden = self._ranks.each(lambda rank: self.models[rank].forward(ids, batch, self.pages))
+        names = [name for name, _ in rows]
+        hidden = self._ranks.each(
+            lambda rank: self.models[rank].forward(
+                ids, dataclasses.replace(batch, adapters=self._adapters(names, rank)), self.pages
+            )
+        )
         for other in hidden[1:]:
             assert torch.equal(hidden[0], other), "ranks disagree"
         return list(hidden[0].split([len(new) for _, new in rows]))
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """float32 [rows, vocabulary]."""
-        return self._ranks.each(lambda rank: self.models[rank].logits(hidden))[0]
+    def logits(self, hidden: Tensor, names: Sequence[str] = ()) -> Tensor:
+        """float32 [rows, vocabulary]. names: of the rows' sequences, where some have adapters."""
+        return self._ranks.each(lambda rank: self.models[rank].logits(hidden, self._adapters(names, rank)))[0]
+
+    def _adapters(self, names: Sequence[str], rank: int) -> list[Adapter | None]:
+        found = [self.adapters[name][rank] if name in self.adapters else None for name in names]
+        return found if any(found) else []
 
     def share(self, name: str, other: str, tokens: int) -> None:
         """Begin a sequence with the first pages of another one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from workers.attention.interface import Attention
-from workers.layers.linear import Linear, RowParallelLinear
+from workers.layers.linear import Product
 from workers.layers.norm import RmsNorm
 from workers.layers.rotary import Rotary
 
@@ -24,8 +24,8 @@ class SelfAttention:
 
     def __init__(
         self,
-        qkv: Linear,
-        out: RowParallelLinear,
+        qkv: Product,
+        out: Product,
         rotary: Rotary,
         backend: Attention,
         *,

@@ -9,7 +9,7 @@ from typing import Final
 import torch.nn.functional as F
 from torch import Tensor
 
-from workers.layers.linear import Linear, RowParallelLinear
+from workers.layers.linear import Product
 
 Activate = Callable[[Tensor], Tensor]
 
@@ -25,7 +25,7 @@ class GatedMlp:
         activate: one of `ACTIVATIONS`.
     """
 
-    def __init__(self, gate_up: Linear, down: Linear | RowParallelLinear, activate: Activate) -> None:
+    def __init__(self, gate_up: Product, down: Product, activate: Activate) -> None:
         self._gate_up, self._down, self._activate = gate_up, down, activate
 
     def __call__(self, x: Tensor) -> Tensor:

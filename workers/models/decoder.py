@@ -10,6 +10,8 @@ from torch import Tensor
 
 from workers.attention.interface import Attention
 from workers.layers.rotary import Rotary
+from workers.lora.adapter import Adapter
+from workers.lora.layers import Grouped
 from workers.models.architecture import Architecture
 from workers.models.interface import Batch
 
@@ -53,19 +55,22 @@ class Decoder:
     head: Layer
     rotaries: Sequence[Rotary]
     backend: Attention
+    adapted: Grouped
 
     @torch.inference_mode()
     def forward(self, ids: Tensor, batch: Batch, pages: Tensor) -> Tensor:
         for rotary in self.rotaries:
             rotary.plan(batch.positions)
         self.backend.plan(batch, pages)
+        self.adapted.plan(batch.adapters, batch.row_starts)
         x = self.embedding(ids)
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
 
     @torch.inference_mode()
-    def logits(self, hidden: Tensor) -> Tensor:
+    def logits(self, hidden: Tensor, adapters: Sequence[Adapter | None] = ()) -> Tensor:
+        self.adapted.plan(adapters)
         return self.head(hidden)
 
     def spent_ns(self) -> dict[str, int]:

@@ -15,6 +15,8 @@ from workers.layers.linear import Linear, RowParallelLinear
 from workers.layers.mlp import ACTIVATIONS, GatedMlp
 from workers.layers.norm import RmsNorm
 from workers.layers.rotary import Rotary
+from workers.lora.fit import HEAD
+from workers.lora.layers import AdaptedLinear, Grouped
 from workers.models.decoder import Block, Decoder, Layer
 from workers.models.interface import Collectives
 from workers.models.rope import inverse_frequencies
@@ -28,6 +30,7 @@ def wire(weights: Prepared, collectives: Collectives, device: torch.device) -> D
     local = rotary
     if a.local_rope is not None:
         local = Rotary(inverse_frequencies(a.local_rope, a.head_dim), a.local_rope.magnitude)
+    adapted = Grouped(device)
     backend = PagedAttention(
         shard.kv_heads, a.heads // a.kv_heads, windows=a.windows, scale=a.query_scale, cap=a.score_cap
     )
@@ -37,8 +40,16 @@ def wire(weights: Prepared, collectives: Collectives, device: torch.device) -> D
 
     def attention(layer: int) -> SelfAttention:
         return SelfAttention(
-            Linear(*weights.qkv(layer)),
-            RowParallelLinear(weights.attention_out(layer), collectives),
+            AdaptedLinear(
+                Linear(*weights.qkv(layer)),
+                adapted,
+                ((layer, "q"), 0),
+                ((layer, "k"), len(shard.heads) * a.head_dim),
+                ((layer, "v"), (len(shard.heads) + len(shard.kv_heads)) * a.head_dim),
+            ),
+            RowParallelLinear(
+                AdaptedLinear(Linear(weights.attention_out(layer)), adapted, ((layer, "out"), 0)), collectives
+            ),
             local if a.window(layer) else rotary,
             backend,
             heads=len(shard.heads),
@@ -53,7 +64,7 @@ def wire(weights: Prepared, collectives: Collectives, device: torch.device) -> D
             attention_norm=norm("attention_norm", layer),
             attention=attention(layer),
             mlp_norm=norm("mlp_norm", layer),
-            mlp=_mlp(weights, layer, collectives),
+            mlp=_mlp(weights, layer, collectives, adapted),
             post_attention_norm=norm("post_attention_norm", layer) if a.post_norms else None,
             post_mlp_norm=norm("post_mlp_norm", layer) if a.post_norms else None,
             scale=a.residual_scale,
@@ -69,19 +80,27 @@ def wire(weights: Prepared, collectives: Collectives, device: torch.device) -> D
         blocks=[block(layer) for layer in range(a.layers)],
         norm=RmsNorm(weights.final_norm(), a.rms_eps),
         head=Head(
-            Linear(weights.head()), shard.vocabulary_sizes, collectives, scale=a.logit_scale, cap=a.logit_cap
+            AdaptedLinear(Linear(weights.head()), adapted, ((0, HEAD), 0)), shard.vocabulary_sizes, collectives,
+            scale=a.logit_scale, cap=a.logit_cap,
         ),
         rotaries=[rotary] if local is rotary else [rotary, local],
         backend=backend,
+        adapted=adapted,
     )  # fmt: skip
 
 
-def _mlp(weights: Prepared, layer: int, collectives: Collectives) -> Layer:
+def _mlp(weights: Prepared, layer: int, collectives: Collectives, adapted: Grouped) -> Layer:
     activate = ACTIVATIONS[weights.architecture.activation]
     experts = weights.architecture.experts_of(layer)
     if experts is None:
-        down = RowParallelLinear(weights.down(layer), collectives)
-        return GatedMlp(Linear(weights.gate_up(layer)), down, activate)
+        down = AdaptedLinear(Linear(weights.down(layer)), adapted, ((layer, "down"), 0))
+        gate_up = AdaptedLinear(
+            Linear(weights.gate_up(layer)),
+            adapted,
+            ((layer, "gate"), 0),
+            ((layer, "up"), len(weights.shard.intermediate)),
+        )
+        return GatedMlp(gate_up, RowParallelLinear(down, collectives), activate)
 
     def expert(number: int) -> GatedMlp:
         gate_up, down = weights.expert(layer, number)
