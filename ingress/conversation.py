@@ -61,6 +61,7 @@ class Order(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         key, counts_prompt: see `Job`. What an encoder is asked is accounted for by its call, as one.
+        model: under which it is accounted for; empty is the scheduler's own.
         salt: keeps its cached prefix apart; empty shares it with everyone whose salt is empty.
     """
 
@@ -83,6 +84,8 @@ class Order(msgspec.Struct, frozen=True, gc=False):
     batch: bool = False
     weight: float = 1.0
     segment: int = 0
+    adapter: bytes = b""
+    model: str = ""
 
 
 class _Live:
@@ -264,6 +267,7 @@ class Conversation:
                 timing=order.timing,
                 traceparent=order.traceparent,
                 segment=order.segment,
+                adapter=order.adapter,
             )
         )
         if live.sent:
@@ -276,7 +280,7 @@ class Conversation:
         facts = self._model.facts
         if order.segment or facts is None or not facts.root or not facts.page_tokens or not self._model.prefix_cache:
             return b"", b""
-        root = salted_root(facts.root, order.salt)
+        root = salted_root(facts.root, order.salt, order.adapter)
         return root, chain(root, order.prompt, facts.page_tokens)
 
     def _taken(self, live: _Live) -> None:
@@ -451,7 +455,7 @@ class Conversation:
         order, usage = live.order, last.finish.usage
         self._ledger.ended(
             Used(
-                order.request, Whose(self._model.name, order.tenant, order.key, order.counts_prompt), outcome,
+                order.request, Whose(order.model or self._model.name, order.tenant, order.key, order.counts_prompt), outcome,
                 usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens, order.submitted_ns, computed,
             )
         )  # fmt: skip

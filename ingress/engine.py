@@ -18,10 +18,12 @@ import numpy.typing as npt
 
 from bus.identity import Identity
 from bus.link import Link
+from bus.messages.adapters import AdapterAnswer
 from bus.messages.requests import Deltas, ModelFacts, ToIngress
 from bus.messages.telemetry import TimelineEvent, TimelineKind
 from bus.names import REQUESTS_DOOR, scheduler_name
 from ingress.accounts import Ledger, NoLedger
+from ingress.adapters import AdapterNames, Loads
 from ingress.awaited import Awaited
 from ingress.conversation import OPEN_PATIENCE_S, Conversation, Message, Opened, Order
 from ingress.encoding import Encoded, EncodeJob, Tokens, encode
@@ -59,6 +61,8 @@ class Engine:
 
     Attributes:
         models: by name, as configured.
+        adapters: of those, by name.
+        loads: of adapters, asked for.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class Engine:
         max_streams: int,
         ledger: Ledger | None = None,
         meter: Meter | None = None,
+        adapters: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self._meter = meter or NoMeter()
         self._overhead = Overhead(life.telemetry)
@@ -78,7 +83,9 @@ class Engine:
         self._lent: dict[int, Callable[[], bool]] = {}  # requests that more than their own call may want
         self._waiting = 0  # requests whose model is not known yet
         self._conversations = {model.name: self._talk(model) for model in models}
+        self.adapters = AdapterNames(self.models, adapters or {})
         self._links = {name: self._connect(name, talk) for name, talk in self._conversations.items()}
+        self.loads = Loads(lambda name, body: self._links[name].send(body))
         self._open_gauge = life.telemetry.gauge("headrace_ingress_open_streams", "Answers under way in an ingress.")
         self._stop_ticking = life.loop.every(TICK_S, self._tick)
 
@@ -88,9 +95,13 @@ class Engine:
         Raises:
             ApiError: 404 `model_not_found`.
         """
-        if (model := self.models.get(name)) is None:
-            raise model_not_found(name, tuple(self.models))
+        if (model := self.served(name)) is None:
+            raise model_not_found(name, (*self.models, *self.adapters))
         return model
+
+    def served(self, name: str) -> ServedModel | None:
+        """The model, or the adapter, of that name; None where there is none."""
+        return self.models.get(name) or self.adapters.get(name)
 
     async def open(self, job: Job) -> Stream:
         """Check a job, hand it to its scheduler and wait until that has taken it.
@@ -101,6 +112,7 @@ class Engine:
         """
         model = self.model(job.model)
         await self.expect(model)
+        model = self.model(job.model)  # of an adapter more is known by now
         now_ns = self._life.loop.now_ns()
         order, generation = place(job, model, job.request or secrets.randbits(63), now_ns)
         self._note_prepared(job, order.request, generation.prompt_tokens, now_ns)
@@ -115,7 +127,7 @@ class Engine:
         answer: asyncio.Future[ApiError | None] = asyncio.get_running_loop().create_future()
         # The waiter may have been cancelled (its client is gone) by the time the answer comes.
         opened: Opened = lambda error: None if answer.done() else answer.set_result(error)  # noqa: E731
-        stream = self._conversations[model.name].open(order, generation, opened, now_ns)
+        stream = self._conversations[model.base].open(order, generation, opened, now_ns)
         try:
             error = await answer
         except asyncio.CancelledError:
@@ -184,7 +196,7 @@ class Engine:
         prompt, room = len(job.prompt), max(1, model.context_tokens - len(job.prompt))
         most = room if job.max_tokens is None else min(room, job.max_tokens)
         self._meter.adopt(request, job.key, model.name, prompt if job.counts_prompt else 0, most)
-        return self._conversations[model.name].open(order, generation, None, now_ns), told
+        return self._conversations[model.base].open(order, generation, None, now_ns), told
 
     def health(self, model: ServedModel) -> ModelHealth:
         """Whether a model could answer now, and whether its work gets on, as its scheduler says; nobody is asked."""
@@ -209,13 +221,15 @@ class Engine:
         Raises:
             ApiError: 503, not in time.
         """
-        event = self._known[model.name]
-        if event.is_set():
+        event, adapter = self._known[model.base], self.adapters.known(model.name)
+        if event.is_set() and (adapter is None or adapter.is_set()):
             return
         self._waiting += 1
         try:
             async with asyncio.timeout(patience_s):
                 await event.wait()
+                if adapter is not None:
+                    await adapter.wait()
         except TimeoutError:
             self._count_refused(model, "not_ready")
             raise not_ready(f"The model {model.name!r} is not ready yet.", 2.0) from None
@@ -289,7 +303,11 @@ class Engine:
 
         def receive(message: Message) -> None:
             self._life.progressed()
+            if isinstance(message, AdapterAnswer):
+                self.loads.answered(message)
+                return
             if isinstance(message, ModelFacts):
+                self.adapters.told(self.models[name], message.adapters)
                 (self._known[name].set if message.root else self._known[name].clear)()
             begun_ns = self._overhead.now_ns()
             try:
@@ -306,8 +324,12 @@ class Engine:
             "requests",
             ToIngress,
             on_message=receive,
-            on_down=lambda why: talk.link_down(loop.now_ns(), why),
+            on_down=lambda why: self._lost(name, why),
         )
+
+    def _lost(self, name: str, why: str) -> None:
+        self.loads.lost(name)
+        self._conversations[name].link_down(self._life.loop.now_ns(), why)
 
     def _tick(self) -> None:
         now_ns = self._life.loop.now_ns()

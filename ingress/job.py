@@ -12,7 +12,7 @@ import numpy.typing as npt
 from bus.messages.requests import Sampling
 from bus.packed import pack_u32
 from ingress.conversation import Order
-from ingress.errors import context_length_exceeded, invalid_request
+from ingress.errors import adapter_unusable, context_length_exceeded, invalid_request
 from ingress.generation import Generation
 from ingress.models import ServedModel
 from ingress.records import Drawn
@@ -55,6 +55,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         batch, weight: see `Submit`.
         thinking: whether the answer may begin with a thought that is told apart.
         estimate: tokens of the prompt, where `prompt` is empty as a model elsewhere has ids of its own.
+        adapter: digest that the model had as the job was planned; empty where it is no adapter.
         calls: the style (`tools.styles`) in which it may call tools; empty where it may not.
     """
 
@@ -85,6 +86,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     weight: float = 1.0
     thinking: Thinking = "off"
     calls: str = ""
+    adapter: bytes = b""
     estimate: int = 0
 
     @property
@@ -106,6 +108,10 @@ def place(job: Job, model: ServedModel, request: int, now_ns: int) -> Placed:
     Raises:
         ApiError: 400, it cannot be served as it is.
     """
+    if model.is_adapter and not model.adapter:
+        raise adapter_unusable(model.name, model.trouble)
+    if job.adapter not in (b"", model.adapter):
+        raise invalid_request(f"The adapter {model.name!r} was replaced meanwhile: ask again.", param="model")
     prompt = _token_ids(job.prompt, model.vocabulary)
     max_tokens = _max_tokens(job, len(prompt), model.context_tokens)
     _in_vocabulary(job.stop_token_ids, "stop_token_ids", model.vocabulary)
@@ -134,6 +140,8 @@ def place(job: Job, model: ServedModel, request: int, now_ns: int) -> Placed:
         weight=job.weight,
         submitted_ns=received_ns,
         timing=job.timing,
+        adapter=model.adapter,
+        model=model.name,
     )
     generation = Generation(
         model.tokenizer,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,6 +30,16 @@ _THINK_TOKENS = 16  # more than a mark of thinking and the white space after it 
 _TEMPLATE_TOKENS = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
 
 
+class _Standing:
+    """What a model and its adapters have in common, and what changes."""
+
+    __slots__ = ("facts", "up")
+
+    def __init__(self) -> None:
+        self.facts: ModelFacts | None = None
+        self.up = False
+
+
 class ServedModel:
     """One model of this ingress.
 
@@ -41,8 +52,9 @@ class ServedModel:
         eos_ids: ids that end a sequence, from the tokeniser's metadata and the generation configuration.
         prefix_cache: whether prompts' KV may be found and kept.
         encoder: what it is as an encoder; `None` where it generates.
-        facts: what the scheduler said last; `None` before it was met.
-        up: whether the scheduler is connected now.
+        base: name of the model whose scheduler serves it; another one than its own where it is an adapter.
+        adapter: digest of that; empty where it is none, or nobody has read it yet.
+        trouble: why the adapter cannot be used.
         trials: of grammars that answers shall follow.
         calls: how it writes tool calls; `None` where it makes none.
         control_tokens: ids of control tokens by name.
@@ -79,9 +91,38 @@ class ServedModel:
         self.eos_ids = eos_ids
         self.created = created
         self.prefix_cache = prefix_cache
-        self.facts: ModelFacts | None = None
-        self.up = False
+        self.base, self.adapter, self.trouble = name, b"", ""
+        self._standing = _Standing()
         self._context_tokens = context_tokens
+
+    def adapted(self, name: str, adapter: bytes, trouble: str = "", created: int = 0) -> ServedModel:
+        """The same with an adapter, under a name of its own."""
+        other = copy.copy(self)
+        other.name, other.adapter, other.trouble, other.created = name, adapter, trouble, created or self.created
+        return other
+
+    @property
+    def facts(self) -> ModelFacts | None:
+        """What the scheduler said last; `None` before it was met."""
+        return self._standing.facts
+
+    @facts.setter
+    def facts(self, facts: ModelFacts | None) -> None:
+        self._standing.facts = facts
+
+    @property
+    def up(self) -> bool:
+        """Whether the scheduler is connected now."""
+        return self._standing.up
+
+    @up.setter
+    def up(self, up: bool) -> None:
+        self._standing.up = up
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether it is an adapter of `base`."""
+        return self.base != self.name
 
     @property
     def kind(self) -> Kind:
@@ -91,7 +132,8 @@ class ServedModel:
     @property
     def ready(self) -> bool:
         """Whether a request would be taken to a replica now."""
-        return self.up and self.facts is not None and self.facts.replicas_ready > 0
+        there = self.up and self.facts is not None and self.facts.replicas_ready > 0
+        return there and not (self.is_adapter and not self.adapter)
 
     @property
     def context_tokens(self) -> int:

@@ -125,8 +125,8 @@ class Routing:
         """
         if (policy := self._policies.get(name)) is not None:
             return policy.models
-        if name not in self._elsewhere and name not in self._engine.models:
-            raise model_not_found(name, (*self._engine.models, *self.names))
+        if name not in self._elsewhere and self._engine.served(name) is None:
+            raise model_not_found(name, (*self._engine.models, *self._engine.adapters, *self.names))
         return (name,)
 
     def elsewhere(self, name: str) -> Elsewhere | None:
@@ -151,7 +151,7 @@ class Routing:
         return Shown("route", self._begun_s, longest, any(part.ready for part in parts))
 
     def _local(self, name: str) -> Shown:
-        model = self._engine.models[name]
+        model = self._engine.model(name)
         return Shown("headrace", model.created, model.context_tokens, model.ready)
 
     def fits(self, route: str) -> Fits | None:
@@ -238,7 +238,7 @@ class Routing:
                 unspoken(request, door.config.kind), _CHATS, may_use(name), "shut" if wait_ns else "ready",
                 wait_ns / 1e9, price,
             )  # fmt: skip
-        model = self._engine.models[name]
+        model = self._engine.model(name)
         return Candidate(
             name, False, model.context_tokens, LOCAL, surfaces=_surfaces(model), allowed=may_use(name),
             standing="ready" if model.ready else "waiting", price=price,

@@ -93,7 +93,10 @@ class IngressService:
         metrics = self._observe()
         ledger = Overheard(self._accounts or NoLedger())
         admission = Admission(self._gate, ledger)
-        self._engine = Engine(self._life, models, max_streams=settings.max_streams, ledger=ledger, meter=self._gate)
+        adapters = {model.name: [each.name for each in model.adapter] for model in self._life.config.model}
+        self._engine = Engine(
+            self._life, models, max_streams=settings.max_streams, ledger=ledger, meter=self._gate, adapters=adapters
+        )
         try:
             guards = self._guards = Guards(
                 build(self._life.config.guard, partial(judge, self._engine, self._life.loop.now_ns)),
@@ -116,7 +119,7 @@ class IngressService:
                 find=partial(find, self._life), ask=partial(ask, self._life), cache=self._cache,
                 guards=guards, admission=admission,
                 routes=self._life.config.route, upstreams=self._upstreams, prices=PriceBook(self._life.config.prices),
-                mirror=self._mirror, batches=Batches(self._batches),
+                mirror=self._mirror, batches=Batches(self._batches), models=self._life.config.model,
             )  # fmt: skip
         except RouteUnusable as error:
             self._life.fail(f"[[route]] {error}", EXIT_CONFIG)

@@ -151,7 +151,7 @@ class Executor:
         if not len(slots):
             return _Draw([], (), ())
         last = torch.from_numpy(rows.row_starts[1:][rows.samples] - 1).to(hidden.device)
-        logits = self._model.logits(hidden[last])
+        logits = self._model.logits(hidden[last], self._slots.adapters_of(slots))
         tokens = torch.full((len(slots),), -1, dtype=torch.int64, device=hidden.device)
         logprobs: tuple[tuple[int, TokenLogprobs], ...] = ()
         grammars = self._slots.grammars
@@ -196,7 +196,9 @@ class Executor:
             at_once = max(1, _LOGITS_AT_ONCE // self._vocabulary)
             for begin in range(0, count, at_once):
                 end = min(begin + at_once, count)
-                logits = self._model.logits(hidden[first + begin : first + end])  # a collective: on every rank
+                adapters = self._slots.adapters_of(np.full(end - begin, slot))
+                # A collective: on every rank.
+                logits = self._model.logits(hidden[first + begin : first + end], adapters)
                 if self._group.rank == 0:
                     values += token_logprobs(logits, following[begin:end], [int(wanted[row])] * (end - begin))
             found.append((slot, start + 1, tuple(values)))

@@ -18,6 +18,7 @@ from functools import partial
 
 import torch
 
+from bus.config import parse_size
 from bus.liveness import DeathWatch
 from bus.messages.control import Ok, Rejected, ToProcess
 from bus.messages.vitals import WorkerView
@@ -35,6 +36,8 @@ from workers.execute import Executor
 from workers.group import Alone, GlooGroup, Group
 from workers.host import Assignment
 from workers.loading import Loaded, Model, load, why_not
+from workers.lora.reader import Bounds
+from workers.lora.shelf import Shelf
 from workers.models.load import build
 from workers.rendezvous import Meeting, Rendezvous
 from workers.sampling.grammar import Grammars
@@ -198,6 +201,8 @@ class WorkerService:
         vocabulary = loaded.weights.architecture.vocabulary
         if self._group.rank == 0:
             self._grammars = Grammars(vocabulary, partial(read_vocabulary, self._life.run), self._assignment.device)
+        lora = self._model.lora
+        shelf = Shelf(self._life.loop, loaded.weights, Bounds(lora.max_rank, parse_size(lora.max_size)))
         self._slots = Slots(
             self._model.slots,
             loaded.context_tokens,
@@ -206,12 +211,13 @@ class WorkerService:
             pages.cells,
             self._assignment.device,
             self._grammars,
+            shelf,
         )
         model = build(loaded.weights, self._group, self._assignment.device)
         executor = Executor(model, self._slots, pages, self._group)
         registered = loaded.registered(self._assignment, self._group_number)
         effort = effort_of(loaded.weights, loaded.kv, loaded.engine.attends_in)
-        self._conversation = Conversation(self._life, registered, executor, self._group, self._pages, effort)
+        self._conversation = Conversation(self._life, registered, executor, self._group, self._pages, effort, shelf)
         self._life.ready()
 
     def _encode(self, loaded: LoadedEncoder) -> None:

@@ -58,6 +58,7 @@ class StepRows:
             row_starts=self.row_starts.tolist(),
             row_context=ends,
             block_tables=[slots.block_table(slot, end) for slot, end in zip(self.slots.tolist(), ends, strict=True)],
+            adapters=slots.adapters_of(self.slots),
         )
 
     def written(self, slots: Slots) -> Written:

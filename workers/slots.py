@@ -15,6 +15,8 @@ from torch import Tensor
 
 from bus.messages.steps import SlotOpen, StepPlan
 from bus.packed import unpack_u32
+from workers.lora.adapter import Adapter
+from workers.lora.shelf import Shelf
 from workers.sampling.grammar import Grammars
 from workers.sampling.table import SamplingTable
 
@@ -51,12 +53,14 @@ class Slots:
         cells: page numbers are below it.
         device: where token ids are kept, so that a drawn token need not leave it for the next step.
         grammars: of the requests that have one; None on a rank that does not draw.
+        shelf: of adapters; None where requests have none.
 
     Attributes:
         sampling: parameters of the requests.
         length: [slots], tokens each slot has.
         prompt_length: [slots], how many of them are prompt.
         prompt_logprobs: [slots], alternatives wanted per prompt token; -1 for none.
+        adapters: of the slots that have one.
     """
 
     def __init__(
@@ -68,8 +72,11 @@ class Slots:
         cells: int,
         device: torch.device,
         grammars: Grammars | None = None,
+        shelf: Shelf | None = None,
     ) -> None:
         self.grammars = grammars
+        self.adapters: dict[int, Adapter] = {}
+        self._shelf = shelf
         self.count, self.context_tokens, self.page_tokens = slots, context_tokens, page_tokens
         self._vocabulary, self._cells, self._device = vocabulary, cells, device
         most_pages = -(-context_tokens // page_tokens)
@@ -128,6 +135,7 @@ class Slots:
         self._open[slot] = False
         self._page_count[slot] = self.length[slot] = 0
         self.sampling.close(slot)
+        self.adapters.pop(slot, None)
         if self.grammars is not None:
             self.grammars.close(slot)
 
@@ -142,8 +150,13 @@ class Slots:
             raise PlanRefused(f"token id {int(tokens.max())} of a vocabulary of {self._vocabulary}", [slot])
         if not 0 <= opened.prompt_tokens <= len(tokens) or not 0 <= opened.computed <= len(tokens):
             raise PlanRefused("more prompt or computed tokens than tokens", [slot])
+        adapter = self._shelf.get(opened.adapter) if self._shelf is not None and opened.adapter else None
+        if opened.adapter and adapter is None:
+            raise PlanRefused(f"adapter {opened.adapter} is not there", [slot])
         self._close(slot)
         self._open[slot] = True
+        if adapter is not None:
+            self.adapters[slot] = adapter
         self._append_pages(slot, unpack_u32(opened.pages), unpack_u32(opened.generations))
         ids = torch.from_numpy(tokens).to(self._device)
         self._tokens[slot, : len(ids)] = ids.to(torch.int32)
@@ -208,6 +221,13 @@ class Slots:
     def block_table(self, slot: int, context: int) -> Tensor:
         """Cells of the pages that hold `context` tokens of a slot; int64 on the device."""
         return self._table[slot, : -(-context // self.page_tokens)]
+
+    def adapters_of(self, slots: Ints) -> list[Adapter | None]:
+        """Of each of these slots; empty where none has one."""
+        if not self.adapters:
+            return []
+        found = [self.adapters.get(slot) for slot in slots.tolist()]
+        return found if any(found) else []
 
     def _slots_of(self, packed: bytes) -> Ints:
         slots = unpack_u32(packed).astype(np.int64)

@@ -10,7 +10,7 @@ from bus.config.cache import CacheConfig, CacheNamespaceConfig
 from bus.config.guards import GuardConfig
 from bus.config.ingress import CurveConfig, IngressConfig
 from bus.config.kv import KvConfig
-from bus.config.models import DEMO_MODEL, ModelConfig, PoolsConfig
+from bus.config.models import DEMO_MODEL, AdapterConfig, LoraConfig, ModelConfig, PoolsConfig
 from bus.config.money import AccountsConfig, CostConfig, PriceConfig, UsageConfig
 from bus.config.operating import (
     AdminConfig,
@@ -30,6 +30,7 @@ from bus.config.whole import Config
 __all__ = [
     "DEMO_MODEL",
     "AccountsConfig",
+    "AdapterConfig",
     "AdminConfig",
     "AlarmsConfig",
     "BatchConfig",
@@ -46,6 +47,7 @@ __all__ = [
     "IngressConfig",
     "KvConfig",
     "LogConfig",
+    "LoraConfig",
     "MetricsConfig",
     "ModelConfig",
     "PoolsConfig",

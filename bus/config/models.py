@@ -8,7 +8,7 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta
 
-from bus.config.section import Positive, Problem, Seconds, Section
+from bus.config.section import Positive, Problem, Seconds, Section, parse_size, unless
 from bus.names import MODEL_NAME
 
 
@@ -21,6 +21,33 @@ class PoolsConfig(Section, frozen=True):
 
     prefill: Annotated[int, Meta(ge=1, le=32)] = 1
     decode: Annotated[int, Meta(ge=1, le=32)] = 1
+
+
+class LoraConfig(Section, frozen=True):
+    """`[model.lora]`: adapters beside the model.
+
+    Attributes:
+        resident: how many a replica has in memory at once; the others are read when they are asked for.
+        max_rank, max_size: larger ones are refused.
+        directory: adapters may be loaded from here while the model is served; empty is from nowhere.
+    """
+
+    resident: Annotated[int, Meta(ge=1, le=1024)] = 8
+    max_rank: Annotated[int, Meta(ge=1, le=256)] = 256
+    max_size: str = "1GiB"
+    directory: str = ""
+
+
+class AdapterConfig(Section, frozen=True):
+    """`[[model.adapter]]`: one that is there from the beginning.
+
+    Attributes:
+        name: under which clients ask for it.
+        source: `path:/DIR` or `hf:ORG/REPO`, as PEFT saves one.
+    """
+
+    name: str
+    source: str
 
 
 class ModelConfig(Section, frozen=True):
@@ -47,6 +74,7 @@ class ModelConfig(Section, frozen=True):
         tool_parser: how the model writes tool calls; "auto" finds that in its chat template, "none" has it call none.
         hang_s: a step longer than this means that the worker hangs. Once step times are known, a third of it and ten
             times the prediction; a tenth of it where the worker uses no CPU.
+        lora, adapter: adapters that are served beside it.
     """
 
     name: str
@@ -72,6 +100,8 @@ class ModelConfig(Section, frozen=True):
     ] = "auto"
     hang_s: Seconds = 30.0
     pools: PoolsConfig | None = None
+    lora: LoraConfig = LoraConfig()
+    adapter: tuple[AdapterConfig, ...] = ()
 
     @property
     def all_replicas(self) -> int:
@@ -104,3 +134,16 @@ def problems(models: tuple[ModelConfig, ...]) -> Iterator[Problem]:
             yield ("model", index, "pools"), "workers share the arena's pages on a CPU only: leave pools out"
         if not re.match(r"(catalog:|hf:|path:).+|.+\.gguf$", model.source):
             yield ("model", index, "source"), "expected catalog:NAME, hf:ORG/REPO, path:/DIR or a .gguf file"
+        yield from unless(parse_size, model.lora.max_size, ("model", index, "lora", "max_size"))
+        if model.lora.directory and not model.lora.directory.startswith("/"):
+            yield ("model", index, "lora", "directory"), "expected an absolute path"
+    for index, model in enumerate(models):
+        for number, adapter in enumerate(model.adapter):
+            where = ("model", index, "adapter", number)
+            if MODEL_NAME.fullmatch(adapter.name) is None:
+                yield (*where, "name"), "letters, digits, dot, dash and underscore only, at most 48"
+            if adapter.name in names:
+                yield (*where, "name"), f"{adapter.name!r} is there twice"
+            names.add(adapter.name)
+            if not re.match(r"(hf:|path:).+", adapter.source):
+                yield (*where, "source"), "expected path:/DIR or hf:ORG/REPO"

@@ -13,6 +13,7 @@ from typing import Literal
 
 import msgspec
 
+from bus.messages.adapters import AdapterAnswer, AdapterFacts, LoadAdapter, UnloadAdapter
 from bus.messages.common import Bye, Heartbeat, Hello, Nack, Welcome
 
 FinishReason = Literal["stop", "length", "abort", "error"]
@@ -25,6 +26,7 @@ RefusalCode = Literal[
     "too_long",  # 400: prompt does not fit the context or the pages
     "invalid",  # 400: a value outside what this model can do
     "quarantined",  # 500: the request took its worker down twice
+    "adapter",  # 404: no such adapter is loaded any more
 ]
 
 
@@ -98,6 +100,7 @@ class Submit(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=10):
         weight: of its tenant; one with twice the weight gets twice as much where both wait.
         segment: 0 generates. Else an encoder's vector or score of `prompt` is wanted: so many of its tokens belong to
             the first text, the others to a second one. `max_tokens` is 0 then; answered by `Encoded`.
+        adapter: digest of the adapter that it is computed with; empty for none. It is part of `root`.
     """
 
     request: int
@@ -119,6 +122,7 @@ class Submit(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=10):
     batch: bool = False
     weight: float = 1.0
     segment: int = 0
+    adapter: bytes = b""
 
 
 class Abort(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=11):
@@ -147,6 +151,7 @@ class ModelFacts(msgspec.Struct, array_like=True, frozen=True, tag=20):
         trouble: why that is not all of them; empty where it is.
         stuck: what keeps the work in hand from getting on; empty where it does, or there is none.
         stuck_ns: CLOCK_MONOTONIC since when; 0 where it is not.
+        adapters: that are served beside the model itself.
     """
 
     model: str
@@ -159,6 +164,7 @@ class ModelFacts(msgspec.Struct, array_like=True, frozen=True, tag=20):
     trouble: str = ""
     stuck: str = ""
     stuck_ns: int = 0
+    adapters: tuple[AdapterFacts, ...] = ()
 
 
 class Accepted(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=21):
@@ -299,7 +305,18 @@ class Encoded(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=60):
     vectors: bytes
 
 
-ToScheduler = Hello | Heartbeat | Nack | Bye | Submit | Abort
+ToScheduler = Hello | Heartbeat | Nack | Bye | Submit | Abort | LoadAdapter | UnloadAdapter
 ToIngress = (
-    Welcome | Heartbeat | Nack | Bye | ModelFacts | Accepted | Refused | Deltas | PromptLogprobs | Spent | Encoded
+    Welcome
+    | Heartbeat
+    | Nack
+    | Bye
+    | ModelFacts
+    | Accepted
+    | Refused
+    | Deltas
+    | PromptLogprobs
+    | Spent
+    | Encoded
+    | AdapterAnswer
 )

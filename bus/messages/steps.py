@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import msgspec
 
+from bus.messages.adapters import AdapterState, KeepAdapters
 from bus.messages.common import Bye, Heartbeat, Hello, Nack, Welcome
 from bus.messages.requests import Sampling, TokenLogprobs
 
@@ -81,6 +82,7 @@ class SlotOpen(msgspec.Struct, array_like=True, frozen=True, gc=False):
         computed: leading tokens whose KV is already in `pages`.
         pages: the block table so far, packed u32; `generations` likewise.
         segment: for an encoder, how many of `tokens` belong to the first text; the others are of the second.
+        adapter: number of the adapter that it is computed with, which is there (`KeepAdapters`); 0 is none.
     """
 
     slot: int
@@ -93,6 +95,7 @@ class SlotOpen(msgspec.Struct, array_like=True, frozen=True, gc=False):
     sampling: Sampling
     prompt_logprobs: int = -1
     segment: int = 0
+    adapter: int = 0
 
 
 class StepPlan(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=20):
@@ -173,5 +176,5 @@ class Reset(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=21):
     next_step: int
 
 
-ToWorker = Welcome | Heartbeat | Nack | Bye | StepPlan | Reset
-ToSchedulerFromWorker = Hello | Heartbeat | Nack | Bye | Registered | StepResult | StepFailed | Leaving
+ToWorker = Welcome | Heartbeat | Nack | Bye | StepPlan | Reset | KeepAdapters
+ToSchedulerFromWorker = Hello | Heartbeat | Nack | Bye | Registered | StepResult | StepFailed | Leaving | AdapterState

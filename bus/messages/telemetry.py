@@ -83,6 +83,7 @@ HeldFor = Literal[
     "pages",  # value = how many it needs
     "lookup",  # the page server is asked which blocks it has
     "disk",  # blocks come from disk; value = tokens
+    "adapter",  # its adapter is being read, or waits for room
     "sibling",  # another request computes the same prefix
     "backlog",  # the replicas have as many tokens of prompts to compute as go into a step; value = how many
     "turn",  # nothing of its own any more: those before it

@@ -12,14 +12,16 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
 
+from bus.config import ModelConfig
 from bus.config.routes import RouteConfig
 from bus.messages.clients import Operation
 from bus.packed import pack_u32
 from bus.prices import PriceBook
 from ingress.accounts import NoLedger
 from ingress.api import from_messages, validate
+from ingress.api.adapters import AdapterCalls
 from ingress.api.admission import Admission
-from ingress.api.answer import Head, Renderer, encode
+from ingress.api.answer import Head, Renderer, encode, model_card
 from ingress.api.attempts import Attempts
 from ingress.api.batches import Batches
 from ingress.api.choices import collect
@@ -45,7 +47,7 @@ from ingress.api.streaming import Find, Host, Streaming
 from ingress.api.telling import Telling, Whole
 from ingress.api.validate import EVERYTHING
 from ingress.cache.front import AnswerCache
-from ingress.engine import Engine, ServedModel, Stream
+from ingress.engine import Engine, Stream
 from ingress.errors import ApiError, invalid_request, not_found, not_ready
 from ingress.guards.look import Whose
 from ingress.guards.stage import Guards, tell_found
@@ -101,6 +103,7 @@ class Pipeline:
         prices: of models, which routes compare.
         mirror: has other models asked too.
         batches: the way to files and batches.
+        models: as configured.
 
     Attributes:
         batches: the same.
@@ -124,6 +127,7 @@ class Pipeline:
         prices: PriceBook | None = None,
         mirror: Mirror | None = None,
         batches: Batches | None = None,
+        models: Sequence[ModelConfig] = (),
     ) -> None:
         telemetry = host.telemetry
         self.batches = batches or Batches(None)
@@ -139,6 +143,7 @@ class Pipeline:
         )  # fmt: skip
         self._stored = Stored(self._streaming, ask)
         encoders = Encoders(engine, self._admission)
+        adapters = AdapterCalls(engine, self._admission, {model.name: model for model in models})
         self._operations: dict[Operation, Callable[[bytes, Caller], Awaitable[Answer]]] = {
             **{operation: partial(self._generate, operation) for operation in KINDS},
             **{operation: partial(self._stored.act, operation) for operation in self._stored.operations},
@@ -150,6 +155,8 @@ class Pipeline:
             "ready": self._ready,
             "progress": self._progress,
             "embeddings": encoders.embeddings,
+            "adapters.load": adapters.load,
+            "adapters.unload": adapters.unload,
             "rerank": encoders.rerank,
         }
 
@@ -270,7 +277,7 @@ class Pipeline:
         request = kind.decode(body, self._routing.offers(body))
         marks.parsed()
         names = {request.model, *self._routing.models_of(request.model)}
-        model = self._engine.models.get(request.model)
+        model = self._engine.served(request.model)
         if model is not None:
             require_generates(model)
         self._admission.check_model(caller, request.model)
@@ -353,12 +360,12 @@ class Pipeline:
         return encode(DetokenizeReply(prompt=model.tokenizer.decode(request.tokens, skip_special=False)))
 
     async def _models(self, body: bytes, caller: Caller) -> bytes:  # noqa: ARG002 (the same shape for all)
-        names = (*self._engine.models, *self._routing.names)
+        names = (*self._engine.models, *self._engine.adapters, *self._routing.names)
         return encode(ModelList(data=[self._card(name) for name in names if self._admission.may_see(caller, name)]))
 
     def _card(self, name: str) -> ModelCard:
-        if (model := self._engine.models.get(name)) is not None:
-            return _card(model)
+        if (model := self._engine.served(name)) is not None:
+            return model_card(model)
         shown = self._routing.shown(name)
         return ModelCard(
             id=name, created=shown.created, owned_by=shown.owner, max_model_len=shown.context_tokens, ready=shown.ready
@@ -379,11 +386,6 @@ class Pipeline:
                 retry_after_s=READY_RETRY_S,
             )  # fmt: skip
         return encode(Progress(models=models))
-
-
-def _card(model: ServedModel) -> ModelCard:
-    return ModelCard(id=model.name, created=model.created, max_model_len=model.context_tokens, ready=model.ready,
-                     kind=model.kind)  # fmt: skip
 
 
 def _readiness(name: str, now: ModelHealth) -> ModelReadiness:

@@ -288,6 +288,7 @@ class Streaming:
             batch=opening.batch, weight=opening.weight, earlier=opening.earlier, partition=opening.partition,
         )  # fmt: skip
         head = Head(opening.response, opening.created, name, opening.fingerprint)
+        await self._until_named(name)
         names, whose = {name, request.model}, Whose(opening.tenant, opening.key)
         if self._routing is not None:
             names |= set(self._routing.models_of(request.model))
@@ -314,6 +315,12 @@ class Streaming:
         go_on = self._guards.going_on(drawn_on, names, model, whose, opening.body, opening.earlier)
         telling = retell(opening, records, plan, kind.render(head, request, plan, model.tokenizer), go_on)
         await telling.tell(say)
+
+    async def _until_named(self, name: str) -> None:
+        """Adapters that were loaded at run time are known when their schedulers have introduced themselves."""
+        for model in self._engine.models.values():
+            if self._engine.served(name) is None and (self._routing is None or self._routing.elsewhere(name) is None):
+                await self._engine.known(model, LOST_PATIENCE_S)
 
 
 _ABANDONED = "The client went away and the answer was not kept. X-Resumable: true keeps it for a while."

@@ -18,7 +18,7 @@ from ingress.api.schema_chat import AssistantMessage, AudioPart, ChatRequest, Fi
 from ingress.api.schema_common import MAX_CHOICES, Generation
 from ingress.api.schema_completion import CompletionRequest
 from ingress.api.schema_encoding import MAX_INPUTS, EmbeddingRequest, RerankRequest
-from ingress.api.schema_other import DetokenizeRequest, TokenizeRequest
+from ingress.api.schema_other import DetokenizeRequest, LoadAdapterRequest, TokenizeRequest, UnloadAdapterRequest
 from ingress.errors import ApiError, invalid_request, unsupported_parameter
 from ingress.grammar.wanted import ends_whole, wanted
 from ingress.tools.offered import offered
@@ -149,6 +149,24 @@ def completion_request(body: bytes) -> CompletionRequest:
     _check_min_tokens(request, request.max_tokens)
     wanted(request)
     return request
+
+
+def load_adapter_request(body: bytes) -> LoadAdapterRequest:
+    """Decode the body of `/v1/load_lora_adapter`.
+
+    Raises:
+        ApiError: 400.
+    """
+    return decode(body, LoadAdapterRequest)
+
+
+def unload_adapter_request(body: bytes) -> UnloadAdapterRequest:
+    """Decode the body of `/v1/unload_lora_adapter`.
+
+    Raises:
+        ApiError: 400.
+    """
+    return decode(body, UnloadAdapterRequest)
 
 
 def tokenize_request(body: bytes) -> TokenizeRequest:

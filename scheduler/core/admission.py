@@ -15,8 +15,9 @@ import numpy as np
 
 from bus.blocks import DIGEST_BYTES
 from bus.messages.telemetry import HeldFor
+from scheduler.core.adapters import lacking, wait_for_adapter
 from scheduler.core.events import LookUp
-from scheduler.core.handover import candidates, hands_over, has_pools
+from scheduler.core.handover import candidates, hands_over, has_pools, sides
 from scheduler.core.prefix import Entry
 from scheduler.core.pressure import make_room, make_way
 from scheduler.core.replica import Replica
@@ -59,6 +60,10 @@ def admit(state: State) -> None:
         head: Request | None = None
         moved = False
         for request in window:
+            if request.adapter and (replicas := lacking(request, sides(state, request))):
+                wait_for_adapter(state, request, replicas)
+                moved = True
+                continue
             replica = _choose(state, request)
             if replica is None:
                 _note_no_place(state, request)
@@ -93,13 +98,16 @@ def _choose(state: State, request: Request) -> Replica | None:
     suspects, best = state.suspects, None
     if request.standing is Standing.ON_TRIAL:
         dock = state.replicas.get(suspects.trial.dock) if suspects.trial is not None else None
-        return dock if dock is not None and dock.placeable else None
+        fits = dock is not None and dock.placeable and (not request.adapter or dock.adapters.has(request.adapter))
+        return dock if fits else None
     for replica in candidates(state, request):
         number = replica.number
         backlog = replica.backlog if request.submit.batch else replica.urgent_backlog
         if not replica.openings or backlog >= replica.step_budget:
             continue
         if number == suspects.dock and replica.openings <= suspects.seats:
+            continue
+        if request.adapter and not replica.adapters.has(request.adapter):
             continue
         warm = sum(1 for entry in request.entries if entry.replica == number) * request.page_tokens
         load = replica.running / replica.slot_cap + (backlog - warm) / replica.step_budget

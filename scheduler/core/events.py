@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from bus.messages.adapters import AdapterSource
 from bus.messages.requests import Abort, Accepted, Deltas, Encoded, PromptLogprobs, Refused, Spent, Submit
 from bus.messages.steps import StepFailed, StepPlan, StepResult
 from bus.messages.telemetry import TimelineEvent
@@ -183,6 +184,33 @@ class Reasserted(Event, frozen=True, gc=False):
     lost: bytes
 
 
+class AdapterAdded(Event, frozen=True, gc=False):
+    """An adapter may be named. Not `listed`, it is there for those only who had it under way, at most for so long."""
+
+    name: str
+    source: str
+    digest: bytes = b""
+    listed: bool = True
+    linger_ns: int = 0
+    created: int = 0
+
+
+class AdapterDropped(Event, frozen=True, gc=False):
+    """... and may be named no more."""
+
+    name: str
+
+
+class AdapterRead(Event, frozen=True, gc=False):
+    """All ranks of a replica have answered for an adapter; fields as in `bus.messages.adapters.AdapterState`."""
+
+    replica: int
+    number: int
+    digest: bytes = b""
+    took_ns: int = 0
+    problem: str = ""
+
+
 class Limited(Event, frozen=True, gc=False):
     """The operator changes limits. What runs goes on; what comes next has to fit. Units as in `state.Limits`."""
 
@@ -277,6 +305,20 @@ class ReassertPages(Action, frozen=True, gc=False):
     pin_generations: bytes
     leases: bytes
     lease_generations: bytes
+
+
+class KeepAdaptersOf(Action, frozen=True, gc=False):
+    """Every rank of the replica shall have these adapters and no others. `AdapterRead` follows for each."""
+
+    replica: int
+    adapters: tuple[AdapterSource, ...]
+
+
+class AdapterTold(Action, frozen=True, gc=False):
+    """An adapter was read for the first time, or (`problem`) cannot be."""
+
+    name: str
+    problem: str
 
 
 class Note(Action, frozen=True, gc=False):

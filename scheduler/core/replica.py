@@ -23,6 +23,7 @@ from bus.packed import pack_u32, unpack_u32
 from scheduler.core.cost import CostModel
 from scheduler.core.prefix import Entry
 from scheduler.core.request import Phase, Request, Standing
+from scheduler.core.residency import Residency
 from scheduler.core.steplog import PlanRecord
 from scheduler.core.watch import Watch
 
@@ -93,6 +94,7 @@ class Replica:
         cores: that its ranks compute with, in all: a second of a step is so many of computing.
         dimensions: of an encoder's answer to a row, which is a whole sequence in one step; 0 of a decoder.
         spent_ns, prefill_ns: computing that who is in a slot has cost since it entered, and what of it was prefill.
+        adapters: that its workers have in memory.
         retired: left by requests while steps that may write their pages are in flight.
         limbo: left by requests when the replica failed; reusable when it is fenced.
     """
@@ -106,6 +108,7 @@ class Replica:
         page_tokens: int,
         cores: int = 1,
         dimensions: int = 0,
+        adapters: int = 0,
     ) -> None:
         self.number = number
         self.slots = slots
@@ -146,6 +149,7 @@ class Replica:
         self.limbo: list[Retired] = []
         self.limbo_until_step = 0
         self.gap_ns = 0.0
+        self.adapters = Residency(adapters)
 
         def column() -> Ints:
             return np.zeros(slots, np.int64)
@@ -259,8 +263,10 @@ class Replica:
             self.scoring.add(slot)
         self.opening[slot] = SlotOpen(
             slot, request.id, tokens, prompt_len, computed, pack_u32(table), pack_u32(generations), submit.sampling,
-            submit.prompt_logprobs if request.wants_prompt_logprobs else -1, submit.segment,
+            submit.prompt_logprobs if request.wants_prompt_logprobs else -1, submit.segment, request.adapter,
         )  # fmt: skip
+        if request.adapter:
+            self.adapters.enter(request.adapter)
         return slot
 
     def keep(self, slot: int) -> None:
@@ -280,6 +286,8 @@ class Replica:
         request.spent_ns += int(self.spent_ns[slot])
         request.prefill_ns += int(self.prefill_ns[slot])
         request.replica = request.slot = -1
+        if request.adapter:  # plans that were sent may still open its slot
+            self.adapters.leave(request.adapter, self.next_step - 1)
         self.requests[slot] = None
         self.running -= 1
         self.active[slot] = self.decoding[slot] = False
@@ -325,6 +333,7 @@ class Replica:
         assert not self.running
         self.starved = 0
         self.flights.clear()
+        self.adapters.settled()
         self.limbo += self.retired
         self.limbo_until_step = self.next_step
         self.retired = []

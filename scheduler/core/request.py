@@ -59,6 +59,7 @@ class Request:
         spent_ns, prefill_ns: computing that it cost before it last left a slot, and what of it was prefill.
         alone: of these, those in which nobody else was in the step.
         alone_on: replica on which it failed alone; -1 for none.
+        adapter: number of the adapter that it is computed with; 0 is none.
         logprobs, prompt_logprobs: kept for resubmission; only where asked for.
     """
 
@@ -96,6 +97,7 @@ class Request:
     found: int = 0
     alone: int = 0
     alone_on: int = -1
+    adapter: int = 0
     standing: Standing = Standing.CLEAR
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)

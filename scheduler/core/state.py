@@ -25,6 +25,7 @@ from bus.messages.requests import (
     Spent,
 )
 from bus.messages.telemetry import HeldFor, TimelineEvent, TimelineKind
+from scheduler.core.adapters import Adapters
 from scheduler.core.budget import Budget
 from scheduler.core.events import Action, Home, LookUp, Note, Reply
 from scheduler.core.gate import DrainRate
@@ -50,6 +51,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         replicas: all of them.
         first_prefill: those from this number on prefill for the others; none where it is not below `replicas`.
         slots, step_tokens: of each replica, as far as its workers have room; 0 tokens is all that they have.
+        adapters: that a replica has in memory at once.
         straight: tokens; a request with no more left to compute is not prefilled by another replica than decodes it.
     """
 
@@ -63,6 +65,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     queue_tokens: int = 262_144
     inter_token_target_ns: float = 0.0
     prefix_cache: bool = True
+    adapters: int = 0
     hang_ns: float = 30e9
     grace_ns: int = 30_000_000_000
     extent: int = 64
@@ -104,6 +107,9 @@ class Tally:
     overrun_tokens: int = 0
     computed_ns: int = 0
     unclaimed_ns: int = 0
+    adapters_failed: int = 0
+    adapters_evicted: int = 0
+    adapters_loaded_s: list[float] = field(default_factory=list)
     queue_s: list[float] = field(default_factory=list)
     ttft_s: list[float] = field(default_factory=list)
     e2e_s: list[float] = field(default_factory=list)
@@ -115,6 +121,7 @@ class State:
 
     Attributes:
         questions: look-ups to be sent after all else: a pin that is being given back must not be asked for before.
+        adapters: that requests may be computed with.
         lookups: by number.
         holders: waiting requests that hold references on pages, by id.
         orphaned: when an ingress was lost.
@@ -141,6 +148,7 @@ class State:
         self.replicas: dict[int, Replica] = {}
         self.budgets: dict[int, Budget] = {}
         self.suspects = Suspects()
+        self.adapters = Adapters()
         self.homes: list[Home] = []
         self._home_numbers: dict[Home, int] = {}
         self.lookups: dict[int, Asked] = {}
@@ -216,6 +224,8 @@ class State:
         if request.standing is not Standing.CLEAR:
             self.suspects.clear(request)
         self.queue.leave(request)
+        if request.adapter:
+            self.adapters.leave(request)
         del self.requests[request.id]
         self.untold.discard(request.id)
 

@@ -10,6 +10,7 @@ import msgspec
 from bus.blocks import DIGEST_BYTES
 from bus.messages.requests import Abort, Accepted, Deltas, FinishReason, PromptLogprobs, Spent, Submit
 from bus.packed import pack_u32, pack_u64, unpack_u32
+from scheduler.core.adapters import prefetch
 from scheduler.core.events import Home
 from scheduler.core.request import Phase, Request
 from scheduler.core.state import State
@@ -37,6 +38,9 @@ def submit(state: State, home: Home, message: Submit) -> None:
     assert state.geometry is not None
     if problem := _problem(state, message):
         state.refuse(home, message.request, "invalid", problem)
+        return
+    if message.adapter and (problem := state.adapters.lacks(message.adapter)):
+        state.refuse(home, message.request, *problem)
         return
     prompt_tokens = len(message.prompt) // 4
     wants_token = 1 if message.max_tokens > 0 else 0
@@ -101,6 +105,8 @@ def _accept(state: State, home: Home, message: Submit) -> None:
     request = Request(message, home, state.now, state.geometry.page_tokens, reuse)
     ahead = len(state.queue)
     state.requests[request.id] = request
+    if message.adapter:
+        request.adapter = state.adapters.enter(message.adapter)
     if message.segment and not message.timing:
         state.untold.add(request.id)
     state.queue.enter(request)
@@ -120,6 +126,8 @@ def _accept(state: State, home: Home, message: Submit) -> None:
         finish(state, request, reason)
     elif given_up := state.given_up:
         finish(state, request, "error", given_up)
+    elif request.adapter:
+        prefetch(state, request.adapter)
 
 
 def _ended_before(state: State, request: Request) -> FinishReason | None:

@@ -1,4 +1,4 @@
-"""Adapters compute what transformers with PEFT computes, beside others and beside none, with torch and with the kernels."""
+"""Adapters compute what transformers with PEFT computes, beside others and none, with torch and with the kernels."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "attention only": ("llama", {"target_modules": ["q_proj", "v_proj"]}),
     "some layers": ("llama", {"layers_to_transform": [1], "target_modules": ["o_proj", "down_proj"]}),
     "head only": ("llama", {"target_modules": ["lm_head"]}),
-    "patterns": ("llama", {"rank_pattern": {"q_proj": 7, "model.layers.1.mlp.up_proj": 2}, "alpha_pattern": {"v_proj": 3}}),
+    "patterns": ("llama", {"rank_pattern": {"q_proj": 7, "layers.1.mlp.up_proj": 2}, "alpha_pattern": {"v_proj": 3}}),
     "biases of the base": ("qwen2", {}),
     "fused parts": ("phi3", {"target_modules": ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]}),
 }  # fmt: skip
@@ -174,7 +174,7 @@ def test_the_digest_is_of_the_content(tmp_path: Path) -> None:
     assert read(base, tmp_path / "c", native=False)[0].digest != digests["a"]
 
 
-# --- what is refused ---------------------------------------------------------------------------------------------------
+# --- what is refused ------------------------------------------------------------------------------------------------
 
 
 def _config(**changes: Any) -> Any:

@@ -1,4 +1,4 @@
-"""`adapter_config.json` as PEFT writes it. What would change the model in a way that is not built is refused by name."""
+"""`adapter_config.json` as PEFT writes it. What would change the model in a way that is not served is refused."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class PeftConfig(msgspec.Struct, frozen=True):
         return alpha / math.sqrt(rank) if self.use_rslora else alpha / rank
 
 
-def parse_config(data: bytes, max_rank: int = MAX_RANK) -> PeftConfig:
+def parse_config(data: bytes | bytearray, max_rank: int = MAX_RANK) -> PeftConfig:
     """Read and check.
 
     Raises:

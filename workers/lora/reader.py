@@ -1,5 +1,8 @@
-"""From a directory that PEFT wrote to an `Adapter`. Nothing but `adapter_config.json` and `adapter_model.safetensors` is
-opened, each is read once, and what is computed with is what was hashed."""
+"""From a directory that PEFT wrote to an `Adapter`.
+
+Nothing but `adapter_config.json` and `adapter_model.safetensors` is opened, each is read once, and what is computed
+with is what was hashed.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,13 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Final, NamedTuple
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from workers.lora.adapter import Adapter, Delta, lows
 from workers.lora.config import BadConfig, PeftConfig, parse_config
 from workers.lora.fit import HEAD_MODULE, Key, Module, modules
+from workers.lora.tensors import BadTensors, tensors_of
 from workers.models.architecture import Architecture
 from workers.weights.prepared import Prepared
 
@@ -34,7 +36,7 @@ _COPIES: Final = (f"{HEAD_MODULE}.base_layer.weight", f"{HEAD_MODULE}.weight", "
 
 
 class BadAdapter(ValueError):
-    """An adapter that cannot be served with this model. The message names the file, what is wrong with it, and where."""
+    """An adapter that cannot be served with this model. The message names the file, and what is wrong with it."""
 
 
 class Bounds(NamedTuple):
@@ -78,26 +80,27 @@ def read_adapter(path: Path, name: str, base: Prepared, bounds: Bounds) -> Adapt
     return Adapter(name, digest, cast)
 
 
-def _read(path: Path, most: int) -> bytes:
+def _read(path: Path, most: int) -> bytearray:
     """A regular file of bounded size."""
     try:
         # Not to hang on a pipe that somebody calls an adapter.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise BadAdapter(f"{path}: {error.strerror}") from None
+    about = os.fstat(descriptor)
+    if not stat.S_ISREG(about.st_mode):
+        os.close(descriptor)
+        raise BadAdapter(f"{path} is no regular file")
     with open(descriptor, "rb") as file:
-        about = os.fstat(descriptor)
-        if not stat.S_ISREG(about.st_mode):
-            raise BadAdapter(f"{path} is no regular file")
         if about.st_size > most:
-            raise BadAdapter(f"{path} has {about.st_size} bytes; at most {most} are served ([model.adapters] max_size)")
-        data = file.read(most + 1)
-    if len(data) > most:
-        raise BadAdapter(f"{path} grew beyond {most} bytes as it was read")
+            raise BadAdapter(f"{path} has {about.st_size} bytes; at most {most} are served ([model.lora] max_size)")
+        data = bytearray(about.st_size)
+        if file.readinto(data) != len(data):
+            raise BadAdapter(f"{path} became shorter as it was read")
     return data
 
 
-def _digest(*parts: bytes) -> bytes:
+def _digest(*parts: bytes | bytearray) -> bytes:
     digest = blake2b(digest_size=DIGEST_BYTES, person=b"headrace adapter")
     for part in parts:
         digest.update(len(part).to_bytes(8, "little"))
@@ -105,7 +108,7 @@ def _digest(*parts: bytes) -> bytes:
     return digest.digest()
 
 
-def _deltas(path: Path, data: bytes, config: PeftConfig, base: Prepared) -> dict[Key, Delta]:
+def _deltas(path: Path, data: bytearray, config: PeftConfig, base: Prepared) -> dict[Key, Delta]:
     """What this rank adds, in float32."""
     tensors = _tensors(path, data)
     known = modules(base.architecture, base.shard)
@@ -119,16 +122,18 @@ def _deltas(path: Path, data: bytes, config: PeftConfig, base: Prepared) -> dict
                 f"{[rank, module.inputs]} and {[module.outputs, rank]}"
             )
         for key, rows, columns in module.pieces:
-            found[key] = Delta(a[:, columns].float(), b[rows].float(), config.scale(name))
+            mine = (a[:, columns], b[rows])
+            # Copies: of what is read, nothing but these stays.
+            found[key] = Delta(*(each.to(torch.float32, copy=True) for each in mine), config.scale(name))
     if not found:
         raise BadAdapter(f"{path}: there is no module in it")
     return found
 
 
-def _tensors(path: Path, data: bytes) -> dict[str, Tensor]:
+def _tensors(path: Path, data: bytearray) -> dict[str, Tensor]:
     try:
-        tensors = safetensors.torch.load(data)
-    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        tensors = tensors_of(data)
+    except BadTensors as error:
         pickled = " (it is a pickle)" if data.startswith(_PICKLED) else ""
         raise BadAdapter(f"{path} cannot be read as safetensors{pickled}: {error}") from None
     return {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items()}

@@ -134,9 +134,7 @@ class PackedDecoder:
             mine.copy_(total)
 
 
-def _adapted(
-    adapters: Sequence[Adapter | None], starts: Sequence[int] | None = None
-) -> tuple[object, int, object]:
+def _adapted(adapters: Sequence[Adapter | None], starts: Sequence[int] | None = None) -> tuple[object, int, object]:
     """What the kernels are told of adapters: `c.Adapted`, how many, and what must outlive the call."""
     if not any(adapters):
         return None, 0, None
