@@ -68,7 +68,9 @@ def add(model: str, name: str, path: str, *, reason: str = "") -> int:
             return _refused(answer)
         one = next((each for each in answer.adapters if each.listed and each.name == name), None)
         if one is None:
-            print(f"{name} cannot be served: {answer.failed.get(name, 'it was removed meanwhile')}", file=sys.stderr)
+            print(
+                f"{name} cannot be served: {dict(answer.failed).get(name, 'it was removed meanwhile')}", file=sys.stderr
+            )
             return 1
         if one.digest:
             print(f"{name} is served: {one.digest.hex()}")

@@ -21,6 +21,7 @@ cache.group, cache.sort_key = (LOOKING,), 9
 app.command(cache)
 keys.group, keys.sort_key = (ACTING,), 10
 projects.group, projects.sort_key = (ACTING,), 11
+adapters.group, adapters.sort_key = (ACTING,), 12
 app.command(keys)
 app.command(adapters)
 app.command(projects)

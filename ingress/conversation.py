@@ -455,8 +455,9 @@ class Conversation:
         order, usage = live.order, last.finish.usage
         self._ledger.ended(
             Used(
-                order.request, Whose(order.model or self._model.name, order.tenant, order.key, order.counts_prompt), outcome,
-                usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens, order.submitted_ns, computed,
+                order.request, Whose(order.model or self._model.name, order.tenant, order.key, order.counts_prompt),
+                outcome, usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens, order.submitted_ns,
+                computed,
             )
         )  # fmt: skip
 

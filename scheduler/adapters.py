@@ -171,7 +171,7 @@ class AdapterDesk:
                 for known in state.adapters.known.values()
             ),
             self._model.lora.resident,
-            dict(self._failed),
+            tuple(self._failed.items()),
         )  # fmt: skip
 
     # --- workers ---------------------------------------------------------------------------------------------------

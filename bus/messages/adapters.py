@@ -146,4 +146,4 @@ class Adapters(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=98):
     rid: int
     adapters: tuple[AdapterNow, ...]
     room: int
-    failed: dict[str, str] = {}
+    failed: tuple[tuple[str, str], ...] = ()

@@ -55,7 +55,7 @@ class AdapterCalls:
         return encode(AdapterUnloaded(id=model.name))
 
     def _check(self, caller: Caller) -> None:
-        """Whoever shows no key, where none is asked for, may: only what is in the configured directory can be loaded."""
+        """Where no keys are asked for, everybody may: only what is in the configured directory can be loaded."""
         if caller.grantee is not None and caller.grantee.key.role != "manager":
             raise refusals.forbidden(
                 "This API key may not load adapters: its role is not manager.", code="role_not_allowed"

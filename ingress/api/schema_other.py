@@ -12,9 +12,7 @@ from ingress.api.schema_chat import Messages
 from ingress.api.schema_common import ModelName, TokenId
 
 AdapterName = Annotated[str, Meta(min_length=1, max_length=48, description="Name that clients ask for it by.")]
-AdapterPath = Annotated[
-    str, Meta(min_length=1, max_length=4096, description="Directory of the adapter, as PEFT saves it.")
-]
+AdapterPath = Annotated[str, Meta(min_length=1, max_length=4096, description="Its directory, as PEFT saves it.")]
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):

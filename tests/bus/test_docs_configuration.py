@@ -14,6 +14,7 @@ from msgspec import NODEFAULT
 
 from bus.config import (
     AccountsConfig,
+    AdapterConfig,
     AdminConfig,
     AlarmsConfig,
     BatchConfig,
@@ -26,6 +27,7 @@ from bus.config import (
     IngressConfig,
     KvConfig,
     LogConfig,
+    LoraConfig,
     MetricsConfig,
     ModelConfig,
     PoolsConfig,
@@ -59,6 +61,8 @@ SECTIONS: dict[str, type[Section]] = {
     "[curve]": CurveConfig,
     "[[model]]": ModelConfig,
     "[model.pools]": PoolsConfig,
+    "[model.lora]": LoraConfig,
+    "[[model.adapter]]": AdapterConfig,
     "[[guard]]": GuardConfig,
     "[[upstream]]": UpstreamConfig,
     "[[upstream.model]]": UpstreamModelConfig,
