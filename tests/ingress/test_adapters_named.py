@@ -157,7 +157,7 @@ def test_what_is_kept_of_answers_is_apart(loop: UvLoop) -> None:
         await stage.told()
         base, one = stage.engine.models["m"], stage.engine.model("one")
         other = base.adapted("one", TWO)
-        space = Space("default", False, 1.0)
+        space = Space("default", exact=True, sampled=False, ttl_s=1.0)
         keys = {exact_key(Job(model="x", prompt=[1]), each, space) for each in (base, one, other)}
         assert len(keys) == 3
         assert len({fingerprint(each) for each in (base, one, other)}) == 3
@@ -233,7 +233,7 @@ def test_only_keys_of_the_right_role_may(loop: UvLoop, role: str) -> None:
 def test_a_scheduler_that_goes_away_leaves_nobody_waiting(loop: UvLoop) -> None:
     async def scene(stage: Stage) -> None:
         await stage.told()
-        stage.scheduler._hear = lambda message: None  # type: ignore[method-assign]
+        stage.scheduler._hear = lambda _: None  # type: ignore[method-assign]
         adapters, caller = calls(stage)
         asked = asyncio.ensure_future(adapters.load(b'{"lora_name":"mine","lora_path":"x"}', caller))
         await asyncio.sleep(0.1)

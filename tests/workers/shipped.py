@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from workers.attention.triton import GraphLimits, TritonAttention
-from workers.kernels.triton import activation, embedding, norm, prefill, sample
+from workers.kernels.triton import activation, embedding, lora, norm, prefill, sample
 from workers.kernels.triton.aot import compile_for, signature_of
 from workers.kernels.triton.attend import Paged, Shape
 from workers.kernels.triton.launch import Launch, launches
@@ -94,6 +94,10 @@ def the_rest(hidden: int, inner: int, vocabulary: int, table: Tuning) -> list[La
             activation.silu_mul_quantised(empty(rows, 2 * inner), table, dtype)
         embedding.embed(empty(rows, dtype=torch.int64), empty(vocabulary // 2, hidden), vocabulary // 2, table)
         embedding.assemble_logits(empty(2, rows, vocabulary // 2), [vocabulary // 2] * 2, 30.0, table)
+        tiles = lora.Tiles(*(empty(each, **ints) for each in (rows, 9, 9, 9)))
+        for rank in (16, 256):
+            middle = lora.shrink(empty(rows, hidden), empty(8, rank, hidden), empty(8, **floats), tiles)
+            lora.expand(middle, empty(8, inner, rank), tiles, empty(rows, 2 * inner)[:, inner:])
         history, request = empty(8, vocabulary, **ints), empty(rows, **ints)
         sample.sample(
             empty(rows, vocabulary, **floats),

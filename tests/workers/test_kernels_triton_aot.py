@@ -34,7 +34,7 @@ def check(gpu: str, launches: list[dict[str, Any]]) -> None:
     """No spills, shared memory that fits, products by tensor cores, loads of keys and values that run ahead."""
     assert {each["kernel"] for each in launches} >= {
         "_list", "_split", "_merge", "_prefill", "_rotate_and_write", "_norm", "_silu_mul", "_embed", "_assemble",
-        "_edit", "_scan", "_finish", "_truncate", "_best", "_remember",
+        "_edit", "_scan", "_finish", "_truncate", "_best", "_remember", "_shrink", "_expand",
     }  # fmt: skip
     for each in launches:
         assert each["spilled"] == 0, each
