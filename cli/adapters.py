@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bus.messages.adapters import AdapterNow, Adapters, AddAdapter, GetAdapters, RemoveAdapter
-from bus.messages.control import Rejected, ToProcess
+from bus.messages.control import Rejected
 from bus.names import scheduler_name
 from cli.commands.base import Switch
 from cli.control import Caller, Unreachable
@@ -93,7 +93,7 @@ def remove(model: str, name: str, *, reason: str = "") -> int:
     return _refused(answer) if answer is None or isinstance(answer, Rejected) else 0
 
 
-def _ask(model: str, question: ToProcess) -> object:
+def _ask(model: str, question: AddAdapter | RemoveAdapter | GetAdapters) -> object:
     try:
         with Caller() as caller:
             return caller.ask(scheduler_name(model), question)

@@ -82,8 +82,8 @@ class AdapterDesk:
         for each in self._model.adapter:
             known = kept.get(each.name)
             same = known is not None and known.source == each.source
-            digest, created = (known.digest, known.created) if known is not None and same else ("", int(time.time()))
-            self._feed(e.AdapterAdded(each.name, each.source, bytes.fromhex(digest), created=created))
+            text, created = (known.digest, known.created) if known is not None and same else ("", int(time.time()))
+            self._feed(e.AdapterAdded(each.name, each.source, bytes.fromhex(text), created=created))
         for one in self._load():
             if one.listed and one.name not in self._taken:
                 self._feed(e.AdapterAdded(one.name, one.source, bytes.fromhex(one.digest), created=one.created))

@@ -83,13 +83,13 @@ class AdapterState(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=9
     """worker -> scheduler: an adapter can be used, or (`problem`) cannot.
 
     Attributes:
-        bytes: that this rank's share takes.
+        size: bytes that this rank's share takes.
         took_ns: that reading it took.
     """
 
     number: int
     digest: bytes = b""
-    bytes: int = 0
+    size: int = 0
     took_ns: int = 0
     problem: str = ""
 

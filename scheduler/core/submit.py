@@ -39,8 +39,8 @@ def submit(state: State, home: Home, message: Submit) -> None:
     if problem := _problem(state, message):
         state.refuse(home, message.request, "invalid", problem)
         return
-    if message.adapter and (problem := state.adapters.lacks(message.adapter)):
-        state.refuse(home, message.request, *problem)
+    if message.adapter and (lack := state.adapters.lacks(message.adapter)) is not None:
+        state.refuse(home, message.request, *lack)
         return
     prompt_tokens = len(message.prompt) // 4
     wants_token = 1 if message.max_tokens > 0 else 0

@@ -122,9 +122,9 @@ def _deltas(path: Path, data: bytearray, config: PeftConfig, base: Prepared) -> 
                 f"{[rank, module.inputs]} and {[module.outputs, rank]}"
             )
         for key, rows, columns in module.pieces:
-            mine = (a[:, columns], b[rows])
             # Copies: of what is read, nothing but these stays.
-            found[key] = Delta(*(each.to(torch.float32, copy=True) for each in mine), config.scale(name))
+            mine = a[:, columns].to(torch.float32, copy=True), b[rows].to(torch.float32, copy=True)
+            found[key] = Delta(*mine, config.scale(name))
     if not found:
         raise BadAdapter(f"{path}: there is no module in it")
     return found
@@ -145,7 +145,7 @@ def _modules_in(path: Path, tensors: dict[str, Tensor], known: dict[str, Module]
     for name, tensor in tensors.items():
         module = next((name.removesuffix(suffix) for suffix in _SUFFIXES if name.endswith(suffix)), "")
         if not module and name in _COPIES:
-            if tensor.shape != (base.vocabulary, base.hidden):
+            if tensor.shape[:1] != (base.vocabulary,):
                 raise BadAdapter(f"{path}: {name}: {list(tensor.shape)}: the base's vocabulary was changed for it")
             continue
         if not module:
