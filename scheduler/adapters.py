@@ -75,6 +75,7 @@ class AdapterDesk:
         self._failed: OrderedDict[str, str] = OrderedDict()
         self._answers: dict[tuple[int, int], dict[int, AdapterState]] = {}
         self._version = 0
+        self._due: list[tuple[str, str]] = []
 
     def start(self) -> None:
         """Tell the core what there is."""
@@ -202,13 +203,19 @@ class AdapterDesk:
 
     def acted(self, action: e.AdapterTold) -> None:
         """An adapter was read, or cannot be. One that was asked for at run time is then not there."""
-        self._answer(action.name, action.problem)
+        self._due.append((action.name, action.problem))
         self._failed.pop(action.name, None)
         if action.problem and action.name not in self._configured:
             self._failed[action.name] = action.problem
             if len(self._failed) > REMEMBERED:
                 self._failed.popitem(last=False)
             self._feed(e.AdapterDropped(action.name))
+
+    def answer(self) -> None:
+        """Tell those who asked what has been found out; everybody else knows by now."""
+        due, self._due = self._due, []
+        for name, problem in due:
+            self._answer(name, problem)
 
     # --- the file --------------------------------------------------------------------------------------------------
 

@@ -384,6 +384,7 @@ class SchedulerService:
         self._life.busy = self.core.state.running > 0
         if self._adapters.keep():
             self._tell_facts()
+        self._adapters.answer()
 
     def _act(self, actions: list[e.Action]) -> None:
         for action in actions:

@@ -281,6 +281,6 @@ def test_an_adapter_that_is_too_large_is_refused_unread(small: tuple[Any, Path, 
 
 def test_an_adapter_of_another_model_does_not_fit(small: tuple[Any, Path, Any], tmp_path: Path) -> None:
     weights, _, _ = small
-    adapted(tiny("llama", hidden_size=64), tmp_path / "other", target_modules=EVERYWHERE)
+    adapted(tiny("llama", hidden_size=192), tmp_path / "other", target_modules=EVERYWHERE)
     with pytest.raises(BadAdapter, match="this model has"):
         read_adapter(tmp_path / "other", "a", weights, BOUNDS)
