@@ -6,6 +6,8 @@ What is not there is read on a thread of its own, one after the other, while ste
 from __future__ import annotations
 
 import logging
+import os
+import threading
 import time
 from collections.abc import Callable
 
@@ -20,6 +22,8 @@ from workers.lora.reader import BadAdapter, Bounds, read_adapter
 from workers.weights.prepared import Prepared
 
 log = logging.getLogger(__name__)
+
+_NICE = 10
 
 
 class Shelf:
@@ -77,7 +81,9 @@ class Shelf:
         self._reading = source, Background(self._loop, lambda: self._read(source), self._done, self._failed)
 
     def _read(self, source: AdapterSource) -> Adapter:
-        torch.set_num_threads(1)  # of this thread: the others are the steps'
+        # Of this thread, both: the cores are the steps'.
+        torch.set_num_threads(1)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         return read_adapter(locate(source.source), source.name, self._base, self._bounds)
 
     def _done(self, adapter: Adapter) -> None:
