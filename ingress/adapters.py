@@ -23,6 +23,7 @@ class AdapterNames:
     """
 
     def __init__(self, models: Mapping[str, ServedModel], configured: Mapping[str, Sequence[str]]) -> None:
+        self._configured = {name for names in configured.values() for name in names}
         self._models: dict[str, ServedModel] = {}
         self._known: dict[str, asyncio.Event] = {}
         for base, names in configured.items():
@@ -44,8 +45,11 @@ class AdapterNames:
         """A scheduler says which its model has."""
         named = {each.name for each in adapters}
         for name in [name for name, model in self._models.items() if model.base == base.name and name not in named]:
-            self._known.pop(name).set()
-            del self._models[name]
+            if name in self._configured:
+                self._put(base.adapted(name, b""))  # it is to be there, and this scheduler does not know it yet
+            else:
+                self._known.pop(name).set()
+                del self._models[name]
         for each in adapters:
             before = self._models.get(each.name)
             if before is None or (before.adapter, before.trouble) != (each.digest, each.trouble):

@@ -63,6 +63,7 @@ class Loader:
             return
         for source in self._wanted:
             if source.number in self.there:  # type: ignore[attr-defined]
+                self.worker.link.send(AdapterState(source.number, self.digest_of(source), 100))  # type: ignore[attr-defined]
                 continue
             if problem := self.bad.get(source.name):  # type: ignore[attr-defined]
                 self.worker.link.send(AdapterState(source.number, problem=problem))  # type: ignore[attr-defined]
@@ -169,9 +170,9 @@ def test_where_all_are_used_who_waits_gets_in_when_one_has_left(run: Path) -> No
         loader = Loader(worker)
         ingress = house.ingress()
         facts = known(house, ingress, "a", "b")
+        worker.held = True  # 1 goes on and on
         ingress.submit(with_adapter(1, facts, "a", 50))
         house.until(lambda: "a" in loader.used)
-        worker.held = True  # 1 goes on and on
         ingress.submit(with_adapter(2, facts, "b"))
         house.turn(2.3)  # `fetching.PATIENCE_NS`
         ingress.submit(with_adapter(3, facts, "a"))  # a leaves: it waits behind b

@@ -231,7 +231,10 @@ BAD: dict[str, tuple[Any, str]] = {
     "an alpha that is none": (_config(lora_alpha=1e300), "lora_alpha"),
     "a pattern that takes for ever": (_config(rank_pattern={"(a+)+b": 4}), "pattern"),
     "a wrong shape": (_tensors(lambda t: t.update({_Q: torch.zeros(4, 95)})), "of rank 4 this model has"),
-    "a module too many": (_tensors(lambda t: t.update({_Q.replace("layers.0", "layers.3"): t[_Q].clone()})), "layers.3"),
+    "a module too many": (
+        _tensors(lambda t: t.update({_Q.replace("layers.0", "layers.3"): t[_Q].clone()})),
+        "layers.3",
+    ),
     "half a module": (_tensors(lambda t: t.pop(_Q)), "lora_A.weight is missing"),
     "an embedding": (
         _tensors(lambda t: t.update({"base_model.model.model.embed_tokens.lora_embedding_A": torch.zeros(4, 101)})),
