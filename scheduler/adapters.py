@@ -79,13 +79,14 @@ class AdapterDesk:
 
     def start(self) -> None:
         """Tell the core what there is."""
-        kept = {each.name: each for each in self._load() if each.listed}
+        before = self._load()  # all of it: the file is written again with the first of them
+        kept = {each.name: each for each in before if each.listed}
         for each in self._model.adapter:
             known = kept.get(each.name)
             same = known is not None and known.source == each.source
             text, created = (known.digest, known.created) if known is not None and same else ("", int(time.time()))
             self._feed(e.AdapterAdded(each.name, each.source, bytes.fromhex(text), created=created))
-        for one in self._load():
+        for one in before:
             if one.listed and one.name not in self._taken:
                 self._feed(e.AdapterAdded(one.name, one.source, bytes.fromhex(one.digest), created=one.created))
             elif one.digest and not one.listed:

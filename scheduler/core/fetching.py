@@ -73,7 +73,7 @@ def adapter_read(state: State, event: AdapterRead) -> None:
             state.tally.adapters_failed += 1
             _unreadable(state, known, event)
         return
-    if replica.adapters.loaded(event.number):
+    if replica.adapters.loaded(event.number, state.now, awaited=known.users > 0):
         state.tally.adapters_loaded_s.append(event.took_ns / 1e9)
         if not known.digest:
             state.adapters.read(known, event.digest)
@@ -100,7 +100,7 @@ def try_again(state: State) -> None:
 def _fetch_in_time(state: State, number: int, replicas: list[Replica], since_ns: int) -> None:
     if not fetch(state, number, replicas) and state.now - since_ns > PATIENCE_NS:
         for replica in replicas:
-            replica.adapters.make_one_leave(number)
+            replica.adapters.make_one_leave(number, state.now)
 
 
 def _read_first(state: State, known: Known) -> None:

@@ -3,7 +3,8 @@
     wanted ──► loading ──► there ──► (leaving) ──► gone
                   └── failed: not tried again for a while
 
-One that is used by a request, or by a plan that was sent, never goes. Where all are used and another one is waited for,
+One that is used by a request, or by a plan that was sent, never goes; nor does one that has just come for a request,
+which is about to use it: else two that wait for one place could take it from each other for ever. Where all are used and another one is waited for,
 one of them is told to leave: it takes no new requests, and goes with its last one. So none keeps the others out.
 """
 
@@ -13,17 +14,19 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
+AWAITED_NS: Final = 2_000_000_000  # one that has come for a request is kept so long for it
 AGAIN_NS: Final = 5_000_000_000  # one that could not be read is tried again after so long
 
 
 @dataclass(slots=True)
 class _Held:
-    """One adapter. `until`: the last step that may use it."""
+    """One adapter. `until`: the last step that may use it; `awaited_ns`: till then a request is expected to use it."""
 
     there: bool = False
     leaving: bool = False
     users: int = 0
     until: int = 0
+    awaited_ns: int = 0
 
 
 class Residency:
@@ -84,19 +87,20 @@ class Residency:
             return not held.leaving
         if self._failed.get(number, 0) > now:
             return False
-        if len(self._held) >= self.room and not self._evict(completed):
+        if len(self._held) >= self.room and not self._evict(completed, now):
             return False
         self._failed.pop(number, None)
         self._held[number] = _Held()
         self.changed = True
         return True
 
-    def loaded(self, number: int) -> bool:
-        """The replica has it. Whether that is news."""
+    def loaded(self, number: int, now: int, *, awaited: bool) -> bool:
+        """The replica has it, perhaps for a request. Whether that is news."""
         held = self._held.get(number)
         if held is None or held.there:
             return False
         held.there = True
+        held.awaited_ns = now + AWAITED_NS if awaited else 0
         self._held.move_to_end(number)
         return True
 
@@ -111,7 +115,9 @@ class Residency:
 
     def enter(self, number: int) -> None:
         """A request that is computed with it got a slot."""
-        self._held[number].users += 1
+        held = self._held[number]
+        held.users += 1
+        held.awaited_ns = 0
         self._held.move_to_end(number)
 
     def leave(self, number: int, last_step: int) -> None:
@@ -125,13 +131,14 @@ class Residency:
         for held in self._held.values():
             held.until = 0
 
-    def make_one_leave(self, wanted: int) -> None:
+    def make_one_leave(self, wanted: int, now: int) -> None:
         """Somebody waits for room, and all are in use: the one with the fewest users shall go, if none does yet."""
         if wanted in self._held or len(self._held) < self.room:
             return
         if any(held.leaving or not held.there for held in self._held.values()):
             return
-        _, number = min(((held.users, number) for number, held in self._held.items()), default=(0, 0))
+        others = ((held.users, number) for number, held in self._held.items() if held.awaited_ns <= now)
+        _, number = min(others, default=(0, 0))
         if number:
             self._held[number].leaving = True
 
@@ -149,9 +156,9 @@ class Residency:
             self.evicted += 1
             self._drop(number)
 
-    def _evict(self, completed: int) -> bool:
+    def _evict(self, completed: int, now: int) -> bool:
         for number, held in self._held.items():
-            if held.there and self._idle(held, completed):
+            if held.there and self._idle(held, completed) and held.awaited_ns <= now:
                 self.evicted += 1
                 self._drop(number)
                 return True

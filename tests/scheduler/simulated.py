@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from bus import blocks
+from bus.messages.adapters import AdapterSource
 from bus.messages.requests import (
     Abort,
     Accepted,
@@ -42,8 +43,7 @@ def extend(prefix: int, token: int) -> int:
     return hash((prefix, token)) & 0xFFFFFFFFFFFF
 
 
-def prefix_hash(tokens: list[int]) -> int:
-    value = 1
+def prefix_hash(tokens: list[int], value: int = 1) -> int:
     for token in tokens:
         value = extend(value, token)
     return value
@@ -53,9 +53,16 @@ def next_token(prefix: int) -> int:
     return (prefix >> 7) % VOCABULARY
 
 
-def truth(prompt: list[int], max_tokens: int, stops: set[int], min_tokens: int, context: int) -> tuple[list[int], str]:
+def beginning(adapter: bytes) -> int:
+    """The hash of nothing: KV depends on the adapter from the first token on."""
+    return extend(1, int.from_bytes(adapter, "little")) if adapter else 1
+
+
+def truth(
+    prompt: list[int], max_tokens: int, stops: set[int], min_tokens: int, context: int, adapter: bytes = b""
+) -> tuple[list[int], str]:
     """What any correct scheduler generates, and why it ends."""
-    value, out = prefix_hash(prompt), list[int]()
+    value, out = prefix_hash(prompt, beginning(adapter)), list[int]()
     while len(out) < max_tokens and len(prompt) + len(out) < context:
         token = next_token(value)
         out.append(token)
@@ -246,6 +253,7 @@ class Slot:
     prompt_logprobs: int
     logprobs: int
     hashes: list[int]
+    beginning: int = 1
 
 
 @dataclass(frozen=True)
@@ -280,6 +288,20 @@ class Worker:
     memory: int = 1 << 30  # tokens of the largest step that fits
     crashed: bool = False
     hung: bool = False
+    adapters: dict[int, bytes] = field(default_factory=dict)  # there, with their digests
+    reading: list[AdapterSource] = field(default_factory=list)
+
+    def keep(self, sources: tuple[AdapterSource, ...]) -> None:
+        """What is not wanted goes at once, whatever plans still wait; what is not there is read later."""
+        wanted = {source.number for source in sources}
+        self.adapters = {number: digest for number, digest in self.adapters.items() if number in wanted}
+        self.reading = [source for source in sources if source.number not in self.adapters]
+
+    def read(self) -> None:
+        """One of those is there."""
+        source = self.reading.pop(0)
+        self.adapters[source.number] = source.digest
+        self.outbox.append(e.AdapterRead(self.replica, source.number, source.digest, 1000))
 
     def execute(self, fail: bool = False) -> None:
         """The next message: a plan, or a reset."""
@@ -297,10 +319,11 @@ class Worker:
         for o in plan.opens:
             assert o.slot not in self.state
             assert o.slot < self.slots
+            assert not o.adapter or o.adapter in self.adapters, "a slot of an adapter that is not there"
             tokens = unpack_u32(o.tokens).tolist()
             self.state[o.slot] = Slot(
                 o.request, tokens, unpack_u32(o.pages).tolist(), o.computed, o.prompt_tokens, o.prompt_logprobs,
-                o.sampling.logprobs, [],
+                o.sampling.logprobs, [], beginning(self.adapters.get(o.adapter, b"")),
             )  # fmt: skip
         for slot, page in zip(unpack_u32(plan.page_slots).tolist(), unpack_u32(plan.pages).tolist(), strict=True):
             self.state[slot].table.append(page)
@@ -356,7 +379,7 @@ class Worker:
     def _attend(self, s: Slot, start: int, count: int) -> None:
         size = self.page_tokens
         assert len(s.tokens) >= start + count, "a position whose token nobody knows"
-        value = s.hashes[-1] if s.hashes else 1
+        value = s.hashes[-1] if s.hashes else s.beginning
         for position in range(len(s.hashes), start + count):
             value = extend(value, s.tokens[position])
             s.hashes.append(value)
@@ -483,6 +506,9 @@ class World:
             self.workers[action.replica].inbox.append(action)
         elif isinstance(action, e.Note):
             self.notes.append((action.event.request, action.event.kind))
+        elif isinstance(action, e.KeepAdaptersOf):
+            assert len(action.adapters) <= self.core.state.limits.adapters
+            self.workers[action.replica].keep(action.adapters)
         elif isinstance(action, e.KillReplica):
             self.killed.append(action.replica)
             self.ending.add(action.replica)
@@ -576,19 +602,21 @@ class World:
         sampling: Sampling | None = None,
         reuse: bool = True,
         home: str = "ingress@0",
+        adapter: bytes = b"",
         **more: object,
     ) -> Client:
         """A new request."""
+        root = blocks.salted_root(ROOT, b"", adapter) if adapter else ROOT
         packed = pack_u32(prompt)
         self.next_request += 1
         sampling = sampling or Sampling()
         message = Submit(
-            self.next_request, packed, sampling, max_tokens, root=ROOT if reuse else b"",
-            digests=blocks.chain(ROOT, packed, self.page_tokens) if reuse else b"", stop_token_ids=pack_u32(stops),
-            submitted_ns=self.now, **more,
+            self.next_request, packed, sampling, max_tokens, root=root if reuse else b"",
+            digests=blocks.chain(root, packed, self.page_tokens) if reuse else b"", stop_token_ids=pack_u32(stops),
+            submitted_ns=self.now, adapter=adapter, **more,
         )  # type: ignore[arg-type]  # fmt: skip
         context = min(self.context, self.kv.capacity * self.page_tokens + 1)
-        expected, reason = truth(prompt, max_tokens, set(stops), sampling.min_tokens, context)
+        expected, reason = truth(prompt, max_tokens, set(stops), sampling.min_tokens, context, adapter)
         client = self.clients[message.request] = Client(message, self.homes[home], expected, reason)
         self.do(e.Submitted(client.home, message))
         return client
@@ -620,6 +648,8 @@ class World:
         worker.inbox.clear()
         worker.outbox.clear()
         worker.state.clear()
+        worker.adapters.clear()
+        worker.reading.clear()
         self.do(e.ReplicaLost(number, "died"))
         if fenced:
             self.do(e.ReplicaFenced(number))
@@ -672,6 +702,9 @@ class World:
             event = worker.outbox.popleft()
             self.failures += isinstance(event, e.StepBroken)
             self.do(event)
+            return True
+        if worker.reading and not worker.hung:
+            worker.read()
             return True
         if worker.inbox and not worker.hung:
             worker.execute(fail)

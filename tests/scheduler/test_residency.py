@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from scheduler.core.residency import AGAIN_NS, Residency
+from scheduler.core.residency import AGAIN_NS, AWAITED_NS, Residency
 
 NUMBERS = st.integers(1, 6)
 ROOM = 3
@@ -39,9 +39,9 @@ class Machine(RuleBasedStateMachine):
         self.held.fetch(number, self.completed, self.now)
         self.told()
 
-    @rule(number=NUMBERS)
-    def arrives(self, number: int) -> None:
-        if number in self.held.numbers and self.held.loaded(number):
+    @rule(number=NUMBERS, awaited=st.booleans())
+    def arrives(self, number: int, awaited: bool) -> None:
+        if number in self.held.numbers and self.held.loaded(number, self.now, awaited=awaited):
             self.worker.add(number)
 
     @rule(number=NUMBERS)
@@ -67,6 +67,10 @@ class Machine(RuleBasedStateMachine):
             self.until[number] = self.step
 
     @rule()
+    def time_passes(self) -> None:
+        self.now += AWAITED_NS
+
+    @rule()
     def completes(self) -> None:
         self.completed = self.step
         self.held.sweep(self.completed)
@@ -74,7 +78,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(number=NUMBERS)
     def waits_long(self, number: int) -> None:
-        self.held.make_one_leave(number)
+        self.held.make_one_leave(number, self.now)
 
     @rule(number=NUMBERS)
     def is_unloaded(self, number: int) -> None:
@@ -96,7 +100,7 @@ def filled(*numbers: int) -> Residency:
     held = Residency(len(numbers))
     for number in numbers:
         assert held.fetch(number, 0, 0)
-        assert held.loaded(number)
+        assert held.loaded(number, 0, awaited=False)
     return held
 
 
@@ -114,9 +118,9 @@ def test_where_all_are_used_one_leaves_with_its_last_request() -> None:
     for number in (1, 1, 2):
         held.enter(number)
     assert not held.fetch(3, 0, 0)
-    held.make_one_leave(3)
+    held.make_one_leave(3, 0)
     assert (held.has(1), held.has(2)) == (True, False), "the one with the fewest users"
-    held.make_one_leave(3)
+    held.make_one_leave(3, 0)
     assert held.has(1), "one at a time"
     held.leave(2, 7)
     held.sweep(6)
@@ -134,12 +138,23 @@ def test_none_is_kept_out_for_ever(wanted: list[int]) -> None:
     for number in running:
         held.enter(number)
     for number in wanted:
-        held.make_one_leave(number)
+        held.make_one_leave(number, 0)
         for other in [other for other in running if not held.has(other)]:
             running.remove(other)
             held.leave(other, 0)
         held.sweep(0)
         assert held.fetch(number, 0, 0)
-        if held.loaded(number):
+        if held.loaded(number, 0, awaited=True):
             held.enter(number)
             running.append(number)
+
+
+def test_one_that_has_come_for_a_request_is_kept_for_it() -> None:
+    """Two requests that wait for one place do not take it from each other."""
+    held = Residency(1)
+    assert held.fetch(1, 0, 0)
+    assert held.loaded(1, 0, awaited=True)
+    assert not held.fetch(2, 0, AWAITED_NS - 1)
+    held.make_one_leave(2, AWAITED_NS - 1)
+    assert held.has(1)
+    assert held.fetch(2, 0, AWAITED_NS), "nobody came"

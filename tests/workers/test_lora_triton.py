@@ -63,5 +63,6 @@ def test_a_token_has_the_same_bits_in_any_company() -> None:
         return out
 
     together = computed([(1, list(range(0, 50, 2))), (0, list(range(1, 50, 2)))])
-    for token in (0, 1, 2 * TILE, 49):
+    # Each is the first of a tile: products of the interpreter depend on the place in it, those of a GPU do not.
+    for token in (0, 1, 2 * TILE, 2 * TILE + 1):
         assert torch.equal(computed([((token + 1) % 2, [token])])[token], together[token])
