@@ -4,9 +4,9 @@
                   └── failed: not tried again for a while
 
 One that is used by a request, or by a plan that was sent, never goes; nor does one that has just come for a request,
-which is about to use it: else two that wait for one place could take it from each other for ever. Where all are used and
-another one is waited for, one of them is told to leave: it takes no new requests, and goes with its last one. So none
-keeps the others out.
+which is about to use it: else two that wait for one place could take it from each other for ever. Where all are used
+and another one is waited for, one of them is told to leave: it takes no new requests, and goes with its last one. So
+none keeps the others out.
 """
 
 from __future__ import annotations
