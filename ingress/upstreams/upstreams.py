@@ -183,7 +183,7 @@ class Upstreams:
 
     def count(self, text: str, model: UpstreamModelConfig) -> int:
         """Tokens of a text, by the tokeniser that its model names; 0 without one."""
-        return len(self._engine.models[model.tokenizer].tokenizer.encode(text, special=False)) if model.tokenizer else 0
+        return len(self._engine.model(model.tokenizer).tokenizer.encode(text, special=False)) if model.tokenizer else 0
 
     def first(self, order: Order) -> None:
         """The first token of an answer is there."""
