@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import TYPE_CHECKING
 
 import cyclopts
-import msgspec
-from rich.console import Console
-from rich.table import Table
 
-from bus.messages.adapters import AdapterNow, Adapters, AddAdapter, GetAdapters, RemoveAdapter
-from bus.messages.control import Rejected
-from bus.names import scheduler_name
 from cli.commands.base import Switch
-from cli.control import Caller, Unreachable
+
+if TYPE_CHECKING:
+    from bus.messages.adapters import AdapterNow, AddAdapter, GetAdapters, RemoveAdapter
 
 adapters = cyclopts.App(name="adapters", help="Adapters (LoRA) that are served beside a model, by names of their own.")
 PATIENCE_S = 120.0
@@ -28,6 +25,12 @@ def list_adapters(model: str, *, json: Switch = False) -> int:
         model: The base.
         json: For programs.
     """
+    import msgspec
+    from rich.console import Console
+    from rich.table import Table
+
+    from bus.messages.adapters import Adapters, GetAdapters
+
     answer = _ask(model, GetAdapters(0))
     if not isinstance(answer, Adapters):
         return _refused(answer)
@@ -58,6 +61,9 @@ def add(model: str, name: str, path: str, *, reason: str = "") -> int:
         path: Directory with adapter_config.json and adapter_model.safetensors.
         reason: For the audit log.
     """
+    from bus.messages.adapters import Adapters, AddAdapter, GetAdapters
+    from bus.messages.control import Rejected
+
     answer = _ask(model, AddAdapter(0, name, path, reason))
     if answer is None or isinstance(answer, Rejected):
         return _refused(answer)
@@ -89,11 +95,17 @@ def remove(model: str, name: str, *, reason: str = "") -> int:
         name: The adapter's.
         reason: For the audit log.
     """
+    from bus.messages.adapters import RemoveAdapter
+    from bus.messages.control import Rejected
+
     answer = _ask(model, RemoveAdapter(0, name, reason))
     return _refused(answer) if answer is None or isinstance(answer, Rejected) else 0
 
 
 def _ask(model: str, question: AddAdapter | RemoveAdapter | GetAdapters) -> object:
+    from bus.names import scheduler_name
+    from cli.control import Caller, Unreachable
+
     try:
         with Caller() as caller:
             return caller.ask(scheduler_name(model), question)
@@ -103,11 +115,15 @@ def _ask(model: str, question: AddAdapter | RemoveAdapter | GetAdapters) -> obje
 
 
 def _refused(answer: object) -> int:
+    from bus.messages.control import Rejected
+
     if isinstance(answer, Rejected):
         print(answer.reason, file=sys.stderr)
     return 1
 
 
 def _plain(adapter: AdapterNow) -> dict[str, object]:
+    import msgspec
+
     plain: dict[str, object] = msgspec.structs.asdict(adapter)
     return plain | {"digest": adapter.digest.hex()}

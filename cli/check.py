@@ -126,11 +126,18 @@ def as_toml(config: Config) -> str:
         for table in tables:
             if table is not None:
                 lines += ["", f"[[{section}]]" if tables is value else f"[{section}]"]
-                lines += _pairs({key: item for key, item in table.items() if not isinstance(item, dict)})
+                lines += _pairs({key: item for key, item in table.items() if not _has_tables(item)})
                 for key, item in table.items():
                     if isinstance(item, dict):
                         lines += ["", f"[{section}.{key}]", *_pairs(item)]
+                    elif _has_tables(item):
+                        for inner in item:
+                            lines += ["", f"[[{section}.{key}]]", *_pairs(inner)]
     return "\n".join(lines[1:])
+
+
+def _has_tables(item: object) -> bool:
+    return isinstance(item, dict) or (isinstance(item, list | tuple) and any(isinstance(each, dict) for each in item))
 
 
 def _pairs(table: dict[str, object]) -> list[str]:

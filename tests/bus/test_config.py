@@ -95,3 +95,21 @@ def test_any_text_is_a_configuration_or_a_configuration_error(text: str) -> None
         parse_config(text, "h.toml")
     except ConfigError as error:
         assert str(error).startswith("h.toml")  # noqa: PT017
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('[[model.adapter]]\nname = "a"\nsource = "path:/x"\n', "model[1].adapter[0].name: 'a' is there twice"),
+        ('[[model.adapter]]\nname = "x y"\nsource = "path:/x"\n', "model[1].adapter[0].name: letters, digits"),
+        ('[[model.adapter]]\nname = "x"\nsource = "/x"\n', "model[1].adapter[0].source: expected path:/DIR"),
+        ('[[model.adapter]]\nname = "x"\n', "missing required field `source`"),
+        ("[model.lora]\nresident = 0\n", "model[1].lora.resident: Expected `int` >= 1"),
+        ('[model.lora]\nmax_size = "big"\n', "model[1].lora.max_size: 'big' is not a size"),
+        ('[model.lora]\ndirectory = "here"\n', "model[1].lora.directory: expected an absolute path"),
+    ],
+)
+def test_adapters_are_checked(text: str, expected: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        parse_config(GOOD + text, "h.toml")
+    assert expected in str(error.value)
