@@ -127,8 +127,8 @@ def _note_no_place(state: State, request: Request) -> None:
 
 
 def _others_may_pass(state: State, request: Request) -> bool:
-    """Whether it waits for its own pool only."""
-    return has_pools(state) and bool(candidates(state, request))
+    """Whether it waits for its own pool, or for a replica that has its adapter."""
+    return bool(request.adapter) or (has_pools(state) and bool(candidates(state, request)))
 
 
 def _try(state: State, request: Request, replica: Replica) -> _Try:
