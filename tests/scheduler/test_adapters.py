@@ -48,6 +48,7 @@ class Loader:
                 self.told.append([each.name for each in body.adapters])
                 self._wanted = body.adapters
                 self.there = {n: a for n, a in self.there.items() if n in {each.number for each in body.adapters}}
+                worker.worker.keep(body.adapters)
                 self.go()
                 return
             if isinstance(body, StepPlan):
@@ -73,7 +74,14 @@ class Loader:
                 self.worker.link.send(AdapterState(source.number, digest, problem="others"))  # type: ignore[attr-defined]
                 continue
             self.there[source.number] = source.name  # type: ignore[attr-defined]
+            self.worker.worker.adapters[source.number] = digest  # type: ignore[attr-defined]
             self.worker.link.send(AdapterState(source.number, digest, 100, 5))  # type: ignore[attr-defined]
+
+
+def expected(facts: ModelFacts, name: str, max_tokens: int = 8) -> list[int]:
+    """What is generated with an adapter."""
+    digest = next(each.digest for each in facts.adapters if each.name == name)
+    return truth(PROMPT, max_tokens, set(), 0, 64, digest)[0]
 
 
 def with_adapter(number: int, facts: ModelFacts, name: str, max_tokens: int = 8) -> Submit:
@@ -148,7 +156,7 @@ def test_a_request_waits_for_its_adapter_and_nobody_for_it(house: House) -> None
     loader.held = False
     loader.go()
     house.until(lambda: 1 in ingress.finished)
-    assert [ingress.tokens[number] for number in (1, 2, 3)] == [EXPECTED] * 3
+    assert [ingress.tokens[number] for number in (1, 2, 3)] == [expected(facts, "a"), expected(facts, "c"), EXPECTED]
     assert loader.used == ["c", None, "a"]
 
 
@@ -206,7 +214,7 @@ def test_requests_of_one_that_cannot_be_read_again_end_with_the_reason(house: Ho
     assert "'a' cannot be loaded: its files are gone" in ingress.finished[1].error
     ingress.submit(with_adapter(2, facts, "b"))
     house.until(lambda: 2 in ingress.finished)
-    assert ingress.tokens[2] == EXPECTED
+    assert ingress.tokens[2] == expected(facts, "b")
 
 
 def test_one_whose_files_are_others_by_now_is_another_adapter(house: House) -> None:
@@ -235,7 +243,7 @@ def test_a_worker_s_death_brings_the_adapter_to_the_next_one(house: House) -> No
     worker.link.close()
     second = Loader(house.worker(epoch=2))
     house.until(lambda: 1 in ingress.finished)
-    assert ingress.tokens[1] == truth(PROMPT, 40, set(), 0, 64)[0]
+    assert ingress.tokens[1] == expected(facts, "a", 40)
     assert second.used == ["a"]
     assert loader.used == ["a"]
 
@@ -290,7 +298,7 @@ def test_loading_and_unloading_at_run_time(house: House, run: Path) -> None:
     house.until(lambda: "mine" in loader.used)
     assert ingress.link.send(UnloadAdapter(11, "mine"))
     house.until(lambda: 11 in said and 1 in ingress.finished)
-    assert ingress.tokens[1] == truth(PROMPT, 40, set(), 0, 64)[0], "what is under way is completed"
+    assert ingress.tokens[1] == expected(facts, "mine", 40), "what is under way is completed"
     assert "mine" not in {each.name for each in ingress.facts[-1].adapters}
     house.until(lambda: "mine" not in loader.there.values())
     ingress.submit(with_adapter(2, facts, "mine"))
@@ -329,7 +337,7 @@ def test_a_scheduler_that_comes_back_knows_them_all(house: House) -> None:
     house.until(lambda: bool(ingress.facts[-1].root))
     ingress.submit(with_adapter(1, ingress.facts[-1], "mine"))
     house.until(lambda: 1 in ingress.finished)
-    assert ingress.tokens[1] == EXPECTED
+    assert ingress.tokens[1] == expected(ingress.facts[-1], "mine")
 
 
 def test_ranks_answer_together(run: Path) -> None:
@@ -357,7 +365,8 @@ def test_two_replicas_have_what_their_requests_want(run: Path) -> None:
         for number in range(1, 13):
             ingress.submit(with_adapter(number, facts, "ab"[number % 2]))
         house.until(lambda: len(ingress.finished) == 12)
-        assert all(tokens == EXPECTED for tokens in ingress.tokens.values())
+        wanted = {number: expected(facts, "ab"[number % 2]) for number in range(1, 13)}
+        assert ingress.tokens == wanted
         assert all(len(told) <= 1 for loader in loaders for told in loader.told)
         assert sum(len(loader.used) for loader in loaders) == 12
     finally:
