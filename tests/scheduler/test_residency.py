@@ -10,8 +10,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from scheduler.core.residency import AGAIN_NS, AWAITED_NS, Residency
 
-NUMBERS = st.integers(1, 6)
-ROOM = 3
+NUMBERS = st.integers(1, 4)
+ANY = st.integers(0, 100)
+ROOM = 2
 
 
 class Machine(RuleBasedStateMachine):
@@ -39,9 +40,11 @@ class Machine(RuleBasedStateMachine):
         self.held.fetch(number, self.completed, self.now)
         self.told()
 
-    @rule(number=NUMBERS, awaited=st.booleans())
-    def arrives(self, number: int, awaited: bool) -> None:
-        if number in self.held.numbers and self.held.loaded(number, self.now, awaited=awaited):
+    @rule(at=ANY, awaited=st.booleans())
+    def arrives(self, at: int, awaited: bool) -> None:
+        if coming := [number for number in self.held.numbers if self.held.comes(number)]:
+            number = coming[at % len(coming)]
+            assert self.held.loaded(number, self.now, awaited=awaited)
             self.worker.add(number)
 
     @rule(number=NUMBERS)
@@ -51,15 +54,16 @@ class Machine(RuleBasedStateMachine):
             self.now += AGAIN_NS
         self.told()
 
-    @rule(number=NUMBERS)
-    def enters(self, number: int) -> None:
-        if self.held.has(number):
+    @rule(at=ANY)
+    def enters(self, at: int) -> None:
+        if ready := [number for number in self.held.numbers if self.held.has(number)]:
+            number = ready[at % len(ready)]
             assert number in self.worker
             self.held.enter(number)
             self.running.append(number)
             self.step += 1  # a plan with its slot is sent
 
-    @rule(at=st.integers(0, 100))
+    @rule(at=ANY)
     def leaves(self, at: int) -> None:
         if self.running:
             number = self.running.pop(at % len(self.running))
