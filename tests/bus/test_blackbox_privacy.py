@@ -20,6 +20,7 @@ KEY: Final = "sk-a-key-that-nobody-may-see"
 # Fields of bytes that are no content: pages, slots, counts, request ids, names of models. A new one is listed here, or
 # hidden in `bus.blackbox.privacy`.
 PLAIN: Final = {
+    "AdapterFacts.digest", "AdapterNow.digest", "AdapterSource.digest", "AdapterState.digest", "Submit.adapter",
     "Deltas.counts", "Deltas.requests", "Deltas.starts", "Exposition.text", "Found.generations", "Found.pages",
     "Leased.generations", "Leased.pages", "ModelFacts.root", "ModelSheet.digest", "OpenPool.root",
     "PagesReply.map", "PagesReply.map_used", "PagesView.map", "PagesView.map_used", "PoolStats.root",
