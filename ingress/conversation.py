@@ -39,6 +39,7 @@ from ingress.errors import ApiError, deadline, from_refusal, not_ready
 from ingress.generation import Generation, token_text
 from ingress.metering import Meter, NoMeter
 from ingress.models import ServedModel
+from ingress.samples.extending import Extension
 from ingress.streams import BUDGET, AbortReason, Piece, Stream
 
 log = logging.getLogger(__name__)
@@ -54,13 +55,15 @@ _PASSING: Final = frozenset({"overloaded", "not_ready", "draining"})
 
 Message = ModelFacts | Accepted | Refused | Deltas | Encoded | PromptLogprobs | Spent | Nack
 Opened = Callable[[ApiError | None], None]
+Growing = Generation | Awaited | Extension
 
 
 class Order(msgspec.Struct, frozen=True, gc=False):
     """What stays the same however often a request is submitted; the fields are `Submit`'s, but for these.
 
     Attributes:
-        key, counts_prompt: see `Job`. What an encoder is asked is accounted for by its call, as one.
+        key, counts_prompt, call: see `Job`. What an encoder is asked is accounted for by its call, as one.
+        allowed: see `UsageRecord`.
         salt: keeps its cached prefix apart; empty shares it with everyone whose salt is empty.
     """
 
@@ -83,6 +86,9 @@ class Order(msgspec.Struct, frozen=True, gc=False):
     batch: bool = False
     weight: float = 1.0
     segment: int = 0
+    call: int = 0
+    allowed: int = 0
+    part: bool = False
 
 
 class _Live:
@@ -93,9 +99,7 @@ class _Live:
         "text_ns", "waits_ns",
     )  # fmt: skip
 
-    def __init__(
-        self, order: Order, generation: Generation | Awaited, stream: Stream, opened: Opened | None, now_ns: int
-    ) -> None:
+    def __init__(self, order: Order, generation: Growing, stream: Stream, opened: Opened | None, now_ns: int) -> None:
         self.order, self.generation, self.stream = order, generation, stream
         self.opened = opened  # until the scheduler has answered for the first time
         self.sent = False  # a scheduler that is up has it, as far as we know
@@ -148,7 +152,7 @@ class Conversation:
 
     # --- from the fronts -------------------------------------------------------------------------------------------
 
-    def open(self, order: Order, generation: Generation | Awaited, opened: Opened | None, now_ns: int) -> Stream:
+    def open(self, order: Order, generation: Growing, opened: Opened | None, now_ns: int) -> Stream:
         """Submit a request. `opened` is called once: with `None` when it is taken, else with the reason why not. One
         that was taken from another ingress has none: `generation` is as far as its client was told. Nor has one that
         was promised with another, of the same call."""
@@ -264,6 +268,7 @@ class Conversation:
                 timing=order.timing,
                 traceparent=order.traceparent,
                 segment=order.segment,
+                part=order.part,
             )
         )
         if live.sent:
@@ -446,17 +451,18 @@ class Conversation:
 
     def _account(self, live: _Live, last: Piece, outcome: Outcome, computed: tuple[int, int] | None) -> None:
         """What it used, if it was ever taken. In the spool before anybody can see the end."""
-        if live.opened is not None or last.finish is None or live.order.segment:
+        if live.opened is not None or last.finish is None or live.order.segment or live.order.part:
             return
         order, usage = live.order, last.finish.usage
+        whose = Whose(self._model.name, order.tenant, order.key, order.counts_prompt, order.call, order.allowed)
         self._ledger.ended(
             Used(
-                order.request, Whose(self._model.name, order.tenant, order.key, order.counts_prompt), outcome,
-                usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens, order.submitted_ns, computed,
+                order.request, whose, outcome, usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens,
+                order.submitted_ns, computed,
             )
         )  # fmt: skip
 
     def _note(self, request: int, now_ns: int, kind: TimelineKind, value: int = 0, detail: str = "") -> None:
         live = self._live.get(request)
-        if live is None or not live.order.segment or live.order.timing:
+        if live is None or not (live.order.segment or live.order.part) or live.order.timing:
             self._tell(TimelineEvent(request, now_ns, kind, value=value, detail=detail))

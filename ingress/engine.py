@@ -13,6 +13,7 @@ import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -20,10 +21,11 @@ from bus.identity import Identity
 from bus.link import Link
 from bus.messages.requests import Deltas, ModelFacts, ToIngress
 from bus.messages.telemetry import TimelineEvent, TimelineKind
+from bus.messages.usage import Outcome
 from bus.names import REQUESTS_DOOR, scheduler_name
 from ingress.accounts import Ledger, NoLedger
 from ingress.awaited import Awaited
-from ingress.conversation import OPEN_PATIENCE_S, Conversation, Message, Opened, Order
+from ingress.conversation import OPEN_PATIENCE_S, Conversation, Growing, Message, Opened, Order
 from ingress.encoding import Encoded, EncodeJob, Tokens, encode
 from ingress.errors import ApiError, invalid_request, model_not_found, not_ready, overloaded
 from ingress.generation import Generation
@@ -33,6 +35,8 @@ from ingress.metering import Meter, NoMeter
 from ingress.models import ServedModel
 from ingress.overhead import Overhead
 from ingress.records import Drawn
+from ingress.samples.extending import Extension
+from ingress.samples.searching import Means, Search
 from ingress.streams import AbortReason, Finish, Piece, Stream, TokenText, Usage
 
 __all__ = ["AbortReason", "Engine", "Finish", "Job", "Piece", "ServedModel", "Stream", "TokenText", "Usage"]
@@ -76,6 +80,7 @@ class Engine:
         self._life, self._max_streams, self._ledger = life, max_streams, ledger
         self._known = {model.name: asyncio.Event() for model in models}  # what its scheduler knows of its replicas
         self._lent: dict[int, Callable[[], bool]] = {}  # requests that more than their own call may want
+        self._searches: dict[int, Search] = {}  # by request
         self._waiting = 0  # requests whose model is not known yet
         self._conversations = {model.name: self._talk(model) for model in models}
         self._links = {name: self._connect(name, talk) for name, talk in self._conversations.items()}
@@ -106,7 +111,7 @@ class Engine:
         self._note_prepared(job, order.request, generation.prompt_tokens, now_ns)
         return await self._opened(model, order, generation, now_ns)
 
-    async def _opened(self, model: ServedModel, order: Order, generation: Generation | Awaited, now_ns: int) -> Stream:
+    async def _opened(self, model: ServedModel, order: Order, generation: Growing, now_ns: int) -> Stream:
         """Submit, and wait until it is taken.
 
         Raises:
@@ -168,6 +173,42 @@ class Engine:
         vector: npt.NDArray[np.float32] = (await self.encode(model, job)).vectors[0]
         return vector
 
+    async def search(self, job: Job, *, promised: bool = False) -> list[Stream]:
+        """Have the most probable answers searched for, as `job.beams` says; the streams are those of the answers that
+        are wanted, best first, and all of one request.
+
+        Args:
+            promised: another ingress has begun it; it is begun again, and not refused.
+
+        Raises:
+            ApiError: as `open`.
+        """
+        model = self.model(job.model)
+        if not promised:
+            await self.expect(model)
+        now_ns = self._life.loop.now_ns()
+        request = job.request or secrets.randbits(63) or 1
+        order, generation = place(job, model, request, now_ns)
+        self._note_prepared(job, request, generation.prompt_tokens, now_ns)
+
+        async def opens(order: Order, extension: Extension, *, promised: bool) -> Stream:
+            if promised:
+                return self._conversations[model.name].open(order, extension, None, self._life.loop.now_ns())
+            return await self._opened(model, order, extension, self._life.loop.now_ns())
+
+        def ended(outcome: Outcome, drawn: int) -> None:
+            self._searches.pop(request, None)
+            self._note(request, self._life.loop.now_ns(), "finished", value=drawn, detail=outcome)
+
+        def empty() -> Generation:
+            return place(msgspec.structs.replace(job, pool=None), model, request, now_ns).generation
+
+        means = Means(opens, self._ledger or NoLedger(), self._meter, empty, ended)
+        search = Search(job, order, means)
+        await search.begin(promised=promised)
+        self._searches[request] = search
+        return search.streams
+
     def go_on(self, job: Job, request: int, adopted: int, drawn: Sequence[Drawn]) -> tuple[Stream, list[Piece]]:
         """Take up an answer that another ingress has begun, after what it has told. Its model must be `known`.
 
@@ -225,7 +266,7 @@ class Engine:
     @property
     def open_streams(self) -> int:
         """Answers under way."""
-        return sum(map(len, self._conversations.values()))
+        return sum(map(len, self._conversations.values())) + len(self._searches)
 
     def name(self, requests: Iterable[int], response: str, called: str = "") -> None:
         """These are the choices of a response: under its id their client knows them, or as what it `called` it."""
@@ -246,6 +287,8 @@ class Engine:
         for request in requests:
             if (give_back := self._lent.get(request)) is not None and give_back():
                 continue
+            if (search := self._searches.get(request)) is not None:
+                search.abort()
             for talk in self._conversations.values():
                 talk.abort(request, "client")
 
@@ -260,11 +303,15 @@ class Engine:
     def leave(self, requests: Iterable[int]) -> None:
         """These answers go on at another ingress."""
         for request in requests:
+            if (search := self._searches.pop(request, None)) is not None:
+                search.leave()
             for talk in self._conversations.values():
                 talk.leave(request)
 
     def abort_all(self) -> None:
         """End every answer, as at the end of a drain that took too long."""
+        for search in tuple(self._searches.values()):
+            search.abort("shutdown", "The server is going down.")
         for talk in self._conversations.values():
             for request in talk:
                 talk.abort(request, "shutdown", "The server is going down.")

@@ -16,6 +16,8 @@ from ingress.errors import context_length_exceeded, invalid_request
 from ingress.generation import Generation
 from ingress.models import ServedModel
 from ingress.records import Drawn
+from ingress.samples.beams import Beams
+from ingress.samples.pool import TokenPool
 from ingress.streams import Piece
 from ingress.text.reasoning import Thinking, ThoughtParser
 from ingress.text.stop import StopStrings
@@ -56,6 +58,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         thinking: whether the answer may begin with a thought that is told apart.
         estimate: tokens of the prompt, where `prompt` is empty as a model elsewhere has ids of its own.
         calls: the style (`tools.styles`) in which it may call tools; empty where it may not.
+        call: number under which the samples of one call stand in the ledger; 0 where it has one.
+        pool: tokens that all samples of the call may have together; None where nobody counts.
+        beams: it is not drawn but searched for, see `Engine.search`.
     """
 
     model: str
@@ -86,6 +91,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     thinking: Thinking = "off"
     calls: str = ""
     estimate: int = 0
+    call: int = 0
+    pool: TokenPool | None = None
+    beams: Beams | None = None
 
     @property
     def prompt_tokens(self) -> int:
@@ -134,6 +142,8 @@ def place(job: Job, model: ServedModel, request: int, now_ns: int) -> Placed:
         weight=job.weight,
         submitted_ns=received_ns,
         timing=job.timing,
+        call=job.call,
+        allowed=job.pool.size if job.pool is not None else 0,
     )
     generation = Generation(
         model.tokenizer,
@@ -149,6 +159,7 @@ def place(job: Job, model: ServedModel, request: int, now_ns: int) -> Placed:
         thoughts=ThoughtParser(opened=job.thinking == "does") if job.thinking != "off" else None,
         calls=style.parser() if style is not None else None,
     )
+    generation.pool = job.pool
     return Placed(order, generation)
 
 
@@ -162,6 +173,7 @@ def place_again(
         ValueError: what was drawn is not how this job's answer begins.
     """
     order, generation = place(job, model, request, now_ns)
+    generation.pool = None  # what was told was paid for
     told: list[Piece] = []
     for record in drawn:
         generation.timing = record.timing or generation.timing
@@ -170,6 +182,9 @@ def place_again(
         if piece is None or verdict != "going":
             raise ValueError(f"what was told of request {request} is not how its answer begins")
         told.append(piece)
+    if job.pool is not None:
+        job.pool.take(len(generation.emitted))
+        generation.pool = job.pool
     if generation.timing is not None:
         generation.timing.adopted(adopted)
     return Placed(msgspec.structs.replace(order, adopted=adopted), generation), told

@@ -44,6 +44,7 @@ from ingress.lane import Lane
 from ingress.mirror import Mirror
 from ingress.models import ModelUnusable, ServedModel, load
 from ingress.routing import RouteUnusable
+from ingress.samples.asked import Most
 from ingress.siblings import find
 from ingress.spool import Spool
 from ingress.upstreams.door import NoCredential
@@ -117,6 +118,7 @@ class IngressService:
                 guards=guards, admission=admission,
                 routes=self._life.config.route, upstreams=self._upstreams, prices=PriceBook(self._life.config.prices),
                 mirror=self._mirror, batches=Batches(self._batches),
+                most=Most(settings.max_n, settings.max_best_of, settings.max_beam_width),
             )  # fmt: skip
         except RouteUnusable as error:
             self._life.fail(f"[[route]] {error}", EXIT_CONFIG)

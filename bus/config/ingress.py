@@ -21,6 +21,9 @@ class IngressConfig(Section, frozen=True):
         max_streams: open requests per process; above it 429.
         resume_grace_s: how long a finished or abandoned stream can be resumed.
         response_ttl_s: how long a stored response is kept after its end, while there is room.
+        max_n: choices of a prompt; more are refused.
+        max_best_of: samples of a prompt, of which the best are chosen.
+        max_beam_width: beams of a prompt.
     """
 
     http: str = "127.0.0.1:8080"
@@ -30,6 +33,9 @@ class IngressConfig(Section, frozen=True):
     max_streams: Positive = 1024
     resume_grace_s: Seconds = 60.0
     response_ttl_s: Seconds = 3600.0
+    max_n: Annotated[int, Meta(ge=1, le=128)] = 16
+    max_best_of: Annotated[int, Meta(ge=1, le=128)] = 16
+    max_beam_width: Annotated[int, Meta(ge=1, le=128)] = 8
 
 
 class CurveConfig(Section, frozen=True):

@@ -98,6 +98,7 @@ class Submit(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=10):
         weight: of its tenant; one with twice the weight gets twice as much where both wait.
         segment: 0 generates. Else an encoder's vector or score of `prompt` is wanted: so many of its tokens belong to
             the first text, the others to a second one. `max_tokens` is 0 then; answered by `Encoded`.
+        part: of a search that its ingress accounts for as one: it wants no timeline either.
     """
 
     request: int
@@ -119,6 +120,7 @@ class Submit(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=10):
     batch: bool = False
     weight: float = 1.0
     segment: int = 0
+    part: bool = False
 
 
 class Abort(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=11):

@@ -131,18 +131,21 @@ def guards(finish: Finish | None) -> dict[str, str] | UnsetType:
 
 
 def total_usage(finishes: Sequence[Finish], n: int) -> schema.Usage:
-    """One account for all choices: each prompt counts once, whatever `n`."""
+    """One account for all choices: each prompt counts once, whatever `n`, and every token that was drawn."""
     prompt = sum(finish.usage.prompt_tokens for finish in finishes[::n])
     cached = sum(finish.usage.cached_tokens for finish in finishes[::n])
-    completion = sum(finish.usage.completion_tokens for finish in finishes)
+    others = sum(finish.usage.others for finish in finishes)
+    completion = others + sum(finish.usage.completion_tokens for finish in finishes)
+    allowed = max(finish.usage.allowed for finish in finishes)
     thought = sum(finish.usage.reasoning_tokens for finish in finishes)
     return schema.Usage(
         prompt,
         completion,
         prompt + completion,
         schema.PromptTokensDetails(cached),
-        schema.CompletionTokensDetails(thought),
+        schema.CompletionTokensDetails(thought, others or UNSET),
         True if any(finish.usage.estimated for finish in finishes) else UNSET,
+        allowed or UNSET,
     )
 
 

@@ -24,6 +24,7 @@ from ingress.errors import ApiError, invalid_request
 from ingress.gate.roster import Grantee
 from ingress.grammar import writing
 from ingress.grammar.wanted import wanted
+from ingress.samples.asked import beams_of, pool_of, require_here, samples_of, wants_logprobs
 from ingress.text.control import ControlNames
 from ingress.text.prompt import Rendered
 from ingress.text.prompt import render as render_prompt
@@ -140,7 +141,12 @@ class Settled(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What a call wants: choice `i` answers `jobs[i]`, whose prompt is `prompts[i // n]`."""
+    """What a call wants: `n` answers to each prompt, out of `samples` streams. Stream `i` is of prompt `i // samples`,
+    and of job `i`, or, where answers are searched for, of job `i // samples`.
+
+    Attributes:
+        drawn: `samples`, where that is not `n`.
+    """
 
     prompts: list[Prompt]
     jobs: list[Job]
@@ -148,6 +154,12 @@ class Plan(NamedTuple):
     seed: int = 0
     streams: bool = True
     grammar: str = ""
+    drawn: int = 0
+
+    @property
+    def samples(self) -> int:
+        """Streams of each prompt."""
+        return self.drawn or self.n
 
     @property
     def settled(self) -> Settled:
@@ -229,6 +241,7 @@ def plan_elsewhere(request: ChatRequest, name: str, caller: Caller, tokens: int)
     Args:
         tokens: of the prompt, estimated.
     """
+    require_here(request, name)
     alternatives = -1 if not request.logprobs else request.top_logprobs or 0
     return _plan(request, name, caller, [Prompt(None, [], tokens)], None, request.limit, alternatives, None, None)
 
@@ -388,6 +401,11 @@ def _plan(
         seed = named
     else:
         seed = secrets.randbits(63)
+    beams, samples, pool = beams_of(request), samples_of(request), pool_of(request)
+    drawn = 1 if beams is not None else samples
+    call = caller.request or secrets.randbits(63) if len(prompts) * drawn > 1 else 0
+    if pool is not None and limit is not None:
+        limit = min(limit, pool.size)
     sampling = Sampling(
         temperature=1.0 if request.temperature is None else request.temperature,
         top_p=1.0 if request.top_p is None else request.top_p,
@@ -397,13 +415,13 @@ def _plan(
         presence_penalty=request.presence_penalty or 0.0,
         frequency_penalty=request.frequency_penalty or 0.0,
         logit_bias=tuple((request.logit_bias or {}).items()),
-        logprobs=alternatives,
+        logprobs=max(alternatives, 0) if wants_logprobs(request) else alternatives,
         grammar=grammar,
     )
 
     def jobs() -> Iterator[Job]:
         for index, prompt in enumerate(prompts):
-            for choice in range(request.n or 1):
+            for choice in range(drawn):
                 yield Job(
                     model=name,
                     prompt=prompt.ids,
@@ -435,8 +453,12 @@ def _plan(
                     thinking=thinking,
                     calls=calls,
                     request=caller.request if index == choice == 0 else 0,
+                    call=call,
+                    pool=pool,
+                    beams=beams,
                 )
 
     return Plan(
-        prompts, list(jobs()), request.n or 1, seed, request.streams, grammar.text if grammar is not None else ""
-    )
+        prompts, list(jobs()), request.n or 1, seed, request.streams, grammar.text if grammar is not None else "",
+        samples,
+    )  # fmt: skip

@@ -22,12 +22,12 @@ from ingress.api.admission import Admission
 from ingress.api.answer import Head, Renderer, encode
 from ingress.api.attempts import Attempts
 from ingress.api.batches import Batches
-from ingress.api.choices import collect
 from ingress.api.encoders import Encoders, require_generates
 from ingress.api.events import Events
 from ingress.api.jobs import Caller, chat_ids, ids_of
 from ingress.api.once import Kept, checked, once
 from ingress.api.operations import KINDS
+from ingress.api.schema_common import Generation
 from ingress.api.schema_messages import TokenCount
 from ingress.api.schema_other import (
     DetokenizeReply,
@@ -56,6 +56,10 @@ from ingress.overhead import Overhead
 from ingress.records import Opening
 from ingress.replay import Replay
 from ingress.routing import Routing
+from ingress.samples.asked import Most
+from ingress.samples.choosing import Choosing
+from ingress.samples.scorers import check_scorer
+from ingress.samples.scorers import choosing as choosing_of
 from ingress.timing import Marks
 from ingress.upstreams.upstreams import Upstreams
 
@@ -72,7 +76,7 @@ class _Open(NamedTuple):
     opening: Opening
     renderer: Renderer
     streams: list[Stream]
-    n: int
+    choosing: Choosing
     streams_events: bool
     kept: bool
     read: Callable[[Events], Coroutine[Any, Any, bytes]]
@@ -82,7 +86,7 @@ class _Open(NamedTuple):
         """For an answer that is kept."""
         if self.kept:
             return Telling(self.renderer, dict(enumerate(self.streams)))
-        return Whole(self.renderer, self.streams, self.n)
+        return Whole(self.renderer, self.streams, self.choosing)
 
 
 class Pipeline:
@@ -101,6 +105,7 @@ class Pipeline:
         prices: of models, which routes compare.
         mirror: has other models asked too.
         batches: the way to files and batches.
+        most: samples that a prompt may have.
 
     Attributes:
         batches: the same.
@@ -124,7 +129,9 @@ class Pipeline:
         prices: PriceBook | None = None,
         mirror: Mirror | None = None,
         batches: Batches | None = None,
+        most: Most | None = None,
     ) -> None:
+        self._most = most or Most()
         telemetry = host.telemetry
         self.batches = batches or Batches(None)
         self._admission = admission or Admission(None, NoLedger())
@@ -257,9 +264,11 @@ class Pipeline:
             events = self._streaming.begin(call.opening, call.telling)
             return events if call.streams_events else Kept(events, call.read)
         try:
-            answers = await collect(call.streams)
+            answers = await call.choosing.answers(call.streams)
             tell_found(caller.headers, [answer.finish for answer in answers])
-            return call.renderer.whole(answers, [stream.prompt_logprobs for stream in call.streams[:: call.n]])
+            return call.renderer.whole(
+                answers, [stream.prompt_logprobs for stream in call.streams[:: call.choosing.samples]]
+            )
         finally:
             self._engine.abort(call.opening.requests)  # nothing happens to those that have ended
 
@@ -274,6 +283,9 @@ class Pipeline:
         if model is not None:
             require_generates(model)
         self._admission.check_model(caller, request.model)
+        if isinstance(request, Generation):
+            self._most.check(request)
+            check_scorer(request, self._engine, partial(self._admission.may_see, caller))
         if (guards := self._guards.of(names, model, Whose(caller.tenant, caller.key))) is not None:
             guards.refuse(request)
         earlier = await self._earlier(request, caller)
@@ -303,7 +315,8 @@ class Pipeline:
         )  # fmt: skip
         renderer = kind.render(head, request, plan, tried.tokenizer)
         read = partial(kind.read, request)
-        return _Open(opening, renderer, streams, plan.n, request.streams, plan.streams, read)
+        choosing = choosing_of(request, plan, tried.tokenizer, self._engine, caller)
+        return _Open(opening, renderer, streams, choosing, request.streams, plan.streams, read)
 
     async def _earlier(self, request: object, caller: Caller) -> bytes:
         """The stored conversation that a call goes on with."""

@@ -15,17 +15,20 @@ from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
+from msgspec.structs import replace
+
 from bus.loop import Loop
 from bus.messages.common import ProcessState
 from bus.packed import unpack_u32
 from bus.telemetry import Telemetry
 from ingress.api import afar
 from ingress.api.answer import Head, envelope, fingerprint
+from ingress.api.choices import search_all
 from ingress.api.elsewhere import Elsewhere, Remote
 from ingress.api.events import Events
-from ingress.api.jobs import Caller, Settled, owner_of
+from ingress.api.jobs import Caller, Plan, Settled, owner_of
 from ingress.api.operations import KINDS, not_stored
-from ingress.api.telling import Say, Telling, Whole, retell
+from ingress.api.telling import GoOn, Say, Telling, Whole, retell
 from ingress.api.validate import EVERYTHING
 from ingress.cache.entry import go_on as replay_on
 from ingress.conversation import LOST_PATIENCE_S
@@ -37,6 +40,7 @@ from ingress.journal import Journal, Journals, Taken
 from ingress.records import Drawn, Opening, Record, Said
 from ingress.replay import Keeping, Replay, ReplayStore
 from ingress.routing import Routing
+from ingress.samples.scorers import choosing as choosing_of
 from ingress.upstreams.upstreams import Upstreams
 
 log = logging.getLogger(__name__)
@@ -286,6 +290,7 @@ class Streaming:
         caller = Caller(
             opening.tenant, opening.owner, received_ns, key=opening.key, traceparent=opening.traceparent,
             batch=opening.batch, weight=opening.weight, earlier=opening.earlier, partition=opening.partition,
+            request=opening.requests[0],
         )  # fmt: skip
         head = Head(opening.response, opening.created, name, opening.fingerprint)
         names, whose = {name, request.model}, Whose(opening.tenant, opening.key)
@@ -310,10 +315,21 @@ class Streaming:
                 raise internal("The model was changed before this answer was complete.", code="generation_failed")
         settled = Settled([unpack_u32(ids).tolist() for ids in opening.prompts], opening.seed, opening.grammar)
         plan = await kind.plan(request, model, caller, settled)
-        drawn_on = partial(replay_on, opening.cached) if opening.cached else self._engine.go_on
+        drawn_on: GoOn = partial(replay_on, opening.cached) if opening.cached else self._engine.go_on
+        if plan.jobs[0].beams is not None:
+            plan, drawn_on = await self._search_again(opening, plan)
         go_on = self._guards.going_on(drawn_on, names, model, whose, opening.body, opening.earlier)
-        telling = retell(opening, records, plan, kind.render(head, request, plan, model.tokenizer), go_on)
+        choosing = choosing_of(request, plan, model.tokenizer, self._engine, caller)
+        telling = retell(opening, records, plan, kind.render(head, request, plan, model.tokenizer), go_on, choosing)
         await telling.tell(say)
+
+    async def _search_again(self, opening: Opening, plan: Plan) -> tuple[Plan, GoOn]:
+        """A search is begun again, under its number: nothing of it was told. A job for each of its answers, and what
+        hands out their streams in order."""
+        numbers = opening.requests[:: plan.samples]
+        jobs = [replace(job, request=number) for job, number in zip(plan.jobs, numbers, strict=True)]
+        streams = iter(await search_all(self._engine, jobs, promised=True))
+        return plan._replace(jobs=[job for job in jobs for _ in range(plan.samples)]), lambda *_: (next(streams), [])
 
 
 _ABANDONED = "The client went away and the answer was not kept. X-Resumable: true keeps it for a while."

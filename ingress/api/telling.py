@@ -15,10 +15,11 @@ from functools import partial
 from msgspec.structs import replace
 
 from ingress.api.answer import Renderer, envelope, failure
-from ingress.api.choices import broken, collect
+from ingress.api.choices import broken
 from ingress.api.jobs import Plan
 from ingress.engine import Finish, Job, Piece, Stream
 from ingress.records import Adopted, Drawn, Opening, Record, Said
+from ingress.samples.choosing import Choosing
 from ingress.streams import parts_of
 
 GoOn = Callable[[Job, int, int, Sequence[Drawn]], tuple[Stream, list[Piece]]]
@@ -96,11 +97,11 @@ class Whole:
     """An answer in one piece, at its end.
 
     Args:
-        n: choices of a prompt.
+        choosing: the choices are these of the streams.
     """
 
-    def __init__(self, renderer: Renderer, streams: Sequence[Stream], n: int) -> None:
-        self._renderer, self._streams, self._n = renderer, streams, n
+    def __init__(self, renderer: Renderer, streams: Sequence[Stream], choosing: Choosing) -> None:
+        self._renderer, self._streams, self._choosing = renderer, streams, choosing
 
     async def tell(self, say: Say) -> None:
         """Say one record.
@@ -108,12 +109,14 @@ class Whole:
         Raises:
             ApiError: it failed.
         """
-        answers = await collect(self._streams)
-        prompts = [stream.prompt_logprobs for stream in self._streams[:: self._n]]
+        answers = await self._choosing.answers(self._streams)
+        prompts = [stream.prompt_logprobs for stream in self._streams[:: self._choosing.samples]]
         say(Said((self._renderer.whole(answers, prompts),), last=True))
 
 
-def retell(opening: Opening, records: Sequence[Record], plan: Plan, renderer: Renderer, go_on: GoOn) -> Telling | Whole:
+def retell(
+    opening: Opening, records: Sequence[Record], plan: Plan, renderer: Renderer, go_on: GoOn, choosing: Choosing
+) -> Telling | Whole:
     """The same answer after what was told of it: choices are taken up with the tokens that they had, and the renderer
     has seen what it has seen. What it writes this time is what the records hold, and is thrown away.
 
@@ -126,7 +129,7 @@ def retell(opening: Opening, records: Sequence[Record], plan: Plan, renderer: Re
     adopted = 1 + sum(isinstance(record, Adopted) for record in records)
     if not plan.streams:
         again = [go_on(job, opening.requests[index], adopted, ())[0] for index, job in enumerate(plan.jobs)]
-        return Whole(renderer, again, plan.n)
+        return Whole(renderer, again, choosing)
     begun = any(not isinstance(record, Adopted) for record in records)
     if begun:
         renderer.first()
@@ -136,6 +139,8 @@ def retell(opening: Opening, records: Sequence[Record], plan: Plan, renderer: Re
         drawn = [record for record in records if isinstance(record, Drawn) and record.choice == index]
         if drawn and (finish := drawn[-1].finish) is not None:
             finishes[index] = finish
+            if job.pool is not None:
+                job.pool.take(sum(len(record.tokens) for record in drawn))
             continue
         streams[index], told = go_on(job, opening.requests[index], adopted, drawn)
         for piece in told:

@@ -21,6 +21,8 @@ from ingress.api.schema_encoding import MAX_INPUTS, EmbeddingRequest, RerankRequ
 from ingress.api.schema_other import DetokenizeRequest, TokenizeRequest
 from ingress.errors import ApiError, invalid_request, unsupported_parameter
 from ingress.grammar.wanted import ends_whole, wanted
+from ingress.samples.asked import check as check_samples
+from ingress.samples.asked import samples_of
 from ingress.tools.offered import offered
 
 T = TypeVar("T")
@@ -137,15 +139,18 @@ def completion_request(body: bytes) -> CompletionRequest:
     request = decode(body, CompletionRequest)
     refuse(request, _COMPLETION_REFUSALS)
     _check_generation(request)
-    if request.best_of not in (None, request.n or 1):
-        raise unsupported_parameter("best_of", "best_of: only the value of n is served.")
-    prompts = prompts_of(request)
-    if len(prompts) * (request.n or 1) > MAX_CHOICES:
+    prompts, samples = prompts_of(request), samples_of(request)
+    if len(prompts) * samples > MAX_CHOICES:
+        name = "n" if samples == (request.n or 1) else "best_of"
         raise invalid_request(
-            f"{len(prompts)} prompts times n of {request.n or 1} are more than {MAX_CHOICES} choices.", param="prompt"
+            f"{len(prompts)} prompts times {name} of {samples} are more than {MAX_CHOICES} choices.", param="prompt"
         )
     if request.max_tokens == 0 and not (request.echo and request.logprobs is not None):
         raise invalid_request("max_tokens of 0 needs echo and logprobs: it scores the prompt.", param="max_tokens")
+    if request.max_tokens == 0 and (request.use_beam_search or samples > (request.n or 1)):
+        raise invalid_request("max_tokens of 0 scores the prompt: there is nothing to choose from.", param="max_tokens")
+    if request.use_beam_search and request.echo and request.logprobs is not None:
+        raise unsupported_parameter("echo", "echo: not with use_beam_search and logprobs; the prompt is not scored.")
     _check_min_tokens(request, request.max_tokens)
     wanted(request)
     return request
@@ -273,6 +278,7 @@ def _check_generation(request: Generation) -> None:
         refuse(request.stream_options, _STREAM_REFUSALS, "stream_options.")
     if request.prompt_logprobs is not None and request.streams:
         raise unsupported_parameter("prompt_logprobs", "prompt_logprobs: not in a stream; set stream to false.")
+    check_samples(request)
     for key in request.logit_bias or ():
         if key < 0:
             raise invalid_request(f"logit_bias: {key} is not a token id.", param="logit_bias")

@@ -40,12 +40,14 @@ class Part(NamedTuple):
         input: tokens of the prompt; 0 where another choice has counted them.
         most: tokens that its answer has at the most.
         requests: 1 for one choice of a call.
+        samples: that are drawn at once: of a beam search, its beams, whose tokens `most` counts all.
     """
 
     request: int
     input: int
     most: int
     requests: int
+    samples: int = 1
 
 
 class _Call(NamedTuple):
@@ -293,7 +295,7 @@ class Gate:
                 case "total_tokens":
                     amount = part.input + min(output, max(1, (most - call.input) // call.choices))
                 case "concurrency":
-                    amount = 1
+                    amount = part.samples
                 case "money":
                     amount = call.price.cost(part.input, 0, output)
             wants.append((bucket, amount))

@@ -101,7 +101,7 @@ def _accept(state: State, home: Home, message: Submit) -> None:
     request = Request(message, home, state.now, state.geometry.page_tokens, reuse)
     ahead = len(state.queue)
     state.requests[request.id] = request
-    if message.segment and not message.timing:
+    if (message.segment or message.part) and not message.timing:
         state.untold.add(request.id)
     state.queue.enter(request)
     state.queue.push(request)
