@@ -102,6 +102,7 @@ class UsageRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
         rejected: attempts that were turned away; `requests` does not count them.
         cached: of `requests`, those that were answered without a model.
         charged_nano: by the price book, in billionths of the currency.
+        allowed: of a request or a call, tokens that all samples of the call might generate; 0 where nobody said so.
     """
 
     group: str
@@ -118,6 +119,7 @@ class UsageRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
     rejected: int = 0
     cached: int = 0
     charged_nano: int = 0
+    allowed: int = 0
 
 
 class HostUsage(msgspec.Struct, array_like=True, frozen=True, gc=False):

@@ -115,13 +115,19 @@ class Whole:
 
 
 def retell(
-    opening: Opening, records: Sequence[Record], plan: Plan, renderer: Renderer, go_on: GoOn, choosing: Choosing
+    opening: Opening,
+    records: Sequence[Record],
+    plan: Plan,
+    renderer: Renderer,
+    go_on: GoOn,
+    choosing: Choosing | None = None,
 ) -> Telling | Whole:
     """The same answer after what was told of it: choices are taken up with the tokens that they had, and the renderer
     has seen what it has seen. What it writes this time is what the records hold, and is thrown away.
 
     Args:
         go_on: the engine's.
+        choosing: how its answers come of its streams; None where all are answers.
 
     Raises:
         ApiError, ValueError: the engine's.
@@ -129,7 +135,7 @@ def retell(
     adopted = 1 + sum(isinstance(record, Adopted) for record in records)
     if not plan.streams:
         again = [go_on(job, opening.requests[index], adopted, ())[0] for index, job in enumerate(plan.jobs)]
-        return Whole(renderer, again, choosing)
+        return Whole(renderer, again, choosing or Choosing(plan.n, plan.samples))
     begun = any(not isinstance(record, Adopted) for record in records)
     if begun:
         renderer.first()

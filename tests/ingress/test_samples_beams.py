@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -31,7 +32,9 @@ def model(seed: int) -> Any:
     return transformers.LlamaForCausalLM(config).eval()
 
 
-def theirs(seed: int, prompt: list[int], asked: Beams, stops: Sequence[int], most: int) -> list[tuple[list[int], float]]:
+def theirs(
+    seed: int, prompt: list[int], asked: Beams, stops: Sequence[int], most: int
+) -> list[tuple[list[int], float]]:
     """Tokens and scores of `generate`."""
     found = model(seed).generate(
         torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)), num_beams=asked.width, do_sample=False,
@@ -92,7 +95,7 @@ def test_answers_are_those_of_transformers(
     search = ours(seed, prompt, asked, sorted(stops), most)
     scores = [beam.score for beam in search.best()]
     assert scores == pytest.approx([score for _, score in expected], abs=1e-4)
-    if all(abs(left - right) > 1e-4 for left, right in zip(scores, scores[1:], strict=False)):
+    if all(abs(left - right) > 1e-4 for left, right in pairwise(scores)):
         assert [list(beam.tokens) for beam in search.best()] == [tokens for tokens, _ in expected]
 
 
@@ -103,7 +106,7 @@ def test_answers_are_those_of_transformers(
 def test_it_ends_with_answers_in_order_whatever_is_drawn(
     width: int, stops: set[int], most: int, stopping: EarlyStopping, data: st.DataObject
 ) -> None:
-    """Also where a grammar leaves few tokens, or none: never more than `width` beams, each once, none beyond the limit."""
+    """Also where a grammar leaves few tokens, or none: at most `width` beams, each once, none beyond the limit."""
     search = BeamSearch(Beams(width, width, 1.0, stopping), stops, most)
     steps = 0
     while not search.over:
