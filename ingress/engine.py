@@ -183,12 +183,16 @@ class Engine:
         Raises:
             ApiError: as `open`.
         """
+        assert job.beams is not None
         model = self.model(job.model)
         if not promised:
             await self.expect(model)
         now_ns = self._life.loop.now_ns()
         request = job.request or secrets.randbits(63) or 1
         order, generation = place(job, model, request, now_ns)
+        if promised:
+            most = order.max_tokens * job.beams.width
+            self._meter.adopt(request, job.key, model.name, generation.prompt_tokens, most)
         self._note_prepared(job, request, generation.prompt_tokens, now_ns)
 
         async def opens(order: Order, extension: Extension, *, promised: bool) -> Stream:

@@ -198,7 +198,7 @@ class Upstreams:
         """An attempt is over: its row in the ledger, and what is counted of it."""
         job, now_ns = order.job, self.now_ns()
         # Every choice is a call of its own there, which counts its prompt.
-        whose = Whose(order.model.name, job.tenant, job.key, True)
+        whose = Whose(order.model.name, job.tenant, job.key, True, job.call)
         self._ledger.ended(
             Used(
                 job.request, whose, outcome, usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens,

@@ -139,7 +139,7 @@ def test_what_a_chat_may_not_say_is_named(changes: dict[str, Any], param: str) -
     ("changes", "param"),
     [
         ({"suffix": "x"}, "suffix"),
-        ({"best_of": 3}, "best_of"),
+        ({"best_of": 3, "stream": True}, "best_of"),
         ({"logprobs": 21}, "logprobs"),
         ({"logprobs": True}, "logprobs"),
         ({"max_tokens": 0}, "max_tokens"),

@@ -57,7 +57,7 @@ def extend(seed: int, prompt: list[int], beams: Sequence[Beam], keep: int) -> li
     with torch.no_grad():
         rows = torch.tensor([[*prompt, *beam.tokens] for beam in beams])
         logprobs = model(seed)(rows).logits[:, -1].float().log_softmax(-1)
-    best = logprobs.sort(-1, descending=True, stable=True)
+    best = logprobs.sort(dim=-1, descending=True, stable=True)
     return [
         [Candidate(token, value, VALUE) for token, value in zip(ids[:keep], values[:keep], strict=True)]
         for ids, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)

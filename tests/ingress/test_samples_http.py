@@ -124,6 +124,15 @@ def test_limits_are_refused_by_name(stage: Stage, more: dict[str, Any], param: s
     assert reply.json()["error"]["param"] == param
 
 
+def test_more_log_probabilities_of_prompts_than_an_answer_holds_are_refused_by_name(stage: Stage) -> None:
+    prompts = [[97] * 2000] * 8
+    asked = {"model": "m", "prompt": prompts, "max_tokens": 1, "prompt_logprobs": 20}
+    reply = httpx.post(stage.url + COMPLETE, json=asked, timeout=30)
+    assert reply.status_code == 400
+    assert reply.json()["error"]["param"] == "prompt_logprobs"
+    assert httpx.post(stage.url + COMPLETE, json={**asked, "prompt_logprobs": 0}, timeout=60).status_code == 200
+
+
 def test_all_samples_together_have_what_they_may_have(client: openai.OpenAI) -> None:
     reply = client.completions.create(
         model="m", prompt="hi", n=4, seed=0, max_tokens=9, extra_body={"max_total_tokens": 22, "return_token_ids": True}
