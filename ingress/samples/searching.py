@@ -161,6 +161,7 @@ class Search:
         return replace(
             self._order, request=secrets.randbits(63) or 1, sampling=self._sampling, part=True, timing=False,
             max_tokens=len(extension.emitted) + 1, priority=self._order.priority - AHEAD,
+            submitted_ns=0 if extension.emitted else self._order.submitted_ns,
         )  # fmt: skip
 
     def _account(self, extension: Extension) -> None:
