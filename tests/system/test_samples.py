@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from minilm import cross_encoder
 from stack import SMOLLM2, Stack, running, until
 
 pytestmark = [pytest.mark.system, pytest.mark.model]
@@ -23,8 +24,10 @@ PROMPT = [(7 * at) % 9000 + 20 for at in range(10 * PAGE + 5)]
 
 
 @pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
-    with running(SMOLLM2) as stack:
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    judge = cross_encoder(tmp_path_factory.mktemp("judge"))
+    with running(f'{SMOLLM2}[[model]]\nname = "judge"\nsource = "path:{judge}"\n') as stack:
+        until(lambda: stack.replicas_ready() == 2, 60, "both models are ready")
         yield stack
 
 
@@ -82,6 +85,17 @@ def test_a_served_model_judges(client: openai.OpenAI, stack: Stack) -> None:
     until(lambda: len(calls(stack)) == len(before) + 1 + 3, 20, "what judging took is in the ledger too")
 
 
+def test_a_served_encoder_ranks(client: openai.OpenAI, stack: Stack) -> None:
+    asked: dict[str, Any] = {"model": "smollm2", "prompt": "A river is", "seed": 21, "max_tokens": 8}
+    texts = [choice.text for choice in client.completions.create(**asked, n=4).choices]
+    ranked = httpx.post(
+        f"{stack.url}/v1/rerank", timeout=60, json={"model": "judge", "query": "A river is", "documents": texts}
+    ).json()["results"]
+    best = client.completions.create(**asked, n=2, best_of=4, extra_body={"best_of_scorer": "judge"})
+    assert [choice.text for choice in best.choices] == [texts[result["index"]] for result in ranked[:2]]
+    assert len(set(texts)) == 4
+
+
 def test_all_samples_together_stay_within_their_budget(client: openai.OpenAI, stack: Stack) -> None:
     stream = client.completions.create(
         model="smollm2", prompt="Once upon a time", n=4, seed=1, max_tokens=64, stream=True,
@@ -103,7 +117,9 @@ def test_all_samples_together_stay_within_their_budget(client: openai.OpenAI, st
     assert (row["requests"], row["generated_tokens"], row["max_total_tokens"]) == (4, 50, 50)
 
 
-@pytest.mark.parametrize("case", BEAMS, ids=[case["name"] for case in BEAMS])
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, id=case["name"], marks=[pytest.mark.slow] * (at > 1)) for at, case in enumerate(BEAMS)]
+)
 def test_beams_are_those_of_transformers(client: openai.OpenAI, stack: Stack, case: dict[str, Any]) -> None:
     asked = case["asked"]
     names = {"length_penalty", "early_stopping"} & set(asked)
@@ -147,23 +163,34 @@ def test_a_kill_in_the_middle_of_four_choices_changes_nothing(client: openai.Ope
         assert ends == 4
         return found
 
-    until(lambda: stack.replicas_ready() == 1, 60, "a replica")
+    until(lambda: stack.replicas_ready() == 2, 60, "a replica")
     undisturbed = ask()
-    begun = threading.Event()
-    killer = threading.Thread(target=lambda: begun.wait(60) and stack.kill(victim))
+    begun, over, in_time = threading.Event(), threading.Event(), []
+
+    def kill() -> None:
+        begun.wait(60)
+        stack.kill(victim)
+        in_time.append(not over.is_set())
+
+    killer = threading.Thread(target=kill)
     killer.start()
-    assert ask(begun) == undisturbed
+    disturbed = ask(begun)
+    over.set()
     killer.join()
+    assert disturbed == undisturbed
+    assert in_time == [True]
     assert {len(each) for each in undisturbed} == {48}
 
 
 def test_a_search_goes_on_over_the_death_of_its_scheduler(stack: Stack) -> None:
     case = BEAMS[0]
-    until(lambda: stack.replicas_ready() == 1, 60, "a replica")
+    until(lambda: stack.replicas_ready() == 2, 60, "a replica")
+    over, in_time = threading.Event(), []
 
     def kill_soon() -> None:
-        until(lambda: stack.status()["models"][0]["running"] > 0, 30, "it runs")
+        until(lambda: any(model["running"] for model in stack.status()["models"]), 30, "it runs")
         stack.kill("scheduler@smollm2")
+        in_time.append(not over.is_set())
 
     killer = threading.Thread(target=kill_soon)
     killer.start()
@@ -172,6 +199,8 @@ def test_a_search_goes_on_over_the_death_of_its_scheduler(stack: Stack) -> None:
         json={"model": "smollm2", "prompt": case["ids"], "n": 4, "max_tokens": case["asked"]["max_new_tokens"],
               "use_beam_search": True, "return_token_ids": True},
     )  # fmt: skip
+    over.set()
     killer.join()
+    assert in_time == [True]
     assert reply.status_code == 200, reply.text
     assert [choice["token_ids"] for choice in reply.json()["choices"]] == case["tokens"]
