@@ -22,6 +22,7 @@ from ingress.errors import ApiError, invalid_request
 from ingress.samples.asked import MEAN_LOGPROB
 from ingress.samples.best import BLOCKED, mean_logprob
 from ingress.samples.choosing import Choosing, Score
+from ingress.streams import parts_of
 from ingress.text.tokenizer import Tokenizer
 
 JUDGE: Final = (
@@ -90,7 +91,7 @@ def _by_model(
             return BLOCKED
         for left in range(PATIENCE, -1, -1):
             try:
-                return await judged(engine, model, question, sample.text, caller)
+                return await judged(engine, model, question, said(sample), caller)
             except ApiError as error:
                 if not left or error.status not in (429, 503):
                     error.message = f"best_of_scorer: {error.message}"
@@ -114,14 +115,17 @@ async def _reranked(engine: Engine, model: ServedModel, question: str, answer: s
 
 
 async def _judged(engine: Engine, model: ServedModel, question: str, answer: str, caller: Caller) -> float:
-    asked = JUDGE.replace("{request}", question).replace("{answer}", answer)
+    room = model.context_tokens - 1
+    # What is long loses its beginning: first in characters, so that there is not much to encode, then in tokens.
+    asked = JUDGE.replace("{request}", question[-2 * room :]).replace("{answer}", answer[-2 * room :])
     if model.template is not None:
         messages: list[Message] = [UserMessage(asked)]
         ids = await chat_ids(
-            model, messages, add_generation_prompt=True, continue_final_message=False, extra=None
-        )  # fmt: skip
+            model, messages, add_generation_prompt=True, continue_final_message=False, extra={"enable_thinking": False}
+        )
     else:
         ids = await model.encode(asked + "\n", special=False)
+    ids = ids[-room:]
     stream = await engine.open(
         Job(
             model=model.name, prompt=ids, sampling=Sampling(logprobs=ALTERNATIVES), max_tokens=1,
@@ -138,6 +142,15 @@ async def _judged(engine: Engine, model: ServedModel, question: str, answer: str
         for piece in pieces
         for token in piece.logprobs
         for _, text, logprob in token.top
+    )
+
+
+def said(sample: Piece) -> str:
+    """A sample as a judge reads it: what it says, and the tools that it calls; not what it thought."""
+    return "".join(
+        f"{part.name} {part.text}" if part.call >= 0 else part.text
+        for part in parts_of(sample)
+        if part.kind != "reasoning"
     )
 
 

@@ -19,8 +19,8 @@ from ingress.samples.asked import Most, beams_of, samples_of, wants_logprobs
 from ingress.samples.beams import Beams
 from ingress.samples.best import chosen, mean_logprob, ranked
 from ingress.samples.pool import POOL, TokenPool
-from ingress.samples.scorers import yes
-from ingress.streams import Finish, Piece, Usage
+from ingress.samples.scorers import said, yes
+from ingress.streams import Finish, Part, Piece, Usage
 from ingress.text.stop import StopStrings
 from ingress.text.tokenizer import from_gguf
 
@@ -145,6 +145,12 @@ def test_the_best_are_in_order_and_the_account_is_of_all(scores: list[float], da
 def test_what_a_guard_has_stopped_is_behind_everything_else() -> None:
     samples = [sample([-0.1], "content_filter"), sample([-5.0]), sample([-4.0], "length")]
     assert ranked(samples, [-0.1, -5.0, -4.0]) == [2, 1, 0]
+
+
+def test_a_judge_reads_what_is_said_and_called_and_not_what_is_thought() -> None:
+    parts = (Part("reasoning", "hm"), Part("text", "Let me see. "), Part("tool", '{"a":1}', 0, "look"))
+    assert said(Piece("Let me see. ", parts=parts)) == 'Let me see. look {"a":1}'
+    assert said(Piece("plain")) == "plain"
 
 
 def test_a_judges_word() -> None:

@@ -77,6 +77,18 @@ def valid(name: str, arguments: str) -> dict[str, Any]:
     return value
 
 
+@pytest.mark.parametrize(
+    "more", [{"best_of": 3}, {"use_beam_search": True, "beam_width": 2}], ids=["the best of samples", "beams"]
+)
+def test_tools_are_called_by_whatever_is_chosen(gpt: openai.OpenAI, more: dict[str, Any]) -> None:
+    choice = chat(
+        gpt, tool_choice="required", parallel_tool_calls=False, temperature=1, seed=1, max_tokens=120, extra_body=more
+    ).choices[0]
+    assert choice.finish_reason == "tool_calls"
+    (call,) = choice.message.tool_calls
+    valid(call.function.name, call.function.arguments)
+
+
 def test_a_call_and_its_answer(gpt: openai.OpenAI) -> None:
     # Left to itself this model writes calls without their marks, as text.
     choice = chat(gpt, tool_choice="required", parallel_tool_calls=False).choices[0]
