@@ -40,6 +40,7 @@ from ingress.generation import Generation, token_text
 from ingress.metering import Meter, NoMeter
 from ingress.models import ServedModel
 from ingress.samples.extending import Extension
+from ingress.samples.pool import POOL
 from ingress.streams import BUDGET, AbortReason, Piece, Stream
 
 log = logging.getLogger(__name__)
@@ -395,6 +396,10 @@ class Conversation:
         self._note(live.order.request, done_ns, "told", live.text_ns)
         if verdict == "stopped":
             self._abort(live, "stop")
+        if isinstance(live.generation, Generation) and (pool := live.generation.pool) is not None and not pool.left:
+            for other in tuple(self._live.values()):  # nothing of what they would draw could be told
+                if isinstance(other.generation, Generation) and other.generation.pool is pool:
+                    self._cut(other, other.generation, POOL)
 
     def _look(self, live: _Live, drawn: int) -> None:
         """It is about to need more than it has of its budget: end it where there is none."""
@@ -403,9 +408,14 @@ class Conversation:
         if look_at is not None:
             live.look_at = look_at
             return
+        self._cut(live, live.generation, BUDGET)
+
+    def _cut(self, live: _Live, generation: Generation, why: str) -> None:
+        """End it where it is."""
         del self._live[live.order.request]
+        self._taken(live)
         self._abort(live, "stop")
-        last = live.generation.end("length", stop_reason=BUDGET)
+        last = generation.end("length", stop_reason=why)
         self._account(live, last, "length", None)
         self._note(live.order.request, self._clock(), "told", live.text_ns)
         live.stream.push(last)

@@ -1,7 +1,7 @@
 """The tokens that all samples of a call may draw together: `max_total_tokens`. Pure.
 
-One pool is shared by the generations of a call. Whoever takes the last token ends, and so does every other with its
-next one: no token is delivered that the pool did not have. An ingress that takes the call over takes from it what was
+One pool is shared by the generations of a call. Whoever takes the last token ends, and its conversation ends the
+others: no token is delivered that the pool did not have. An ingress that takes the call over takes from it what was
 told.
 """
 
