@@ -193,7 +193,7 @@ def test_the_tokens_of_all_stay_what_they_are_when_an_ingress_dies(stage: Stage)
 
 @pytest.mark.parametrize(
     "more",
-    [{"n": 2, "best_of": 4, "priority": 100}, {"n": 2, "use_beam_search": True, "beam_width": 3, "priority": 200}],
+    [{"n": 2, "best_of": 4, "priority": 100}, {"n": 2, "use_beam_search": True, "beam_width": 3, "max_tokens": 400}],
     ids=["best_of", "beams"],
 )
 def test_with_a_key_the_answer_outlives_its_ingress(stage: Stage, more: dict[str, Any]) -> None:

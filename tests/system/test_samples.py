@@ -7,6 +7,7 @@ import json
 import math
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -145,8 +146,21 @@ def test_beams_write_what_a_schema_allows(client: openai.OpenAI) -> None:
     assert json.loads(reply.choices[0].message.content or "")["city"] in ("Paris", "Rome")
 
 
+def search(stack: Stack, case: dict[str, Any]) -> list[list[int]]:
+    asked = case["asked"]
+    reply = httpx.post(
+        f"{stack.url}/v1/completions", timeout=240,
+        json={"model": "smollm2", "prompt": case["ids"], "n": asked["num_return_sequences"],
+              "max_tokens": asked["max_new_tokens"], "use_beam_search": True, "return_token_ids": True},
+    )  # fmt: skip
+    assert reply.status_code == 200, reply.text
+    return [choice["token_ids"] for choice in reply.json()["choices"]]
+
+
 @pytest.mark.parametrize("victim", ["worker@smollm2.0.0", "scheduler@smollm2"])
-def test_a_kill_in_the_middle_of_four_choices_changes_nothing(client: openai.OpenAI, stack: Stack, victim: str) -> None:
+def test_a_kill_in_the_middle_of_four_choices_and_of_a_search_changes_nothing(
+    client: openai.OpenAI, stack: Stack, victim: str
+) -> None:
     def ask(read: threading.Event | None = None) -> list[list[int]]:
         stream = client.completions.create(
             model="smollm2", prompt="In the year 2050,", n=4, seed=5, max_tokens=48, stream=True,
@@ -165,42 +179,12 @@ def test_a_kill_in_the_middle_of_four_choices_changes_nothing(client: openai.Ope
 
     until(lambda: stack.replicas_ready() == 2, 60, "a replica")
     undisturbed = ask()
-    begun, over, in_time = threading.Event(), threading.Event(), []
-
-    def kill() -> None:
-        begun.wait(60)
+    begun = threading.Event()
+    with ThreadPoolExecutor(2) as pool:
+        answers = [pool.submit(ask, begun), pool.submit(search, stack, BEAMS[0])]
+        assert begun.wait(60)
         stack.kill(victim)
-        in_time.append(not over.is_set())
-
-    killer = threading.Thread(target=kill)
-    killer.start()
-    disturbed = ask(begun)
-    over.set()
-    killer.join()
-    assert disturbed == undisturbed
-    assert in_time == [True]
+        assert not any(answer.done() for answer in answers), "both were under way"
+    assert answers[0].result() == undisturbed
+    assert answers[1].result() == BEAMS[0]["tokens"]
     assert {len(each) for each in undisturbed} == {48}
-
-
-def test_a_search_goes_on_over_the_death_of_its_scheduler(stack: Stack) -> None:
-    case = BEAMS[0]
-    until(lambda: stack.replicas_ready() == 2, 60, "a replica")
-    over, in_time = threading.Event(), []
-
-    def kill_soon() -> None:
-        until(lambda: any(model["running"] for model in stack.status()["models"]), 30, "it runs")
-        stack.kill("scheduler@smollm2")
-        in_time.append(not over.is_set())
-
-    killer = threading.Thread(target=kill_soon)
-    killer.start()
-    reply = httpx.post(
-        f"{stack.url}/v1/completions", timeout=240,
-        json={"model": "smollm2", "prompt": case["ids"], "n": 4, "max_tokens": case["asked"]["max_new_tokens"],
-              "use_beam_search": True, "return_token_ids": True},
-    )  # fmt: skip
-    over.set()
-    killer.join()
-    assert in_time == [True]
-    assert reply.status_code == 200, reply.text
-    assert [choice["token_ids"] for choice in reply.json()["choices"]] == case["tokens"]
