@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -133,6 +134,30 @@ def test_beams_are_those_of_transformers(client: openai.OpenAI, stack: Stack, ca
     assert reply.usage is not None
     row = in_the_ledger(stack, reply.id)
     assert (row["requests"], row["generated_tokens"]) == (1, reply.usage.completion_tokens)
+
+
+def counted(stack: Stack, name: str) -> int:
+    """A counter of the model's scheduler."""
+    text = httpx.get(f"{stack.url}/metrics", timeout=30).text
+    found = re.search(rf'^headrace_{name}_total{{[^}}]*model="smollm2"[^}}]*}} (\S+)', text, re.MULTILINE)
+    return int(float(found[1])) if found else 0
+
+
+def test_a_beam_computes_no_more_than_a_page_for_a_token(client: openai.OpenAI, stack: Stack) -> None:
+    names = ("prefix_lookup_tokens", "prefix_hit_tokens")
+    looked, hit = (counted(stack, name) for name in names)
+    prompt = PROMPT[::-1]
+    reply = client.completions.create(
+        model="smollm2", prompt=prompt, max_tokens=6,
+        extra_body={"use_beam_search": True, "beam_width": 3, "ignore_eos": True},
+    )  # fmt: skip
+    assert reply.usage is not None
+    assert reply.usage.completion_tokens == 1 + 5 * 3
+    known = len(prompt) + sum(3 * (len(prompt) + drawn) for drawn in range(1, 6))
+    until(lambda: counted(stack, names[0]) - looked >= known, 20, "everything is counted")
+    assert counted(stack, names[0]) - looked == known
+    computed = known - (counted(stack, names[1]) - hit)
+    assert len(prompt) < computed <= len(prompt) + 5 * 3 * PAGE
 
 
 def test_beams_write_what_a_schema_allows(client: openai.OpenAI) -> None:
