@@ -1,11 +1,12 @@
-"""Beam search is that of transformers: the same answers in the same order, for every width, penalty and way to stop."""
+"""Beam search is that of transformers: the same answers in the same order after as many steps, for every width, penalty
+and way to stop."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -32,10 +33,15 @@ def model(seed: int) -> Any:
     return transformers.LlamaForCausalLM(config).eval()
 
 
-def theirs(
-    seed: int, prompt: list[int], asked: Beams, stops: Sequence[int], most: int
-) -> list[tuple[list[int], float]]:
-    """Tokens and scores of `generate`."""
+class Theirs(NamedTuple):
+    """What `generate` answers: tokens and scores, best first, after so many steps."""
+
+    answers: list[list[int]]
+    scores: list[float]
+    steps: int
+
+
+def theirs(seed: int, prompt: list[int], asked: Beams, stops: Sequence[int], most: int) -> Theirs:
     found = model(seed).generate(
         torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)), num_beams=asked.width, do_sample=False,
         max_new_tokens=most, length_penalty=asked.length_penalty, early_stopping=asked.early_stopping,
@@ -43,7 +49,7 @@ def theirs(
         return_dict_in_generate=True, output_scores=True,
     )  # fmt: skip
     answers = [_cut(row.tolist()[len(prompt) :], stops) for row in found.sequences]
-    return list(zip(answers, found.sequences_scores.tolist(), strict=True))
+    return Theirs(answers, found.sequences_scores.tolist(), len(found.scores))
 
 
 def _cut(tokens: list[int], stops: Sequence[int]) -> list[int]:
@@ -64,11 +70,12 @@ def extend(seed: int, prompt: list[int], beams: Sequence[Beam], keep: int) -> li
     ]
 
 
-def ours(seed: int, prompt: list[int], asked: Beams, stops: Sequence[int], most: int) -> BeamSearch:
-    search = BeamSearch(asked, stops, most)
+def ours(seed: int, prompt: list[int], asked: Beams, stops: Sequence[int], most: int) -> tuple[list[Beam], int]:
+    search, steps = BeamSearch(asked, stops, most), 0
     while not search.over:
         search.advance(extend(seed, prompt, search.running, search.keep))
-    return search
+        steps += 1
+    return search.best(), steps
 
 
 early: st.SearchStrategy[EarlyStopping] = st.sampled_from([True, False, "never"])
@@ -81,8 +88,8 @@ early: st.SearchStrategy[EarlyStopping] = st.sampled_from([True, False, "never"]
     returned=st.integers(1, 4),
     penalty=st.sampled_from([-1.0, 0.0, 0.6, 1.0, 2.5]),
     stopping=early,
-    stops=st.sets(st.integers(1, VOCABULARY - 1), max_size=2),
-    most=st.integers(1, 9),
+    stops=st.sets(st.integers(1, VOCABULARY - 1), max_size=4),
+    most=st.integers(1, 12),
 )
 @example(seed=0, prompt=[1], width=4, returned=4, penalty=1.0, stopping=False, stops={3}, most=9)
 @settings(max_examples=150, deadline=None)
@@ -92,11 +99,12 @@ def test_answers_are_those_of_transformers(
 ) -> None:  # fmt: skip
     asked = Beams(width, min(returned, width), penalty, stopping)
     expected = theirs(seed, prompt, asked, sorted(stops), most)
-    search = ours(seed, prompt, asked, sorted(stops), most)
-    scores = [beam.score for beam in search.best()]
-    assert scores == pytest.approx([score for _, score in expected], abs=1e-4)
+    best, steps = ours(seed, prompt, asked, sorted(stops), most)
+    scores = [beam.score for beam in best]
+    assert scores == pytest.approx(expected.scores, abs=1e-4)
     if all(abs(left - right) > 1e-4 for left, right in pairwise(scores)):
-        assert [list(beam.tokens) for beam in search.best()] == [tokens for tokens, _ in expected]
+        assert [list(beam.tokens) for beam in best] == expected.answers
+    assert steps == expected.steps
 
 
 @given(
