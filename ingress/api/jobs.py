@@ -24,7 +24,7 @@ from ingress.errors import ApiError, invalid_request
 from ingress.gate.roster import Grantee
 from ingress.grammar import writing
 from ingress.grammar.wanted import wanted
-from ingress.samples.asked import beams_of, pool_of, require_here, samples_of, wants_logprobs
+from ingress.samples.asked import beams_of, check_scored, pool_of, require_here, samples_of, wants_logprobs
 from ingress.text.control import ControlNames
 from ingress.text.prompt import Rendered
 from ingress.text.prompt import render as render_prompt
@@ -34,7 +34,6 @@ from ingress.tools.offered import Offered, offered
 from ingress.tools.styles import Style
 
 DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's, for /v1/completions only
-MOST_SCORED = 1 << 18  # log probabilities of prompts in one answer: some 50 MB of its ingress while it is made
 # Version, trace id, parent id, flags; ids that are all zero name nothing.
 _TRACEPARENT = re.compile(r"(?!ff)([0-9a-f]{2})(-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2})(-.*)?")
 _INLINE_MESSAGES = 64  # templates are rendered in place up to so many messages and characters, else in a thread
@@ -381,17 +380,6 @@ def _plain(message: Message) -> dict[str, Any]:
     return plain
 
 
-def _check_scored(prompts: list[Prompt], alternatives: int, times: int) -> None:
-    """Refuse to score what an answer cannot hold."""
-    values = times * (alternatives + 1) * sum(prompt.tokens for prompt in prompts)
-    if values > MOST_SCORED:
-        raise invalid_request(
-            f"prompt_logprobs: the prompts have {values} log probabilities with {alternatives} alternatives for each "
-            f"token, of at most {MOST_SCORED}; ask for fewer alternatives, or score them in parts.",
-            param="prompt_logprobs",
-        )
-
-
 def _plan(
     request: Generation,
     name: str,
@@ -416,7 +404,7 @@ def _plan(
     beams, samples, pool = beams_of(request), samples_of(request), pool_of(request)
     drawn = 1 if beams is not None else samples
     if prompt_logprobs is not None:
-        _check_scored(prompts, prompt_logprobs, drawn if request.streams else 1)
+        check_scored(sum(prompt.tokens for prompt in prompts), prompt_logprobs, drawn if request.streams else 1)
     call = caller.request or secrets.randbits(63) if len(prompts) * drawn > 1 else 0
     if pool is not None and limit is not None:
         limit = min(limit, pool.size)

@@ -9,6 +9,7 @@ from ingress.samples.beams import Beams, EarlyStopping
 from ingress.samples.pool import TokenPool
 
 MEAN_LOGPROB: Final = "mean_logprob"
+MOST_SCORED: Final = 1 << 18  # log probabilities of prompts in one answer: some 50 MB of its ingress while it is made
 
 _OF_BEAMS: Final = ("beam_width", "length_penalty", "early_stopping")
 # Beside beams, whose candidates are all looked at: nothing is drawn that these could change.
@@ -119,6 +120,21 @@ def beams_of(request: Asks) -> Beams | None:
 def pool_of(request: Asks) -> TokenPool | None:
     """The tokens that all samples may draw together; None where nobody counts."""
     return TokenPool(request.max_total_tokens) if request.max_total_tokens is not None else None
+
+
+def check_scored(tokens: int, alternatives: int, times: int) -> None:
+    """Refuse to score prompts of so many tokens, so many times, where an answer cannot hold what comes of it.
+
+    Raises:
+        ApiError: 400.
+    """
+    values = times * (alternatives + 1) * tokens
+    if values > MOST_SCORED:
+        raise invalid_request(
+            f"prompt_logprobs: the prompts have {values} log probabilities with {alternatives} alternatives for each "
+            f"token, of at most {MOST_SCORED}; ask for fewer alternatives, or score them in parts.",
+            param="prompt_logprobs",
+        )
 
 
 def require_here(request: Asks, model: str) -> None:
