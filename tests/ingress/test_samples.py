@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from ingress.samples.asked import Most, beams_of, samples_of, wants_logprobs
 from ingress.samples.beams import Beams
 from ingress.samples.best import chosen, mean_logprob, ranked
 from ingress.samples.pool import POOL, TokenPool
-from ingress.samples.scorers import said, yes
+from ingress.samples.scorers import check_scorer, said, yes
 from ingress.streams import Finish, Part, Piece, Usage
 from ingress.text.stop import StopStrings
 from ingress.text.tokenizer import from_gguf
@@ -157,6 +158,23 @@ def test_a_judges_word() -> None:
     assert yes([(" Yes", -0.1), ("No", -3.0), ("maybe", -4.0)]) == pytest.approx(0.948, abs=1e-3)
     assert yes([("yes", -1.0), (" YES", -1.0), ("no", -1.0)]) == pytest.approx(2 / 3)
     assert yes([("perhaps", -0.1)]) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [("mean_logprob", None), ("ranks", None), ("writes", None), ("embeds", "wrong_model_kind"), ("hidden", ""),
+     ("nobody", "")],
+)  # fmt: skip
+def test_a_scorer_is_a_model_that_can_judge_and_that_the_caller_may_use(name: str, code: str | None) -> None:
+    kinds = {"ranks": "rerank", "writes": "generate", "embeds": "embed", "hidden": "generate"}
+    engine: Any = SimpleNamespace(models={model: SimpleNamespace(kind=kind) for model, kind in kinds.items()})
+    request = completion(best_of=2, best_of_scorer=name)
+    if code is None:
+        check_scorer(request, engine, lambda model: model != "hidden")
+        return
+    with pytest.raises(ApiError) as refused:
+        check_scorer(request, engine, lambda model: model != "hidden")
+    assert (refused.value.param, refused.value.code or "") == ("best_of_scorer", code)
 
 
 # --- the tokens of all ---------------------------------------------------------------------------------------------
