@@ -444,10 +444,8 @@ def _plan(
                     traceparent=caller.traceparent,
                     batch=caller.batch or tier_of(request) == "flex",
                     weight=caller.weight,
-                    # The same for every choice of a prompt: asked for once. In a stream no choice waits for another.
-                    prompt_logprobs=-1
-                    if prompt_logprobs is None or (choice and not request.streams)
-                    else prompt_logprobs,
+                    # The same for every choice of a prompt: asked for once, or each would compute all of it.
+                    prompt_logprobs=-1 if prompt_logprobs is None or choice else prompt_logprobs,
                     skip_special_tokens=request.skip_special_tokens is not False,
                     received_ns=caller.received_ns,
                     marks=caller.marks,

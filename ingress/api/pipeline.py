@@ -85,7 +85,7 @@ class _Open(NamedTuple):
     def telling(self) -> Telling | Whole:
         """For an answer that is kept."""
         if self.kept:
-            return Telling(self.renderer, dict(enumerate(self.streams)))
+            return Telling(self.renderer, dict(enumerate(self.streams)), samples=self.choosing.samples)
         return Whole(self.renderer, self.streams, self.choosing)
 
 

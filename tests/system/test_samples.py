@@ -213,3 +213,24 @@ def test_a_kill_in_the_middle_of_four_choices_and_of_a_search_changes_nothing(
     assert answers[0].result() == undisturbed
     assert answers[1].result() == BEAMS[0]["tokens"]
     assert {len(each) for each in undisturbed} == {48}
+
+
+def test_choices_of_a_stream_that_echo_score_their_prompt_once(client: openai.OpenAI) -> None:
+    prompt = PROMPT[5:100]
+    stream = client.completions.create(
+        model="smollm2", prompt=prompt, n=3, seed=2, max_tokens=3, stream=True, echo=True, logprobs=1,
+        extra_body={"include_timing": True, "ignore_eos": True},
+    )  # fmt: skip
+    scored: dict[int, list[float | None]] = {}
+    computed: list[int] = []
+    for chunk in stream:
+        for choice in chunk.choices:
+            if choice.logprobs is not None:
+                scored.setdefault(choice.index, []).extend(choice.logprobs.token_logprobs or [])
+        timing: Any = chunk.to_dict().get("headrace")
+        computed += [timing["computed_tokens"]] if timing else []
+    assert sorted(computed) == [len(prompt) % PAGE] * 2 + [len(prompt)]
+    assert {len(values) for values in scored.values()} == {len(prompt) + 3}
+    assert scored[0][: len(prompt)] == scored[1][: len(prompt)] == scored[2][: len(prompt)]
+    assert scored[0][0] is None
+    assert None not in scored[0][1:]
