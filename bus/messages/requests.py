@@ -43,6 +43,23 @@ class Grammar(msgspec.Struct, array_like=True, frozen=True, gc=False):
     vocabulary: bytes
 
 
+class Thought(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """How long an answer may think before it says anything: where that is used up, its thought is closed.
+
+    Attributes:
+        budget: tokens of the thought, the marks around it included, after which the closing ones come.
+        opens, closes: the marks. Empty `opens`: the prompt has begun the thought; else the answer may, and only there.
+        closing: ids that close it, packed u32; the text of them has `closes` in it.
+        vocabulary: digest of the tokens that the answer is made of (`bus.vocabulary`).
+    """
+
+    budget: int
+    opens: str
+    closes: str
+    closing: bytes
+    vocabulary: bytes
+
+
 class Sampling(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """How tokens are drawn. The defaults draw greedily and change nothing.
 
@@ -53,9 +70,10 @@ class Sampling(msgspec.Struct, array_like=True, frozen=True, gc=False):
         logit_bias: (token id, bias) pairs, added before temperature.
         logprobs: -1 for none, else how many alternatives per token (0: the drawn token only).
         min_tokens: the ids in `suppress` cannot be drawn before so many tokens are out.
-        suppress: ids that `min_tokens` holds back (end-of-sequence and stop ids), packed u32. Not beside a grammar, at
-            whose end nothing else may be left.
+        suppress: ids that `min_tokens` holds back (end-of-sequence and stop ids), packed u32. Beside a grammar, for as
+            long as it leaves any other.
         grammar: what the answer may be; None is anything.
+        thought: how long it may think; None is any time.
     """
 
     temperature: float = 0.0
@@ -71,6 +89,12 @@ class Sampling(msgspec.Struct, array_like=True, frozen=True, gc=False):
     min_tokens: int = 0
     suppress: bytes = b""
     grammar: Grammar | None = None
+    thought: Thought | None = None
+
+    @property
+    def unstopped(self) -> int:
+        """Tokens of the answer before which its stop ids do not end it. What a grammar ends is whole, and ends."""
+        return 0 if self.grammar is not None else self.min_tokens
 
 
 class Submit(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=10):

@@ -241,7 +241,7 @@ class Replica:
         self.room[slot] = room
         self.limit[slot] = limit
         self.last_start[slot] = limit - 1
-        self.stop_from[slot] = prompt_len + submit.sampling.min_tokens
+        self.stop_from[slot] = prompt_len + submit.sampling.unstopped
         self.last_step[slot] = self.completed_step
         self.last_token_ns[slot] = request.last_token_ns
         self.spent_ns[slot] = self.prefill_ns[slot] = 0

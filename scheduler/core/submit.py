@@ -126,7 +126,7 @@ def _ended_before(state: State, request: Request) -> FinishReason | None:
     if not request.generated:
         return None
     last = unpack_u32(request.output)[-1]
-    enough = request.generated >= request.submit.sampling.min_tokens
+    enough = request.generated >= request.submit.sampling.unstopped
     if enough and last in unpack_u32(request.submit.stop_token_ids):
         return "stop"
     return "length" if request.known >= limit_of(state, request) else None

@@ -588,7 +588,7 @@ class World:
             submitted_ns=self.now, **more,
         )  # type: ignore[arg-type]  # fmt: skip
         context = min(self.context, self.kv.capacity * self.page_tokens + 1)
-        expected, reason = truth(prompt, max_tokens, set(stops), sampling.min_tokens, context)
+        expected, reason = truth(prompt, max_tokens, set(stops), sampling.unstopped, context)
         client = self.clients[message.request] = Client(message, self.homes[home], expected, reason)
         self.do(e.Submitted(client.home, message))
         return client
