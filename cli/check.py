@@ -125,13 +125,18 @@ def as_toml(config: Config) -> str:
         tables = value if isinstance(value, list | tuple) else [value]
         for table in tables:
             if table is not None:
-                lines += ["", f"[[{section}]]" if tables is value else f"[{section}]"]
-                lines += _pairs({key: item for key, item in table.items() if not isinstance(item, dict)})
-                for key, item in table.items():
-                    if isinstance(item, dict):
-                        lines += ["", f"[{section}.{key}]", *_pairs(item)]
+                lines += ["", f"[[{section}]]" if tables is value else f"[{section}]", *_table(section, table)]
     return "\n".join(lines[1:])
 
 
-def _pairs(table: dict[str, object]) -> list[str]:
-    return [f"{key} = {msgspec.json.encode(item).decode()}" for key, item in table.items() if item is not None]
+def _table(name: str, table: dict[str, object]) -> list[str]:
+    """Its pairs, and then the tables in it."""
+    lines = [
+        f"{key} = {msgspec.json.encode(item).decode()}"
+        for key, item in table.items()
+        if item is not None and not isinstance(item, dict)
+    ]
+    for key, item in table.items():
+        if isinstance(item, dict):
+            lines += ["", f"[{name}.{key}]", *_table(f"{name}.{key}", item)]
+    return lines

@@ -22,6 +22,7 @@ from bus.config.operating import (
     TracesConfig,
 )
 from bus.config.reading import find_config, load_config, parse_config
+from bus.config.reasoning import EffortsConfig, ReasoningConfig
 from bus.config.routes import CascadeConfig, RouteConfig, RuleConfig, ScoreConfig, TargetConfig
 from bus.config.section import ConfigError, Section, parse_address, parse_size
 from bus.config.upstreams import Capability, UpstreamConfig, UpstreamKind, UpstreamModelConfig
@@ -42,6 +43,7 @@ __all__ = [
     "ConfigError",
     "CostConfig",
     "CurveConfig",
+    "EffortsConfig",
     "GuardConfig",
     "IngressConfig",
     "KvConfig",
@@ -50,6 +52,7 @@ __all__ = [
     "ModelConfig",
     "PoolsConfig",
     "PriceConfig",
+    "ReasoningConfig",
     "RouteConfig",
     "RuleConfig",
     "ScoreConfig",

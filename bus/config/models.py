@@ -8,6 +8,8 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta
 
+from bus.config.reasoning import ReasoningConfig
+from bus.config.reasoning import problems as reasoning_problems
 from bus.config.section import Positive, Problem, Seconds, Section
 from bus.names import MODEL_NAME
 
@@ -47,6 +49,7 @@ class ModelConfig(Section, frozen=True):
         tool_parser: how the model writes tool calls; "auto" finds that in its chat template, "none" has it call none.
         hang_s: a step longer than this means that the worker hangs. Once step times are known, a third of it and ten
             times the prediction; a tenth of it where the worker uses no CPU.
+        reasoning: how it thinks, beside what its chat template tells.
     """
 
     name: str
@@ -72,6 +75,7 @@ class ModelConfig(Section, frozen=True):
     ] = "auto"
     hang_s: Seconds = 30.0
     pools: PoolsConfig | None = None
+    reasoning: ReasoningConfig = ReasoningConfig()
 
     @property
     def all_replicas(self) -> int:
@@ -102,5 +106,6 @@ def problems(models: tuple[ModelConfig, ...]) -> Iterator[Problem]:
             yield ("model", index, "replicas"), "[model.pools] says how many there are: leave this out"
         if model.pools is not None and model.device == "cuda":
             yield ("model", index, "pools"), "workers share the arena's pages on a CPU only: leave pools out"
+        yield from reasoning_problems(model.reasoning, ("model", index, "reasoning"))
         if not re.match(r"(catalog:|hf:|path:).+|.+\.gguf$", model.source):
             yield ("model", index, "source"), "expected catalog:NAME, hf:ORG/REPO, path:/DIR or a .gguf file"
