@@ -154,12 +154,15 @@ class Executor:
         logits = self._model.logits(hidden[last])
         tokens = torch.full((len(slots),), -1, dtype=torch.int64, device=hidden.device)
         logprobs: tuple[tuple[int, TokenLogprobs], ...] = ()
-        grammars = self._slots.grammars
+        grammars, thoughts = self._slots.grammars, self._slots.thoughts
         masks = grammars.masks() if grammars is not None else None
+        forced = thoughts.forced(slots.tolist()) if thoughts is not None else None
         if self._group.rank == 0:
             parameters = self._slots.sampling.rows(slots, rows.ends[rows.samples])
             if masks is not None:
                 parameters = replace(parameters, banned=masks.banned)
+            if forced is not None:
+                parameters = replace(parameters, forced=forced.tokens)
             try:
                 tokens, logprobs = draw(logits, parameters)
             except BrokenLogits as broken:
@@ -174,8 +177,10 @@ class Executor:
         self._slots.append(slots, tokens)
         if grammars is not None:
             grammars.append(slots.tolist(), on_host)
-        failed = tuple((int(slots[row]), why) for row, why in masks.failed.items()) if masks is not None else ()
-        return _Draw(on_host, logprobs, failed)
+        if thoughts is not None:
+            thoughts.append(slots.tolist(), on_host)
+        troubles = {**(masks.failed if masks is not None else {}), **(forced.failed if forced is not None else {})}
+        return _Draw(on_host, logprobs, tuple((int(slots[row]), why) for row, why in troubles.items()))
 
     def _prompt_logprobs(self, rows: StepRows, hidden: Tensor) -> tuple[PromptLogprobs, ...]:
         """Of each prompt token that follows a token of this step, for slots that asked.

@@ -38,6 +38,7 @@ from workers.loading import Loaded, Model, load, why_not
 from workers.models.load import build
 from workers.rendezvous import Meeting, Rendezvous
 from workers.sampling.grammar import Grammars
+from workers.sampling.thought import Thoughts
 from workers.slots import Slots
 
 log = logging.getLogger(__name__)
@@ -196,8 +197,11 @@ class WorkerService:
         self._enter("serving")
         self._computed_in = loaded.engine.name
         vocabulary = loaded.weights.architecture.vocabulary
+        thoughts = None
         if self._group.rank == 0:
-            self._grammars = Grammars(vocabulary, partial(read_vocabulary, self._life.run), self._assignment.device)
+            tokens = partial(read_vocabulary, self._life.run)
+            self._grammars = Grammars(vocabulary, tokens, self._assignment.device)
+            thoughts = Thoughts(tokens)
         self._slots = Slots(
             self._model.slots,
             loaded.context_tokens,
@@ -206,6 +210,7 @@ class WorkerService:
             pages.cells,
             self._assignment.device,
             self._grammars,
+            thoughts,
         )
         model = build(loaded.weights, self._group, self._assignment.device)
         executor = Executor(model, self._slots, pages, self._group)

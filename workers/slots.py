@@ -17,6 +17,7 @@ from bus.messages.steps import SlotOpen, StepPlan
 from bus.packed import unpack_u32
 from workers.sampling.grammar import Grammars
 from workers.sampling.table import SamplingTable
+from workers.sampling.thought import Thoughts
 
 Ints = npt.NDArray[np.int64]
 
@@ -51,6 +52,7 @@ class Slots:
         cells: page numbers are below it.
         device: where token ids are kept, so that a drawn token need not leave it for the next step.
         grammars: of the requests that have one; None on a rank that does not draw.
+        thoughts: likewise, of those that may think only so long.
 
     Attributes:
         sampling: parameters of the requests.
@@ -68,8 +70,9 @@ class Slots:
         cells: int,
         device: torch.device,
         grammars: Grammars | None = None,
+        thoughts: Thoughts | None = None,
     ) -> None:
-        self.grammars = grammars
+        self.grammars, self.thoughts = grammars, thoughts
         self.count, self.context_tokens, self.page_tokens = slots, context_tokens, page_tokens
         self._vocabulary, self._cells, self._device = vocabulary, cells, device
         most_pages = -(-context_tokens // page_tokens)
@@ -130,6 +133,8 @@ class Slots:
         self.sampling.close(slot)
         if self.grammars is not None:
             self.grammars.close(slot)
+        if self.thoughts is not None:
+            self.thoughts.close(slot)
 
     def _open_slot(self, opened: SlotOpen) -> None:
         slot = opened.slot
@@ -154,6 +159,8 @@ class Slots:
         self.sampling.open(slot, opened.sampling, ids[: opened.prompt_tokens], ids[opened.prompt_tokens :])
         if self.grammars is not None and opened.sampling.grammar is not None:
             self.grammars.open(slot, opened.sampling.grammar, tokens[opened.prompt_tokens :].tolist())
+        if self.thoughts is not None and opened.sampling.thought is not None:
+            self.thoughts.open(slot, opened.sampling.thought, tokens[opened.prompt_tokens :].tolist())
 
     def _append_pages(self, slot: int, pages: npt.NDArray[np.integer], generations: npt.NDArray[np.integer]) -> None:
         if not self._open[slot]:
