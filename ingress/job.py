@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bus.messages.requests import Sampling
-from bus.packed import pack_u32
+from bus.packed import pack_u32, unpack_u32
 from ingress.conversation import Order
 from ingress.errors import context_length_exceeded, invalid_request
 from ingress.generation import Generation
@@ -53,7 +53,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         marks: when it was parsed, rendered and tokenised.
         timing: its end tells where its time went.
         batch, weight: see `Submit`.
-        thinking: whether the answer may begin with a thought that is told apart.
+        thinking: how the answer may think before it says anything, which is told apart; None is not.
         estimate: tokens of the prompt, where `prompt` is empty as a model elsewhere has ids of its own.
         calls: the style (`tools.styles`) in which it may call tools; empty where it may not.
     """
@@ -83,7 +83,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     timing: bool = False
     batch: bool = False
     weight: float = 1.0
-    thinking: Thinking = "off"
+    thinking: Thinking | None = None
     calls: str = ""
     estimate: int = 0
 
@@ -111,11 +111,17 @@ def place(job: Job, model: ServedModel, request: int, now_ns: int) -> Placed:
     _in_vocabulary(job.stop_token_ids, "stop_token_ids", model.vocabulary)
     _in_vocabulary((token for token, _ in job.sampling.logit_bias), "logit_bias", model.vocabulary)
 
+    if (thought := job.sampling.thought) is not None:
+        _in_vocabulary(unpack_u32(thought.closing).tolist(), "thinking_token_budget", model.vocabulary)
+
     own_stops = frozenset(job.stop_token_ids)
     all_stops = own_stops if job.ignore_eos else own_stops | frozenset(model.eos_ids)
     suppress = pack_u32(sorted(all_stops)) if job.min_tokens else b""
     received_ns = job.received_ns or now_ns
     style = STYLES[job.calls] if job.calls else None
+    shows = (style is not None and style.shows(model.control_tokens)) or (
+        job.thinking is not None and model.reasoning.shows(model.control_tokens)
+    )
     order = Order(
         request=request,
         prompt=pack_u32(prompt),
@@ -143,10 +149,10 @@ def place(job: Job, model: ServedModel, request: int, now_ns: int) -> Placed:
         all_stops=all_stops,
         min_tokens=job.min_tokens,
         include_stop=job.include_stop,
-        skip_special=job.skip_special_tokens and not (style is not None and style.shows(model.control_tokens)),
+        skip_special=job.skip_special_tokens and not shows,
         logprobs=job.sampling.logprobs >= 0,
         timing=_timing(job, request, received_ns) if job.timing else None,
-        thoughts=ThoughtParser(opened=job.thinking == "does") if job.thinking != "off" else None,
+        thoughts=ThoughtParser(job.thinking) if job.thinking is not None else None,
         calls=style.parser() if style is not None else None,
     )
     return Placed(order, generation)

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from pathlib import Path
 
 from bus.catalogue import locate
-from bus.config import ModelConfig
+from bus.config import ModelConfig, ReasoningConfig
 from bus.encoders import BadEncoder, EncoderFacts, Kind, kind_of, read_facts
 from bus.messages.requests import ModelFacts
 from ingress.errors import context_length_exceeded
 from ingress.grammar.trial import Trials
 from ingress.text import template, tokenizer
 from ingress.text.control import ControlNames
+from ingress.text.effort import Reasoning
 from ingress.text.gguf_metadata import GgufError, read_metadata
 from ingress.text.prompt import Rendered
-from ingress.text.reasoning import OPEN, Thinking, thinking_of
 from ingress.text.template import BadTemplate, ChatTemplate
 from ingress.text.tokenizer import Tokenizer, UnsupportedTokenizer
 from ingress.tools.styles import STYLES, style_of
 
 # Below this many characters encoding is done at once; above, in a thread (the tokeniser releases the GIL).
 _INLINE_CHARACTERS = 8192
-_THINK_TOKENS = 16  # more than a mark of thinking and the white space after it have
 
 # Special tokens by the names that templates use, and by those of GGUF.
 _TEMPLATE_TOKENS = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
@@ -46,6 +44,7 @@ class ServedModel:
         trials: of grammars that answers shall follow.
         calls: how it writes tool calls; `None` where it makes none.
         control_tokens: ids of control tokens by name.
+        reasoning: how it thinks.
     """
 
     trials: Trials
@@ -62,6 +61,7 @@ class ServedModel:
         prefix_cache: bool = True,
         encoder: EncoderFacts | None = None,
         tool_parser: str = "auto",
+        reasoning: ReasoningConfig | None = None,
     ) -> None:
         self.encoder = encoder
         self.name = name
@@ -70,8 +70,7 @@ class ServedModel:
         source = template.source if template is not None else ""
         written = [name for name in tokenizer.other_names if name.strip() and name in source]
         self.control = ControlNames(tokenizer.control_names, written)
-        # Where a mark of thinking is a control token it leaves no text to be found by.
-        self._thinks: Thinking = thinking_of(source) if OPEN not in tokenizer.control_names else "off"
+        self.reasoning = Reasoning(reasoning or ReasoningConfig(), source, tokenizer)
         self.calls = style_of(source) if tool_parser == "auto" else STYLES.get(tool_parser)
         self.control_tokens = {
             tokenizer.token_bytes(index).decode("utf-8", "replace"): index for index in tokenizer.control_ids
@@ -102,13 +101,6 @@ class ServedModel:
     def vocabulary(self) -> int:
         """Token ids are below this: the model's logits; before the scheduler knows them, the tokeniser's ids."""
         return (self.facts.vocabulary if self.facts is not None else 0) or self.tokenizer.vocabulary
-
-    def thinking(self, prompt: Sequence[int]) -> Thinking:
-        """Whether the answer to a conversation begins with a thought."""
-        if self._thinks == "off":
-            return "off"
-        end = self.tokenizer.decode(prompt[-_THINK_TOKENS:], skip_special=False)
-        return "does" if end.rstrip().endswith(OPEN) else "may"
 
     async def encode_prompt(self, rendered: Rendered) -> list[int]:
         """Token ids of a rendered conversation; otherwise like `encode`."""
@@ -205,4 +197,5 @@ def _served(
         created=int(path.stat().st_mtime),
         prefix_cache=config.prefix_cache,
         tool_parser=config.tool_parser,
+        reasoning=config.reasoning,
     )

@@ -240,7 +240,7 @@ class Routing:
             )  # fmt: skip
         model = self._engine.models[name]
         return Candidate(
-            name, False, model.context_tokens, LOCAL, surfaces=_surfaces(model), allowed=may_use(name),
+            name, False, model.context_tokens, _offered(model), surfaces=_surfaces(model), allowed=may_use(name),
             standing="ready" if model.ready else "waiting", price=price,
         )  # fmt: skip
 
@@ -253,6 +253,10 @@ class Routing:
             "headrace_route_total", "Calls to routes and to models elsewhere, by who answers and what decided that.",
             route=route, model=model, by=by,
         ).add()  # fmt: skip
+
+
+def _offered(model: ServedModel) -> frozenset[Capability]:
+    return LOCAL | {"reasoning"} if model.reasoning.known else LOCAL
 
 
 def _surfaces(model: ServedModel) -> frozenset[Surface]:

@@ -15,6 +15,7 @@ MAX_TOP_LOGPROBS = 20
 MAX_CHOICES = 128  # prompts of one call times n: each is a stream of its own in the engine
 
 FinishReason = Literal["stop", "length", "content_filter", "tool_calls"]
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
 
 # Kept as anything: `validate` accepts only values that change nothing, and refuses the others by name.
 Refused = Annotated[Any, Meta(description="Not served: refused with 400 unless null or a value that changes nothing.")]

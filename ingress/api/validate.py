@@ -32,17 +32,22 @@ EVERYTHING: Offers = frozenset(get_args(Capability))
 Refusals = Mapping[str, tuple[tuple[Any, ...], str]]
 """Parameter -> (values that change nothing, why any other is refused). Null always passes."""
 
+_SEE_THINKING = "see reasoning_effort, thinking_token_budget and chat_template_kwargs"
 _CHAT_REFUSALS: Refusals = {
     "audio": ((), "no served model speaks"),
+    "enable_thinking": ((), _SEE_THINKING),
     "function_call": (("none",), "functions are not called; only \"none\" is served"),
+    "include_reasoning": ((True,), "what is thought is told apart, and always told"),
     "modalities": ((["text"],), "only text is generated"),
     "moderation": ((), "there is no moderation here"),
     "prediction": ((), "predicted outputs are not served"),
     "prompt_cache_options": ((), "the prefix cache has no options; see cache_salt"),
     "prompt_cache_retention": (("in_memory",), "prefixes are kept as long as there is room, no longer"),
-    "reasoning_effort": (("none",), "no served model reasons apart from its answer"),
+    "reasoning": ((), _SEE_THINKING),
     "service_tier": (("auto", "default", "flex"), "there are two tiers; see priority"),
     "store": ((False,), "answers are not stored"),
+    "thinking": ((), _SEE_THINKING),
+    "thinking_budget": ((), "its name here is thinking_token_budget"),
     "verbosity": (("medium",), "there is no setting for verbosity; say it in the prompt"),
     "web_search_options": ((), "there is no web search"),
 }  # fmt: skip
@@ -56,13 +61,7 @@ _STREAM_REFUSALS: Refusals = {
 
 
 # What a model elsewhere may take, and none of this host does, by what it is then said to offer.
-_OFFERED: dict[str, Capability] = {"reasoning_effort": "reasoning"}
 _PARTS: dict[type, Capability] = {ImagePart: "images", FilePart: "images", AudioPart: "audio"}
-
-
-@lru_cache(maxsize=64)
-def _refused(offers: Offers) -> Refusals:
-    return {name: why for name, why in _CHAT_REFUSALS.items() if _OFFERED.get(name) not in offers}
 
 
 def decode(body: bytes, kind: type[T]) -> T:
@@ -100,7 +99,7 @@ def chat_request(body: bytes, offers: Offers = NOTHING) -> ChatRequest:
     request = decode(body, ChatRequest)
     if request.functions and request.function_call != "none":
         raise unsupported_parameter("functions", 'functions: not called here; only with function_call "none".')
-    refuse(request, _CHAT_REFUSALS if not offers else _refused(offers))
+    refuse(request, _CHAT_REFUSALS)
     _check_generation(request)
     check_messages(request.messages, offers)
     if request.max_tokens is not None and request.max_completion_tokens not in (None, request.max_tokens):

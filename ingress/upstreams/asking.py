@@ -14,6 +14,7 @@ from ingress.tools.offered import offered
 _NEEDS: Final[dict[str, tuple[tuple[Any, ...], Capability]]] = {
     "response_format": (({"type": "text"},), "json"),
     "reasoning_effort": (("none",), "reasoning"),
+    "thinking_token_budget": ((), "reasoning"),
     "seed": ((), "seed"),
     "presence_penalty": ((0.0,), "penalties"),
     "frequency_penalty": ((0.0,), "penalties"),
@@ -36,6 +37,7 @@ _OURS: Final[dict[str, tuple[Any, ...]]] = {
     "include_timing": (False,),
     "add_generation_prompt": (True,),
     "chat_template_kwargs": ({},),
+    "thinking_token_budget": (),
     "allow_special_tokens": (False,),
     "structured_outputs": ({},),
     "guided_json": (),
@@ -68,7 +70,7 @@ def needs(request: Generation) -> dict[Capability, str]:
     return found
 
 
-# Of what `needs` names, what the models of this host have too.
+# Of what `needs` names, what every model of this host has too. One that thinks has "reasoning" besides.
 LOCAL: Final[frozenset[Capability]] = frozenset({"json", "seed", "penalties", "logprobs", "sampling"})
 
 
