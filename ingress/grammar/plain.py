@@ -28,6 +28,15 @@ _IN_PLACE: Final = frozenset(
     {"allOf", "anyOf", "oneOf", "not", "if", "then", "else", "dependentSchemas", "$ref", "$dynamicRef", "$recursiveRef"}
 )
 
+# Values with which a keyword says nothing.
+_VOID: Final[Mapping[str, tuple[Any, ...]]] = {
+    "uniqueItems": (False,),
+    "not": (False,),
+    "propertyNames": (True, {}),
+    "dependentRequired": ({},),
+    "dependentSchemas": ({},),
+}
+
 Schema = dict[str, Any]
 
 
@@ -93,10 +102,7 @@ def _nothing(schema: Schema) -> None:
         schema.pop("else", None)
     elif "then" not in schema and "else" not in schema and not late:
         del schema["if"]
-    for key, void in (
-        ("uniqueItems", (False,)), ("not", (False,)), ("propertyNames", (True, {})), ("dependentRequired", ({},)),
-        ("dependentSchemas", ({},)),
-    ):  # fmt: skip
+    for key, void in _VOID.items():
         if key in schema and any(type(schema[key]) is type(value) and schema[key] == value for value in void):
             del schema[key]
 
