@@ -39,6 +39,7 @@ TARGET_HEADER: Final = b"x-headrace-target"
 ROUTE_HEADER: Final = b"x-headrace-route"
 BEGINNING: Final = 16_384  # characters of a conversation's beginning that tell it from others
 
+_TOOLS: Final[frozenset[Capability]] = frozenset({"tools"})
 _NO_OFFERS: Final[frozenset[Capability]] = frozenset()
 _CHATS: Final[frozenset[Surface]] = frozenset({"chat.completions", "responses", "messages"})
 
@@ -188,11 +189,12 @@ class Routing:
         if policy is None:
             self.models_of(name)
             return Course(name, False, _PLAIN, Decision((name,), "only"))
-        asked = _asked(request, chat(), surface, caller)
-        candidates = {model: self._candidate(model, request, may_use) for model in policy.models}
+        as_chat = chat()
+        asked, wanted = _asked(request, as_chat, surface, caller), as_chat if as_chat is not None else request
+        candidates = {model: self._candidate(model, wanted, may_use) for model in policy.models}
         if policy.config.mirror:
             mirror = policy.config.mirror
-            candidates.setdefault(mirror, self._candidate(mirror, request, may_use))
+            candidates.setdefault(mirror, self._candidate(mirror, wanted, may_use))
         now_ns = time.monotonic_ns()
         pin_s = policy.config.pin_s
         pin = self._pins.of(name, asked.session, now_ns, pin_s) if pin_s else None
@@ -239,8 +241,9 @@ class Routing:
                 wait_ns / 1e9, price,
             )  # fmt: skip
         model = self._engine.models[name]
+        offers = LOCAL | _TOOLS if model.calls is not None else LOCAL
         return Candidate(
-            name, False, model.context_tokens, LOCAL, surfaces=_surfaces(model), allowed=may_use(name),
+            name, False, model.context_tokens, offers, surfaces=_surfaces(model), allowed=may_use(name),
             standing="ready" if model.ready else "waiting", price=price,
         )  # fmt: skip
 

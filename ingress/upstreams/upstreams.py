@@ -249,7 +249,7 @@ class Upstreams:
     def _count_prompt(self, chat: ChatRequest, model: UpstreamModelConfig) -> int:
         if not model.tokenizer:
             return 0
-        texts = "\n".join(texts_of(chat))
+        texts = "\n".join([*texts_of(chat), tools_of(chat)])
         return self.count(texts, model) + MESSAGE_TOKENS * len(chat.messages)
 
     def _forget(self, request: int) -> None:
@@ -295,11 +295,16 @@ def texts_of(chat: ChatRequest) -> list[str]:
     return found
 
 
+def tools_of(chat: ChatRequest) -> str:
+    """The tools of a chat, as a text that is about as long as what a model reads of them."""
+    return msgspec.json.encode(chat.tools).decode() if chat.tools else ""
+
+
 def size_of(chat: ChatRequest) -> Size:
     """How much is said in a chat."""
-    size = sum(len(text.encode()) for text in texts_of(chat))
+    size = sum(len(text.encode()) for text in texts_of(chat)) + len(tools_of(chat))
     opaque = any(
         not hasattr(part, "text") for message in chat.messages if isinstance(message.content, list)
         for part in message.content
-    ) or any(getattr(message, "tool_calls", None) for message in chat.messages)  # fmt: skip
+    ) or any(getattr(message, "tool_calls", None) for message in chat.messages) or bool(chat.tools)  # fmt: skip
     return Size(size, len(chat.messages), opaque)
