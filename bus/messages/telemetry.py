@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 
 from bus.messages.common import ProcessState
-from bus.messages.vitals import Doors, PagesView, SchedulerView, Steps, WorkerView
+from bus.messages.vitals import AccountsView, Doors, PagesView, SchedulerView, Steps, WorkerView
 
 InstrumentKind = Literal["counter", "gauge", "histogram"]
 
@@ -153,4 +153,4 @@ class LiveRequests(msgspec.Struct, array_like=True, frozen=True, tag=12):
     deadline_ns: int = 0
 
 
-ToMetrics = Sample | Timeline | LiveRequests | Steps | SchedulerView | PagesView | Doors | WorkerView
+ToMetrics = Sample | Timeline | LiveRequests | Steps | SchedulerView | PagesView | Doors | WorkerView | AccountsView

@@ -319,3 +319,44 @@ class WorkerView(msgspec.Struct, array_like=True, frozen=True, tag=59):
     pool: str = ""
     kind: str = "generate"
     dimensions: int = 0
+
+
+class Standing(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """How a limit or a budget stands. Amounts as in `accounts.Allowance`.
+
+    Attributes:
+        kind, scope, dimension, model, amount, window_s, period: the allowance's.
+        label: the name of a key; empty of projects and organisations.
+        used: of the window, or the period, up to now; of concurrency nothing is.
+        leased: that ingresses hold: reserved, or ahead.
+        left: that could be given now; below 0 where more was used than allowed.
+    """
+
+    kind: str
+    scope: str
+    label: str
+    dimension: str
+    model: str
+    amount: int
+    window_s: int
+    period: str
+    used: int
+    leased: int
+    left: int
+
+
+class AccountsView(msgspec.Struct, array_like=True, frozen=True, tag=110):
+    """Limits and budgets: of those that were in use lately, the ones with the least left.
+
+    Attributes:
+        keys, projects, allowances: how many there are; keys that are good.
+        currency: of money.
+        standings: the one with the smallest part left first.
+    """
+
+    name: str
+    keys: int
+    projects: int
+    allowances: int
+    currency: str
+    standings: tuple[Standing, ...]
