@@ -43,6 +43,7 @@ from ingress.journal import Journals
 from ingress.lane import Lane
 from ingress.mirror import Mirror
 from ingress.models import ModelUnusable, ServedModel, load
+from ingress.quota import Quota
 from ingress.routing import RouteUnusable
 from ingress.siblings import find
 from ingress.spool import Spool
@@ -113,6 +114,7 @@ class IngressService:
             self._pipeline = Pipeline(
                 self._engine, self._life, journals,
                 grace_s=settings.resume_grace_s, stored_s=settings.response_ttl_s,
+                quota=Quota(settings.stored_responses, parse_size(settings.stored_memory)),
                 find=partial(find, self._life), ask=partial(ask, self._life), cache=self._cache,
                 guards=guards, admission=admission,
                 routes=self._life.config.route, upstreams=self._upstreams, prices=PriceBook(self._life.config.prices),

@@ -53,8 +53,9 @@ from ingress.health import ModelHealth
 from ingress.journal import Journals
 from ingress.mirror import Mirror
 from ingress.overhead import Overhead
+from ingress.quota import Quota
 from ingress.records import Opening
-from ingress.replay import Replay
+from ingress.replay import QUOTA, Replay
 from ingress.routing import Routing
 from ingress.timing import Marks
 from ingress.upstreams.upstreams import Upstreams
@@ -91,7 +92,7 @@ class Pipeline:
     Args:
         engine: does the work.
         host: its loop is the clock.
-        journals, grace_s, stored_s, find: see `Streaming`.
+        journals, grace_s, stored_s, quota, find: see `Streaming`.
         ask: see `Stored`.
         cache: answers calls that were answered before.
         guards: look at what goes in and out.
@@ -114,6 +115,7 @@ class Pipeline:
         *,
         grace_s: float,
         stored_s: float,
+        quota: Quota = QUOTA,
         find: Find,
         ask: Ask,
         cache: AnswerCache | None = None,
@@ -134,7 +136,7 @@ class Pipeline:
         self._routing = Routing(engine, upstreams, routes, prices or PriceBook(()), telemetry)
         self._attempts = Attempts(engine, self._routing, upstreams, self._admission, cache, telemetry, mirror)
         self._streaming = Streaming(
-            engine, host, journals, grace_s=grace_s, stored_s=stored_s, find=find, guards=self._guards,
+            engine, host, journals, grace_s=grace_s, stored_s=stored_s, quota=quota, find=find, guards=self._guards,
             routing=self._routing, upstreams=upstreams,
         )  # fmt: skip
         self._stored = Stored(self._streaming, ask)
@@ -278,8 +280,9 @@ class Pipeline:
             guards.refuse(request)
         earlier = await self._earlier(request, caller)
         if guards is not None:
-            body, earlier = await guards.admit(body, earlier)
-            request = kind.decode(body, self._routing.offers(body))
+            admitted, earlier = await guards.admit(body, earlier)
+            if admitted is not body:  # it has masks in it
+                body, request = admitted, kind.decode(admitted, self._routing.offers(admitted))
         caller = caller._replace(marks=marks, earlier=earlier)
         ask = guards.ask if guards is not None else None
         tried = await self._attempts.open(operation, kind, request, caller, ask)

@@ -34,8 +34,9 @@ from ingress.errors import ApiError, internal, invalid_request, not_found, not_r
 from ingress.guards.look import Whose
 from ingress.guards.stage import Guards
 from ingress.journal import Journal, Journals, Taken
+from ingress.quota import Quota
 from ingress.records import Drawn, Opening, Record, Said
-from ingress.replay import Keeping, Replay, ReplayStore
+from ingress.replay import QUOTA, Keeping, Replay, ReplayStore
 from ingress.routing import Routing
 from ingress.upstreams.upstreams import Upstreams
 
@@ -76,6 +77,7 @@ class Streaming:
     Args:
         grace_s: how long a stream that nobody listens to, or that is complete, can be resumed.
         stored_s: how long a stored response can be asked for after its end.
+        quota: of a project's stored responses.
         find: looks for a stream at the other ingresses of this host.
         guards: look at streams that are taken over as at any other.
         routing, upstreams: for answers of models elsewhere; None where there are none.
@@ -89,6 +91,7 @@ class Streaming:
         *,
         grace_s: float,
         stored_s: float,
+        quota: Quota = QUOTA,
         find: Find,
         guards: Guards,
         routing: Routing | None = None,
@@ -97,7 +100,7 @@ class Streaming:
         self._engine, self._host, self._journals, self._find = engine, host, journals, find
         self._routing, self._upstreams = routing, upstreams
         self._guards = guards
-        self._replays = ReplayStore(grace_s, stored_s)
+        self._replays = ReplayStore(grace_s, stored_s, quota=quota)
         self._live: dict[str, _Live] = {}
         self._taking: asyncio.Task[None] | None = None
         self._stop_sweeping = host.loop.every(SWEEP_S, self._sweep)
@@ -156,7 +159,7 @@ class Streaming:
         replay.append(event)
         self._engine.abort(live.requests)
         live.journal.rest()
-        replay.close(self._host.loop.now_ns())
+        self._replays.close(replay, self._host.loop.now_ns())
 
     @property
     def leavable(self) -> int:
@@ -208,7 +211,7 @@ class Streaming:
             replay.append(event)
         if tell is None:
             journal.rest()
-            replay.close(now_ns)
+            self._replays.close(replay, now_ns)
             return replay
         pump = asyncio.ensure_future(self._fill(replay, journal, tell, requests))
         self._live[opening.response] = _Live(journal, requests, pump, opening.batch)
@@ -230,7 +233,7 @@ class Streaming:
             say(Said((envelope(internal("The answer could not be completed.")),), last=True))
         self._engine.abort(requests)  # nothing happens to those that have ended
         journal.rest()
-        replay.close(self._host.loop.now_ns())
+        self._replays.close(replay, self._host.loop.now_ns())
 
     # --- taking over -----------------------------------------------------------------------------------------------
 
