@@ -149,24 +149,31 @@ class Engine:
     async def embed(
         self, model: ServedModel, text: str | Sequence[int], deadline_s: float | None = None
     ) -> npt.NDArray[np.float32]:
-        """The embedding of one text, or of token ids with their special ones, for uses inside of this process. A text
-        that is too long is cut.
+        """The embedding of one text; see `embed_all`.
 
         Returns:
             float32 [dimensions].
+        """
+        vector: npt.NDArray[np.float32] = (await self.embed_all(model, (text,), deadline_s))[0]
+        return vector
+
+    async def embed_all(
+        self, model: ServedModel, texts: Sequence[str | Sequence[int]], deadline_s: float | None = None
+    ) -> npt.NDArray[np.float32]:
+        """The embeddings of texts, or of token ids with their special ones, as one call, for uses inside of this
+        process. A text that is too long is cut.
+
+        Returns:
+            float32 [texts, dimensions].
 
         Raises:
             ApiError: see `encode`; 503 `deadline_exceeded` where it is not there in time.
         """
         if model.kind == "rerank":
             raise invalid_request(f"The model {model.name!r} reranks, and makes no embeddings.", param="model")
-        if isinstance(text, str):
-            ids, segment = model.tokenizer.sequence(text, at_most=model.context_tokens)
-        else:
-            ids, segment = list(text)[: model.context_tokens], min(len(text), model.context_tokens)
-        job = EncodeJob(sequences=(Tokens(ids, segment),), deadline_s=deadline_s)
-        vector: npt.NDArray[np.float32] = (await self.encode(model, job)).vectors[0]
-        return vector
+        job = EncodeJob(sequences=tuple(_sequence(model, text) for text in texts), deadline_s=deadline_s)
+        vectors: npt.NDArray[np.float32] = (await self.encode(model, job)).vectors
+        return vectors
 
     def go_on(self, job: Job, request: int, adopted: int, drawn: Sequence[Drawn]) -> tuple[Stream, list[Piece]]:
         """Take up an answer that another ingress has begun, after what it has told. Its model must be `known`.
@@ -341,3 +348,9 @@ class Engine:
         self._life.telemetry.counter(
             "headrace_ingress_refused_total", "Requests not opened, by code.", model=model.name, code=code
         ).add()
+
+
+def _sequence(model: ServedModel, text: str | Sequence[int]) -> Tokens:
+    if isinstance(text, str):
+        return Tokens(*model.tokenizer.sequence(text, at_most=model.context_tokens))
+    return Tokens(list(text)[: model.context_tokens], min(len(text), model.context_tokens))
