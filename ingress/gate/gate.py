@@ -318,10 +318,7 @@ class Gate:
 
     async def _asked(self, short: Sequence[Want]) -> bool:
         """Ask for what is missing; False where nobody answers."""
-        for bucket, amount in short:
-            bucket.waiting += amount
-            bucket.used_ns = self._life.loop.now_ns()
-            self.leases.touched.add(bucket)
+        self.leases.wait(short, self._life.loop.now_ns())
         try:
             async with asyncio.timeout(PATIENCE_S):
                 await asyncio.shield(self._link.ask())
