@@ -180,6 +180,8 @@ class Channel:
             self._passed = passed
         if self._blocked:
             return Out("", [], [])
+        if not self._gates and not self._whole:  # as mostly: all that there is masks
+            return Out(self._mask(clear, seen, final=final), due, seen)
         self._blocked = any(gate.stopped for gate in self._holding)
         if self._whole:
             self._kept += clear
@@ -189,8 +191,9 @@ class Channel:
     def _mask(self, text: str, seen: list[Seen], *, final: bool) -> str:
         for mask in self._masks:
             text, found = mask.take(text, final=final)
-            seen += found
-            self._blocked = self._blocked or any(one.stops for one in found)
+            if found:
+                seen += found
+                self._blocked = self._blocked or any(one.stops for one in found)
         return text
 
 
@@ -218,14 +221,15 @@ class _Mask:
             return "", []
         if final:
             self._scanner = Scanner(guard.kinds)
+        if len(parts) == 1 and not parts[0].kind and self._json is None:  # as nearly always
+            return parts[0].text, []
         mask = self._json.masked if self._json is not None else masked
         found = dict.fromkeys(part.kind for part in parts if part.kind and part.begins)
         return mask(parts, guard.mask), [Seen(guard, Look(True, " ".join(found)))] if found else []
 
 
 def _scanned(scanner: Scanner, text: str, *, final: bool) -> list[Part]:
-    parts = scanner.feed(text).pieces
-    return [*parts, *scanner.flush().pieces] if final else parts
+    return scanner.flush(text).pieces if final else scanner.feed(text).pieces
 
 
 def apply(guard: Guard, text: str) -> tuple[str, Seen]:

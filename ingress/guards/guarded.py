@@ -49,6 +49,9 @@ class _Place(NamedTuple):
         return Part(self.kind, text, self.call, self.name)
 
 
+_TEXT: Final = _Place("text")
+
+
 class Guarded(Stream):
     """A stream of what guards let pass of another.
 
@@ -61,7 +64,7 @@ class Guarded(Stream):
         self.prompt_logprobs = inner.prompt_logprobs
         self._inner, self._case = inner, case
         self._channels: dict[_Place, Channel] = {}
-        self._place = _Place("text")  # of the newest content
+        self._place = _TEXT  # of the newest content
         self._tokens: list[Piece] = []  # whose text is held back; only their tokens count
         self._queue: list[Piece] = []  # that came while something was looked at
         self._looking: asyncio.Task[None] | None = None
@@ -78,13 +81,17 @@ class Guarded(Stream):
         super().touch()
         self._inner.touch()
 
+    def _hand_over_soon(self) -> None:
+        """At once: what this is made of has come a turn of the loop later already."""
+        self._hand_over()
+
     def replay(self, told: Sequence[Piece]) -> list[Piece]:
         """Pieces that another ingress has told of the answer, before any other: as their listeners saw them."""
         shown = []
         for piece in told:
             parts, due = self._through(piece)
             self._note([seen(look.guard, look.text, self._case.context) for look in due if not look.guard.slow])
-            shown.append(_with(piece, parts))
+            shown.append(_with(piece, parts, piece.finish))
         return shown
 
     # --- pieces ----------------------------------------------------------------------------------------------------
@@ -128,8 +135,12 @@ class Guarded(Stream):
         """The piece's content, each kind through its channel; what of it may go out if the looks find nothing."""
         parts: list[Part] = []
         due: list[Due] = []
+        if not piece.parts and piece.finish is None and self._place is _TEXT:  # as nearly all are
+            if piece.text:
+                self._add(_TEXT, self._channel(_TEXT).feed(piece.text), parts, due)
+            return parts, due
         for part in parts_of(piece):
-            place = _Place(part.kind, part.call, part.name)
+            place = _Place(part.kind, part.call, part.name) if part.kind != "text" else _TEXT
             if place != self._place:
                 self._leave(parts, due)
                 self._place = place
@@ -151,7 +162,8 @@ class Guarded(Stream):
             del self._channels[place]
 
     def _add(self, place: _Place, out: Out, parts: list[Part], due: list[Due]) -> None:
-        self._note(out.seen)
+        if out.seen:
+            self._note(out.seen)
         due += out.due
         if out.text:
             parts.append(place.part(out.text))
@@ -201,7 +213,7 @@ class Guarded(Stream):
     def _out(self, parts: list[Part], finish: Finish | None) -> None:
         held, self._tokens = self._tokens, []
         drawn = merge(held) if held else Piece(timing=finish.timing if finish is not None else None)
-        self.push(msgspec.structs.replace(_with(drawn, parts), finish=finish))
+        self.push(_with(drawn, parts, finish))
 
     def _note(self, found: Sequence[Seen]) -> None:
         """Each finding once: an answer may have thousands of a kind."""
@@ -250,9 +262,14 @@ class Guarded(Stream):
             self._inner.abort(reason)
 
 
-def _with(piece: Piece, parts: Sequence[Part]) -> Piece:
-    """The piece with other content."""
-    content = joined(parts)
-    text = "".join(part.text for part in content if part.kind == "text")
-    other = any(part.kind != "text" for part in content)
-    return msgspec.structs.replace(piece, text=text, parts=content if other else ())
+def _with(piece: Piece, parts: Sequence[Part], finish: Finish | None) -> Piece:
+    """The piece with other content, and another end."""
+    content: tuple[Part, ...] = ()
+    if len(parts) == 1 and parts[0].kind == "text":
+        text = parts[0].text
+    else:
+        content = joined(parts)
+        text = "".join(part.text for part in content if part.kind == "text")
+        if all(part.kind == "text" for part in content):
+            content = ()
+    return Piece(text, piece.tokens, piece.logprobs, finish, piece.raw, piece.cached_tokens, piece.timing, content)
