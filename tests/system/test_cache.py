@@ -86,7 +86,7 @@ def report(stack: Stack) -> CacheReport:
 
 
 def found_by_meaning(stack: Stack) -> int:
-    """How many answers are, by now: vectors are made after the answer."""
+    """How many answers can be, by now: they are written down a moment after the answer."""
     (path,) = (stack.run / "cache").glob("answers-*.db")
     with contextlib.closing(sqlite3.connect(path)) as database:
         return int(database.execute("SELECT count(*) FROM turns").fetchone()[0])
@@ -104,7 +104,7 @@ def test_from_nothing_to_answers_by_meaning(stack: Stack) -> None:
     # Nothing is served by meaning yet, and what would be is compared.
     for known, _ in PAIRS + TRAPS:
         assert ask(stack, known).cache == "miss"
-    until(lambda: found_by_meaning(stack) == len(PAIRS + TRAPS), 60, "the questions have vectors")
+    until(lambda: found_by_meaning(stack) == len(PAIRS + TRAPS), 60, "the questions are kept")
     for _, asked in PAIRS + TRAPS:
         assert ask(stack, asked).cache == "miss"
     until(lambda: report(stack).observations >= len(PAIRS), 60, "what would have been served was compared")
