@@ -160,7 +160,7 @@ def _job(text: str) -> Job:
 
 
 def _model() -> ServedModel:
-    tokenizer = SimpleNamespace(other_names=(), control_names=())  # none is needed for a key
+    tokenizer = SimpleNamespace(other_names=(), control_names=(), control_ids=())  # none is needed for a key
     model = ServedModel("m", tokenizer, None, context_tokens=512)  # type: ignore[arg-type]
     model.facts = ModelFacts("m", bytes(range(16)), 16, 512, 300, 1, 1)
     return model

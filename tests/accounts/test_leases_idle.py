@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bus.messages.accounts import Allowance, Grant
@@ -13,6 +13,9 @@ acts = st.lists(st.tuples(st.sampled_from(WHAT), st.integers(0, 3), st.integers(
 
 
 @settings(max_examples=300, deadline=None)
+@example(
+    [("grant", 0, 0), ("take", 0, 0), *[("idle", 1, IDLE_NS)] * 2, ("wait", 0, 0), ("settle", 0, 0), ("idle", 1, 0)]
+)
 @given(acts)
 def test_what_is_not_used_goes_back(did: list[tuple[str, int, int]]) -> None:
     leases = Leases(0.05)
