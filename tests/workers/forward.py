@@ -12,8 +12,11 @@ import torch
 from torch import Tensor
 
 from workers.kernels.pack import Kernels
+from workers.layers.linear import pack
 from workers.models.interface import Batch, Collectives, Model
 from workers.models.load import load_model
+from workers.operators.interface import MakeOperators
+from workers.operators.plain import plain
 
 T = TypeVar("T")
 
@@ -90,6 +93,7 @@ class Runner:
         dtype: torch.dtype = torch.float32,
         kernels: Kernels | None = None,
         context: int = 0,
+        make_operators: MakeOperators = plain,
     ) -> None:
         self._ranks = Ranks(ranks)
         self.models: list[Model] = self._ranks.each(
@@ -101,6 +105,8 @@ class Runner:
                 ranks=ranks,
                 kernels=kernels,
                 context=context,
+                make_operators=make_operators,
+                lay_out=pack if make_operators is plain else lambda weight: weight,
                 **self.collectives(rank),
             )
         )

@@ -22,7 +22,7 @@ class GatedMlp:
     Args:
         gate_up: to [gate, up], fused.
         down: back to the residual stream.
-        activate: one of `ACTIVATIONS`.
+        activate: what is between the two, of `workers.operators`.
     """
 
     def __init__(self, gate_up: Linear, down: Linear | RowParallelLinear, activate: Activate) -> None:
@@ -30,5 +30,4 @@ class GatedMlp:
 
     def __call__(self, x: Tensor) -> Tensor:
         """[tokens, hidden] to the same."""
-        gate, up = self._gate_up(x).chunk(2, -1)
-        return self._down(self._activate(gate).mul_(up))
+        return self._down(self._activate(self._gate_up(x)))
