@@ -262,7 +262,8 @@ class SchedulerService:
         slots, step_tokens = min(each.slots for each in said), min(each.step_tokens for each in said)
         first, cores = said[0], sum(each.threads for each in said)
         context, page = first.context_tokens, first.kv.page_tokens
-        self._feed(e.ReplicaUp(group.number, slots, step_tokens, context, page, cores, first.dimensions))
+        on_device = min(each.device_pages for each in said)
+        self._feed(e.ReplicaUp(group.number, slots, step_tokens, context, page, cores, first.dimensions, on_device))
         self._feed(e.ReplicaDrain(group.number, group.draining))
         self._tell_facts()
 

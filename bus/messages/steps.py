@@ -51,6 +51,7 @@ class Registered(msgspec.Struct, array_like=True, frozen=True, tag=10):
         kind: "generate", or of an encoder, which keeps no KV, "embed" or "rerank"; `kv` then has no layers, and a page
             as long as the context.
         dimensions: of what an encoder answers each row with; 0 of a decoder.
+        device_pages: that its slots can hold at once, where KV is computed in device memory; 0 where that is the arena.
     """
 
     model: str
@@ -70,6 +71,7 @@ class Registered(msgspec.Struct, array_like=True, frozen=True, tag=10):
     threads: int = 1
     kind: str = "generate"
     dimensions: int = 0
+    device_pages: int = 0
 
 
 class SlotOpen(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -108,6 +110,8 @@ class StepPlan(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=20):
         samples: one byte per row; 1 where the row's last logits are drawn from. 0 in all rows of an encoder, each of
             which is a whole sequence.
         page_slots, pages, page_generations: packed u32; pages appended to block tables, in order.
+        forgets: packed u32, after the closes: pages that left block tables without a name, and may be given to others
+            under the same generation. For workers that keep copies of pages.
     """
 
     step: int
@@ -120,6 +124,7 @@ class StepPlan(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=20):
     page_slots: bytes
     pages: bytes
     page_generations: bytes
+    forgets: bytes = b""
 
 
 class StepResult(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=11):

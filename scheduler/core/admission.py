@@ -133,7 +133,7 @@ def _try(state: State, request: Request, replica: Replica) -> _Try:
         state.holders[request.id] = request
     if len(request.entries) < request.reusable_blocks and _wait_for_prefix(state, request, replica):
         return _Try.PARKED
-    if not _fits(state, request):
+    if not _fits(state, request) or not _fits_on(state, replica, request):
         return _Try.NO_ROOM
     if has_pools(state):  # how much is left to compute, and so where it belongs, is known only now
         chosen = _choose(state, request)
@@ -270,7 +270,10 @@ def unpark(state: State, request_id: int) -> None:
 
 
 def _batch_made_room(state: State, request: Request) -> bool:
-    """Take batch out until the pages that are free, or come, are enough for a request. Whether it fits now."""
+    """Take batch out until the pages that are free, or come, are enough for a request. Whether it fits now, or, where
+    it wants room in device memory, whether there is more of that."""
+    if _fits(state, request):
+        return make_room(state)
     while _shortage(state, request) > state.pool.coming and make_room(state):
         pass
     return _fits(state, request)
@@ -281,6 +284,14 @@ def _fits(state: State, request: Request) -> bool:
     if not state.running and not state.pool.coming:
         return True  # it was refused at submission if it could not run alone
     return _shortage(state, request) <= 0
+
+
+def _fits_on(state: State, replica: Replica, request: Request) -> bool:
+    """The same for device memory; pages that it would share with those who run there count twice, which errs safely."""
+    if not replica.device_pages or not replica.running:
+        return True
+    need = len(request.entries) + _need(state, request)
+    return _owed(replica, state.reserve) + need <= replica.spare_pages
 
 
 def _shortage(state: State, request: Request) -> float:

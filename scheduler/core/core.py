@@ -136,7 +136,7 @@ class SchedulerCore:
                 began = self._clock()
                 plan, chunks, replica.starved, cut = plan_step(replica, state.pool, state.limits.inter_token_target_ns)
                 if plan is None:
-                    replica.sat_out = replica.starved > 0
+                    replica.sat_out = replica.starved + replica.crowded > 0
                     break
                 replica.flights[-1].record = record_of(
                     state, replica, chunks, replica.starved, cut, self._clock() - began
@@ -194,7 +194,7 @@ class SchedulerCore:
         assert state.geometry is not None
         replica = Replica(
             event.replica, event.slots, event.step_tokens, state.geometry.context_tokens, state.geometry.page_tokens,
-            event.cores, event.dimensions,
+            event.cores, event.dimensions, event.device_pages,
         )  # fmt: skip
         previous = state.replicas.get(event.replica)
         if previous is not None:

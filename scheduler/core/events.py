@@ -60,7 +60,8 @@ class ReplicaUp(Event, frozen=True, gc=False):
     """All ranks of a replica are ready, with all slots closed.
 
     `context_tokens` and `page_tokens` are the model's, equal for all replicas. `cores`: that all ranks compute with.
-    `dimensions`: of an encoder's answers; 0 of a model that generates.
+    `dimensions`: of an encoder's answers; 0 of a model that generates. `device_pages`: that its slots can hold at once,
+    where it computes KV in device memory; 0 where it is the arena.
     """
 
     replica: int
@@ -70,6 +71,7 @@ class ReplicaUp(Event, frozen=True, gc=False):
     page_tokens: int
     cores: int = 1
     dimensions: int = 0
+    device_pages: int = 0
 
 
 class ReplicaLost(Event, frozen=True, gc=False):

@@ -81,6 +81,7 @@ def plan_step(replica: Replica, pool: PagePool, target_ns: float) -> Planned:
 def _plan(replica: Replica, pool: PagePool, target_ns: float, decoding: Bools, prefilling: list[int]) -> Planned:
     """A step of some slots: `decoding` is [slots]."""
     diff = _PageDiff()
+    replica.crowded = 0
     decodes = np.flatnonzero(decoding & (replica.planned < replica.last_start))
     most = replica.step_budget - (min(MIN_CHUNK, replica.step_budget // 2) if prefilling else 0)
     cut: Cut | None = None
@@ -110,7 +111,7 @@ def plan_barrier(replica: Replica) -> StepPlan:
     replica.flights.append(Flight(step, none, none, none, none, 0, 0.0, 0.0))
     closes = pack_u32(replica.closing)
     replica.closing.clear()
-    return StepPlan(step, closes, (), b"", b"", b"", b"", b"", b"", b"")
+    return StepPlan(step, closes, (), b"", b"", b"", b"", b"", b"", b"", _forgets(replica))
 
 
 def _page_decodes(replica: Replica, pool: PagePool, decodes: Ints, diff: _PageDiff) -> tuple[Ints, int]:
@@ -119,7 +120,9 @@ def _page_decodes(replica: Replica, pool: PagePool, decodes: Ints, diff: _PageDi
     wanted = len(crossing)
     if not wanted:
         return decodes, 0
-    pages = pool.take(wanted)
+    room = min(wanted, replica.spare_pages)
+    pages = pool.take(room)
+    replica.crowded += wanted - room
     if len(pages) < wanted:
         crossing = crossing[np.argsort(replica.order[crossing], kind="stable")]
         decodes = np.setdiff1d(decodes, crossing[len(pages) :], assume_unique=True)
@@ -132,7 +135,7 @@ def _page_decodes(replica: Replica, pool: PagePool, decodes: Ints, diff: _PageDi
     replica.room[crossing] += replica.page_tokens
     diff.slots += slots
     diff.pages += pages
-    return decodes, wanted - len(pages)
+    return decodes, room - len(pages)
 
 
 def _chunks(
@@ -188,14 +191,16 @@ def _page_chunk(
     wanted = -(-max(0, start + count - room) // size)
     if not wanted:
         return count, 0
-    pages = pool.take(wanted)
+    spare = min(wanted, replica.spare_pages)
+    pages = pool.take(spare)
+    replica.crowded += wanted - spare
     request = replica.requests[slot]
     assert request is not None
     request.table += pages
     replica.room[slot] = room = room + len(pages) * size
     diff.slots += [slot] * len(pages)
     diff.pages += pages
-    return min(count, room - start), wanted - len(pages)
+    return min(count, room - start), spare - len(pages)
 
 
 def _build(
@@ -240,10 +245,16 @@ def _build(
     pages, generations = pool.pack(diff.pages)
     plan = StepPlan(
         step, pack_u32(replica.closing), tuple(opens.values()), pack_u32(slots), pack_u32(starts), pack_u32(counts),
-        samples.tobytes(), pack_u32(diff.slots), pages, generations,
+        samples.tobytes(), pack_u32(diff.slots), pages, generations, _forgets(replica),
     )  # fmt: skip
     replica.closing.clear()
     return plan
+
+
+def _forgets(replica: Replica) -> bytes:
+    forgets = pack_u32(replica.forgetting)
+    replica.forgetting.clear()
+    return forgets
 
 
 def _opens(replica: Replica, row: int) -> dict[int, SlotOpen]:

@@ -11,6 +11,7 @@ costs a few dozen array operations and no Python object per token. Positions:
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from dataclasses import dataclass
 from typing import Final
@@ -93,6 +94,9 @@ class Replica:
         cores: that its ranks compute with, in all: a second of a step is so many of computing.
         dimensions: of an encoder's answer to a row, which is a whole sequence in one step; 0 of a decoder.
         spent_ns, prefill_ns: computing that who is in a slot has cost since it entered, and what of it was prefill.
+        device_pages: that its slots can hold at once, where KV is computed in device memory; 0 is any number.
+        crowded: pages that rows of the last plan wanted, and for which there was no room in device memory.
+        forgetting: pages that left its block tables without a name, to be told with the next plan.
         retired: left by requests while steps that may write their pages are in flight.
         limbo: left by requests when the replica failed; reusable when it is fenced.
     """
@@ -106,6 +110,7 @@ class Replica:
         page_tokens: int,
         cores: int = 1,
         dimensions: int = 0,
+        device_pages: int = 0,
     ) -> None:
         self.number = number
         self.slots = slots
@@ -113,6 +118,9 @@ class Replica:
         self.page_tokens = page_tokens
         self.cores = cores
         self.dimensions = dimensions
+        self.device_pages = device_pages
+        self.crowded = 0
+        self.forgetting: list[int] = []
         self.ready = False
         self.draining = False
         self.leaving = False
@@ -200,6 +208,21 @@ class Replica:
     def placeable(self) -> bool:
         """Whether a request can enter now."""
         return self.serving and self.openings > 0
+
+    @property
+    def spare_pages(self) -> int:
+        """How many more pages its block tables can name."""
+        if not self.device_pages:
+            return sys.maxsize
+        spare = self.device_pages - int(self.room[self.active].sum()) // self.page_tokens
+        if spare >= self.slots:
+            return spare
+        # Requests share pages of prefixes. Counting them apart takes longer, and matters only where room is short.
+        named: set[int] = set()
+        for request in self.requests:
+            if request is not None:
+                named.update(request.table)
+        return self.device_pages - len(named)
 
     def open(
         self,
@@ -323,7 +346,8 @@ class Replica:
     def fail(self) -> None:
         """Nothing in flight will be answered, and all slots are closed. What was retired waits for the fence."""
         assert not self.running
-        self.starved = 0
+        self.starved = self.crowded = 0
+        self.forgetting.clear()  # whoever closes all slots at once forgets all by itself
         self.flights.clear()
         self.limbo += self.retired
         self.limbo_until_step = self.next_step

@@ -179,8 +179,9 @@ class State:
         context = self.geometry.context_tokens
         if not self.pool.capacity:
             return context
+        on_devices = [replica.device_pages for replica in self.replicas.values() if replica.device_pages]
         # The last token's KV is never computed.
-        return min(context, self.pool.capacity * self.geometry.page_tokens + 1)
+        return min(context, min([self.pool.capacity, *on_devices]) * self.geometry.page_tokens + 1)
 
     @property
     def running(self) -> int:

@@ -263,6 +263,48 @@ class Poison:
 
 
 @dataclass
+class DeviceMemory:
+    """A worker's own copies of pages. Nothing is ever given up for room: what is kept too long is seen.
+
+    Attributes:
+        room: pages that block tables may name at once.
+        copies: generation and content by page.
+        whole: pages that are full; their copy is found again.
+    """
+
+    room: int
+    copies: dict[int, tuple[int, list[int]]] = field(default_factory=dict)
+    whole: set[int] = field(default_factory=set)
+
+    def enter(self, page: int, generation: int, arena: list[int] | None, size: int) -> None:
+        """A page enters a block table; `arena` is what the arena holds of one that is named, None of one to write."""
+        if arena is None:
+            self.copies[page] = generation, [0] * size
+            self.whole.discard(page)
+        elif page not in self.whole or self.copies[page][0] != generation:
+            self.copies[page] = generation, list(arena)
+            self.whole.add(page)
+
+    def leave(self, tables: list[list[int]]) -> None:
+        """Block tables are only these any more: what is not full, is nothing."""
+        held = {page for table in tables for page in table}
+        for page in self.copies.keys() - held - self.whole:
+            del self.copies[page]
+
+    def forget(self, pages: list[int], tables: list[list[int]]) -> None:
+        """The scheduler may hand them out again."""
+        held = {page for table in tables for page in table}
+        for page in pages:
+            if page not in held:
+                self.copies.pop(page, None)
+                self.whole.discard(page)
+
+    def check(self, tables: list[list[int]]) -> None:
+        """Whether the tables fit."""
+        assert len({page for table in tables for page in table}) <= self.room, "device memory has no room for this"
+
+
+@dataclass
 class Worker:
     """A replica that executes plans in order and checks every page that it reads or writes."""
 
@@ -280,12 +322,13 @@ class Worker:
     memory: int = 1 << 30  # tokens of the largest step that fits
     crashed: bool = False
     hung: bool = False
+    device: DeviceMemory | None = None
 
     def execute(self, fail: bool = False) -> None:
         """The next message: a plan, or a reset."""
         message = self.inbox.popleft()
         if isinstance(message, e.ResetReplica):
-            self.state.clear()
+            self.clear()
             self.expected = message.next_step
             return
         plan = message
@@ -294,6 +337,7 @@ class Worker:
         self.expected += 1
         for slot in unpack_u32(plan.closes).tolist():
             del self.state[slot]
+        self._forget(unpack_u32(plan.forgets).tolist())
         for o in plan.opens:
             assert o.slot not in self.state
             assert o.slot < self.slots
@@ -302,8 +346,13 @@ class Worker:
                 o.request, tokens, unpack_u32(o.pages).tolist(), o.computed, o.prompt_tokens, o.prompt_logprobs,
                 o.sampling.logprobs, [],
             )  # fmt: skip
-        for slot, page in zip(unpack_u32(plan.page_slots).tolist(), unpack_u32(plan.pages).tolist(), strict=True):
+            self._enter(o.slot, unpack_u32(o.generations).tolist(), 0, o.computed // self.page_tokens)
+        diff = (plan.page_slots, plan.pages, plan.page_generations)
+        for slot, page, generation in zip(*(unpack_u32(column).tolist() for column in diff), strict=True):
             self.state[slot].table.append(page)
+            self._enter(slot, [generation], len(self.state[slot].table) - 1, 0)
+        if self.device is not None:
+            self.device.check([s.table for s in self.state.values()])
         rows = list(zip(*(unpack_u32(x).tolist() for x in (plan.slots, plan.starts, plan.counts)), strict=True))
         assert len({slot for slot, _, _ in rows}) == len(rows), "one row per slot"
         counts = [count for _, _, count in rows]
@@ -320,7 +369,7 @@ class Worker:
             return
         too_large = sum(counts) > self.memory
         if fail or bad or too_large:
-            self.state.clear()
+            self.clear()
             self.expected = -1
             named = [slot for slot, kind in bad if kind == "named"]
             self.outbox.append(e.StepBroken(self.replica, StepFailed(plan.step, "raised", pack_u32(named), too_large)))
@@ -353,6 +402,33 @@ class Worker:
             )
         )  # fmt: skip
 
+    def clear(self) -> None:
+        """All slots are closed, and nothing is known of pages any more."""
+        self.state.clear()
+        if self.device is not None:
+            self.device = DeviceMemory(self.device.room)
+
+    def _forget(self, pages: list[int]) -> None:
+        if self.device is None:
+            assert not pages, "told to forget what it never keeps"
+            return
+        tables = [s.table for s in self.state.values()]
+        self.device.leave(tables)
+        self.device.forget(pages, tables)
+
+    def _enter(self, slot: int, generations: list[int], first: int, known: int) -> None:
+        if self.device is None:
+            return
+        for index, generation in enumerate(generations):
+            page = self.state[slot].table[first + index]
+            self.device.enter(page, generation, self.pages[page] if index < known else None, self.page_tokens)
+
+    def _held(self, page: int) -> list[int]:
+        """What attention reads and writes of a page."""
+        if self.device is not None:
+            return self.device.copies[page][1]
+        return self.pages.setdefault(page, [0] * self.page_tokens)
+
     def _attend(self, s: Slot, start: int, count: int) -> None:
         size = self.page_tokens
         assert len(s.tokens) >= start + count, "a position whose token nobody knows"
@@ -361,12 +437,15 @@ class Worker:
             value = extend(value, s.tokens[position])
             s.hashes.append(value)
         for position in range(start):
-            held = self.pages.get(s.table[position // size], [0] * size)[position % size]
+            held = self._held(s.table[position // size])[position % size]
             assert held == s.hashes[position], f"position {position} of request {s.request} is not in its page"
         for position in range(start, start + count):
             page = s.table[position // size]
             assert page in self.kv.leased, f"page {page} is not writable"
-            self.pages.setdefault(page, [0] * size)[position % size] = s.hashes[position]
+            self._held(page)[position % size] = s.hashes[position]
+            if self.device is not None and position % size == size - 1:
+                self.pages[page] = list(self._held(page))
+                self.device.whole.add(page)
 
 
 @dataclass
@@ -403,9 +482,11 @@ class World:
         capacity: int = 20,
         context: int = 48,
         page_tokens: int = 4,
+        device_pages: int = 0,
         **limits: object,
     ) -> None:
         self.now = 1_000_000_000
+        self.device_pages = device_pages
         self.context, self.page_tokens, self.step_tokens, self.slots = context, page_tokens, step_tokens, slots
         settings: dict[str, object] = {"model": "m", "replicas": replicas, "slots": slots, "extent": 2} | limits
         self.core = SchedulerCore(Limits(**settings))  # type: ignore[arg-type]
@@ -587,7 +668,7 @@ class World:
             digests=blocks.chain(ROOT, packed, self.page_tokens) if reuse else b"", stop_token_ids=pack_u32(stops),
             submitted_ns=self.now, **more,
         )  # type: ignore[arg-type]  # fmt: skip
-        context = min(self.context, self.kv.capacity * self.page_tokens + 1)
+        context = min(self.context, min(self.kv.capacity, self.device_pages or 1 << 30) * self.page_tokens + 1)
         expected, reason = truth(prompt, max_tokens, set(stops), sampling.min_tokens, context)
         client = self.clients[message.request] = Client(message, self.homes[home], expected, reason)
         self.do(e.Submitted(client.home, message))
@@ -619,7 +700,7 @@ class World:
         worker.alive = worker.hung = worker.crashed = False
         worker.inbox.clear()
         worker.outbox.clear()
-        worker.state.clear()
+        worker.clear()
         self.do(e.ReplicaLost(number, "died"))
         if fenced:
             self.do(e.ReplicaFenced(number))
@@ -628,7 +709,13 @@ class World:
         worker = self.workers[number]
         worker.alive = True
         worker.expected = -1
-        self.do(e.ReplicaUp(number, self.slots, self.step_tokens, self.context, self.page_tokens, CORES))
+        worker.device = DeviceMemory(self.device_pages) if self.device_pages else None
+        self.do(
+            e.ReplicaUp(
+                number, self.slots, self.step_tokens, self.context, self.page_tokens, CORES,
+                device_pages=self.device_pages,
+            )
+        )  # fmt: skip
 
     def kv_down(self) -> None:
         self.kv.up = False

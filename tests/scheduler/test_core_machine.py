@@ -29,14 +29,17 @@ class Scheduling(RuleBasedStateMachine):
         step_tokens=st.sampled_from([5, 16, 64]),
         target_ms=st.sampled_from([0, 2]),
         disk=st.booleans(),
+        device=st.sampled_from([0, 0, 9, 12]),
     )
     def begin(
-        self, replicas: int, pools: bool, slots: int, capacity: int, step_tokens: int, target_ms: int, disk: bool
-    ) -> None:
+        self, replicas: int, pools: bool, slots: int, capacity: int, step_tokens: int, target_ms: int, disk: bool,
+        device: int,
+    ) -> None:  # fmt: skip
         self.world = World(
             replicas=replicas, slots=slots, capacity=capacity, step_tokens=max(step_tokens, slots), context=32,
             queue_requests=20, queue_tokens=400, inter_token_target_ns=target_ms * 1e6, grace_ns=2_000_000_000,
-            hang_ns=1e9, first_prefill=max(1, replicas - 1) if pools else replicas, straight=3,
+            hang_ns=1e9, first_prefill=max(1, replicas - 1) if pools and not device else replicas, straight=3,
+            device_pages=device,
         )  # fmt: skip
         self.world.kv.disk = {} if disk else None
         self.world.start()
