@@ -41,6 +41,12 @@ class ArenaPages:
             .view(pool.cells, shape.layers, 2, shape.kv_heads, shape.page_tokens, shape.head_dim)
         )
 
+    def launched(self, written: Written) -> None:
+        """Nothing to do: they are written in place."""
+
+    def abandon(self) -> None:
+        """Nothing to do: nobody reads what was not committed."""
+
     def commit(self, written: Written) -> None:
         """Say in the pages' headers how many tokens are valid."""
         pages, generations, valid_tokens = (values.astype(np.uint32) for values in written)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from typing import Final, NamedTuple, Protocol
 
 import numpy as np
@@ -21,7 +20,7 @@ from bus.packed import pack_u32
 from workers.group import Group
 from workers.models.interface import Model
 from workers.rows import StepRows, Written, rows_of
-from workers.sampling.draw import BrokenLogits, draw
+from workers.sampling.draw import BrokenLogits
 from workers.sampling.logprobs import token_logprobs
 from workers.slots import PlanRefused, Slots
 
@@ -47,8 +46,16 @@ class Pages(Protocol):
         """[cells, layers, 2, kv heads of all ranks, page tokens, head dim]."""
         ...
 
+    def launched(self, written: Written) -> None:
+        """The forward pass that writes these pages is on its way."""
+        ...
+
     def commit(self, written: Written) -> None:
-        """These pages hold so many valid tokens now."""
+        """These pages hold so many valid tokens now; full ones are in the arena when this returns."""
+        ...
+
+    def abandon(self) -> None:
+        """The step failed: its pages hold nothing new."""
         ...
 
 
@@ -99,6 +106,7 @@ class Executor:
 
     def reset(self) -> None:
         """Close all slots."""
+        self._pages.abandon()
         self._slots.close_all()
 
     def spent_ns(self) -> Mapping[str, int]:
@@ -133,10 +141,12 @@ class Executor:
             grammars.begin(rows.slots[rows.samples].tolist())
         ids = self._slots.ids(rows.token_slots, rows.positions)
         hidden = self._model.forward(ids, rows.batch(self._slots, self._model.device), self._pages.tensor)
+        written = rows.written(self._slots)
+        self._pages.launched(written)
         prompt = self._prompt_logprobs(rows, hidden)
         tokens, logprobs, failed = self._draw(rows, hidden)
         self._slots.computed(rows.slots, rows.ends)
-        self._pages.commit(rows.written(self._slots))
+        self._pages.commit(written)
         ran_ns = self._clock() - began
         if self._group.rank:
             return StepResult(plan.step, b"", b"", waited_ns, ran_ns)
@@ -157,11 +167,9 @@ class Executor:
         grammars = self._slots.grammars
         masks = grammars.masks() if grammars is not None else None
         if self._group.rank == 0:
-            parameters = self._slots.sampling.rows(slots, rows.ends[rows.samples])
-            if masks is not None:
-                parameters = replace(parameters, banned=masks.banned)
+            banned = masks.banned if masks is not None else {}
             try:
-                tokens, logprobs = draw(logits, parameters)
+                tokens, logprobs = self._slots.sampling.draw(logits, slots, rows.ends[rows.samples], banned)
             except BrokenLogits as broken:
                 # The other ranks wait for tokens. Those that cannot be are told as -1, the others do not matter.
                 tokens = torch.zeros_like(tokens)

@@ -53,11 +53,12 @@ class StepRows:
         ends = self.ends.tolist()
         return Batch(
             positions=torch.from_numpy(self.positions).to(device),
-            page_of=torch.from_numpy(slots.pages(self.token_slots, blocks)).to(device),
+            page_of=torch.from_numpy(slots.cells(self.token_slots, blocks)).to(device),
             offset_of=torch.from_numpy(offsets).to(device),
             row_starts=self.row_starts.tolist(),
             row_context=ends,
             block_tables=[slots.block_table(slot, end) for slot, end in zip(self.slots.tolist(), ends, strict=True)],
+            table=slots.tables(self.slots, -(-max(ends) // slots.page_tokens)),
         )
 
     def written(self, slots: Slots) -> Written:

@@ -7,6 +7,7 @@ are dense arrays, so that a step of hundreds of rows picks them by index. Nothin
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from torch import Tensor
 from bus.messages.steps import SlotOpen, StepPlan
 from bus.packed import unpack_u32
 from workers.sampling.grammar import Grammars
-from workers.sampling.table import SamplingTable
+from workers.sampling.table import Sampler, SamplingTable
 
 Ints = npt.NDArray[np.int64]
 
@@ -32,6 +33,33 @@ class PlanRefused(ValueError):
     def __init__(self, problem: str, slots: Iterable[int] = ()) -> None:
         self.slots = tuple(slots)
         super().__init__(problem + (f" (slot {', '.join(map(str, self.slots))})" if self.slots else ""))
+
+
+class Placement(Protocol):
+    """Where pages of the arena are for the model, where that is not the arena. Pages are handles of plans."""
+
+    def place(
+        self, pages: npt.NDArray[np.integer], generations: npt.NDArray[np.integer], known: int
+    ) -> npt.NDArray[np.int64]:
+        """Pages enter a block table: their cells in the model's tensor, [n]. What is in the first `known` of them is in
+        the arena, and will be in the cells before the next step; the others are to be written.
+
+        Raises:
+            MemoryError: there is no room for them.
+        """
+        ...
+
+    def let_go(self, pages: npt.NDArray[np.integer]) -> None:
+        """Pages leave a block table."""
+        ...
+
+    def forget(self, pages: npt.NDArray[np.integer]) -> None:
+        """The scheduler may give these pages to others: what was in them is not in them any more."""
+        ...
+
+    def forget_all(self) -> None:
+        """Of all pages in no block table."""
+        ...
 
 
 def slot_bytes(slots: int, context_tokens: int, page_tokens: int) -> int:
@@ -51,6 +79,8 @@ class Slots:
         cells: page numbers are below it.
         device: where token ids are kept, so that a drawn token need not leave it for the next step.
         grammars: of the requests that have one; None on a rank that does not draw.
+        sampler: None for torch's.
+        placement: None where the model computes on the arena's cells.
 
     Attributes:
         sampling: parameters of the requests.
@@ -68,6 +98,8 @@ class Slots:
         cells: int,
         device: torch.device,
         grammars: Grammars | None = None,
+        sampler: Sampler | None = None,
+        placement: Placement | None = None,
     ) -> None:
         self.grammars = grammars
         self.count, self.context_tokens, self.page_tokens = slots, context_tokens, page_tokens
@@ -75,7 +107,10 @@ class Slots:
         most_pages = -(-context_tokens // page_tokens)
         self._tokens = torch.zeros((slots, context_tokens + 1), dtype=torch.int32, device=device)
         self._table = torch.zeros((slots, most_pages), dtype=torch.int64, device=device)
-        self._pages: Ints = np.zeros((slots, most_pages), np.int64)  # the same on the host
+        self._pages: Ints = np.zeros((slots, most_pages), np.int64)
+        self._placement = placement
+        # On the host what `_table` is: cells of the model's tensor. They are the arena's pages unless placed elsewhere.
+        self._where: Ints = self._pages if placement is None else np.zeros((slots, most_pages), np.int64)
         self._generations: Ints = np.zeros((slots, most_pages), np.int64)
         self._page_count: Ints = np.zeros(slots, np.int64)
         self._open = np.zeros(slots, np.bool_)
@@ -83,7 +118,7 @@ class Slots:
         self.length: Ints = np.zeros(slots, np.int64)
         self.prompt_length: Ints = np.zeros(slots, np.int64)
         self.prompt_logprobs: Ints = np.full(slots, -1, np.int64)
-        self.sampling = SamplingTable(slots, vocabulary, device)
+        self.sampling: Sampler = sampler or SamplingTable(slots, vocabulary, device)
 
     @property
     def in_use(self) -> int:
@@ -100,6 +135,8 @@ class Slots:
         """
         for slot in self._slots_of(plan.closes).tolist():
             self._close(slot)
+        if self._placement is not None and plan.forgets:
+            self._placement.forget(unpack_u32(plan.forgets))
         for opened in plan.opens:
             self._open_slot(opened)
         slots, pages = self._slots_of(plan.page_slots), unpack_u32(plan.pages)
@@ -113,6 +150,8 @@ class Slots:
         """Forget every request."""
         for slot in np.flatnonzero(self._open).tolist():
             self._close(slot)
+        if self._placement is not None:
+            self._placement.forget_all()  # nobody says which of the pages are handed out again
 
     def computed(self, slots: Ints, ends: Ints) -> None:
         """KV of `slots` is there up to `ends`."""
@@ -125,6 +164,8 @@ class Slots:
         self.sampling.append(slots, tokens)
 
     def _close(self, slot: int) -> None:
+        if self._placement is not None:
+            self._placement.let_go(self._pages[slot, : self._page_count[slot]])
         self._open[slot] = False
         self._page_count[slot] = self.length[slot] = 0
         self.sampling.close(slot)
@@ -142,9 +183,12 @@ class Slots:
             raise PlanRefused(f"token id {int(tokens.max())} of a vocabulary of {self._vocabulary}", [slot])
         if not 0 <= opened.prompt_tokens <= len(tokens) or not 0 <= opened.computed <= len(tokens):
             raise PlanRefused("more prompt or computed tokens than tokens", [slot])
+        if self._placement is not None and opened.computed % self.page_tokens:
+            raise PlanRefused("a page that is not full, and so only in the memory of who wrote it", [slot])
         self._close(slot)
         self._open[slot] = True
-        self._append_pages(slot, unpack_u32(opened.pages), unpack_u32(opened.generations))
+        known = opened.computed // self.page_tokens
+        self._append_pages(slot, unpack_u32(opened.pages), unpack_u32(opened.generations), known)
         ids = torch.from_numpy(tokens).to(self._device)
         self._tokens[slot, : len(ids)] = ids.to(torch.int32)
         self.length[slot] = len(tokens)
@@ -155,7 +199,9 @@ class Slots:
         if self.grammars is not None and opened.sampling.grammar is not None:
             self.grammars.open(slot, opened.sampling.grammar, tokens[opened.prompt_tokens :].tolist())
 
-    def _append_pages(self, slot: int, pages: npt.NDArray[np.integer], generations: npt.NDArray[np.integer]) -> None:
+    def _append_pages(
+        self, slot: int, pages: npt.NDArray[np.integer], generations: npt.NDArray[np.integer], known: int = 0
+    ) -> None:
         if not self._open[slot]:
             raise PlanRefused(f"pages for slot {slot}, which is closed")
         first = int(self._page_count[slot])
@@ -164,9 +210,11 @@ class Slots:
             raise PlanRefused(f"a block table of {end} pages, of at most {self._pages.shape[1]}", [slot])
         if len(pages) and int(pages.max()) >= self._cells:
             raise PlanRefused(f"page {int(pages.max())} of a pool of {self._cells} cells", [slot])
+        if self._placement is not None:
+            self._where[slot, first:end] = self._placement.place(pages, generations, known)
         self._pages[slot, first:end] = pages
         self._generations[slot, first:end] = generations
-        self._table[slot, first:end] = torch.from_numpy(self._pages[slot, first:end])
+        self._table[slot, first:end] = torch.from_numpy(self._where[slot, first:end])
         self._page_count[slot] = end
 
     # --- reading ---------------------------------------------------------------------------------------------------
@@ -198,8 +246,12 @@ class Slots:
         return self._tokens[self._on_device(slots), self._on_device(positions)].to(torch.int64)
 
     def pages(self, slots: Ints, blocks: Ints) -> Ints:
-        """Cells of the `blocks`-th pages of `slots`; all [n]."""
+        """The `blocks`-th pages of `slots`, as the plan names them; all [n]."""
         return self._pages[slots, blocks]
+
+    def cells(self, slots: Ints, blocks: Ints) -> Ints:
+        """Where the model finds them; all [n]."""
+        return self._where[slots, blocks]
 
     def generations(self, slots: Ints, blocks: Ints) -> Ints:
         """Generations of the `blocks`-th pages of `slots`; all [n]."""
@@ -208,6 +260,10 @@ class Slots:
     def block_table(self, slot: int, context: int) -> Tensor:
         """Cells of the pages that hold `context` tokens of a slot; int64 on the device."""
         return self._table[slot, : -(-context // self.page_tokens)]
+
+    def tables(self, slots: Ints, pages: int) -> Tensor | None:
+        """The first `pages` cells of all `slots`, int64 [n, pages] on the device; None where pages are not placed."""
+        return None if self._placement is None else self._table[self._on_device(slots), :pages]
 
     def _slots_of(self, packed: bytes) -> Ints:
         slots = unpack_u32(packed).astype(np.int64)

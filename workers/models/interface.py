@@ -27,6 +27,8 @@ class Batch:
         row_starts: first token of each row in the flat list, and the end: rows + 1 numbers.
         row_context: tokens of each row's sequence after this step (computed before, plus this step's).
         block_tables: per row [ceil(context / page_tokens)] int64, the cells of its pages in order.
+        table: the same in one tensor, int64 [rows, pages of the longest]; what is behind a row's end means nothing.
+            None where nobody has asked for it.
     """
 
     positions: Tensor
@@ -35,6 +37,7 @@ class Batch:
     row_starts: list[int]
     row_context: list[int]
     block_tables: list[Tensor]
+    table: Tensor | None = None
 
 
 class Collectives(Protocol):
