@@ -85,6 +85,8 @@ def _models(reply: ModelsReply) -> Iterator[str]:
             f"{size(sheet.weight_bytes)}, {_keeps(sheet)}, "
             f"workers {sheet.workers_ready}/{sheet.workers}"
         )
+        for what, held in sheet.device_memory:
+            yield f"device memory: {sanitize(sheet.model)} {size(held)} {sanitize(what)}"
     for entry in reply.sheet:
         yield f"memory: {size(entry.bytes)} {sanitize(entry.kind)} {sanitize(entry.what)}"
 

@@ -7,6 +7,7 @@
 | a checkpoint of 4 or 8 bits, everything "auto"  | the same                                                          |
 | `quantize = "int8"`, `"int4"`                   | the kernels, on floats rounded at load (codes stay as they are)   |
 | `deterministic = true`                          | the kernels, on codes or floats                                   |
+| `device = "cuda"`                               | the GPU's kernels, what is quantised as floats (`operators.fused`)|
 
 Where the kernels are only the better choice and cannot be had, torch does it; where they are asked for, it is an error.
 """
@@ -20,11 +21,13 @@ from typing import NamedTuple
 import torch
 
 from bus.config import ModelConfig
+from workers import gpu
 from workers.host import Unsuitable, cpu_flags, dtype_of
 from workers.kernels.build import NoKernels, library
 from workers.kernels.library import attention_of
 from workers.kernels.pack import Kernels, Scheme
 from workers.models.architecture import DTYPES
+from workers.models.config import read_architecture
 from workers.weights.quantised.config import quantisation_of
 
 log = logging.getLogger(__name__)
@@ -40,11 +43,13 @@ class Engine(NamedTuple):
         dtype: of KV, and of torch's computation.
         kernels: None where torch computes.
         attention: what the kernels compute it by, on pages of bfloat16; else empty.
+        device: where weights are wanted.
     """
 
     dtype: torch.dtype
     kernels: Kernels | None
     attention: str = ""
+    device: torch.device = torch.device("cpu")
 
     @property
     def name(self) -> str:
@@ -65,7 +70,9 @@ class Engine(NamedTuple):
 
     @property
     def numerics(self) -> bytes:
-        """Tells apart engines whose KV of the same model and dtype differs; empty for torch."""
+        """Tells apart engines whose KV of the same model and dtype differs; empty for torch on a CPU."""
+        if self.device.type == "cuda":
+            return b"cuda 1"
         return b"" if self.kernels is None else f"kernels {_NUMERICS} {self.kernels.scheme}".encode()
 
 
@@ -76,6 +83,9 @@ def choose(model: ModelConfig, device: torch.device, threads: int, path: Path) -
         WeightsError: its checkpoint is quantised in a way that is not supported.
         Unsuitable: the configuration asks for the kernels, and they cannot be had.
     """
+    if model.device == "cuda":
+        _require_gpu(model, device, path)
+        return Engine(dtype_of(model, device), None, device=device)
     scheme = _scheme(model, codes=_has_codes(path))
     if scheme is None:
         return Engine(dtype_of(model, device), None)
@@ -87,6 +97,14 @@ def choose(model: ModelConfig, device: torch.device, threads: int, path: Path) -
     except NoKernels as problem:
         return without_kernels(model, device, str(problem))
     return Engine(dtype, kernels, _attention(model, kernels) if dtype is torch.bfloat16 else "")
+
+
+def _require_gpu(model: ModelConfig, device: torch.device, path: Path) -> None:
+    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else (9, 0)
+    quantisation = quantisation_of(path) if path.is_dir() else None
+    kv_heads = read_architecture(path).kv_heads
+    if problem := gpu.misfit(model, kv_heads=kv_heads, quantisation=quantisation, capability=capability):
+        raise Unsuitable(f"model {model.name!r} cannot be served on a GPU as configured: {problem}")
 
 
 def _attention(model: ModelConfig, kernels: Kernels) -> str:

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -19,9 +20,10 @@ from bus.packed import pack_u32
 from bus.process import EXIT_BUG, EXIT_CONFIG
 from workers.encoding.loading import EncoderContext, LoadedEncoder, load_encoder
 from workers.engine import Engine, choose, without_kernels
+from workers.hbm.balance import NoRoom
 from workers.host import Assignment, Unsuitable
 from workers.kernels.pack import PACKING
-from workers.layers.linear import layout
+from workers.layers.linear import layout, pack
 from workers.models.architecture import kv_shape
 from workers.models.load import contents, load_weights
 from workers.models.packed import Misfit
@@ -62,8 +64,13 @@ class Loaded:
     load_s: float = 0.0
     shared: bool = False
 
-    def registered(self, assignment: Assignment, group: int) -> Registered:
-        """What a worker says when it is ready for plans. group: incarnation of the rank group."""
+    def registered(self, assignment: Assignment, group: int, device_pages: int = 0) -> Registered:
+        """What a worker says when it is ready for plans.
+
+        Args:
+            group: incarnation of the rank group.
+            device_pages: see `Registered`.
+        """
         architecture = self.weights.architecture
         return Registered(
             model=assignment.instance.model,
@@ -81,6 +88,7 @@ class Loaded:
             device=assignment.device.type,
             dtype=self.engine.name,
             threads=assignment.threads if assignment.device.type == "cpu" else 1,
+            device_pages=device_pages,
         )
 
     def warm_up(self, assignment: Assignment) -> None:
@@ -154,6 +162,7 @@ def load(assignment: Assignment, progress: Callable[[float], None]) -> Model:
             keep=lambda make: open_or_make(key, make),
             kernels=engine.kernels,
             context=config.context_tokens,
+            lay_out=pack if engine.device.type == "cpu" else lambda weight: weight,
         )
 
     try:
@@ -174,7 +183,7 @@ def load(assignment: Assignment, progress: Callable[[float], None]) -> Model:
     load_s = time.monotonic() - began
     log.info("loaded %s in %.2f s", path.name, load_s, extra={"computed in": engine.name})
     return Loaded(
-        weights=weights,
+        weights=weights if engine.device.type == "cpu" else _moved(weights, engine.device, path),
         engine=engine,
         kv=kv,
         weights_digest=identity,
@@ -186,16 +195,28 @@ def load(assignment: Assignment, progress: Callable[[float], None]) -> Model:
     )
 
 
+def _moved(weights: Prepared, device: torch.device, path: Path) -> Prepared:
+    try:
+        return weights.on(device)
+    except torch.OutOfMemoryError as error:
+        free, total = (size / (1 << 30) for size in torch.cuda.mem_get_info(device))
+        raise Unsuitable(
+            f"{path.name} takes {weights.bytes / (1 << 30):.1f} GiB, and {device} has {free:.1f} of {total:.1f} left: "
+            "take a smaller model, or a GPU that nobody else is on"
+        ) from error
+
+
 def store_key(digest: bytes, engine: Engine, rank: int, ranks: int) -> Key:
     """Of a rank's share in the store."""
     if engine.kernels is None:
-        return Key(digest, str(engine.dtype).removeprefix("torch."), rank, ranks, f"{layout()}, {contents()}")
+        laid_out = layout() if engine.device.type == "cpu" else "plain"
+        return Key(digest, str(engine.dtype).removeprefix("torch."), rank, ranks, f"{laid_out}, {contents()}")
     return Key(digest, f"packed-{engine.kernels.scheme}", rank, ranks, f"packed {PACKING}, {contents()}")
 
 
 def why_not(model: str, error: Exception) -> tuple[str, int]:
-    """What to say, and the exit code, where `load` failed."""
-    wrong = (ModelMissing, WeightsError, ContextTooLong, EncoderContext, TooManyRanks, Unsuitable, OSError)
+    """What to say, and the exit code, where `load` or `bring_up` failed."""
+    wrong = (ModelMissing, WeightsError, ContextTooLong, EncoderContext, TooManyRanks, Unsuitable, NoRoom, OSError)
     if isinstance(error, wrong):
         return f"model {model!r}: {error}", EXIT_CONFIG
     log.error("could not start", exc_info=error)

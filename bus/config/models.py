@@ -8,7 +8,7 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta
 
-from bus.config.section import Positive, Problem, Seconds, Section
+from bus.config.section import Positive, Problem, Seconds, Section, parse_size, unless
 from bus.names import MODEL_NAME
 
 
@@ -45,6 +45,7 @@ class ModelConfig(Section, frozen=True):
         threads: CPU threads per rank; 0 shares the cores among the ranks.
         prefix_cache: find and keep prompts' KV.
         tool_parser: how the model writes tool calls; "auto" finds that in its chat template, "none" has it call none.
+        device_kv: of a GPU's memory for KV, "40GiB"; "0" is what weights, activations and graphs leave.
         hang_s: a step longer than this means that the worker hangs. Once step times are known, a third of it and ten
             times the prediction; a tenth of it where the worker uses no CPU.
     """
@@ -71,6 +72,7 @@ class ModelConfig(Section, frozen=True):
         "auto", "none", "hermes", "llama3", "mistral", "mistral_args", "deepseek", "deepseek_v31", "pythonic"
     ] = "auto"
     hang_s: Seconds = 30.0
+    device_kv: str = "0"
     pools: PoolsConfig | None = None
 
     @property
@@ -102,5 +104,6 @@ def problems(models: tuple[ModelConfig, ...]) -> Iterator[Problem]:
             yield ("model", index, "replicas"), "[model.pools] says how many there are: leave this out"
         if model.pools is not None and model.device == "cuda":
             yield ("model", index, "pools"), "workers share the arena's pages on a CPU only: leave pools out"
+        yield from unless(parse_size, model.device_kv, ("model", index, "device_kv"))
         if not re.match(r"(catalog:|hf:|path:).+|.+\.gguf$", model.source):
             yield ("model", index, "source"), "expected catalog:NAME, hf:ORG/REPO, path:/DIR or a .gguf file"

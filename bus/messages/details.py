@@ -318,7 +318,7 @@ class ModelSheet(msgspec.Struct, array_like=True, frozen=True, gc=False):
         shared: whether all replicas have them once.
         load_s: the slowest of the workers.
         kv_limit_tokens: what the arena would hold, were it alone; 0 where unknown.
-        kind, dimensions: see `vitals.WorkerView`.
+        kind, dimensions, device_memory: see `vitals.WorkerView`; of the first worker.
     """
 
     model: str
@@ -350,6 +350,7 @@ class ModelSheet(msgspec.Struct, array_like=True, frozen=True, gc=False):
     kv_limit_tokens: int = 0
     kind: str = "generate"
     dimensions: int = 0
+    device_memory: tuple[tuple[str, int], ...] = ()
 
 
 class MemoryLine(msgspec.Struct, array_like=True, frozen=True, gc=False):

@@ -290,6 +290,7 @@ class WorkerView(msgspec.Struct, array_like=True, frozen=True, tag=59):
         pool: "prefill", "decode", or empty where there are no such pools.
         kind: what the model is for, see `steps.Registered`.
         dimensions: of an encoder's answer.
+        device_memory: of a GPU, (what it is for, bytes), in order; empty where KV is the arena's.
     """
 
     name: str
@@ -319,3 +320,4 @@ class WorkerView(msgspec.Struct, array_like=True, frozen=True, tag=59):
     pool: str = ""
     kind: str = "generate"
     dimensions: int = 0
+    device_memory: tuple[tuple[str, int], ...] = ()
