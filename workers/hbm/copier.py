@@ -64,6 +64,8 @@ class HostCopier:
 class CudaCopier:
     """A stream for each direction; straight to the arena where it is registered, else over pinned pages.
 
+    Both directions share the pinned pages: whoever stores waits for it before anything is loaded, as steps do.
+
     Args:
         frames: [n, layers, 2, kv heads, page tokens, head dim], on the device.
         cells: the same of the arena.
