@@ -159,11 +159,11 @@ class FramesMachine(RuleBasedStateMachine):
     """Laws: a frame is one page's; what is found without loading is what was last written under that name; holders keep
     their frames."""
 
-    PAGES = 9
+    PAGES, FRAMES = 4, 3  # few, so that they meet
 
     def __init__(self) -> None:
         super().__init__()
-        self.frames = Frames(5)
+        self.frames = Frames(self.FRAMES)
         self.holders: dict[int, int] = {}
         self.generation = dict.fromkeys(range(self.PAGES), 1)
         self.written = dict.fromkeys(range(self.PAGES), 0)  # what the arena's page holds
@@ -183,7 +183,7 @@ class FramesMachine(RuleBasedStateMachine):
         try:
             frame, load = self.frames.hold(page, self.generation[page], known=known)
         except NoFrames:
-            assert sum(count > 0 for count in self.holders.values()) == 5
+            assert sum(count > 0 for count in self.holders.values()) == self.FRAMES
             return
         if not self.holders.get(page):
             assert all(self.frame_of[other] != frame for other, count in self.holders.items() if count)
