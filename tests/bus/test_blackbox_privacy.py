@@ -27,8 +27,9 @@ PLAIN: Final = {
     "Reassert.lease_generations", "Reassert.leases", "Reassert.pin_generations", "Reassert.pins", "Reasserted.lost",
     "Registered.stop_ids", "Registered.weights_digest", "Release.generations", "Release.pages", "Seal.generations",
     "Seal.pages", "Sealed.codes", "Sealed.generations", "Sealed.pages", "SlotOpen.generations", "SlotOpen.pages",
-    "StepFailed.slots", "StepPlan.closes", "StepPlan.counts", "StepPlan.page_generations", "StepPlan.page_slots",
-    "StepPlan.pages", "StepPlan.samples", "StepPlan.slots", "StepPlan.starts", "StepResult.slots",
+    "StepFailed.slots", "StepPlan.closes", "StepPlan.counts", "StepPlan.forgets", "StepPlan.page_generations",
+    "StepPlan.page_slots", "StepPlan.pages", "StepPlan.samples", "StepPlan.slots", "StepPlan.starts",
+    "StepResult.slots",
 }  # fmt: skip
 
 
