@@ -18,7 +18,7 @@ from bus.messages.vitals import WorkerView
 from bus.packed import pack_u32
 from bus.process import EXIT_BUG, EXIT_CONFIG
 from workers.encoding.loading import EncoderContext, LoadedEncoder, load_encoder
-from workers.engine import Engine, choose, without_kernels
+from workers.engine import Engine, choose, require_kv, without_kernels
 from workers.host import Assignment, Unsuitable
 from workers.kernels.pack import PACKING
 from workers.layers.linear import layout
@@ -85,7 +85,7 @@ class Loaded:
 
     def warm_up(self, assignment: Assignment) -> None:
         """First steps, so that nobody waits for what is done only once."""
-        warm_up(self.weights, assignment, self.engine.dtype)
+        warm_up(self.weights, assignment, self.engine.kv)
 
     def view(self, name: str, assignment: Assignment) -> WorkerView:
         """For telemetry."""
@@ -162,12 +162,13 @@ def load(assignment: Assignment, progress: Callable[[float], None]) -> Model:
         engine = without_kernels(config, assignment.device, f"the CPU kernels do not take {problem}")
         weights = weights_for(engine)
     architecture = weights.architecture
+    require_kv(config, engine, architecture)
     if config.context_tokens > architecture.context:
         raise ContextTooLong(
             f"model {config.name!r}: context_tokens = {config.context_tokens}, but {path.name} was trained for "
             f"{architecture.context}"
         )
-    kv = kv_shape(architecture, assignment.page_tokens, engine.dtype)
+    kv = kv_shape(architecture, assignment.page_tokens, engine.kv)
     # What else computes, makes other KV: it must not be found under the same digests.
     numerics = engine.numerics + architecture.rope.variant.encode()
     identity = hashlib.sha256(digest + numerics).digest() if numerics else digest

@@ -30,6 +30,7 @@ class ModelConfig(Section, frozen=True):
         name: under which clients ask for it.
         source: `catalog:NAME`, `hf:ORG/REPO`, `path:/DIR` (safetensors) or a `.gguf` file.
         device, dtype: "auto" picks what the host is good at.
+        kv_dtype: what keys and values are kept as; "auto" follows `dtype`, "int8" has a scale for each token and head.
         quantize: "auto" computes with a quantised file's own bits; "int8" and "int4" round floats to so many at load;
             "none" makes floats of everything.
         deterministic: an answer is the same, bit by bit, whatever else is in the batch.
@@ -53,6 +54,7 @@ class ModelConfig(Section, frozen=True):
     source: str
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    kv_dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
     quantize: Literal["auto", "none", "int8", "int4"] = "auto"
     deterministic: bool = False
     replicas: Annotated[int, Meta(ge=1, le=64)] = 1

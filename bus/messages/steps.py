@@ -20,7 +20,8 @@ class KvShape(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """The shape of a page of one cache group, for all ranks together: `[layer][K,V][kv head][token][dim]`.
 
     Attributes:
-        dtype: "float32", "bfloat16" or "float16".
+        dtype: "float32", "bfloat16", "float16", or "int8": then `[layer][K,V][kv head]`, and for each of these
+            `[token][dim]` numbers and behind them `[token]` scales, float32.
     """
 
     layers: int
@@ -32,8 +33,8 @@ class KvShape(msgspec.Struct, array_like=True, frozen=True, gc=False):
     @property
     def page_bytes(self) -> int:
         """Bytes of one page."""
-        itemsize = 4 if self.dtype == "float32" else 2
-        return self.layers * 2 * self.kv_heads * self.page_tokens * self.head_dim * itemsize
+        head = self.head_dim + 4 if self.dtype == "int8" else self.head_dim * (4 if self.dtype == "float32" else 2)
+        return self.layers * 2 * self.kv_heads * self.page_tokens * head
 
 
 class Registered(msgspec.Struct, array_like=True, frozen=True, tag=10):

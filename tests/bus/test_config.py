@@ -47,6 +47,7 @@ def test_no_file_serves_the_demo_model() -> None:
         ("[gpu]\n", "h.toml:1: gpu: unknown key"),
         (GOOD + "speed = 3\n", "h.toml:13: model[1].speed: unknown key"),
         (GOOD.replace('"float32"', '"float8"'), "h.toml:12: model[1].dtype: Invalid enum value 'float8'"),
+        (GOOD + 'kv_dtype = "int4"\n', "h.toml:13: model[1].kv_dtype: Invalid enum value 'int4'"),
         (GOOD.replace('"b"', '"a"', 1), "h.toml:10: model[1].name: 'a' is there twice"),
         (GOOD.replace('"a"', '"a/b"'), "h.toml:6: model[0].name: letters, digits"),
         (GOOD.replace("path:/srv/models/b", "somewhere"), "h.toml:11: model[1].source: expected catalog:NAME"),

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from workers.kernels.pack import Kernels
+from workers.models.architecture import kv_shape
 from workers.models.interface import Batch, Collectives, Model
 from workers.models.load import load_model
+from workers.pages import page_tensor
 
 T = TypeVar("T")
 
@@ -77,7 +79,7 @@ class _Rank:
 class Runner:
     """Sequences on pages of one model, which all ranks share.
 
-    Pages begin as NaN everywhere, so that anything read that was not written shows.
+    Pages begin as NaN everywhere (of int8: their scales), so that anything read that was not written shows.
     """
 
     def __init__(
@@ -105,7 +107,8 @@ class Runner:
             )
         )
         a = self.models[0].architecture
-        self.pages = torch.full((cells, a.layers, 2, a.kv_heads, page_tokens, a.head_dim), float("nan"), dtype=dtype)
+        shape = kv_shape(a, page_tokens, dtype)
+        self.pages = page_tensor(torch.full((cells, shape.page_bytes), 255, dtype=torch.uint8), shape)
         self._page_tokens = page_tokens
         self._free = list(range(cells))
         random.Random(1).shuffle(self._free)
@@ -133,6 +136,10 @@ class Runner:
         assert tokens % self._page_tokens == 0
         self._tables[other] = self._tables[name][: tokens // self._page_tokens]
         self._lengths[other] = tokens
+
+    def table(self, name: str) -> list[int]:
+        """Cells of a sequence."""
+        return self._tables[name]
 
     def free(self, name: str) -> None:
         """Give a sequence's pages back, with what is in them."""

@@ -149,6 +149,7 @@ def dtype_of(model: ModelConfig) -> torch.dtype:
     """
     for name, given in (
         ("tensor_parallel", model.tensor_parallel > 1),
+        ("kv_dtype", model.kv_dtype != "auto"),
         ("quantize", model.quantize in ("int8", "int4")),
         ("deterministic", model.deterministic),
         ("pools", model.pools is not None),

@@ -21,6 +21,8 @@ PARTS: Final = (
     "embedding", "norms", "qkv", "rope and kv write", "attention", "attention out", "gate and up", "down",
     "output head",
 )  # fmt: skip
+# Of pages, as `native/attention.h` counts what they hold.
+NUMBERS: Final = {torch.bfloat16: 0, torch.float32: 1, torch.int8: 2}
 REDUCE = ctypes.CFUNCTYPE(None, POINTER(c_float), c_int64)
 
 
@@ -60,7 +62,7 @@ class Batch(Structure):
         ("tokens", c_int32), ("rows", c_int32), ("ids", c_void_p), ("positions", c_void_p), ("page_of", c_void_p),
         ("offset_of", c_void_p), ("row_starts", c_void_p), ("row_context", c_void_p), ("tables", c_void_p),
         ("table_starts", c_void_p), ("pages", c_void_p), ("cell", c_int64), ("layer", c_int64), ("value", c_int64),
-        ("kv_head", c_int64), ("page_tokens", c_int32), ("wide", c_int32),
+        ("kv_head", c_int64), ("page_tokens", c_int32), ("numbers", c_int32),
     )  # fmt: skip
 
 

@@ -106,7 +106,7 @@ class PackedDecoder:
                 len(ids), len(context), ids.data_ptr(), batch.positions.data_ptr(), batch.page_of.data_ptr(),
                 batch.offset_of.data_ptr(), starts.ctypes.data, context.ctypes.data, tables.data_ptr(),
                 table_starts.ctypes.data, pages.data_ptr() + self._shard.kv_heads.start * kv_head, cell, layer, value,
-                kv_head, pages.shape[4], pages.dtype == torch.float32,
+                kv_head, pages.shape[4], c.NUMBERS[pages.dtype],
             ),
             hidden,
         )  # fmt: skip

@@ -8,6 +8,7 @@ from workers.host import Assignment
 from workers.models.architecture import kv_shape
 from workers.models.interface import SINGLE, Batch
 from workers.models.load import build
+from workers.pages import new_pages
 from workers.weights.prepared import Prepared
 
 # Rows of a decode step, then one of prefill: shapes for which kernels are generated and threads started.
@@ -21,7 +22,7 @@ def warm_up(weights: Prepared, assignment: Assignment, dtype: torch.dtype) -> No
     model = build(weights, SINGLE, assignment.device)
     shape = kv_shape(weights.architecture, assignment.page_tokens, dtype)
     cells = max(*_DECODES, -(-_PREFILL // shape.page_tokens))
-    pages = torch.zeros((cells, shape.layers, 2, shape.kv_heads, shape.page_tokens, shape.head_dim), dtype=dtype)
+    pages = new_pages(shape, cells)
     for rows, tokens in [(1, _PREFILL), *((rows, 1) for rows in _DECODES)]:
         ids = torch.zeros(rows * tokens, dtype=torch.int64)
         hidden = model.forward(ids, _batch(rows, tokens, shape.page_tokens), pages)

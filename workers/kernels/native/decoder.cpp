@@ -10,6 +10,7 @@
 #include <new>
 
 #include "attention_check.h"
+#include "attention_int8.h"
 #include "linear.h"
 #include "threads.h"
 
@@ -38,7 +39,8 @@ struct Batch {
     const int64_t *tables, *table_starts;                  // cells of all rows; [rows + 1]
     uint8_t* pages;                                        // K of this rank's first KV head, layer 0, cell 0
     int64_t cell, layer, value, kv_head;                   // bytes to the next cell, layer, from K to V, KV head
-    int32_t page_tokens, wide;                             // wide: float32 pages, else bfloat16
+    int32_t page_tokens;
+    Numbers numbers;                                       // of pages
 };
 
 // Adds up what the ranks have, in place; null where there is one rank.
@@ -105,6 +107,11 @@ class Decoder {
             for (const Matrix* each : {&m_.layer[i].q, &m_.layer[i].k, &m_.layer[i].v, &m_.layer[i].out,
                                        &m_.layer[i].gate, &m_.layer[i].up, &m_.layer[i].down})
                 note(*each);
+        for (int i = 0; i < m_.layers; i++) {
+            const Matrix& k = m_.layer[i].k;
+            if (k.bias) key_biases_.insert(key_biases_.end(), k.bias, k.bias + k.rows);
+        }
+        if (!key_biases_.empty()) key_biases_.insert(key_biases_.end(), LANES, 0.0f);  // a vector reads on behind the last
     }
 
     void forward(const Batch& batch, float* hidden) {
@@ -116,6 +123,7 @@ class Decoder {
         watch_.to(EMBED);
         embed(x);
         rotations();
+        if (takes_out_biases()) angles();
         pieces();
         for (int l = 0; l < m_.layers; l++) {
             const Layer& layer = m_.layer[l];
@@ -229,6 +237,30 @@ class Decoder {
                 sines[t * half + i] = std::sin(angle);
             }
         });
+    }
+
+    // Whether keys are written without their bias.
+    bool takes_out_biases() const { return b_->numbers == Numbers::INT8 && !key_biases_.empty(); }
+    const float* key_bias(int layer, int head) const {
+        return key_biases_.data() + ((size_t)layer * m_.kv_heads + head) * m_.head_dim;
+    }
+
+    // Of all positions that attention sees, to whole stretches. Those that are there stay.
+    void angles() {
+        const int half = m_.head_dim / 2;
+        const int64_t most = *std::max_element(b_->row_context, b_->row_context + b_->rows), known = known_angles_;
+        const int64_t wanted = (most + SPLIT - 1) / SPLIT * SPLIT;
+        if (wanted <= known) return;
+        angles_.resize(wanted * m_.head_dim + LANES);
+        threads_.run((int)(wanted - known) / SPLIT, [&](int task, int) {
+            for (int64_t position = known + task * SPLIT, end = position + SPLIT; position < end; position++)
+                for (int i = 0; i < half; i++) {
+                    const float angle = (float)position * m_.frequencies[i];
+                    angles_[position * m_.head_dim + i] = std::cos(angle);
+                    angles_[position * m_.head_dim + half + i] = std::sin(angle);
+                }
+        });
+        known_angles_ = wanted;
     }
 
     void normalise(const float* x, const float* weight, float* out) const {
@@ -353,28 +385,36 @@ class Decoder {
         const float scale = 1.44269504f / std::sqrt((float)dim);
         for (int h = 0; h < heads + kv_heads; h++) {
             float *first = qkv + (size_t)h * dim, *second = first + half;
+            if (takes_out_biases() && h >= heads) {
+                const float* bias = key_bias(l, h - heads);
+                for (int d = 0; d < dim; d++) first[d] -= bias[d];
+            }
             const float by = h < heads ? scale : 1.0f;
             for (int i = 0; i < half; i++) {
                 const float x = first[i], y = second[i];
                 first[i] = (x * c[i] - y * s[i]) * by;
                 second[i] = (x * s[i] + y * c[i]) * by;
             }
+            if (b_->numbers != Numbers::INT8 || takes_out_biases()) continue;
+            if (h < heads) spread_query(first, dim);
+            else spread_key(first, dim);
         }
-        const int64_t element = b_->wide ? 4 : 2;
-        uint8_t* page = b_->pages + b_->page_of[t] * b_->cell + l * b_->layer + b_->offset_of[t] * dim * element;
+        uint8_t* page = b_->pages + b_->page_of[t] * b_->cell + l * b_->layer;
         for (int h = 0; h < kv_heads; h++) {
             const float *k = qkv + (size_t)(heads + h) * dim, *v = k + (size_t)kv_heads * dim;
-            uint8_t* to = page + h * b_->kv_head;
-            for (int d = 0; d < dim; d += LANES) {
-                if (b_->wide) {
-                    store((float*)to + d, load(k + d));
-                    store((float*)(to + b_->value) + d, load(v + d));
-                } else {
-                    float_to_bf16((uint16_t*)to + d, load(k + d));
-                    float_to_bf16((uint16_t*)(to + b_->value) + d, load(v + d));
-                }
-            }
+            write(k, dim, t, page + h * b_->kv_head);
+            write(v, dim, t, page + h * b_->kv_head + b_->value);
         }
+    }
+
+    // A token's key or value, where the `page` of its head begins.
+    void write(const float* x, int dim, int t, uint8_t* page) const {
+        const int64_t offset = b_->offset_of[t], from = offset * dim;
+        if (b_->numbers == Numbers::INT8)
+            ((float*)(page + (int64_t)b_->page_tokens * dim))[offset] = quantise_head(x, dim, (int8_t*)page + from);
+        else if (b_->numbers == Numbers::FLOAT32) std::memcpy((float*)page + from, x, dim * sizeof(float));
+        else
+            for (int d = 0; d < dim; d += LANES) float_to_bf16((uint16_t*)page + from + d, load(x + d));
     }
 
     // Cuts the step's attention into tasks. A decode row is cut by splits of its keys, a chunk by its queries: tokens
@@ -404,7 +444,7 @@ class Decoder {
     void attention(float* qkv, int stride, int l) {
         seen_.get((size_t)partials_ * m_.heads);
         for (auto& each : splits_) each.get(split_room(m_.head_dim));  // here: a task has nobody to tell
-        if (b_->wide) return attention_by<FloatTiles<false>>(qkv, stride, l);
+        if (b_->numbers == Numbers::FLOAT32) return attention_by<FloatTiles<false>>(qkv, stride, l);
         if (own_tiles() == Own::USED) return attention_by<OwnTiles>(qkv, stride, l);
         attention_by<FloatTiles<true>>(qkv, stride, l);
     }
@@ -419,7 +459,8 @@ class Decoder {
             const Piece& piece = pieces_[pieces_.size() - 1 - task / kv_heads];  // the long ones of a chunk first
             const int head = task % kv_heads;
             const Keys keys{b_->pages + l * b_->layer + head * b_->kv_head, b_->cell, b_->value,
-                            b_->tables + b_->table_starts[piece.row], b_->page_tokens, dim, b_->wide != 0};
+                            b_->tables + b_->table_starts[piece.row], b_->page_tokens, dim, b_->numbers,
+                            takes_out_biases() ? key_bias(l, head) : nullptr, angles_.data()};
             Number* room = (Number*)splits_[thread].get(0);
             for (int from = 0; from < piece.tokens * group; from += VECTORS) {
                 alignas(64) Number queries[VECTORS * MAX_DIM];
@@ -486,6 +527,8 @@ class Decoder {
     Buffer<float> x_, qkv_, share_, cosines_, sines_;
     Room first_, gated_;
     std::vector<int> cuts_;
+    std::vector<float> key_biases_, angles_;  // [layer][kv head][head dim]; [position][head dim]
+    int64_t known_angles_ = 0;
     Buffer<Seen> seen_;
     Buffer<int64_t> partial_of_;
 };
