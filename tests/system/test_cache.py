@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import httpx
 import pytest
-from stack import SMOLLM2, Stack, running, until
+from stack import SMOLLM2_KERNELS, Stack, running, until
 
 from bus.messages.caching import CacheReport, CacheSpace, CacheStatus, GetCache, GetCacheReport
 from cli.control import Caller
@@ -30,7 +30,7 @@ semantic = "on"
 budget = 0.6
 audit = 1e-9
 """
-MODELS = f"""{SMOLLM2}
+MODELS = f"""{SMOLLM2_KERNELS}
 [[model]]
 name = "minilm"
 source = "catalog:all-minilm-l6-v2"

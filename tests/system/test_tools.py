@@ -11,11 +11,11 @@ import httpx
 import jsonschema
 import openai
 import pytest
-from stack import SMOLLM2, Stack, running, until
+from stack import SMOLLM2_KERNELS, Stack, running, until
 
 pytestmark = [pytest.mark.system, pytest.mark.model]
 
-QWEN = SMOLLM2.replace("smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct").replace('"smollm2"', '"qwen"')
+QWEN = SMOLLM2_KERNELS.replace("smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct").replace('"smollm2"', '"qwen"')
 PARAMETERS: dict[str, Any] = {
     "type": "object",
     "properties": {
