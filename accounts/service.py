@@ -19,9 +19,11 @@ from accounts.core import periods
 from accounts.core.book import Account, Book, Holder
 from accounts.core.directory import Register, Unfit
 from accounts.database import Database, Unusable
+from accounts.onlooker import Onlooker
 from accounts.orders import Change, plan
 from bus.messages.accounts import Allowance, Ask, Directory, Follow, Recall, Settle, Settled, Settlement, ToAccounts
 from bus.messages.control import AccountsHeld, AllowanceNow, Answer, GetAccounts, Ok, Rejected, ToProcess
+from bus.messages.vitals import AccountsView
 from bus.names import LEASES_DOOR, state_directory
 from bus.process import EXIT_CONFIG, EXIT_MISSING, Description, Life
 from bus.server import Peer, Server
@@ -40,6 +42,7 @@ class AccountsService:
     def __init__(self, life: Life) -> None:
         self._life = life
         self._register, self._book = Register(f"{life.name} {life.epoch}"), Book()
+        self._onlooker = Onlooker(self._register, self._book)
         self._database: Database | None = None
         self._peers: dict[Peer, bool] = {}  # whether it follows the directory
         self._lost: dict[Holder, int] = {}  # since when they are not here
@@ -65,6 +68,8 @@ class AccountsService:
             on_leave=self._left,
         )  # fmt: skip
         self._cancels = [life.loop.every(TURN_S, self._turn), life.loop.every(TIDY_S, self._tidy)]
+        self._onlooker.changed(self._book.accounts)
+        life.telemetry.slow_views.append(self._view)
         life.ready()
 
     def describe(self) -> Description:
@@ -207,7 +212,7 @@ class AccountsService:
             self._charge(replace(record, cost=-record.cost) for record in new)
             self._trouble(error)
             return
-        self._book.dirty.clear()
+        self._written()
         self._settled += len(new)
         self._server.send(peer, Settled(message.rid))
 
@@ -256,9 +261,17 @@ class AccountsService:
         except sqlite3.Error as error:
             self._trouble(error)
             return False
-        self._book.dirty.clear()
+        self._written()
         self._life.troubles.over(_TROUBLE)
         return True
+
+    def _written(self) -> None:
+        self._onlooker.changed(self._book.dirty)
+        self._book.dirty.clear()
+
+    def _view(self) -> AccountsView:
+        life = self._life
+        return self._onlooker.view(life.name, life.config.cost.currency, life.loop.now_ns(), int(time.time()))
 
     def _trouble(self, error: sqlite3.Error) -> None:
         assert self._database is not None

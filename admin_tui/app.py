@@ -206,7 +206,8 @@ class HeadraceTop(App[None]):
         return self._keymap_given.get(binding.id or "", binding.key_display or binding.key)
 
     def _screen_keys(self) -> list[tuple[str, str]]:
-        return [(self._keymap_given.get(f"view.{view.id}", view.key), view.title) for view in VIEWS]
+        there = [view for view in VIEWS if not view.needs or view.needs in self._world.processes]
+        return [(self._keymap_given.get(f"view.{view.id}", view.key), view.title) for view in there]
 
     def _active_title(self) -> str:
         return shown(self._view().id or FIRST.id).title

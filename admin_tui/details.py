@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from bus.messages.details import BusReply, HostReply, ModelsReply, PagesReply, StepsReply
+from bus.messages.details import AllowancesReply, BusReply, HostReply, ModelsReply, PagesReply, StepsReply
 from bus.messages.usage import UsageReply
 
-Detail = StepsReply | PagesReply | HostReply | BusReply | ModelsReply | UsageReply
-DetailKind = Literal["steps", "pages", "host", "bus", "models", "usage"]
+Detail = StepsReply | PagesReply | HostReply | BusReply | ModelsReply | UsageReply | AllowancesReply
+DetailKind = Literal["steps", "pages", "host", "bus", "models", "usage", "allowances"]
 DETAILS: Final[dict[DetailKind, type[Detail]]] = {
     "steps": StepsReply, "pages": PagesReply, "host": HostReply, "bus": BusReply, "models": ModelsReply,
-    "usage": UsageReply,
+    "usage": UsageReply, "allowances": AllowancesReply,
 }  # fmt: skip
 
 
@@ -25,6 +25,7 @@ class Details:
         self.bus: BusReply | None = None
         self.models: ModelsReply | None = None
         self.usage: UsageReply | None = None
+        self.allowances: AllowancesReply | None = None
         self._heard: dict[DetailKind, int] = {}
 
     def take(self, detail: Detail, now_ns: int) -> None:
@@ -42,6 +43,8 @@ class Details:
                 self.models = detail
             case UsageReply():
                 self.usage = detail
+            case AllowancesReply():
+                self.allowances = detail
         self._heard[detail_kind(detail)] = now_ns
 
     def age_s(self, kind: DetailKind, now_ns: int) -> float:

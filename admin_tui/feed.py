@@ -27,7 +27,7 @@ from bus.identity import Visitor
 from bus.link import Link
 from bus.loop import Loop
 from bus.messages.control import Fleet, FromProcess, GetFleet
-from bus.messages.details import GetBus, GetHost, GetModels, GetPages, GetSteps, Question
+from bus.messages.details import GetAllowances, GetBus, GetHost, GetModels, GetPages, GetSteps, Question
 from bus.messages.observe import GetSnapshot, GetTimeline, Snapshot, TimelineReply, ToObserver, Update
 from bus.messages.usage import GetUsage
 from bus.names import CONTROL_DOOR, FEED_DOOR, METRICS, OBSERVE_DOOR, SUPERVISOR, ipc, socket_path
@@ -218,5 +218,7 @@ def _question(kind: DetailKind, rid: int) -> Question | GetUsage:
             return GetBus(rid)
         case "models":
             return GetModels(rid)
+        case "allowances":
+            return GetAllowances(rid)
         case "usage":
             return GetUsage(rid, int(time.time()) - USAGE_S, limit=16)

@@ -82,6 +82,7 @@ def _details(details: Details) -> dict[str, Any]:
         "bus": _named(details.bus),
         "sheet": _named(details.models),
         "usage": _named(details.usage),
+        "allowances": _named(details.allowances),
     }
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from admin_tui.accounts.rows import facts, part, view_of
 from admin_tui.bus.rows import faulty, known
 from admin_tui.details import Details
 from admin_tui.scheduler import bounds
 from admin_tui.text import count, duration, percent, rate, sanitize, size
 from bus.messages.details import BusReply, HostReply, ModelSheet, ModelsReply, PagesReply, StepsReply
+from bus.messages.vitals import AccountsView
 
 
 def lines(details: Details) -> list[str]:
@@ -24,6 +26,8 @@ def lines(details: Details) -> list[str]:
         said += _models(details.models)
     if details.bus is not None:
         said += _bus(details.bus)
+    if (view := view_of(details.allowances)) is not None:
+        said += _accounts(view)
     return said
 
 
@@ -85,6 +89,8 @@ def _models(reply: ModelsReply) -> Iterator[str]:
             f"{size(sheet.weight_bytes)}, {_keeps(sheet)}, "
             f"workers {sheet.workers_ready}/{sheet.workers}"
         )
+        for what, held in sheet.device_memory:
+            yield f"device memory: {sanitize(sheet.model)} {size(held)} {sanitize(what)}"
     for entry in reply.sheet:
         yield f"memory: {size(entry.bytes)} {sanitize(entry.kind)} {sanitize(entry.what)}"
 
@@ -102,4 +108,15 @@ def _bus(reply: BusReply) -> Iterator[str]:
             f"door: {sanitize(endpoint.owner)} {sanitize(door.door)} {known(door.peers_total)} peers "
             f"in {rate(max(0.0, endpoint.in_per_s))}/s queue {count(door.queue)} "
             f"refused {count(sum(number for _, number in door.refused))}" + (" look at it" if faulty(endpoint) else "")
+        )
+
+
+def _accounts(view: AccountsView) -> Iterator[str]:
+    for one in view.standings:
+        f = facts(one)
+        of = f"{sanitize(one.kind)} {sanitize(one.scope)} {sanitize(one.dimension)}"
+        model = f" of {sanitize(one.model)}" if one.model else ""
+        yield (
+            f"allowance: {of}{model} limit {f['limit']:g} "
+            f"used {f['used']:g} leased {f['leased']:g} left {f['left']:g}, {percent(part(one))} of it"
         )

@@ -38,6 +38,7 @@ Kind = Literal[
     "logged",
     "vitals",
     "usage",
+    "allowances",
 ]
 _BODIES: Final[dict[str, type[msgspec.Struct]]] = {
     "snapshot": Snapshot, "update": Update, "fleet": Fleet, "timeline": TimelineReply,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from admin_tui.accounts.view import AccountsView
 from admin_tui.alarms.view import AlarmsView
 from admin_tui.bus.view import BusView
 from admin_tui.fleet.view import FleetView
@@ -15,6 +16,7 @@ from admin_tui.pulse.view import PulseView
 from admin_tui.requests.view import RequestsView
 from admin_tui.scheduler.view import SchedulerView
 from admin_tui.view import View
+from bus.names import ACCOUNTS
 
 
 class Shown(NamedTuple):
@@ -25,12 +27,15 @@ class Shown(NamedTuple):
         id: of its widget, of its folder, and in `view.ID` of a key map.
         title: on the key line.
         make: its widget.
+        needs: a process without which it has little to show: the key line leaves it out then, and its key works all the
+            same.
     """
 
     key: str
     id: str
     title: str
     make: type[View]
+    needs: str = ""
 
     @property
     def style(self) -> str:
@@ -49,6 +54,7 @@ VIEWS: Final = (
     Shown("8", "bus", "Bus", BusView),
     Shown("9", "logs", "Logs", LogsView),
     Shown("0", "alarms", "Alarms", AlarmsView),
+    Shown("a", "accounts", "Accounts", AccountsView, needs=ACCOUNTS),
 )
 FIRST: Final = VIEWS[0]
 

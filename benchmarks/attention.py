@@ -1,7 +1,8 @@
 """What paged attention reaches in the CPU kernels: prompts of 512 to 4,096 tokens, and 32 rows of decode.
 
     python -m benchmarks.attention [--heads 14 --kv-heads 2 --dim 64] [--prompts 512 1024 2048 4096] [--chunk 512]
-        [--rows 32 --context 1024] [--threads 1] [--repeats 5] [--without FEATURE...] [--with FEATURE...] [--json]
+        [--rows 32 --context 1024] [--kv-dtype bfloat16] [--threads 1] [--repeats 5] [--without FEATURE...]
+        [--with FEATURE...] [--json]
 
 A model of one layer that is as good as nothing but attention computes; of its CPU time, over all threads, the part that
 its own clock gives attention counts, so that other processes disturb little. The best of `--repeats` is shown. GFLOP/s
@@ -20,10 +21,12 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import torch
 
+from bus.messages.steps import KvShape
 from workers.host import cpu_flags
 from workers.kernels import build
-from workers.kernels.library import Batch, Layer, Model, Native, matrix, pointer
+from workers.kernels.library import NUMBERS, Batch, Layer, Model, Native, matrix, pointer
 from workers.kernels.pack import Packed, pack_floats
+from workers.pages import new_pages
 
 PAGE_TOKENS = 16
 HIDDEN = 32
@@ -46,10 +49,11 @@ class Attention:
         tokens: that pages hold, of all rows.
         processor: what the library is compiled for.
         threads: that compute.
+        kv_dtype: of the pages.
     """
 
     def __init__(
-        self, heads: int, kv_heads: int, dim: int, tokens: int, processor: frozenset[str], threads: int
+        self, heads: int, kv_heads: int, dim: int, tokens: int, processor: frozenset[str], threads: int, kv_dtype: str
     ) -> None:
         self._shape = heads, kv_heads, dim
         random = torch.Generator().manual_seed(1)
@@ -68,7 +72,7 @@ class Attention:
         )  # fmt: skip
         self._kept = parts, embedding, norm, frequencies, layers
         self.native = Native(build.library(processor), model, threads)
-        self.pages = torch.zeros(-(-tokens // PAGE_TOKENS), 1, 2, kv_heads, PAGE_TOKENS, dim, dtype=torch.bfloat16)
+        self.pages = new_pages(KvShape(1, kv_heads, PAGE_TOKENS, dim, kv_dtype), -(-tokens // PAGE_TOKENS))
 
     def step(self, starts: list[int], contexts: list[int]) -> None:
         """Row i computes the tokens from starts[i] to contexts[i] of its sequence; rows lie one after the other."""
@@ -83,11 +87,11 @@ class Attention:
         row_starts = np.cumsum([0, *(len(at) for at, _ in rows)], dtype=np.int64)
         table_starts = np.cumsum([0, *(len(cells) for _, cells in rows)], dtype=np.int64)
         context_of = np.array(contexts, np.int64)
-        cell, layer, value, kv_head = (stride * 2 for stride in self.pages.stride()[:4])
+        cell, layer, value, kv_head = (stride * self.pages.itemsize for stride in self.pages.stride()[:4])
         batch = Batch(
             len(ids), len(rows), pointer(ids), pointer(positions), pointer(cells), pointer(offsets),
             row_starts.ctypes.data, context_of.ctypes.data, pointer(tables), table_starts.ctypes.data,
-            pointer(self.pages), cell, layer, value, kv_head, PAGE_TOKENS, 0,
+            pointer(self.pages), cell, layer, value, kv_head, PAGE_TOKENS, NUMBERS[self.pages.dtype],
         )  # fmt: skip
         self.native.forward(batch, torch.empty(len(ids), HIDDEN))
 
@@ -124,6 +128,7 @@ def main() -> None:
     parser.add_argument("--chunk", type=int, default=512)
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--context", type=int, default=1024)
+    parser.add_argument("--kv-dtype", default="bfloat16", choices=["float32", "bfloat16", "int8"])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--without", nargs="*", default=[])
@@ -132,7 +137,9 @@ def main() -> None:
     options = parser.parse_args()
     processor = (cpu_flags() | set(options.added)) - set(options.without)
     pages = max([*options.prompts, options.rows * (options.context + PAGE_TOKENS)])
-    attention = Attention(options.heads, options.kv_heads, options.dim, pages, processor, options.threads)
+    attention = Attention(
+        options.heads, options.kv_heads, options.dim, pages, processor, options.threads, options.kv_dtype
+    )
     operations, lines = 4 * options.heads * options.dim, []
 
     def measured(what: str, steps: list[tuple[list[int], list[int]]], pairs: int) -> None:
@@ -150,9 +157,8 @@ def main() -> None:
     if options.json:
         print(json.dumps({"peak GFLOP/s": limit, "results": [asdict(line) for line in lines]}))
         return
-    print(
-        f"{options.heads} heads over {options.kv_heads} of {options.dim}, chunks of {options.chunk}, CPU time; ", end=""
-    )
+    shape = f"{options.heads} heads over {options.kv_heads} of {options.dim}, KV in {options.kv_dtype}"
+    print(f"{shape}, chunks of {options.chunk}, CPU time; ", end="")
     print(f"peak of one core in float32: {limit:.0f} GFLOP/s")
     print(f"{'':20}{'ms':>9}{'GFLOP/s':>10}")
     for line in lines:

@@ -1,6 +1,6 @@
 """A batch beside people, and a batch alone: what the first costs the second, and what the second gets done.
 
-    python -m benchmarks.batch --url http://127.0.0.1:8080 --model smollm2 [--lines 96] [--seconds 20]
+    python -m benchmarks.batch --url http://127.0.0.1:8080 --model smollm2 [--lines 288] [--seconds 20]
 
 Four numbers, on a stack that runs (`[cache] exact = false`, or answers are not computed):
 
@@ -36,29 +36,32 @@ def main() -> None:
     parser.add_argument("--url", default="http://127.0.0.1:8080")
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--people", type=int, default=2)
-    parser.add_argument("--lines", type=int, default=96, help="of a batch that is alone")
-    parser.add_argument("--at-once", type=int, default=18, help="calls of the client that is compared with it")
+    parser.add_argument("--lines", type=int, default=288, help="of a batch that is alone")
+    parser.add_argument("--at-once", type=int, default=72, help="calls of the client that is compared with it")
     parser.add_argument("--seconds", type=float, default=20.0, help="of each round with people")
     given = parser.parse_args()
     api = Api(given.url, "")
 
     measured: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
-    done_beside = 0
+    tokens_beside, seconds_beside = 0, 0.0
+    begun, before = 0.0, 0
     for _ in range(ROUNDS):
         for beside in (False, True):
             batch = _start(api, given.model, 2000) if beside else ""
             if beside:
                 _until_answering(api, batch)
+                begun, before = time.perf_counter(), api.batch(batch).usage.output_tokens
             measured[beside] += asyncio.run(_people(given.url, given.model, given.people, given.seconds))
             if beside:
-                done_beside += api.batch(batch).usage.output_tokens
+                tokens_beside += api.batch(batch).usage.output_tokens - before
+                seconds_beside += time.perf_counter() - begun
                 api.cancel(batch)
                 _ended(api, batch)
     for beside, times in measured.items():
         ttft, tpot = zip(*times, strict=True)
         what = "with a batch beside them" if beside else "with nothing else"
         print(f"people {what}: {len(times)} answers, TTFT {_spread(ttft)} ms, per token {_spread(tpot)} ms")
-    print(f"batch beside people: {done_beside / (ROUNDS * given.seconds):.0f} tokens/s")
+    print(f"batch beside people: {tokens_beside / seconds_beside:.0f} tokens/s")
 
     for _ in range(ROUNDS):
         begun = time.perf_counter()

@@ -30,7 +30,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -114,7 +114,12 @@ class Clients:
     """Streams on raw sockets. Events are counted in what comes, and nothing else is read of it.
 
     Each event has one `[`, as the text has none, and it cannot be cut in two; `[DONE]` has one more.
+
+    Attributes:
+        tail: bytes of an answer's end that are kept until it has ended.
     """
+
+    tail = 7
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -165,16 +170,21 @@ class Clients:
     def _read(self, number: int) -> None:
         data = self._sockets[number].recv(1 << 18)
         self.events += data.count(b"[")
-        end = self._ends[number] = (self._ends[number] + data)[-7:]
+        end = self._ends[number] = (self._ends[number] + data)[-self.tail :]
         if not data or (data.startswith(b"HTTP/1.1 ") and not data.startswith(b"HTTP/1.1 200")):
             sys.exit(f"a connection was refused: {data.decode()}")
-        if end == b"\r\n0\r\n\r\n":
+        if end.endswith(b"\r\n0\r\n\r\n"):
             self.requests += 1
             self.events -= 1
+            self._ended(end)
+            self._ends[number] = b""
             if tokens := self._again.get(number):
                 self._sockets[number].send(self._request(tokens))
             else:
                 self._close(number)
+
+    def _ended(self, end: bytes) -> None:
+        """For those who look closer."""
 
     def _close(self, number: int) -> None:
         self._poll.unregister(number)
@@ -196,23 +206,38 @@ class Clients:
 
 
 class Stack:
-    """The processes, in a directory of their own, and the clients."""
+    """The processes, in a directory of their own, and the clients.
 
-    def __init__(self, home: Path, ingresses: int, slots: int) -> None:
+    Args:
+        config: with places for port, ingresses and slots.
+        others: names of processes beside those that there are always.
+        clients: makes the clients, of a port.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        ingresses: int,
+        slots: int,
+        config: str = CONFIG,
+        others: Sequence[str] = (),
+        clients: Callable[[int], Clients] = Clients,
+    ) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port: int = probe.getsockname()[1]
-        config = home / "headrace.toml"
-        config.write_text(CONFIG.format(port=port, ingresses=ingresses, slots=slots))
+        self.port, path = port, home / "headrace.toml"
+        path.write_text(config.format(port=port, ingresses=ingresses, slots=slots))
         self.board = Board.make(home / "board")
         # Read by this process too, whose questions go to this stack.
         os.environ.update(
             HEADRACE_MODELS=str(models_directory()), HEADRACE_RUN=str(home / "r"), HEADRACE_STATE=str(home / "s")
         )
-        names = ["metrics@host", "kv@host", "scheduler@bench", *(f"ingress@{index}" for index in range(ingresses))]
-        commands = {name: ["cli.main", "run", name, "-c", str(config)] for name in names}
+        names = ["metrics@host", "kv@host", *others, "scheduler@bench"]
+        names += [f"ingress@{index}" for index in range(ingresses)]
+        commands = {name: ["cli.main", "run", name, "-c", str(path)] for name in names}
         stub = "worker@bench.0.0"
-        commands[stub] = ["benchmarks.stub_worker", stub, str(config), str(home / "board")]
+        commands[stub] = ["benchmarks.stub_worker", stub, str(path), str(home / "board")]
         self._started: list[subprocess.Popen[bytes]] = []
         for name, command in commands.items():
             with (home / f"{name}.log").open("wb") as log:
@@ -222,7 +247,7 @@ class Stack:
                         start_new_session=True,
                     )
                 )  # fmt: skip
-        self.clients = Clients(port)
+        self.clients = clients(port)
         self.clients.run(_now_and_then(lambda: self._ready(commands)))
         self._processes = {"clients": [psutil.Process()]}
         for name, process in zip(commands, self._started, strict=True):

@@ -1,10 +1,12 @@
 """What the fast path costs in quality: perplexity of a fixed text, by the kernels and by the float32 reference.
 
-    python -m benchmarks.quality MODEL [--quantize auto] [--tokens 1024] [--threads 2] [--json]
+    python -m benchmarks.quality MODEL [--quantize auto] [--kv-dtype auto] [--only-kv] [--tokens 1024] [--threads 2]
+        [--json]
 
 The text is the beginnings of three books that are in the public domain (`data/prose.txt`), in windows of so many
 tokens, each without a context before it. Both read the same weights. The standard error is that of the mean change of a
-token's log probability: what chance makes of so short a text.
+token's log probability: what chance makes of so short a text. With `--only-kv` the fast path with KV in
+float32 stands in for the reference: what is left is what KV costs.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from workers.execute import Executor
 from workers.group import Alone
 from workers.models.architecture import kv_shape
 from workers.models.load import load_model
+from workers.pages import new_pages
 from workers.slots import Slots
 
 TEXT = Path(__file__).parent / "data" / "prose.txt"
@@ -39,20 +42,20 @@ TEXT = Path(__file__).parent / "data" / "prose.txt"
 class Scorer:
     """A model that says how likely each token of a window is after those before it."""
 
-    def __init__(self, model: str, quantize: str, dtype: str, threads: int, tokens: int) -> None:
+    def __init__(self, model: str, quantize: str, dtype: str, kv_dtype: str, threads: int, tokens: int) -> None:
         path = locate(model)
         self.engine = choose(
-            ModelConfig(name="q", source=model, dtype=dtype, quantize=quantize), CPU, threads, path  # type: ignore[arg-type]
+            ModelConfig(name="q", source=model, dtype=dtype, quantize=quantize, kv_dtype=kv_dtype),  # type: ignore[arg-type]
+            CPU, threads, path,
         )  # fmt: skip
         self.model = load_model(
             path, dtype=self.engine.dtype, device=CPU, keep=lambda make: make(), kernels=self.engine.kernels
         )
         self.vocabulary = self.model.architecture.vocabulary
-        shape = kv_shape(self.model.architecture, PAGE_TOKENS, self.engine.dtype)
+        shape = kv_shape(self.model.architecture, PAGE_TOKENS, self.engine.kv)
         self.pages = -(-tokens // PAGE_TOKENS)
-        size = (self.pages, shape.layers, 2, shape.kv_heads, PAGE_TOKENS, shape.head_dim)
         slots = Slots(1, self.model.architecture.context, PAGE_TOKENS, self.vocabulary, self.pages, CPU)
-        self.executor = Executor(self.model, slots, Memory(torch.zeros(size, dtype=self.engine.dtype)), Alone())
+        self.executor = Executor(self.model, slots, Memory(new_pages(shape, self.pages)), Alone())
         self.steps = itertools.count(1)
 
     def logprobs(self, ids: list[int]) -> list[float]:
@@ -89,6 +92,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="a .gguf file, a directory of safetensors, or catalog:NAME")
     parser.add_argument("--quantize", default="auto", choices=["auto", "int8", "int4"])
+    parser.add_argument(
+        "--kv-dtype", default="auto", choices=["auto", "float32", "bfloat16", "int8"], help="of the fast path"
+    )
+    parser.add_argument("--only-kv", action="store_true", help="compare with the fast path on KV in float32")
     parser.add_argument("--tokens", type=int, default=1024, help="of a window")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--json", action="store_true")
@@ -99,8 +106,10 @@ def main() -> None:
     figures: dict[str, float] = {"tokens": len(ids)}
     engines: dict[str, str] = {}
     logprobs: dict[str, list[float]] = {}
-    for name, quantize, dtype in (("float32", "none", "float32"), ("fast", options.quantize, "auto")):
-        scorer = Scorer(options.model, quantize, dtype, options.threads, options.tokens)
+    exact = (options.quantize, "auto", "float32") if options.only_kv else ("none", "float32", "auto")
+    paths = (("float32", *exact), ("fast", options.quantize, "auto", options.kv_dtype))
+    for name, quantize, dtype, kv_dtype in paths:
+        scorer = Scorer(options.model, quantize, dtype, kv_dtype, options.threads, options.tokens)
         logprobs[name] = values = [value for window in windows for value in scorer.logprobs(window)]
         figures[name] = math.exp(-sum(values) / len(values))
         engines[name] = scorer.engine.name

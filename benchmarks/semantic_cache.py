@@ -46,12 +46,15 @@ def main() -> None:
     """The program."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--static", type=Path, help="directory made by `headrace cache prepare`")
-    static = parser.parse_args().static
+    parser.add_argument("--rows", type=int, nargs="+", default=[0, 100, 1000, 2000, 4000, 50_000], help="of partitions")
+    parser.add_argument("--only-lookups", action="store_true", help="time lookups, and judge nothing")
+    options = parser.parse_args()
     pairs = [json.loads(line) for line in (DATA / "pairs.jsonl").read_text(encoding="utf-8").splitlines()]
-    judge(pairs)
-    conversations()
-    if static is not None:
-        time_lookups(StaticVectors(static), pairs)
+    if not options.only_lookups:
+        judge(pairs)
+        conversations()
+    if options.static is not None:
+        time_lookups(StaticVectors(options.static), pairs, options.rows)
 
 
 def judge(pairs: list[dict[str, object]]) -> None:
@@ -100,12 +103,12 @@ def _part(messages: object) -> bytes | None:
     return history_key(_job(""), _model(), SPACE, rest) if rest is not None and question(request) is not None else None
 
 
-def time_lookups(static: StaticVectors, pairs: list[dict[str, object]]) -> None:
+def time_lookups(static: StaticVectors, pairs: list[dict[str, object]], rows: list[int]) -> None:
     """CPU of what happens before a question is a miss."""
     questions = sorted({str(pair[side]) for pair in pairs for side in ("a", "b")})
     request = validate.chat_request(_body("Which rivers flow through the north of Portugal?"))
     print("\n| partition of | exact lookup | gate, a miss | a question more in the index |\n|---|---|---|---|")
-    for count in (0, 100, 1000, 2000, 4000, 50_000):
+    for count in rows:
         with tempfile.TemporaryDirectory(prefix="hrc", dir="/tmp") as folder:
             store = Store(Path(folder), 256 << 20)
             semantic = Semantic(store, Calibrations(Path(folder)), static, None, "e", Telemetry())  # type: ignore[arg-type]
@@ -157,7 +160,7 @@ def _job(text: str) -> Job:
 
 
 def _model() -> ServedModel:
-    tokenizer = SimpleNamespace(other_names=(), control_names=())  # none is needed for a key
+    tokenizer = SimpleNamespace(other_names=(), control_names=(), control_ids=())  # none is needed for a key
     model = ServedModel("m", tokenizer, None, context_tokens=512)  # type: ignore[arg-type]
     model.facts = ModelFacts("m", bytes(range(16)), 16, 512, 300, 1, 1)
     return model

@@ -66,7 +66,7 @@ class Structured(Bench):
             pages.tensor.shape[0], CPU, self.grammars,
         )  # fmt: skip
         self.executor = Executor(self.model, self.slots, pages, Alone())
-        self.sampling = Sampling(temperature=0.8, grammar=Grammar(grammar(schema_wanted(SCHEMA, ""), "off"), digest))
+        self.sampling = Sampling(temperature=0.8, grammar=Grammar(grammar(schema_wanted(SCHEMA, ""), None, {}), digest))
 
     def window(self, rows: int, *, followed: bool) -> float:
         """Seconds of a window of decode steps, rows opened anew before it."""
@@ -91,7 +91,7 @@ class Structured(Bench):
         logits = torch.zeros(rows, self.model.architecture.vocabulary)
         began = time.perf_counter()
         for row, banned in made.banned.items():
-            logits[row].masked_fill_(banned, -torch.inf)
+            banned.apply(logits[row])
         return making * 1e3, (time.perf_counter() - began) * 1e3
 
 

@@ -35,6 +35,7 @@ from workers.group import Alone
 from workers.loading import store_key
 from workers.models.architecture import kv_shape
 from workers.models.load import load_model
+from workers.pages import new_pages
 from workers.rows import Written
 from workers.slots import Slots
 from workers.weights.digest import weights_digest
@@ -79,26 +80,25 @@ class Bench:
         path = locate(options.model)
         config = ModelConfig(
             name="bench", source=options.model, dtype=options.dtype, quantize=options.quantize,
-            deterministic=options.deterministic,
+            deterministic=options.deterministic, kv_dtype=options.kv_dtype,
         )  # fmt: skip
         self.engine = choose(config, CPU, options.threads, path)
-        dtype = self.engine.dtype
         key = store_key(weights_digest(path), self.engine, 0, 1)
         self.model = load_model(
             path,
-            dtype=dtype,
+            dtype=self.engine.dtype,
             device=CPU,
             keep=(lambda make: open_or_make(key, make)) if options.mapped else (lambda make: make()),
             kernels=self.engine.kernels,
         )
         architecture = self.model.architecture
-        shape = kv_shape(architecture, PAGE_TOKENS, dtype)
+        shape = kv_shape(architecture, PAGE_TOKENS, self.engine.kv)
         rows = max(options.rows)
         self.decode_tokens = options.context + options.steps * options.repeats + options.steps
         self.pages_each = -(-max(self.decode_tokens, options.prompt) // PAGE_TOKENS) + 1
-        size = (rows * self.pages_each, shape.layers, 2, shape.kv_heads, PAGE_TOKENS, shape.head_dim)
-        self.slots = Slots(rows, architecture.context, PAGE_TOKENS, architecture.vocabulary, size[0], CPU)
-        self.executor = Executor(self.model, self.slots, Memory(torch.zeros(size, dtype=dtype)), Alone())
+        pages = new_pages(shape, rows * self.pages_each)
+        self.slots = Slots(rows, architecture.context, PAGE_TOKENS, architecture.vocabulary, len(pages), CPU)
+        self.executor = Executor(self.model, self.slots, Memory(pages), Alone())
         self.ids = [3 + (7919 * index) % (architecture.vocabulary - 3) for index in range(max(options.prompt, 4096))]
         self.step = itertools.count(1)
 
@@ -163,6 +163,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="a .gguf file, a directory of safetensors, or catalog:NAME")
     parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
+    parser.add_argument("--kv-dtype", default="auto", choices=["auto", "float32", "bfloat16", "int8"])
     parser.add_argument("--quantize", default="auto", choices=["auto", "none", "int8", "int4"])
     parser.add_argument("--deterministic", action="store_true", help="what that costs; see docs/how-it-works.md")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))

@@ -16,6 +16,7 @@ from bus.actionlog import LONGEST_TEXT, ActionLog, ActionRecord
 from bus.actionreading import ActionReading
 from bus.build import BUILD
 from bus.credentials import Credentials, Doorkeeper
+from bus.messages.adapters import GetAdapters
 from bus.messages.caching import GetCache
 from bus.messages.control import (
     Access,
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _MAY_ASK = frozenset({"cli", "tui", "supervisor", "scheduler", "metrics"})
-_LOOKS = GetStatus | GetFleet | GetLimits | GetNotes | GetAccess | GetCache | TryGuards | GetAccounts
+_LOOKS = GetStatus | GetFleet | GetLimits | GetNotes | GetAccess | GetCache | TryGuards | GetAccounts | GetAdapters
 OPEN_MODE: Final = 0o666  # whoever may enter the run directory may knock; `Doorkeeper` decides
 DENIALS: Final = 10  # in a row that are written; then one a second, so that nobody can push others out of the log
 

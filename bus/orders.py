@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from bus.messages.accounts import Allowance
+from bus.messages.adapters import AddAdapter, RemoveAdapter
 from bus.messages.caching import CalibrateCache, FlushCache
 from bus.messages.control import (
     Acknowledge,
@@ -52,6 +53,8 @@ Order = (
     | ReplaceSecret
     | RevokeKey
     | SetAllowance
+    | AddAdapter
+    | RemoveAdapter
 )
 
 REMEMBERED: Final = 256
@@ -61,7 +64,7 @@ _VERBS: Final[dict[type[msgspec.Struct], str]] = {
     SetLogLevel: "log-level", SetLimits: "limit", Reload: "reload", Acknowledge: "acknowledge", Silence: "silence",
     FlushCache: "cache-flush", CalibrateCache: "cache-calibrate",
     AddProject: "add-project", AddKey: "add-key", ReplaceSecret: "rotate-key", RevokeKey: "revoke-key",
-    SetAllowance: "set-allowance",
+    SetAllowance: "set-allowance", AddAdapter: "add-adapter", RemoveAdapter: "remove-adapter",
 }  # fmt: skip
 _OPPOSITES: Final = {"drain": "undrain", "undrain": "drain"}
 
@@ -88,7 +91,7 @@ def subject(order: Order, process: str) -> str:
             return f"request {order.request:x}"
         case Acknowledge() | Silence():
             return f"{order.code} {order.subject}"
-        case AddProject():
+        case AddProject() | AddAdapter() | RemoveAdapter():
             return order.name
         case AddKey():
             return order.key.id
@@ -117,6 +120,8 @@ def wording(order: Order) -> str:
             return f"shares={order.shares} weight={order.weight:g}"
         case SetAllowance():
             return allowance_in_words(order.allowance)
+        case AddAdapter():
+            return order.path
         case _:
             return ""
 

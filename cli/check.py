@@ -97,11 +97,13 @@ def _warnings(config: Config) -> list[str]:
 
 
 def _weight_bytes(model: ModelConfig) -> int:
-    try:
-        path = locate(model.source)
-    except ModelMissing:
-        return 0
-    files = [path] if path.is_file() else list(path.glob("*.safetensors"))
+    files: list[Path] = []
+    for source in model.sources.values():
+        try:
+            path = locate(source)
+        except ModelMissing:
+            continue
+        files += [path] if path.is_file() else path.glob("*.safetensors")
     return sum(file.stat().st_size for file in files) * model.all_replicas
 
 
@@ -120,18 +122,23 @@ def _address_trouble(address: str) -> str:
 
 def as_toml(config: Config) -> str:
     """The whole configuration, as a file could say it."""
-    lines: list[str] = []
-    for section, value in msgspec.to_builtins(config).items():
-        tables = value if isinstance(value, list | tuple) else [value]
-        for table in tables:
-            if table is not None:
-                lines += ["", f"[[{section}]]" if tables is value else f"[{section}]"]
-                lines += _pairs({key: item for key, item in table.items() if not isinstance(item, dict)})
-                for key, item in table.items():
-                    if isinstance(item, dict):
-                        lines += ["", f"[{section}.{key}]", *_pairs(item)]
-    return "\n".join(lines[1:])
+    sections = {name: value for name, value in msgspec.to_builtins(config).items() if value}
+    return "\n".join(_table("", sections)[1:])
 
 
-def _pairs(table: dict[str, object]) -> list[str]:
-    return [f"{key} = {msgspec.json.encode(item).decode()}" for key, item in table.items() if item is not None]
+def _table(name: str, table: dict[str, object]) -> list[str]:
+    """Its pairs, and then the tables in it."""
+    pairs = {key: item for key, item in table.items() if item is not None and not _has_tables(item)}
+    lines = [f"{key} = {msgspec.json.encode(item).decode()}" for key, item in pairs.items()]
+    for key, item in table.items():
+        inner = f"{name}.{key}" if name else key
+        if isinstance(item, dict):
+            lines += ["", f"[{inner}]", *_table(inner, item)]
+        elif isinstance(item, list | tuple):
+            for each in item:
+                lines += ["", f"[[{inner}]]", *_table(inner, each)] if isinstance(each, dict) else []
+    return lines
+
+
+def _has_tables(item: object) -> bool:
+    return isinstance(item, dict) or (isinstance(item, list | tuple) and any(isinstance(each, dict) for each in item))

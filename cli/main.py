@@ -6,6 +6,7 @@ import os
 import sys
 
 from cli.accounts.command import keys, projects
+from cli.adapters import adapters
 from cli.commands import acting, guarding, looking, models, routing, running, using  # noqa: F401  commands register themselves
 from cli.commands.base import ACTING, LOOKING, RUNNING, app
 from cli.commands.caching import cache
@@ -20,7 +21,9 @@ cache.group, cache.sort_key = (LOOKING,), 9
 app.command(cache)
 keys.group, keys.sort_key = (ACTING,), 10
 projects.group, projects.sort_key = (ACTING,), 11
+adapters.group, adapters.sort_key = (ACTING,), 12
 app.command(keys)
+app.command(adapters)
 app.command(projects)
 app.command(release.app)
 app.command(release.rollback, group=release.INSTALLATION, sort_key=2)

@@ -142,8 +142,9 @@ def missing_models(config: Config) -> list[str]:
     """Why configured models cannot be served, one line each."""
     problems = []
     for index, model in enumerate(config.model):
-        try:
-            locate(model.source)
-        except ModelMissing as error:
-            problems.append(f"model[{index}].source: {error}")
+        for key, source in model.sources.items():
+            try:
+                locate(source)
+            except ModelMissing as error:
+                problems.append(f"model[{index}].{key}: {error}")
     return problems

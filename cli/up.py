@@ -99,8 +99,9 @@ def _announce(console: Console, config: Config) -> int:
 
 def _fetch_missing(config: Config) -> int:
     for model in config.model:
-        if not model.source.startswith("path:") and (code := fetch(model.source)) != 0:
-            return code
+        for source in model.sources.values():
+            if not source.startswith("path:") and (code := fetch(source)) != 0:
+                return code
     return 0
 
 

@@ -37,6 +37,7 @@ class Line(msgspec.Struct, frozen=True, omit_defaults=False):
         cost_per_million_tokens: of prompt and generated tokens together; `cost_per_million_prompt_tokens` of prompt
             tokens that were computed, by the cost of prefill, and `cost_per_million_generated_tokens` by that of
             decode. None where there are no such tokens, or nothing has a price.
+        max_total_tokens: of a request or a call, tokens that all samples of the call might generate; 0 is any number.
     """
 
     group: str
@@ -57,6 +58,7 @@ class Line(msgspec.Struct, frozen=True, omit_defaults=False):
     cached: int = 0
     charged: float = 0.0
     charged_nano: int = 0
+    max_total_tokens: int = 0
 
 
 class Host(msgspec.Struct, frozen=True):
@@ -152,7 +154,7 @@ def line(row: UsageRow, *, priced: bool) -> Line:
         per_million(row.cost, row.prompt_tokens + row.generated_tokens),
         per_million(prefill, row.prompt_tokens - row.cached_tokens),
         per_million(row.cost - prefill, row.generated_tokens), row.model, row.outcome, row.rejected, row.cached,
-        row.charged_nano / NANO, row.charged_nano,
+        row.charged_nano / NANO, row.charged_nano, row.allowed,
     )  # fmt: skip
 
 
@@ -189,7 +191,7 @@ def _table(report: Report) -> None:
 
 
 def _rows(console: Console, report: Report) -> None:
-    priced, single = bool(report.currency), report.by == "request"
+    priced, single = bool(report.currency), report.by in ("request", "call")
     table = Table(box=None, pad_edge=False, show_footer=not single and len(report.rows) > 1)
     heads: list[tuple[str, str]] = [(report.by, "total")]
     if single:
@@ -201,9 +203,13 @@ def _rows(console: Console, report: Report) -> None:
         names += [f"{report.currency}", "per M tokens", "per M prompt", "per M generated"]
     charged, turned_away = bool(report.total.charged_nano), bool(report.total.rejected) and not single
     names += [*(["charged"] if charged else []), *(["rejected"] if turned_away else [])]
+    allowed, samples = any(each.max_total_tokens for each in report.rows), report.by == "call"
+    names += [*(["of at most"] if allowed else []), *(["samples"] if samples else [])]
 
     def cells(each: Line) -> list[str]:
-        return [*_cells(each, priced=priced, single=single), *_accounts(each, charged, turned_away)]
+        more = [f"{each.max_total_tokens:,}" if each.max_total_tokens else ""] if allowed else []
+        more += [f"{each.requests:,}"] if samples else []
+        return [*_cells(each, priced=priced, single=single), *_accounts(each, charged, turned_away), *more]
 
     for name, foot in [*heads, *zip(names, cells(report.total), strict=True)]:
         left = (name, foot) in heads

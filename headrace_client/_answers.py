@@ -21,6 +21,12 @@ class Usage(msgspec.Struct, frozen=True):
     completion_tokens: int = 0
     total_tokens: int = 0
     prompt_tokens_details: dict[str, int] = {}
+    completion_tokens_details: dict[str, int] = {}
+
+    @property
+    def reasoning_tokens(self) -> int:
+        """Tokens of the answer that were thought and not said."""
+        return self.completion_tokens_details.get("reasoning_tokens", 0)
 
     @property
     def cached_tokens(self) -> int:
@@ -29,7 +35,8 @@ class Usage(msgspec.Struct, frozen=True):
 
 
 class Choice(msgspec.Struct, frozen=True):
-    """One of the answers to a call. `logprobs` and `token_ids` are there where they were asked for."""
+    """One of the answers to a call. `logprobs` and `token_ids` are there where they were asked for; `reasoning` is what
+    the model thought before it answered."""
 
     index: int
     text: str
@@ -37,6 +44,7 @@ class Choice(msgspec.Struct, frozen=True):
     stop_reason: str | int | None = None
     logprobs: dict[str, Any] | None = None
     token_ids: list[int] | None = None
+    reasoning: str = ""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -52,6 +60,11 @@ class Answer(msgspec.Struct, frozen=True):
     def text(self) -> str:
         """Of the first choice."""
         return self.choices[0].text
+
+    @property
+    def reasoning(self) -> str:
+        """What was thought before it, of the first choice."""
+        return self.choices[0].reasoning
 
     @property
     def finish_reason(self) -> str | None:
@@ -169,6 +182,7 @@ def chat_answer(body: bytes) -> Answer:
             stop_reason=choice.get("stop_reason"),
             logprobs=choice.get("logprobs"),
             token_ids=choice.get("token_ids"),
+            reasoning=choice.get("message", {}).get("reasoning_content") or "",
         )
         for choice in raw["choices"]
     ]

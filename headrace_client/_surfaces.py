@@ -41,7 +41,9 @@ def _response(body: bytes) -> Answer:
     told: dict[str, Any] = msgspec.json.decode(body)
     parts = [part for item in told["output"] if item["type"] == "message" for part in item["content"]]
     text = "".join(part.get("text", "") for part in parts)
-    choice = Choice(0, text, _response_finish(told))
+    thoughts = [part for item in told["output"] if item["type"] == "reasoning" for part in item["content"]]
+    thought = "".join(part.get("text", "") for part in thoughts)
+    choice = Choice(0, text, _response_finish(told), reasoning=thought)
     return Answer(told["id"], told["model"], [choice], _response_usage(told) or Usage(), told)
 
 
@@ -56,7 +58,10 @@ def _response_usage(told: dict[str, Any]) -> Usage | None:
     usage = told.get("usage")
     if usage is None:
         return None
-    return Usage(usage["input_tokens"], usage["output_tokens"], usage["total_tokens"], usage["input_tokens_details"])
+    return Usage(
+        usage["input_tokens"], usage["output_tokens"], usage["total_tokens"], usage["input_tokens_details"],
+        usage["output_tokens_details"],
+    )  # fmt: skip
 
 
 def _message_event(body: bytes) -> Chunk:
@@ -78,14 +83,18 @@ def _message_event(body: bytes) -> Chunk:
 def _message(body: bytes) -> Answer:
     told: dict[str, Any] = msgspec.json.decode(body)
     text = "".join(block.get("text", "") for block in told["content"])
-    choice = Choice(0, text, _FINISH.get(told["stop_reason"], "stop"), told["stop_sequence"])
+    thought = "".join(block.get("thinking", "") for block in told["content"])
+    choice = Choice(0, text, _FINISH.get(told["stop_reason"], "stop"), told["stop_sequence"], reasoning=thought)
     return Answer(told["id"], told["model"], [choice], _message_usage(told["usage"]), told)
 
 
-def _message_usage(usage: dict[str, int]) -> Usage:
+def _message_usage(usage: dict[str, Any]) -> Usage:
     cached = usage["cache_read_input_tokens"]
     prompt, completion = usage["input_tokens"] + cached, usage["output_tokens"]
-    return Usage(prompt, completion, prompt + completion, {"cached_tokens": cached})
+    thought = (usage.get("output_tokens_details") or {}).get("thinking_tokens", 0)
+    return Usage(
+        prompt, completion, prompt + completion, {"cached_tokens": cached}, {"reasoning_tokens": thought}
+    )  # fmt: skip
 
 
 def _said(delta: Delta) -> Chunk:

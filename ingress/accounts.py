@@ -33,12 +33,15 @@ class Whose(NamedTuple):
 
     Attributes:
         counts_prompt: not a further choice of a prompt that is counted already.
+        call, allowed: see `UsageRecord`.
     """
 
     model: str
     tenant: str
     key: str
     counts_prompt: bool
+    call: int = 0
+    allowed: int = 0
 
 
 class Used(NamedTuple):
@@ -126,7 +129,7 @@ class Accounts:
             UsageRecord(
                 used.request, time.time_ns() // 1_000_000, whose.model, whose.tenant, whose.key, used.outcome,
                 counted.prompt_tokens, counted.cached_tokens, used.generated_tokens, *computed,
-                max(0, now_ns - used.received_ns), self._charge(counted),
+                max(0, now_ns - used.received_ns), self._charge(counted), whose.call, whose.allowed,
             )
         )  # fmt: skip
         if used.computed is None:

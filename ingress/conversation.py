@@ -39,6 +39,8 @@ from ingress.errors import ApiError, deadline, from_refusal, not_ready
 from ingress.generation import Generation, token_text
 from ingress.metering import Meter, NoMeter
 from ingress.models import ServedModel
+from ingress.samples.extending import Extension
+from ingress.samples.pool import POOL
 from ingress.streams import BUDGET, AbortReason, Piece, Stream
 
 log = logging.getLogger(__name__)
@@ -54,13 +56,16 @@ _PASSING: Final = frozenset({"overloaded", "not_ready", "draining"})
 
 Message = ModelFacts | Accepted | Refused | Deltas | Encoded | PromptLogprobs | Spent | Nack
 Opened = Callable[[ApiError | None], None]
+Growing = Generation | Awaited | Extension
 
 
 class Order(msgspec.Struct, frozen=True, gc=False):
     """What stays the same however often a request is submitted; the fields are `Submit`'s, but for these.
 
     Attributes:
-        key, counts_prompt: see `Job`. What an encoder is asked is accounted for by its call, as one.
+        key, counts_prompt, call: see `Job`. What an encoder is asked is accounted for by its call, as one.
+        allowed: see `UsageRecord`.
+        model: under which it is accounted for; empty is the scheduler's own.
         salt: keeps its cached prefix apart; empty shares it with everyone whose salt is empty.
     """
 
@@ -83,6 +88,11 @@ class Order(msgspec.Struct, frozen=True, gc=False):
     batch: bool = False
     weight: float = 1.0
     segment: int = 0
+    call: int = 0
+    allowed: int = 0
+    part: bool = False
+    adapter: bytes = b""
+    model: str = ""
 
 
 class _Live:
@@ -93,9 +103,7 @@ class _Live:
         "text_ns", "waits_ns",
     )  # fmt: skip
 
-    def __init__(
-        self, order: Order, generation: Generation | Awaited, stream: Stream, opened: Opened | None, now_ns: int
-    ) -> None:
+    def __init__(self, order: Order, generation: Growing, stream: Stream, opened: Opened | None, now_ns: int) -> None:
         self.order, self.generation, self.stream = order, generation, stream
         self.opened = opened  # until the scheduler has answered for the first time
         self.sent = False  # a scheduler that is up has it, as far as we know
@@ -148,7 +156,7 @@ class Conversation:
 
     # --- from the fronts -------------------------------------------------------------------------------------------
 
-    def open(self, order: Order, generation: Generation | Awaited, opened: Opened | None, now_ns: int) -> Stream:
+    def open(self, order: Order, generation: Growing, opened: Opened | None, now_ns: int) -> Stream:
         """Submit a request. `opened` is called once: with `None` when it is taken, else with the reason why not. One
         that was taken from another ingress has none: `generation` is as far as its client was told. Nor has one that
         was promised with another, of the same call."""
@@ -264,6 +272,8 @@ class Conversation:
                 timing=order.timing,
                 traceparent=order.traceparent,
                 segment=order.segment,
+                part=order.part,
+                adapter=order.adapter,
             )
         )
         if live.sent:
@@ -276,7 +286,7 @@ class Conversation:
         facts = self._model.facts
         if order.segment or facts is None or not facts.root or not facts.page_tokens or not self._model.prefix_cache:
             return b"", b""
-        root = salted_root(facts.root, order.salt)
+        root = salted_root(facts.root, order.salt, order.adapter)
         return root, chain(root, order.prompt, facts.page_tokens)
 
     def _taken(self, live: _Live) -> None:
@@ -390,6 +400,10 @@ class Conversation:
         self._note(live.order.request, done_ns, "told", live.text_ns)
         if verdict == "stopped":
             self._abort(live, "stop")
+        if isinstance(live.generation, Generation) and (pool := live.generation.pool) is not None and not pool.left:
+            for other in tuple(self._live.values()):  # nothing of what they would draw could be told
+                if isinstance(other.generation, Generation) and other.generation.pool is pool:
+                    self._cut(other, other.generation, POOL)
 
     def _look(self, live: _Live, drawn: int) -> None:
         """It is about to need more than it has of its budget: end it where there is none."""
@@ -398,9 +412,14 @@ class Conversation:
         if look_at is not None:
             live.look_at = look_at
             return
+        self._cut(live, live.generation, BUDGET)
+
+    def _cut(self, live: _Live, generation: Generation, why: str) -> None:
+        """End it where it is."""
         del self._live[live.order.request]
+        self._taken(live)
         self._abort(live, "stop")
-        last = live.generation.end("length", stop_reason=BUDGET)
+        last = generation.end("length", stop_reason=why)
         self._account(live, last, "length", None)
         self._note(live.order.request, self._clock(), "told", live.text_ns)
         live.stream.push(last)
@@ -446,17 +465,20 @@ class Conversation:
 
     def _account(self, live: _Live, last: Piece, outcome: Outcome, computed: tuple[int, int] | None) -> None:
         """What it used, if it was ever taken. In the spool before anybody can see the end."""
-        if live.opened is not None or last.finish is None or live.order.segment:
+        if live.opened is not None or last.finish is None or live.order.segment or live.order.part:
             return
         order, usage = live.order, last.finish.usage
+        whose = Whose(
+            order.model or self._model.name, order.tenant, order.key, order.counts_prompt, order.call, order.allowed
+        )
         self._ledger.ended(
             Used(
-                order.request, Whose(self._model.name, order.tenant, order.key, order.counts_prompt), outcome,
-                usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens, order.submitted_ns, computed,
+                order.request, whose, outcome, usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens,
+                order.submitted_ns, computed,
             )
         )  # fmt: skip
 
     def _note(self, request: int, now_ns: int, kind: TimelineKind, value: int = 0, detail: str = "") -> None:
         live = self._live.get(request)
-        if live is None or not live.order.segment or live.order.timing:
+        if live is None or not (live.order.segment or live.order.part) or live.order.timing:
             self._tell(TimelineEvent(request, now_ns, kind, value=value, detail=detail))

@@ -13,17 +13,21 @@ import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from bus.identity import Identity
 from bus.link import Link
+from bus.messages.adapters import AdapterAnswer
 from bus.messages.requests import Deltas, ModelFacts, ToIngress
 from bus.messages.telemetry import TimelineEvent, TimelineKind
+from bus.messages.usage import Outcome
 from bus.names import REQUESTS_DOOR, scheduler_name
 from ingress.accounts import Ledger, NoLedger
+from ingress.adapters import AdapterNames, Loads
 from ingress.awaited import Awaited
-from ingress.conversation import OPEN_PATIENCE_S, Conversation, Message, Opened, Order
+from ingress.conversation import OPEN_PATIENCE_S, Conversation, Growing, Message, Opened, Order
 from ingress.encoding import Encoded, EncodeJob, Tokens, encode
 from ingress.errors import ApiError, invalid_request, model_not_found, not_ready, overloaded
 from ingress.generation import Generation
@@ -33,6 +37,8 @@ from ingress.metering import Meter, NoMeter
 from ingress.models import ServedModel
 from ingress.overhead import Overhead
 from ingress.records import Drawn
+from ingress.samples.extending import Extension
+from ingress.samples.searching import Means, Search
 from ingress.streams import AbortReason, Finish, Piece, Stream, TokenText, Usage
 
 __all__ = ["AbortReason", "Engine", "Finish", "Job", "Piece", "ServedModel", "Stream", "TokenText", "Usage"]
@@ -59,6 +65,8 @@ class Engine:
 
     Attributes:
         models: by name, as configured.
+        adapters: of those, by name.
+        loads: of adapters, asked for.
     """
 
     def __init__(
@@ -69,6 +77,7 @@ class Engine:
         max_streams: int,
         ledger: Ledger | None = None,
         meter: Meter | None = None,
+        adapters: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self._meter = meter or NoMeter()
         self._overhead = Overhead(life.telemetry)
@@ -76,9 +85,12 @@ class Engine:
         self._life, self._max_streams, self._ledger = life, max_streams, ledger
         self._known = {model.name: asyncio.Event() for model in models}  # what its scheduler knows of its replicas
         self._lent: dict[int, Callable[[], bool]] = {}  # requests that more than their own call may want
+        self._searches: dict[int, Search] = {}  # by request
         self._waiting = 0  # requests whose model is not known yet
         self._conversations = {model.name: self._talk(model) for model in models}
+        self.adapters = AdapterNames(self.models, adapters or {})
         self._links = {name: self._connect(name, talk) for name, talk in self._conversations.items()}
+        self.loads = Loads(lambda name, body: self._links[name].send(body))
         self._open_gauge = life.telemetry.gauge("headrace_ingress_open_streams", "Answers under way in an ingress.")
         self._stop_ticking = life.loop.every(TICK_S, self._tick)
 
@@ -88,9 +100,13 @@ class Engine:
         Raises:
             ApiError: 404 `model_not_found`.
         """
-        if (model := self.models.get(name)) is None:
-            raise model_not_found(name, tuple(self.models))
+        if (model := self.served(name)) is None:
+            raise model_not_found(name, (*self.models, *self.adapters))
         return model
+
+    def served(self, name: str) -> ServedModel | None:
+        """The model, or the adapter, of that name; None where there is none."""
+        return self.models.get(name) or self.adapters.get(name)
 
     async def open(self, job: Job) -> Stream:
         """Check a job, hand it to its scheduler and wait until that has taken it.
@@ -101,12 +117,13 @@ class Engine:
         """
         model = self.model(job.model)
         await self.expect(model)
+        model = self.model(job.model)  # of an adapter more is known by now
         now_ns = self._life.loop.now_ns()
         order, generation = place(job, model, job.request or secrets.randbits(63), now_ns)
         self._note_prepared(job, order.request, generation.prompt_tokens, now_ns)
         return await self._opened(model, order, generation, now_ns)
 
-    async def _opened(self, model: ServedModel, order: Order, generation: Generation | Awaited, now_ns: int) -> Stream:
+    async def _opened(self, model: ServedModel, order: Order, generation: Growing, now_ns: int) -> Stream:
         """Submit, and wait until it is taken.
 
         Raises:
@@ -115,7 +132,7 @@ class Engine:
         answer: asyncio.Future[ApiError | None] = asyncio.get_running_loop().create_future()
         # The waiter may have been cancelled (its client is gone) by the time the answer comes.
         opened: Opened = lambda error: None if answer.done() else answer.set_result(error)  # noqa: E731
-        stream = self._conversations[model.name].open(order, generation, opened, now_ns)
+        stream = self._conversations[model.base].open(order, generation, opened, now_ns)
         try:
             error = await answer
         except asyncio.CancelledError:
@@ -149,24 +166,71 @@ class Engine:
     async def embed(
         self, model: ServedModel, text: str | Sequence[int], deadline_s: float | None = None
     ) -> npt.NDArray[np.float32]:
-        """The embedding of one text, or of token ids with their special ones, for uses inside of this process. A text
-        that is too long is cut.
+        """The embedding of one text; see `embed_all`.
 
         Returns:
             float32 [dimensions].
+        """
+        vector: npt.NDArray[np.float32] = (await self.embed_all(model, (text,), deadline_s))[0]
+        return vector
+
+    async def embed_all(
+        self, model: ServedModel, texts: Sequence[str | Sequence[int]], deadline_s: float | None = None
+    ) -> npt.NDArray[np.float32]:
+        """The embeddings of texts, or of token ids with their special ones, as one call, for uses inside of this
+        process. A text that is too long is cut.
+
+        Returns:
+            float32 [texts, dimensions].
 
         Raises:
             ApiError: see `encode`; 503 `deadline_exceeded` where it is not there in time.
         """
         if model.kind == "rerank":
             raise invalid_request(f"The model {model.name!r} reranks, and makes no embeddings.", param="model")
-        if isinstance(text, str):
-            ids, segment = model.tokenizer.sequence(text, at_most=model.context_tokens)
-        else:
-            ids, segment = list(text)[: model.context_tokens], min(len(text), model.context_tokens)
-        job = EncodeJob(sequences=(Tokens(ids, segment),), deadline_s=deadline_s)
-        vector: npt.NDArray[np.float32] = (await self.encode(model, job)).vectors[0]
-        return vector
+        job = EncodeJob(sequences=tuple(_sequence(model, text) for text in texts), deadline_s=deadline_s)
+        vectors: npt.NDArray[np.float32] = (await self.encode(model, job)).vectors
+        return vectors
+
+    async def search(self, job: Job, *, promised: bool = False) -> list[Stream]:
+        """Have the most probable answers searched for, as `job.beams` says; the streams are those of the answers that
+        are wanted, best first, and all of one request.
+
+        Args:
+            promised: another ingress has begun it; it is begun again, and not refused.
+
+        Raises:
+            ApiError: as `open`.
+        """
+        assert job.beams is not None
+        model = self.model(job.model)
+        if not promised:
+            await self.expect(model)
+        now_ns = self._life.loop.now_ns()
+        request = job.request or secrets.randbits(63) or 1
+        order, generation = place(job, model, request, now_ns)
+        if promised:
+            most = order.max_tokens * job.beams.width
+            self._meter.adopt(request, job.key, model.name, generation.prompt_tokens, most)
+        self._note_prepared(job, request, generation.prompt_tokens, now_ns)
+
+        async def opens(order: Order, extension: Extension, *, promised: bool) -> Stream:
+            if promised:
+                return self._conversations[model.name].open(order, extension, None, self._life.loop.now_ns())
+            return await self._opened(model, order, extension, self._life.loop.now_ns())
+
+        def ended(outcome: Outcome, drawn: int) -> None:
+            self._searches.pop(request, None)
+            self._note(request, self._life.loop.now_ns(), "finished", value=drawn, detail=outcome)
+
+        def empty() -> Generation:
+            return place(msgspec.structs.replace(job, pool=None), model, request, now_ns).generation
+
+        means = Means(opens, self._ledger or NoLedger(), self._meter, empty, ended)
+        search = Search(job, order, means)
+        await search.begin(promised=promised)
+        self._searches[request] = search
+        return search.streams
 
     def go_on(self, job: Job, request: int, adopted: int, drawn: Sequence[Drawn]) -> tuple[Stream, list[Piece]]:
         """Take up an answer that another ingress has begun, after what it has told. Its model must be `known`.
@@ -184,7 +248,7 @@ class Engine:
         prompt, room = len(job.prompt), max(1, model.context_tokens - len(job.prompt))
         most = room if job.max_tokens is None else min(room, job.max_tokens)
         self._meter.adopt(request, job.key, model.name, prompt if job.counts_prompt else 0, most)
-        return self._conversations[model.name].open(order, generation, None, now_ns), told
+        return self._conversations[model.base].open(order, generation, None, now_ns), told
 
     def health(self, model: ServedModel) -> ModelHealth:
         """Whether a model could answer now, and whether its work gets on, as its scheduler says; nobody is asked."""
@@ -209,13 +273,15 @@ class Engine:
         Raises:
             ApiError: 503, not in time.
         """
-        event = self._known[model.name]
-        if event.is_set():
+        event, adapter = self._known[model.base], self.adapters.known(model.name)
+        if event.is_set() and (adapter is None or adapter.is_set()):
             return
         self._waiting += 1
         try:
             async with asyncio.timeout(patience_s):
                 await event.wait()
+                if adapter is not None:
+                    await adapter.wait()
         except TimeoutError:
             self._count_refused(model, "not_ready")
             raise not_ready(f"The model {model.name!r} is not ready yet.", 2.0) from None
@@ -225,7 +291,7 @@ class Engine:
     @property
     def open_streams(self) -> int:
         """Answers under way."""
-        return sum(map(len, self._conversations.values()))
+        return sum(map(len, self._conversations.values())) + len(self._searches)
 
     def name(self, requests: Iterable[int], response: str, called: str = "") -> None:
         """These are the choices of a response: under its id their client knows them, or as what it `called` it."""
@@ -246,6 +312,8 @@ class Engine:
         for request in requests:
             if (give_back := self._lent.get(request)) is not None and give_back():
                 continue
+            if (search := self._searches.get(request)) is not None:
+                search.abort()
             for talk in self._conversations.values():
                 talk.abort(request, "client")
 
@@ -260,11 +328,15 @@ class Engine:
     def leave(self, requests: Iterable[int]) -> None:
         """These answers go on at another ingress."""
         for request in requests:
+            if (search := self._searches.pop(request, None)) is not None:
+                search.leave()
             for talk in self._conversations.values():
                 talk.leave(request)
 
     def abort_all(self) -> None:
         """End every answer, as at the end of a drain that took too long."""
+        for search in tuple(self._searches.values()):
+            search.abort("shutdown", "The server is going down.")
         for talk in self._conversations.values():
             for request in talk:
                 talk.abort(request, "shutdown", "The server is going down.")
@@ -289,7 +361,11 @@ class Engine:
 
         def receive(message: Message) -> None:
             self._life.progressed()
+            if isinstance(message, AdapterAnswer):
+                self.loads.answered(message)
+                return
             if isinstance(message, ModelFacts):
+                self.adapters.told(self.models[name], message.adapters)
                 (self._known[name].set if message.root else self._known[name].clear)()
             begun_ns = self._overhead.now_ns()
             try:
@@ -306,8 +382,12 @@ class Engine:
             "requests",
             ToIngress,
             on_message=receive,
-            on_down=lambda why: talk.link_down(loop.now_ns(), why),
+            on_down=lambda why: self._lost(name, why),
         )
+
+    def _lost(self, name: str, why: str) -> None:
+        self.loads.lost(name)
+        self._conversations[name].link_down(self._life.loop.now_ns(), why)
 
     def _tick(self) -> None:
         now_ns = self._life.loop.now_ns()
@@ -341,3 +421,9 @@ class Engine:
         self._life.telemetry.counter(
             "headrace_ingress_refused_total", "Requests not opened, by code.", model=model.name, code=code
         ).add()
+
+
+def _sequence(model: ServedModel, text: str | Sequence[int]) -> Tokens:
+    if isinstance(text, str):
+        return Tokens(*model.tokenizer.sequence(text, at_most=model.context_tokens))
+    return Tokens(list(text)[: model.context_tokens], min(len(text), model.context_tokens))

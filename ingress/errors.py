@@ -119,6 +119,14 @@ def not_ready(message: str, retry_after_s: float) -> ApiError:
     return ApiError(503, "service_unavailable_error", message, code="not_ready", retry_after_s=retry_after_s)
 
 
+def adapter_unusable(name: str, trouble: str) -> ApiError:
+    """503: an adapter that is configured cannot be read."""
+    why = f"cannot be used: {trouble}" if trouble else "is not ready yet."
+    return ApiError(
+        503, "service_unavailable_error", f"The adapter {name!r} {why}", code="not_ready", retry_after_s=5.0
+    )
+
+
 def crowded() -> ApiError:
     """503: this process has as many connections as it takes."""
     return ApiError(
@@ -150,5 +158,7 @@ def from_refusal(refused: Refused) -> ApiError:
             return context_length_exceeded(refused.message)
         case "invalid":
             return invalid_request(refused.message)
+        case "adapter":
+            return ApiError(404, "invalid_request_error", refused.message, code="model_not_found", param="model")
         case "quarantined":
             return internal(refused.message, code="quarantined")

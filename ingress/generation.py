@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 
 from bus.messages.requests import Finished, TokenLogprobs
 from bus.packed import unpack_f32, unpack_u32
+from ingress.samples.pool import POOL, TokenPool
 from ingress.streams import Finish, Part, Piece, TokenText, Usage, joined
 from ingress.text.detokenizer import Detokenizer
 from ingress.text.reasoning import ThoughtParser
@@ -51,6 +52,7 @@ class Generation:
         calls: parts tool calls from it.
 
     Attributes:
+        pool: the tokens that this answer and the other samples of its call may have together; None where nobody counts.
         emitted: the tokens so far.
         cached_tokens: prompt tokens whose KV was found when the answer was begun. Not what a scheduler finds that takes
             it up in the middle.
@@ -73,6 +75,7 @@ class Generation:
         calls: CallParser | None = None,
     ) -> None:
         self.timing = timing
+        self.pool: TokenPool | None = None
         self.emitted: list[int] = []
         self.prompt_tokens = prompt_tokens
         self.cached_tokens = 0
@@ -105,6 +108,9 @@ class Generation:
         if finished is not None and not known:
             self.cached_tokens = finished.cached_tokens
         tokens, logprobs = tokens[known - start :], logprobs[known - start :]
+        ended = finished is not None
+        if self.pool is not None and (paid := self.pool.take(len(tokens))) < len(tokens):
+            tokens, logprobs, finished = tokens[:paid], logprobs[:paid], None
         stopper = finished is not None and finished.reason == "stop" and bool(tokens) and tokens[-1] in self._all_stops
         found: str | None = None
         text = ""
@@ -117,11 +123,13 @@ class Generation:
                 text += fresh
                 if found is not None:
                     break
+        if self.pool is not None:
+            self.pool.left += len(tokens) - (len(self.emitted) - known)  # those behind a stop string are nobody's
         # Tokens that the account counts and that never came are asked for again; a request that failed or was aborted
         # ends as it is.
         complete = finished is None or finished.reason not in ("stop", "length")
         lost = finished is not None and not complete and finished.completion_tokens > len(self.emitted)
-        if found is None and (finished is None or lost):
+        if found is None and (lost or (finished is None and not self._spent)):
             return Taken(self._piece(text), "gap" if lost else "going")
         if found is None:
             rest, found = self._flush()
@@ -129,7 +137,7 @@ class Generation:
         elif self._parted:
             self._end_parts()
         finish = self._finish(finished, found)
-        return Taken(self._piece(text, finish, cut=found is not None), "finished" if finished else "stopped")
+        return Taken(self._piece(text, finish, cut=found is not None), "finished" if ended else "stopped")
 
     def end(
         self, finish_reason: Literal["abort", "error", "length"], error: str = "", stop_reason: str | None = None
@@ -141,6 +149,10 @@ class Generation:
             self._piece(text, Finish(finish_reason, usage, stop_reason, error, self.timing), cut=found is not None)
             or Piece()
         )
+
+    @property
+    def _spent(self) -> bool:
+        return self.pool is not None and not self.pool.left
 
     # --- text ------------------------------------------------------------------------------------------------------
 
@@ -205,7 +217,10 @@ class Generation:
                 self._parts.append(part)
 
     def _usage(self) -> Usage:
-        return Usage(self.prompt_tokens, len(self.emitted), self.cached_tokens, self._reasoning_tokens)
+        allowed = self.pool.size if self.pool is not None else 0
+        return Usage(
+            self.prompt_tokens, len(self.emitted), self.cached_tokens, self._reasoning_tokens, allowed=allowed
+        )  # fmt: skip
 
     # --- pieces ----------------------------------------------------------------------------------------------------
 
@@ -237,6 +252,8 @@ class Generation:
 
     def _finish(self, finished: Finished | None, found: str | None) -> Finish:
         usage = self._usage()
+        if found is None and self._spent and (finished is None or finished.reason == "length"):
+            return Finish("length", usage, POOL, "", self.timing)
         if found is not None or finished is None:
             return Finish("stop", usage, found, "", self.timing)
         last = self.emitted[-1] if self.emitted and finished.reason == "stop" else None

@@ -10,12 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from bus.messages.requests import Sampling
-from bus.packed import pack_u32
+from bus.packed import pack_u32, unpack_u32
 from ingress.conversation import Order
-from ingress.errors import context_length_exceeded, invalid_request
+from ingress.errors import adapter_unusable, context_length_exceeded, invalid_request
 from ingress.generation import Generation
 from ingress.models import ServedModel
 from ingress.records import Drawn
+from ingress.samples.beams import Beams
+from ingress.samples.pool import TokenPool
 from ingress.streams import Piece
 from ingress.text.reasoning import Thinking, ThoughtParser
 from ingress.text.stop import StopStrings
@@ -53,9 +55,13 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         marks: when it was parsed, rendered and tokenised.
         timing: its end tells where its time went.
         batch, weight: see `Submit`.
-        thinking: whether the answer may begin with a thought that is told apart.
+        thinking: how the answer may think before it says anything, which is told apart; None is not.
         estimate: tokens of the prompt, where `prompt` is empty as a model elsewhere has ids of its own.
+        adapter: digest that the model had as the job was planned; empty where it is no adapter.
         calls: the style (`tools.styles`) in which it may call tools; empty where it may not.
+        call: number under which the samples of one call stand in the ledger; 0 where it has one.
+        pool: tokens that all samples of the call may have together; None where nobody counts.
+        beams: it is not drawn but searched for, see `Engine.search`.
     """
 
     model: str
@@ -83,9 +89,13 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     timing: bool = False
     batch: bool = False
     weight: float = 1.0
-    thinking: Thinking = "off"
+    thinking: Thinking | None = None
     calls: str = ""
+    adapter: bytes = b""
     estimate: int = 0
+    call: int = 0
+    pool: TokenPool | None = None
+    beams: Beams | None = None
 
     @property
     def prompt_tokens(self) -> int:
@@ -106,16 +116,26 @@ def place(job: Job, model: ServedModel, request: int, now_ns: int) -> Placed:
     Raises:
         ApiError: 400, it cannot be served as it is.
     """
+    if model.is_adapter and not model.adapter:
+        raise adapter_unusable(model.name, model.trouble)
+    if job.adapter not in (b"", model.adapter):
+        raise invalid_request(f"The adapter {model.name!r} was replaced meanwhile: ask again.", param="model")
     prompt = _token_ids(job.prompt, model.vocabulary)
     max_tokens = _max_tokens(job, len(prompt), model.context_tokens)
     _in_vocabulary(job.stop_token_ids, "stop_token_ids", model.vocabulary)
     _in_vocabulary((token for token, _ in job.sampling.logit_bias), "logit_bias", model.vocabulary)
+
+    if (thought := job.sampling.thought) is not None:
+        _in_vocabulary(unpack_u32(thought.closing).tolist(), "thinking_token_budget", model.vocabulary)
 
     own_stops = frozenset(job.stop_token_ids)
     all_stops = own_stops if job.ignore_eos else own_stops | frozenset(model.eos_ids)
     suppress = pack_u32(sorted(all_stops)) if job.min_tokens else b""
     received_ns = job.received_ns or now_ns
     style = STYLES[job.calls] if job.calls else None
+    shows = (style is not None and style.shows(model.control_tokens)) or (
+        job.thinking is not None and model.reasoning.shows(model.control_tokens)
+    )
     order = Order(
         request=request,
         prompt=pack_u32(prompt),
@@ -134,6 +154,10 @@ def place(job: Job, model: ServedModel, request: int, now_ns: int) -> Placed:
         weight=job.weight,
         submitted_ns=received_ns,
         timing=job.timing,
+        call=job.call,
+        allowed=job.pool.size if job.pool is not None else 0,
+        adapter=model.adapter,
+        model=model.name,
     )
     generation = Generation(
         model.tokenizer,
@@ -143,12 +167,13 @@ def place(job: Job, model: ServedModel, request: int, now_ns: int) -> Placed:
         all_stops=all_stops,
         min_tokens=job.min_tokens,
         include_stop=job.include_stop,
-        skip_special=job.skip_special_tokens and not (style is not None and style.shows(model.control_tokens)),
+        skip_special=job.skip_special_tokens and not shows,
         logprobs=job.sampling.logprobs >= 0,
         timing=_timing(job, request, received_ns) if job.timing else None,
-        thoughts=ThoughtParser(opened=job.thinking == "does") if job.thinking != "off" else None,
+        thoughts=ThoughtParser(job.thinking) if job.thinking is not None else None,
         calls=style.parser() if style is not None else None,
     )
+    generation.pool = job.pool
     return Placed(order, generation)
 
 
@@ -162,6 +187,7 @@ def place_again(
         ValueError: what was drawn is not how this job's answer begins.
     """
     order, generation = place(job, model, request, now_ns)
+    generation.pool = None  # what was told was paid for
     told: list[Piece] = []
     for record in drawn:
         generation.timing = record.timing or generation.timing
@@ -170,6 +196,9 @@ def place_again(
         if piece is None or verdict != "going":
             raise ValueError(f"what was told of request {request} is not how its answer begins")
         told.append(piece)
+    if job.pool is not None:
+        job.pool.take(len(generation.emitted))
+        generation.pool = job.pool
     if generation.timing is not None:
         generation.timing.adopted(adopted)
     return Placed(msgspec.structs.replace(order, adopted=adopted), generation), told

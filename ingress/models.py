@@ -3,30 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import copy
 from pathlib import Path
 
 from bus.catalogue import locate
-from bus.config import ModelConfig
+from bus.config import ModelConfig, ReasoningConfig
 from bus.encoders import BadEncoder, EncoderFacts, Kind, kind_of, read_facts
 from bus.messages.requests import ModelFacts
 from ingress.errors import context_length_exceeded
 from ingress.grammar.trial import Trials
 from ingress.text import template, tokenizer
 from ingress.text.control import ControlNames
+from ingress.text.effort import Reasoning
 from ingress.text.gguf_metadata import GgufError, read_metadata
 from ingress.text.prompt import Rendered
-from ingress.text.reasoning import OPEN, Thinking, thinking_of
 from ingress.text.template import BadTemplate, ChatTemplate
 from ingress.text.tokenizer import Tokenizer, UnsupportedTokenizer
 from ingress.tools.styles import STYLES, style_of
 
 # Below this many characters encoding is done at once; above, in a thread (the tokeniser releases the GIL).
 _INLINE_CHARACTERS = 8192
-_THINK_TOKENS = 16  # more than a mark of thinking and the white space after it have
 
 # Special tokens by the names that templates use, and by those of GGUF.
 _TEMPLATE_TOKENS = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
+
+
+class _Standing:
+    """What a model and its adapters have in common, and what changes."""
+
+    __slots__ = ("facts", "up")
+
+    def __init__(self) -> None:
+        self.facts: ModelFacts | None = None
+        self.up = False
 
 
 class ServedModel:
@@ -41,11 +50,13 @@ class ServedModel:
         eos_ids: ids that end a sequence, from the tokeniser's metadata and the generation configuration.
         prefix_cache: whether prompts' KV may be found and kept.
         encoder: what it is as an encoder; `None` where it generates.
-        facts: what the scheduler said last; `None` before it was met.
-        up: whether the scheduler is connected now.
+        base: name of the model whose scheduler serves it; another one than its own where it is an adapter.
+        adapter: digest of that; empty where it is none, or nobody has read it yet.
+        trouble: why the adapter cannot be used.
         trials: of grammars that answers shall follow.
         calls: how it writes tool calls; `None` where it makes none.
         control_tokens: ids of control tokens by name.
+        reasoning: how it thinks.
     """
 
     trials: Trials
@@ -62,6 +73,7 @@ class ServedModel:
         prefix_cache: bool = True,
         encoder: EncoderFacts | None = None,
         tool_parser: str = "auto",
+        reasoning: ReasoningConfig | None = None,
     ) -> None:
         self.encoder = encoder
         self.name = name
@@ -70,8 +82,7 @@ class ServedModel:
         source = template.source if template is not None else ""
         written = [name for name in tokenizer.other_names if name.strip() and name in source]
         self.control = ControlNames(tokenizer.control_names, written)
-        # Where a mark of thinking is a control token it leaves no text to be found by.
-        self._thinks: Thinking = thinking_of(source) if OPEN not in tokenizer.control_names else "off"
+        self.reasoning = Reasoning(reasoning or ReasoningConfig(), source, tokenizer)
         self.calls = style_of(source) if tool_parser == "auto" else STYLES.get(tool_parser)
         self.control_tokens = {
             tokenizer.token_bytes(index).decode("utf-8", "replace"): index for index in tokenizer.control_ids
@@ -79,9 +90,38 @@ class ServedModel:
         self.eos_ids = eos_ids
         self.created = created
         self.prefix_cache = prefix_cache
-        self.facts: ModelFacts | None = None
-        self.up = False
+        self.base, self.adapter, self.trouble = name, b"", ""
+        self._standing = _Standing()
         self._context_tokens = context_tokens
+
+    def adapted(self, name: str, adapter: bytes, trouble: str = "", created: int = 0) -> ServedModel:
+        """The same with an adapter, under a name of its own."""
+        other = copy.copy(self)
+        other.name, other.adapter, other.trouble, other.created = name, adapter, trouble, created or self.created
+        return other
+
+    @property
+    def facts(self) -> ModelFacts | None:
+        """What the scheduler said last; `None` before it was met."""
+        return self._standing.facts
+
+    @facts.setter
+    def facts(self, facts: ModelFacts | None) -> None:
+        self._standing.facts = facts
+
+    @property
+    def up(self) -> bool:
+        """Whether the scheduler is connected now."""
+        return self._standing.up
+
+    @up.setter
+    def up(self, up: bool) -> None:
+        self._standing.up = up
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether it is an adapter of `base`."""
+        return self.base != self.name
 
     @property
     def kind(self) -> Kind:
@@ -91,7 +131,8 @@ class ServedModel:
     @property
     def ready(self) -> bool:
         """Whether a request would be taken to a replica now."""
-        return self.up and self.facts is not None and self.facts.replicas_ready > 0
+        there = self.up and self.facts is not None and self.facts.replicas_ready > 0
+        return there and not (self.is_adapter and not self.adapter)
 
     @property
     def context_tokens(self) -> int:
@@ -102,13 +143,6 @@ class ServedModel:
     def vocabulary(self) -> int:
         """Token ids are below this: the model's logits; before the scheduler knows them, the tokeniser's ids."""
         return (self.facts.vocabulary if self.facts is not None else 0) or self.tokenizer.vocabulary
-
-    def thinking(self, prompt: Sequence[int]) -> Thinking:
-        """Whether the answer to a conversation begins with a thought."""
-        if self._thinks == "off":
-            return "off"
-        end = self.tokenizer.decode(prompt[-_THINK_TOKENS:], skip_special=False)
-        return "does" if end.rstrip().endswith(OPEN) else "may"
 
     async def encode_prompt(self, rendered: Rendered) -> list[int]:
         """Token ids of a rendered conversation; otherwise like `encode`."""
@@ -205,4 +239,5 @@ def _served(
         created=int(path.stat().st_mtime),
         prefix_cache=config.prefix_cache,
         tool_parser=config.tool_parser,
+        reasoning=config.reasoning,
     )

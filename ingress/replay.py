@@ -1,7 +1,8 @@
 """Streams that can be read again: events of a response by number, for a client that lost its connection.
 
 A replay outlives its listeners for a grace time, in which generation goes on; then it is abandoned and its work
-aborted. A finished one is kept for the same time. Count and bytes are bounded: the oldest finished ones go first.
+aborted. A finished one is kept for the same time. Count and bytes are bounded: the oldest finished ones go first, and
+of stored ones those of a project that has more than its quota.
 The store knows no sockets; bodies are opaque. Times are CLOCK_MONOTONIC nanoseconds, given by the caller.
 """
 
@@ -13,10 +14,12 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from ingress.api.events import Hear
+from ingress.quota import Quota, Shelves
 from ingress.records import Opening
 
 MAX_REPLAYS: Final = 4096
 MAX_BYTES: Final = 256 << 20
+QUOTA: Final = Quota(MAX_REPLAYS // 4, MAX_BYTES // 4)
 MAX_EVENTS_BYTES: Final = 32 << 20  # of one response; beyond it the earliest events can no longer be read again
 
 
@@ -85,6 +88,14 @@ class Replay:
     def last(self) -> int:
         """The number of the newest event; 0 before the first."""
         return self._first + len(self._events) - 1
+
+    @property
+    def size(self) -> int:
+        """Bytes of it and of the call that it answers."""
+        opening = self.opening
+        if opening is None:
+            return self.bytes
+        return self.bytes + len(opening.body) + len(opening.earlier) + sum(map(len, opening.prompts))
 
     def append(self, body: bytes) -> int:
         """Add an event; its number."""
@@ -186,11 +197,19 @@ class ReplayStore:
     Args:
         grace_s: how long one is kept that nobody listens to, or that is complete.
         stored_s: the same for a stored one that is complete.
+        quota: of a project's stored ones that are complete.
     """
 
     def __init__(
-        self, grace_s: float, stored_s: float = 0.0, *, max_replays: int = MAX_REPLAYS, max_bytes: int = MAX_BYTES
+        self,
+        grace_s: float,
+        stored_s: float = 0.0,
+        *,
+        quota: Quota = QUOTA,
+        max_replays: int = MAX_REPLAYS,
+        max_bytes: int = MAX_BYTES,
     ) -> None:
+        self._shelves = Shelves(quota)
         self._grace_ns, self._stored_ns = int(grace_s * 1e9), int(max(grace_s, stored_s) * 1e9)
         self._max_replays, self._max_bytes = max_replays, max_bytes
         self._crowded = max_replays  # beyond so many, room is made
@@ -215,6 +234,16 @@ class ReplayStore:
             # Those that grow stay, and looking at all of them for each new one would cost the more the more they are.
             self._crowded = max(self._max_replays, len(self._replays)) + self._max_replays // 8
         return replay
+
+    def close(self, replay: Replay, now_ns: int) -> None:
+        """No event of it will follow. A stored one counts from now on, and older ones of the same key or project may
+        have to go for it. Lines of batches do not: their batch is bounded, and fetches them soon."""
+        replay.close(now_ns)
+        opening = replay.opening
+        if opening is None or not replay.keeping.stored or opening.batch or replay.response not in self._replays:
+            return
+        for response in self._shelves.put(replay.response, opening.tenant, replay.owner, replay.size):
+            self._drop(self._replays[response])
 
     def get(self, response: str, owner: str) -> Replay | None:
         """The one of that id, if it is the owner's: another's is as good as unknown."""
@@ -256,4 +285,6 @@ class ReplayStore:
 
     def _drop(self, replay: Replay) -> None:
         del self._replays[replay.response]
+        if replay.opening is not None:
+            self._shelves.drop(replay.response, replay.opening.tenant, replay.owner)
         replay.drop()

@@ -39,6 +39,8 @@ TARGET_HEADER: Final = b"x-headrace-target"
 ROUTE_HEADER: Final = b"x-headrace-route"
 BEGINNING: Final = 16_384  # characters of a conversation's beginning that tell it from others
 
+_TOOLS: Final[frozenset[Capability]] = frozenset({"tools"})
+_THOUGHT: Final[frozenset[Capability]] = frozenset({"reasoning"})
 _NO_OFFERS: Final[frozenset[Capability]] = frozenset()
 _CHATS: Final[frozenset[Surface]] = frozenset({"chat.completions", "responses", "messages"})
 
@@ -125,8 +127,8 @@ class Routing:
         """
         if (policy := self._policies.get(name)) is not None:
             return policy.models
-        if name not in self._elsewhere and name not in self._engine.models:
-            raise model_not_found(name, (*self._engine.models, *self.names))
+        if name not in self._elsewhere and self._engine.served(name) is None:
+            raise model_not_found(name, (*self._engine.models, *self._engine.adapters, *self.names))
         return (name,)
 
     def elsewhere(self, name: str) -> Elsewhere | None:
@@ -151,7 +153,7 @@ class Routing:
         return Shown("route", self._begun_s, longest, any(part.ready for part in parts))
 
     def _local(self, name: str) -> Shown:
-        model = self._engine.models[name]
+        model = self._engine.model(name)
         return Shown("headrace", model.created, model.context_tokens, model.ready)
 
     def fits(self, route: str) -> Fits | None:
@@ -188,11 +190,12 @@ class Routing:
         if policy is None:
             self.models_of(name)
             return Course(name, False, _PLAIN, Decision((name,), "only"))
-        asked = _asked(request, chat(), surface, caller)
-        candidates = {model: self._candidate(model, request, may_use) for model in policy.models}
+        as_chat = chat()
+        asked, wanted = _asked(request, as_chat, surface, caller), as_chat if as_chat is not None else request
+        candidates = {model: self._candidate(model, wanted, may_use) for model in policy.models}
         if policy.config.mirror:
             mirror = policy.config.mirror
-            candidates.setdefault(mirror, self._candidate(mirror, request, may_use))
+            candidates.setdefault(mirror, self._candidate(mirror, wanted, may_use))
         now_ns = time.monotonic_ns()
         pin_s = policy.config.pin_s
         pin = self._pins.of(name, asked.session, now_ns, pin_s) if pin_s else None
@@ -238,9 +241,9 @@ class Routing:
                 unspoken(request, door.config.kind), _CHATS, may_use(name), "shut" if wait_ns else "ready",
                 wait_ns / 1e9, price,
             )  # fmt: skip
-        model = self._engine.models[name]
+        model = self._engine.model(name)
         return Candidate(
-            name, False, model.context_tokens, LOCAL, surfaces=_surfaces(model), allowed=may_use(name),
+            name, False, model.context_tokens, _offered(model), surfaces=_surfaces(model), allowed=may_use(name),
             standing="ready" if model.ready else "waiting", price=price,
         )  # fmt: skip
 
@@ -253,6 +256,11 @@ class Routing:
             "headrace_route_total", "Calls to routes and to models elsewhere, by who answers and what decided that.",
             route=route, model=model, by=by,
         ).add()  # fmt: skip
+
+
+def _offered(model: ServedModel) -> frozenset[Capability]:
+    found = LOCAL | _THOUGHT if model.reasoning.known else LOCAL
+    return found | _TOOLS if model.calls is not None else found
 
 
 def _surfaces(model: ServedModel) -> frozenset[Surface]:

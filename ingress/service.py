@@ -43,7 +43,9 @@ from ingress.journal import Journals
 from ingress.lane import Lane
 from ingress.mirror import Mirror
 from ingress.models import ModelUnusable, ServedModel, load
+from ingress.quota import Quota
 from ingress.routing import RouteUnusable
+from ingress.samples.asked import Most
 from ingress.siblings import find
 from ingress.spool import Spool
 from ingress.upstreams.door import NoCredential
@@ -93,7 +95,10 @@ class IngressService:
         metrics = self._observe()
         ledger = Overheard(self._accounts or NoLedger())
         admission = Admission(self._gate, ledger)
-        self._engine = Engine(self._life, models, max_streams=settings.max_streams, ledger=ledger, meter=self._gate)
+        adapters = {model.name: [each.name for each in model.adapter] for model in self._life.config.model}
+        self._engine = Engine(
+            self._life, models, max_streams=settings.max_streams, ledger=ledger, meter=self._gate, adapters=adapters
+        )
         try:
             guards = self._guards = Guards(
                 build(self._life.config.guard, partial(judge, self._engine, self._life.loop.now_ns)),
@@ -113,10 +118,13 @@ class IngressService:
             self._pipeline = Pipeline(
                 self._engine, self._life, journals,
                 grace_s=settings.resume_grace_s, stored_s=settings.response_ttl_s,
+                quota=Quota(settings.stored_responses, parse_size(settings.stored_memory)),
                 find=partial(find, self._life), ask=partial(ask, self._life), cache=self._cache,
                 guards=guards, admission=admission,
                 routes=self._life.config.route, upstreams=self._upstreams, prices=PriceBook(self._life.config.prices),
                 mirror=self._mirror, batches=Batches(self._batches),
+                most=Most(settings.max_n, settings.max_best_of, settings.max_beam_width),
+                models=self._life.config.model,
             )  # fmt: skip
         except RouteUnusable as error:
             self._life.fail(f"[[route]] {error}", EXIT_CONFIG)

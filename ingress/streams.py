@@ -36,21 +36,24 @@ class TokenText(msgspec.Struct, frozen=True, gc=False):
 class Usage(msgspec.Struct, frozen=True, gc=False):
     """The account of one answer, in tokens. `completion_tokens` counts the token that stopped it; `reasoning_tokens`
     are those of them that were thought, the marks around it included. `estimated`: whoever generated it did not say, or
-    what cannot be."""
+    what cannot be. `others`: tokens that were drawn for this answer and are in none; of beams, which share tokens, it
+    may be below zero. `allowed`: tokens that all samples of its call may have; 0 where nobody counts."""
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
     reasoning_tokens: int = 0
     estimated: bool = False
+    others: int = 0
+    allowed: int = 0
 
 
 class Finish(msgspec.Struct, frozen=True, gc=False):
     """How an answer ended.
 
     Attributes:
-        stop_reason: the stop string that was found or the caller's stop token that was drawn; `BUDGET` where `reason`
-            is "length" and that was the limit; `None` at the end of sequence and for every other reason.
+        stop_reason: the stop string that was found or the caller's stop token that was drawn; `BUDGET` or `POOL`
+            where `reason` is "length" and that was the limit; `None` at the end of sequence and for every other reason.
         error: what to tell the client where `reason` is "error" or "abort"; `code` is the error's, empty the usual one.
         timing: where its time went, where that was asked for.
         guards: what was found in it and what followed, by guard.

@@ -125,4 +125,6 @@ def together(left: Account, right: Account) -> Account:
         placed=left.placed + right.placed,
         preemptions=left.preemptions + right.preemptions,
         resumptions=left.resumptions + right.resumptions,
+        drafted=left.drafted + right.drafted,
+        accepted=left.accepted + right.accepted,
     )

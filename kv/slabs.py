@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 PageKey = tuple[int, int]  # (pool number, cell)
 
-_DTYPES: Final = frozenset({"float32", "bfloat16", "float16"})
+_DTYPES: Final = frozenset({"float32", "bfloat16", "float16", "int8"})
 _ROOT_BYTES: Final = 16
 
 

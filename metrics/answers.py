@@ -9,8 +9,10 @@ from collections.abc import Sequence
 
 from bus.config import ModelConfig
 from bus.messages.details import (
+    AllowancesReply,
     BusReply,
     Details,
+    GetAllowances,
     GetBus,
     GetHost,
     GetModels,
@@ -21,7 +23,7 @@ from bus.messages.details import (
     Question,
     StepsReply,
 )
-from bus.names import KV
+from bus.names import ACCOUNTS, KV
 from metrics.core.arena import pages_reply
 from metrics.core.collector import Collector
 from metrics.core.pace import worker_paces
@@ -66,6 +68,9 @@ class Answers:
                 return BusReply(rid, now_ns, collector.endpoints.all(collector.views))
             case GetModels():
                 return self._sheet(rid, now_ns)
+            case GetAllowances():
+                said = collector.views.accounts.get(ACCOUNTS)
+                return AllowancesReply(rid, now_ns, said.at_ns, said.view) if said else AllowancesReply(rid, now_ns, 0)
 
     def _machine(self, now_ns: int) -> Machine:
         collector = self._collector

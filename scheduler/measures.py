@@ -36,6 +36,8 @@ class Measures:
         self._lookup = counter("prefix_lookup_tokens", "Tokens whose KV was looked for")
         self._preemptions = counter("preemptions", "Requests that gave way for lack of pages, to be computed again")
         self._overrun = counter("overrun_tokens", "Tokens generated after the client had enough")
+        self._drafted = counter("draft_tokens", "Draft tokens that were verified")
+        self._accepted = counter("accepted_draft_tokens", "Draft tokens that were right, and saved a step")
         self._computed = counter("compute_seconds", "Steps, times the cores that computed them")
         self._unclaimed = counter(
             "unclaimed_compute_seconds", "Computing for requests that had left before their step was complete"
@@ -57,6 +59,15 @@ class Measures:
             self._counted("requests", "Requests that ended, by reason", 0, reason=reason)
         for code in get_args(RefusalCode):
             self._counted("refused", "Requests that were not taken, by code", 0, code=code)
+        self._adapter_loads = {
+            outcome: telemetry.counter(
+                "headrace_adapter_loads_total", "Adapters read by replicas, by outcome", model=model, outcome=outcome
+            )
+            for outcome in ("loaded", "failed")
+        }
+        self._adapter_evictions = counter("adapter_evictions", "Adapters that left a replica's memory for others")
+        self._adapters_waiting = gauge("adapter_waiting_requests", "Requests that wait for their adapter")
+        self._adapter_s = seconds("adapter_load", "Reading an adapter, by the slowest rank")
         self._queue_s = seconds("queue", "From the scheduler's acceptance to a slot")
         self._ttft_s = seconds("ttft", "From the request at the ingress to its first token")
         self._itl_s = seconds("inter_token", "Between two tokens of a request")
@@ -112,12 +123,15 @@ class Measures:
         self._lookup.add(tally.lookup_tokens)
         self._preemptions.add(tally.preemptions)
         self._overrun.add(tally.overrun_tokens)
+        self._drafted.add(tally.drafted_tokens)
+        self._accepted.add(tally.accepted_tokens)
         self._computed.add(tally.computed_ns / 1e9)
         self._unclaimed.add(tally.unclaimed_ns / 1e9)
         for histogram, values in (
             (self._queue_s, tally.queue_s),
             (self._ttft_s, tally.ttft_s),
             (self._e2e_s, tally.e2e_s),
+            (self._adapter_s, tally.adapters_loaded_s),
         ):
             for value in values:
                 histogram.observe(value)
@@ -133,6 +147,15 @@ class Measures:
         limits = state.limits
         for name, gauge in self._limits.items():
             gauge.set(limits.inter_token_target_ns / 1e6 if name == "inter_token_target_ms" else getattr(limits, name))
+        self._adapter_loads["loaded"].add(len(tally.adapters_loaded_s))
+        self._adapter_loads["failed"].add(tally.adapters_failed)
+        self._adapter_evictions.add(tally.adapters_evicted)
+        self._adapters_waiting.set(len(state.adapters.waiting))
+        for replica in state.replicas.values():
+            self._telemetry.gauge(
+                "headrace_adapters_resident", "Adapters in a replica's memory", model=self._model,
+                replica=str(replica.number),
+            ).set(replica.adapters.there)  # fmt: skip
         return tally.output_tokens
 
     def _counted(self, name: str, help: str, count: int, **labels: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from bus.blocks import KV_LAYOUT, root_digest
+from bus.messages.adapters import AdapterAnswer, AdapterState, KeepAdapters, LoadAdapter, UnloadAdapter
 from bus.messages.common import Nack, ProcessState
 from bus.messages.control import (
     Answer,
@@ -30,6 +31,7 @@ from bus.names import REQUESTS_DOOR, STEPS_DOOR, InvalidName, parse_process, par
 from bus.orders import limits_in_words
 from bus.process import Description, Life
 from bus.server import Peer, Server
+from scheduler.adapters import AdapterDesk, Reply
 from scheduler.core import events as e
 from scheduler.core.core import SchedulerCore
 from scheduler.core.overview import scheduler_view
@@ -60,7 +62,9 @@ class SchedulerService:
         self._limits = self._keeper.load(self._configured)
         self._base = Limits(
             model=model.name, replicas=model.all_replicas, first_prefill=model.first_prefill,
-            prefix_cache=model.prefix_cache, hang_ns=model.hang_s * 1e9, **_for_core(self._configured),
+            prefix_cache=model.prefix_cache, drafts=model.drafts, hang_ns=model.hang_s * 1e9,
+            adapters=model.lora.resident,
+            **_for_core(self._configured),
         )  # fmt: skip
         now = msgspec.structs.replace(self._base, **_for_core(self._limits))
         self.core = SchedulerCore(now, life.loop.now_ns)
@@ -73,6 +77,7 @@ class SchedulerService:
         self._tokens_per_s = 0.0
         self._handed_over = False
         self._events: deque[e.Event] = deque()
+        self._adapters = AdapterDesk(life.config, model, life.run, self._feed, lambda: self.core.state)
 
     def start(self) -> None:
         # Whoever ends it means its successor: nobody new is refused so that those in hand can end here.
@@ -94,6 +99,7 @@ class SchedulerService:
         life.telemetry.slow_views.append(
             lambda: scheduler_view(self.core.state, life.name, self._base, life.loop.now_ns())
         )
+        self._adapters.start()
         life.ready()
 
     def describe(self) -> Description:
@@ -150,7 +156,9 @@ class SchedulerService:
             return self._drain_replica(message)
         if isinstance(message, GetLimits):
             return LimitsInForce(message.rid, self._limits, self._configured, self._most())
-        return self._set_limits(message) if isinstance(message, SetLimits) else None
+        if isinstance(message, SetLimits):
+            return self._set_limits(message)
+        return self._adapters.control(message)
 
     # --- limits ----------------------------------------------------------------------------------------------------
 
@@ -185,6 +193,18 @@ class SchedulerService:
             self._feed(e.Submitted(_home(peer), message))
         elif isinstance(message, Abort):
             self._feed(e.Aborted(message))
+        elif isinstance(message, LoadAdapter):
+            self._adapters.load(message, self._reply_to(peer, message.rid))
+        elif isinstance(message, UnloadAdapter):
+            self._adapters.unload(message, self._reply_to(peer, message.rid))
+
+    def _reply_to(self, peer: Peer, rid: int) -> Reply:
+        def reply(problem: str, missing: bool) -> None:
+            self._tell_facts()  # whoever hears that it is there may ask for it at once
+            if self._ingresses.peers.get(peer.name) is peer:
+                self._ingresses.send(peer, AdapterAnswer(rid, problem, missing))
+
+        return reply
 
     def _current_facts(self) -> ModelFacts:
         return self.core.facts(self._root, self._geometry.vocabulary if self._geometry else 0)
@@ -213,6 +233,9 @@ class SchedulerService:
             log.info("replica %d leaves: %s is about to end", group.number, peer.name)
             self._feed(e.ReplicaLeaving(group.number))
             self._tell_facts()
+        elif isinstance(message, AdapterState):
+            rank = next(number for number, rank in group.ranks.items() if rank.peer is peer)
+            self._adapters.heard(group.number, rank, len(group.ranks), message)
         elif isinstance(message, StepResult) and group.ranks[0].peer is peer:
             self._life.progressed()
             self._feed(e.StepDone(group.number, message))
@@ -261,8 +284,13 @@ class SchedulerService:
         log.info("replica %d is ready (%d ranks)", group.number, len(said))
         slots, step_tokens = min(each.slots for each in said), min(each.step_tokens for each in said)
         first, cores = said[0], sum(each.threads for each in said)
-        context, page = first.context_tokens, first.kv.page_tokens
-        self._feed(e.ReplicaUp(group.number, slots, step_tokens, context, page, cores, first.dimensions))
+        context, page, drafts = first.context_tokens, first.kv.page_tokens, min(each.drafts for each in said)
+        on_device = min(each.device_pages for each in said)
+        self._feed(
+            e.ReplicaUp(
+                group.number, slots, step_tokens, context, page, cores, first.dimensions, drafts, device_pages=on_device
+            )
+        )
         self._feed(e.ReplicaDrain(group.number, group.draining))
         self._tell_facts()
 
@@ -276,6 +304,7 @@ class SchedulerService:
     def _lose(self, group: RankGroup, why: str) -> None:
         log.warning("replica %d is lost: %s", group.number, why)
         group.lose()
+        self._adapters.lost(group.number)
         self._feed(e.ReplicaLost(group.number, why))
         self._fence(group)
         self._tell_facts()
@@ -359,6 +388,9 @@ class SchedulerService:
             self._act(self.core.handle(self._events[0], self._life.loop.now_ns()))
             self._events.popleft()
         self._life.busy = self.core.state.running > 0
+        if self._adapters.keep():
+            self._tell_facts()
+        self._adapters.answer()
 
     def _act(self, actions: list[e.Action]) -> None:
         for action in actions:
@@ -374,6 +406,11 @@ class SchedulerService:
                 self._life.telemetry.event(action.event)
             elif isinstance(action, e.ResetReplica):
                 self._to_ranks(action.replica, Reset(action.next_step))
+            elif isinstance(action, e.KeepAdaptersOf):
+                self._adapters.told(action.replica, action.adapters)
+                self._to_ranks(action.replica, KeepAdapters(action.adapters))
+            elif isinstance(action, e.AdapterTold):
+                self._adapters.acted(action)
             elif isinstance(action, e.KillReplica):
                 log.error("replica %d is ended: %s", action.replica, action.why)
                 self._groups[action.replica].kill()

@@ -13,7 +13,7 @@ from bus.identity import Identity
 from bus.messages.pages import OpenPool, PoolOpened
 from bus.messages.steps import KvShape
 from kv.client import ArenaMap, attach_blocking, call
-from workers.models.architecture import DTYPES
+from workers.pages import page_tensor
 from workers.rows import Written
 
 
@@ -34,12 +34,13 @@ class ArenaPages:
     def __init__(self, arena: ArenaMap, pool: PoolOpened, shape: KvShape, rank: int) -> None:
         self._arena, self._pool, self._rank = arena, pool, rank
         self.cells = pool.cells
-        grid = arena.page_grid(pool, shape.page_bytes)
-        self.tensor: Tensor = (
-            torch.from_numpy(grid)
-            .view(DTYPES[shape.dtype])
-            .view(pool.cells, shape.layers, 2, shape.kv_heads, shape.page_tokens, shape.head_dim)
-        )
+        self.tensor: Tensor = page_tensor(torch.from_numpy(arena.page_grid(pool, shape.page_bytes)), shape)
+
+    def launched(self, written: Written) -> None:
+        """Nothing to do: they are written in place."""
+
+    def abandon(self) -> None:
+        """Nothing to do: nobody reads what was not committed."""
 
     def commit(self, written: Written) -> None:
         """Say in the pages' headers how many tokens are valid."""

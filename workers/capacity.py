@@ -19,7 +19,7 @@ from bus.names import worker_name
 from bus.shapes import ModelShape
 from workers.encoding.architecture import read_architecture as read_encoder
 from workers.encoding.loading import dtype_of
-from workers.engine import Engine, choose, without_kernels
+from workers.engine import Engine, choose, require_kv, without_kernels
 from workers.host import Unsuitable, assign
 from workers.loading import store_key
 from workers.models.architecture import kv_shape
@@ -44,13 +44,14 @@ def shape(model: ModelConfig, config: Config) -> ModelShape:
         architecture = read_architecture(path)
         if engine.kernels and (problem := misfit(architecture, shard_of(architecture, 0, model.tensor_parallel))):
             engine = without_kernels(model, assignment.device, f"the CPU kernels do not take {problem}")
+        require_kv(model, engine, architecture)
     except (ModelMissing, TooManyRanks, Unsuitable, WeightsError, OSError) as error:
         return ModelShape(model.name, problem=str(error))
     context = model.context_tokens or architecture.context
     laid_out = _laid_out(path, engine, model.tensor_parallel)
     return ModelShape(
         model.name,
-        kv_shape(architecture, assignment.page_tokens, engine.dtype),
+        kv_shape(architecture, assignment.page_tokens, engine.kv),
         context,
         architecture.vocabulary,
         laid_out or file_bytes(path),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 
 from bus.link import Link
+from bus.messages.adapters import AdapterState, KeepAdapters
 from bus.messages.common import Nack
 from bus.messages.steps import Leaving, Registered, Reset, StepFailed, StepPlan, ToWorker
 from bus.names import STEPS_DOOR, scheduler_name
@@ -20,6 +21,7 @@ from workers.encoding.execute import EncodeExecutor
 from workers.execute import Executor, StepBroken
 from workers.group import Group, GroupBroken
 from workers.inbox import Inbox, StepGap
+from workers.lora.shelf import Shelf
 from workers.measures import Measures
 
 log = logging.getLogger(__name__)
@@ -37,6 +39,7 @@ class Conversation:
         group: the ranks that run the same plans.
         pages: the session with kv; None where the model keeps none.
         effort: what steps take at least; None where that is not known.
+        shelf: of adapters; None where the model has none.
     """
 
     def __init__(
@@ -47,7 +50,9 @@ class Conversation:
         group: Group,
         pages: PageClient | None,
         effort: Effort | None = None,
+        shelf: Shelf | None = None,
     ) -> None:
+        self._shelf = shelf
         self._life, self._registered, self._executor = life, registered, executor
         self._group, self._pages = group, pages
         self._inbox = Inbox()
@@ -65,6 +70,8 @@ class Conversation:
             on_up=self._on_up,
             on_down=self._on_down,
         )
+        if shelf is not None:
+            shelf.send = self._link.send
 
     @property
     def idle(self) -> bool:
@@ -88,6 +95,8 @@ class Conversation:
 
     def _on_up(self) -> None:
         self._forget()
+        if self._shelf is not None:
+            self._shelf.clear()
         self._epoch = self._link.peer_epoch
         self.say_fenced()
         self._link.send(self._registered)
@@ -101,8 +110,17 @@ class Conversation:
             self._on_plan(message)
         elif isinstance(message, Reset):
             self._forget(message.next_step)
+        elif isinstance(message, KeepAdapters):
+            self._keep(message)
         elif isinstance(message, Nack):
             log.error("scheduler refuses: %s: %s", message.reason, message.detail)
+
+    def _keep(self, message: KeepAdapters) -> None:
+        if self._shelf is not None:
+            self._shelf.keep(message)
+            return
+        for source in message.adapters:
+            self._link.send(AdapterState(source.number, problem="this model takes no adapters"))
 
     def _on_plan(self, plan: StepPlan) -> None:
         try:

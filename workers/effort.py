@@ -51,13 +51,13 @@ class Effort(NamedTuple):
     products: str
     attention: str
 
-    def of(self, plan: StepPlan) -> Step:
-        """What a step takes."""
+    def of(self, plan: StepPlan, drafted: int = 0) -> Step:
+        """What a step takes, with so many draft tokens in its rows; these see about as much context as others do."""
         starts: npt.NDArray[np.int64] = unpack_u32(plan.starts).astype(np.int64)
         counts: npt.NDArray[np.int64] = unpack_u32(plan.counts).astype(np.int64)
-        tokens, drawn = int(counts.sum()), plan.samples.count(1)
+        tokens, drawn = int(counts.sum()) + drafted, plan.samples.count(1) + drafted
         context = int((starts + counts).sum())
-        pairs = float((counts * (starts + 0.5 * (counts + 1))).sum())
+        pairs = float((counts * (starts + 0.5 * (counts + 1))).sum()) + drafted * context / max(1, len(counts))
         products = tokens * self.layers_operations + drawn * self.head_operations
         attention = pairs * self.pair_operations
         operations = {self.products: float(products)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from operator import itemgetter
 from typing import Final, NamedTuple, Protocol
 
 import numpy as np
@@ -21,9 +21,10 @@ from bus.packed import pack_u32
 from workers.group import Group
 from workers.models.interface import Model
 from workers.rows import StepRows, Written, rows_of
-from workers.sampling.draw import BrokenLogits, draw
 from workers.sampling.logprobs import token_logprobs
-from workers.slots import PlanRefused, Slots
+from workers.slots import Ints, PlanRefused, Slots
+from workers.speculative.interface import Proposer, Watcher
+from workers.speculative.verify import BROKEN, NOTHING, draw_along, follow
 
 # Logits held at once for prompt log probabilities: 16 MiB of float32. All of a 100k-token prompt would be 50 GB.
 _LOGITS_AT_ONCE: Final = 1 << 22
@@ -32,9 +33,11 @@ PromptLogprobs = tuple[int, int, tuple[TokenLogprobs, ...]]
 
 
 class _Draw(NamedTuple):
-    """What came of the rows that are sampled: a token of each, log probabilities by index, and `StepResult.failed`."""
+    """What came of the rows that are sampled: tokens, how many each row has, log probabilities by index, and
+    `StepResult.failed`."""
 
     tokens: list[int]
+    counts: list[int]
     logprobs: tuple[tuple[int, TokenLogprobs], ...]
     failed: tuple[tuple[int, str], ...]
 
@@ -47,8 +50,16 @@ class Pages(Protocol):
         """[cells, layers, 2, kv heads of all ranks, page tokens, head dim]."""
         ...
 
+    def launched(self, written: Written) -> None:
+        """The forward pass that writes these pages is on its way."""
+        ...
+
     def commit(self, written: Written) -> None:
-        """These pages hold so many valid tokens now."""
+        """These pages hold so many valid tokens now; full ones are in the arena when this returns."""
+        ...
+
+    def abandon(self) -> None:
+        """The step failed: its pages hold nothing new."""
         ...
 
 
@@ -89,16 +100,26 @@ class Executor:
         pages: the arena.
         group: the ranks; all of them run the same plans in the same order.
         clock: CLOCK_MONOTONIC in nanoseconds.
+        proposer: of draft tokens, for rows that may have some.
     """
 
     def __init__(
-        self, model: Model, slots: Slots, pages: Pages, group: Group, clock: Callable[[], int] = time.monotonic_ns
+        self,
+        model: Model,
+        slots: Slots,
+        pages: Pages,
+        group: Group,
+        clock: Callable[[], int] = time.monotonic_ns,
+        proposer: Proposer | None = None,
     ) -> None:
         self._model, self._slots, self._pages, self._group, self._clock = model, slots, pages, group, clock
+        self._proposer = proposer
+        self._watcher = proposer if isinstance(proposer, Watcher) else None
         self._vocabulary = model.architecture.vocabulary
 
     def reset(self) -> None:
         """Close all slots."""
+        self._pages.abandon()
         self._slots.close_all()
 
     def spent_ns(self) -> Mapping[str, int]:
@@ -124,58 +145,76 @@ class Executor:
         raise broken
 
     def _run(self, plan: StepPlan, waited_ns: int) -> StepResult:
+        began = self._clock()
         self._slots.apply(plan)
-        rows = rows_of(plan, self._slots)
+        rows = rows_of(plan, self._slots, self._proposer)
+        drafting_ns = self._clock() - began if plan.drafts else 0
         if not len(rows.slots):
             return StepResult(plan.step, b"", b"", waited_ns, 0)
-        began = self._clock()
         if (grammars := self._slots.grammars) is not None:
             grammars.begin(rows.slots[rows.samples].tolist())
         ids = self._slots.ids(rows.token_slots, rows.positions)
         hidden = self._model.forward(ids, rows.batch(self._slots, self._model.device), self._pages.tensor)
+        guessed = bool(rows.drafts.counts.any())
+        written = rows.written(self._slots, rows.ends)
+        if not guessed:
+            self._pages.launched(written)
         prompt = self._prompt_logprobs(rows, hidden)
-        tokens, logprobs, failed = self._draw(rows, hidden)
-        self._slots.computed(rows.slots, rows.ends)
-        self._pages.commit(rows.written(self._slots))
+        tokens, counts, logprobs, failed = self._draw(rows, hidden)
+        ends = rows.valid(self._slots)
+        if guessed:  # what is behind a wrong draft is no KV
+            written = rows.written(self._slots, ends)
+            self._pages.launched(written)
+        self._slots.computed(rows.slots, ends)
+        self._pages.commit(written)
+        if self._watcher is not None:
+            first = rows.row_starts[:-1]
+            states = [hidden[begin : begin + n] for begin, n in zip(first, ends - rows.starts, strict=True)]
+            self._watcher.watch(rows.slots, rows.starts, states)
         ran_ns = self._clock() - began
         if self._group.rank:
             return StepResult(plan.step, b"", b"", waited_ns, ran_ns)
-        sampled = pack_u32(rows.slots[rows.samples])
+        sampled, drafted = pack_u32(rows.slots[rows.samples]), rows.drafts.counts[rows.samples]
+        told = drafted.any()
         return StepResult(
-            plan.step, sampled, pack_u32(tokens), waited_ns, ran_ns, logprobs, prompt, failed=failed
+            plan.step, sampled, pack_u32(tokens), waited_ns, ran_ns, logprobs, prompt, failed=failed,
+            drawn=bytes(counts) if told else b"", drafted=bytes(drafted.tolist()) if told else b"",
+            drafting_ns=drafting_ns, behind_ns=self._proposer.behind_ns if told and self._proposer is not None else 0,
         )  # fmt: skip
 
     def _draw(self, rows: StepRows, hidden: Tensor) -> _Draw:
         """Draw for the rows that are sampled, tell the other ranks, and append to the slots."""
-        slots = rows.slots[rows.samples]
+        slots, drafted = rows.slots[rows.samples], rows.drafts.counts[rows.samples]
         if not len(slots):
-            return _Draw([], (), ())
-        last = torch.from_numpy(rows.row_starts[1:][rows.samples] - 1).to(hidden.device)
-        logits = self._model.logits(hidden[last])
-        tokens = torch.full((len(slots),), -1, dtype=torch.int64, device=hidden.device)
-        logprobs: tuple[tuple[int, TokenLogprobs], ...] = ()
-        grammars = self._slots.grammars
-        masks = grammars.masks() if grammars is not None else None
+            return _Draw([], [], (), ())
+        # After a row's last token, and after each of its drafts.
+        widths = 1 + drafted
+        within = np.arange(int(widths.sum())) - np.repeat(widths.cumsum() - widths, widths)
+        places = np.repeat(rows.row_starts[1:][rows.samples] - widths, widths) + within
+        logits = self._model.logits(
+            hidden[torch.from_numpy(places).to(hidden.device)], self._slots.adapters_of(np.repeat(slots, widths))
+        )
+        tokens: Ints = np.full((len(slots), int(widths.max())), NOTHING, np.int64)
+        logprobs: list[tuple[int, int, TokenLogprobs]] = []
+        failed: dict[int, str] = {}
         if self._group.rank == 0:
-            parameters = self._slots.sampling.rows(slots, rows.ends[rows.samples])
-            if masks is not None:
-                parameters = replace(parameters, banned=masks.banned)
-            try:
-                tokens, logprobs = draw(logits, parameters)
-            except BrokenLogits as broken:
-                # The other ranks wait for tokens. Those that cannot be are told as -1, the others do not matter.
-                tokens = torch.zeros_like(tokens)
-                tokens[list(broken.rows)] = -1
-        tokens = self._group.share(tokens)
-        on_host = tokens.tolist()
-        if min(on_host) < 0:
-            causes = [slot for slot, token in zip(slots.tolist(), on_host, strict=True) if token < 0]
+            tokens, logprobs, failed = draw_along(
+                self._slots, slots, logits, widths, rows.drafts.tokens[rows.samples]
+            )  # fmt: skip
+        tokens = self._group.share(torch.from_numpy(tokens).to(hidden.device)).cpu().numpy()
+        if (broken := tokens[:, 0] == BROKEN).any():
+            causes = slots[broken].tolist()
             raise StepBroken(f"logits of slot {causes} are not finite", causes, together=True)
-        self._slots.append(slots, tokens)
-        if grammars is not None:
-            grammars.append(slots.tolist(), on_host)
-        failed = tuple((int(slots[row]), why) for row, why in masks.failed.items()) if masks is not None else ()
-        return _Draw(on_host, logprobs, failed)
+        if self._group.rank:
+            follow(self._slots, slots, tokens)
+        counts = (tokens != NOTHING).sum(axis=1)
+        firsts = (counts.cumsum() - counts).tolist()
+        return _Draw(
+            tokens[tokens != NOTHING].tolist(),
+            counts.tolist(),
+            tuple((firsts[row] + at, value) for row, at, value in sorted(logprobs, key=itemgetter(0, 1))),
+            tuple((int(slots[row]), why) for row, why in failed.items()),
+        )
 
     def _prompt_logprobs(self, rows: StepRows, hidden: Tensor) -> tuple[PromptLogprobs, ...]:
         """Of each prompt token that follows a token of this step, for slots that asked.
@@ -196,7 +235,9 @@ class Executor:
             at_once = max(1, _LOGITS_AT_ONCE // self._vocabulary)
             for begin in range(0, count, at_once):
                 end = min(begin + at_once, count)
-                logits = self._model.logits(hidden[first + begin : first + end])  # a collective: on every rank
+                adapters = self._slots.adapters_of(np.full(end - begin, slot))
+                # A collective: on every rank.
+                logits = self._model.logits(hidden[first + begin : first + end], adapters)
                 if self._group.rank == 0:
                     values += token_logprobs(logits, following[begin:end], [int(wanted[row])] * (end - begin))
             found.append((slot, start + 1, tuple(values)))

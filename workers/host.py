@@ -10,6 +10,7 @@ import torch
 
 from bus.config import Config, ModelConfig
 from bus.names import InvalidName, WorkerInstance, parse_process, parse_worker
+from workers import gpu
 from workers.models.architecture import DTYPES
 
 # Without one of these a CPU converts every bfloat16 to compute with it, and float32 is faster.
@@ -41,6 +42,11 @@ class Assignment:
         return self.model.tensor_parallel
 
     @property
+    def in_device_memory(self) -> bool:
+        """Whether its pages are in a GPU's memory, or, in tests, in what stands for it."""
+        return self.model.device == "cuda"
+
+    @property
     def prefills(self) -> bool | None:
         """Whether it is one of those that prefill for others; None where there are no such pools."""
         return None if self.model.pools is None else self.instance.replica >= self.model.first_prefill
@@ -58,25 +64,22 @@ def assign(name: str, config: Config) -> Assignment:
     model = config.model_named(instance.model)
     if instance.rank >= model.tensor_parallel or instance.replica >= model.all_replicas:
         raise InvalidName(f"{name}: {model.name!r} has {model.all_replicas} replicas of {model.tensor_parallel} ranks")
-    device = device_of(model)
+    device = device_of(model, instance.replica, config)
     return Assignment(instance, model, device, page_tokens_of(model, device), threads_of(model, config))
 
 
-def device_of(model: ModelConfig) -> torch.device:
-    """Where the model runs.
-
-    KV must lie in the arena, in host memory, to outlive the worker. Pages in GPU memory that are written through to it
-    are not there yet, so a GPU is refused instead of losing KV.
+def device_of(model: ModelConfig, replica: int, config: Config) -> torch.device:
+    """Where a replica of the model computes. "auto" is the CPU.
 
     Raises:
-        Unsuitable: a GPU is asked for.
+        Unsuitable: a GPU is asked for, and something that it takes is missing here.
     """
-    if model.device == "cuda":
-        found = "" if torch.cuda.is_available() else f" (torch {torch.__version__} finds none here either)"
-        raise Unsuitable(
-            f'model {model.name!r}: this version does not serve on GPUs{found}; set device = "cpu" or "auto"'
-        )
-    return torch.device("cpu")
+    if model.device != "cuda" or gpu.test_memory():
+        return torch.device("cpu")
+    gpus = gpu.found()
+    if problem := gpu.why_not(gpus):
+        raise Unsuitable(f'model {model.name!r} has device = "cuda": {problem}')
+    return gpu.device_for(model, replica, config, gpus.found)
 
 
 def dtype_of(model: ModelConfig, device: torch.device) -> torch.dtype:

@@ -7,7 +7,9 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
+import msgspec
 import torch
 
 from bus.blocks import KV_LAYOUT, root_digest
@@ -18,14 +20,18 @@ from bus.messages.vitals import WorkerView
 from bus.packed import pack_u32
 from bus.process import EXIT_BUG, EXIT_CONFIG
 from workers.encoding.loading import EncoderContext, LoadedEncoder, load_encoder
-from workers.engine import Engine, choose, without_kernels
+from workers.engine import Engine, choose, require_kv, without_kernels
+from workers.hbm.balance import NoRoom
 from workers.host import Assignment, Unsuitable
 from workers.kernels.pack import PACKING
-from workers.layers.linear import layout
-from workers.models.architecture import kv_shape
+from workers.layers.linear import layout, pack
+from workers.models.architecture import Architecture, kv_shape
 from workers.models.load import contents, load_weights
 from workers.models.packed import Misfit
 from workers.models.warm import warm_up
+from workers.speculative.choice import Speculation
+from workers.speculative.heads import Head, UnusableHead, load_head
+from workers.speculative.vocabulary import OtherVocabulary, require_same
 from workers.weights.digest import weights_digest
 from workers.weights.prepared import Prepared
 from workers.weights.sharding import TooManyRanks
@@ -50,6 +56,7 @@ class Loaded:
         file: name of the file or directory that they were read from.
         load_s: how long that took.
         shared: whether they are mapped from a file, as others of this host do.
+        drafter: weights of the model that drafts, or the head, where there is one and this is rank 0.
     """
 
     weights: Prepared
@@ -61,9 +68,15 @@ class Loaded:
     file: str = ""
     load_s: float = 0.0
     shared: bool = False
+    drafter: Prepared | Head | None = None
 
-    def registered(self, assignment: Assignment, group: int) -> Registered:
-        """What a worker says when it is ready for plans. group: incarnation of the rank group."""
+    def registered(self, assignment: Assignment, group: int, device_pages: int = 0) -> Registered:
+        """What a worker says when it is ready for plans.
+
+        Args:
+            group: incarnation of the rank group.
+            device_pages: see `Registered`.
+        """
         architecture = self.weights.architecture
         return Registered(
             model=assignment.instance.model,
@@ -81,11 +94,20 @@ class Loaded:
             device=assignment.device.type,
             dtype=self.engine.name,
             threads=assignment.threads if assignment.device.type == "cpu" else 1,
+            drafts=0 if self.speculation(assignment) == "off" else assignment.model.drafts,
+            device_pages=device_pages,
         )
+
+    def speculation(self, assignment: Assignment) -> Speculation:
+        """Where drafts come from."""
+        wanted = assignment.model.speculation
+        if wanted != "auto":
+            return wanted
+        return "off" if self.weights.kernels is None or assignment.in_device_memory else "lookup"
 
     def warm_up(self, assignment: Assignment) -> None:
         """First steps, so that nobody waits for what is done only once."""
-        warm_up(self.weights, assignment, self.engine.dtype)
+        warm_up(self.weights, assignment, self.engine.kv)
 
     def view(self, name: str, assignment: Assignment) -> WorkerView:
         """For telemetry."""
@@ -154,6 +176,7 @@ def load(assignment: Assignment, progress: Callable[[float], None]) -> Model:
             keep=lambda make: open_or_make(key, make),
             kernels=engine.kernels,
             context=config.context_tokens,
+            lay_out=pack if engine.device.type == "cpu" else lambda weight: weight,
         )
 
     try:
@@ -162,19 +185,20 @@ def load(assignment: Assignment, progress: Callable[[float], None]) -> Model:
         engine = without_kernels(config, assignment.device, f"the CPU kernels do not take {problem}")
         weights = weights_for(engine)
     architecture = weights.architecture
+    require_kv(config, engine, architecture)
     if config.context_tokens > architecture.context:
         raise ContextTooLong(
             f"model {config.name!r}: context_tokens = {config.context_tokens}, but {path.name} was trained for "
             f"{architecture.context}"
         )
-    kv = kv_shape(architecture, assignment.page_tokens, engine.dtype)
+    kv = kv_shape(architecture, assignment.page_tokens, engine.kv)
     # What else computes, makes other KV: it must not be found under the same digests.
     numerics = engine.numerics + architecture.rope.variant.encode()
     identity = hashlib.sha256(digest + numerics).digest() if numerics else digest
     load_s = time.monotonic() - began
     log.info("loaded %s in %.2f s", path.name, load_s, extra={"computed in": engine.name})
     return Loaded(
-        weights=weights,
+        weights=weights if engine.device.type == "cpu" else _moved(weights, engine.device, path),
         engine=engine,
         kv=kv,
         weights_digest=identity,
@@ -183,19 +207,68 @@ def load(assignment: Assignment, progress: Callable[[float], None]) -> Model:
         file=path.name,
         load_s=load_s,
         shared=is_kept(store_key(digest, engine, rank, ranks)),
+        drafter=_load_drafter(assignment, path, architecture),
     )
+
+
+def _load_drafter(assignment: Assignment, path: Path, architecture: Architecture) -> Prepared | Head | None:
+    config = assignment.model
+    if config.speculation == "head":
+        return load_head(locate(config.draft_model), architecture)
+    return load_draft(assignment, path) if config.speculation == "draft" and assignment.instance.rank == 0 else None
+
+
+def load_draft(assignment: Assignment, model: Path) -> Prepared:
+    """The weights of the model that drafts for `model`, all of them: it runs on one rank.
+
+    Raises:
+        OtherVocabulary: its drafts would mean nothing.
+        bus.catalogue.ModelMissing, Unsuitable, workers.weights.source.WeightsError, OSError: see `load`.
+    """
+    path = locate(assignment.model.draft_model)
+    if kind_of(path) != "generate":
+        raise OtherVocabulary(f"{path.name} is an encoder and drafts nothing: draft_model is a model that generates")
+    require_same(model, path)
+    config = msgspec.structs.replace(assignment.model, source=assignment.model.draft_model)
+    digest, engine = weights_digest(path), choose(config, assignment.device, assignment.threads, path)
+
+    def weights_for(engine: Engine) -> Prepared:
+        key = store_key(digest, engine, 0, 1)
+        return load_weights(path, dtype=engine.dtype, keep=lambda make: open_or_make(key, make), kernels=engine.kernels)
+
+    try:
+        return weights_for(engine)
+    except Misfit as problem:
+        return weights_for(
+            without_kernels(config, assignment.device, f"the CPU kernels do not take {problem}")
+        )  # fmt: skip
+
+
+def _moved(weights: Prepared, device: torch.device, path: Path) -> Prepared:
+    try:
+        return weights.on(device)
+    except torch.OutOfMemoryError as error:
+        free, total = (size / (1 << 30) for size in torch.cuda.mem_get_info(device))
+        raise Unsuitable(
+            f"{path.name} takes {weights.bytes / (1 << 30):.1f} GiB, and {device} has {free:.1f} of {total:.1f} left: "
+            "take a smaller model, or a GPU that nobody else is on"
+        ) from error
 
 
 def store_key(digest: bytes, engine: Engine, rank: int, ranks: int) -> Key:
     """Of a rank's share in the store."""
     if engine.kernels is None:
-        return Key(digest, str(engine.dtype).removeprefix("torch."), rank, ranks, f"{layout()}, {contents()}")
+        laid_out = layout() if engine.device.type == "cpu" else "plain"
+        return Key(digest, str(engine.dtype).removeprefix("torch."), rank, ranks, f"{laid_out}, {contents()}")
     return Key(digest, f"packed-{engine.kernels.scheme}", rank, ranks, f"packed {PACKING}, {contents()}")
 
 
 def why_not(model: str, error: Exception) -> tuple[str, int]:
-    """What to say, and the exit code, where `load` failed."""
-    wrong = (ModelMissing, WeightsError, ContextTooLong, EncoderContext, TooManyRanks, Unsuitable, OSError)
+    """What to say, and the exit code, where `load` or `bring_up` failed."""
+    wrong = (
+        ModelMissing, WeightsError, ContextTooLong, EncoderContext, OtherVocabulary, TooManyRanks, UnusableHead,
+        Unsuitable, NoRoom, OSError,
+    )  # fmt: skip
     if isinstance(error, wrong):
         return f"model {model!r}: {error}", EXIT_CONFIG
     log.error("could not start", exc_info=error)

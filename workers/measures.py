@@ -45,10 +45,11 @@ class Measures:
             return
         self._seconds.observe(result.ran_ns / 1e9)
         self._rows.observe(len(plan.slots) // 4)
-        self._computed.add(float(unpack_u32(plan.counts).sum()))
+        drafted = sum(result.drafted)
+        self._computed.add(float(unpack_u32(plan.counts).sum()) + drafted)
         self._drawn.add(len(result.tokens) // 4)
         if self._effort is not None:
-            self._count_effort(self._effort.of(plan))
+            self._count_effort(self._effort.of(plan, drafted))
         parts = {part: ns - self._spent.get(part, 0) for part, ns in spent_ns.items()}
         self._spent = spent_ns
         for part, ns in (parts | {"everything else": max(0, result.ran_ns - sum(parts.values()))}).items():

@@ -16,8 +16,10 @@ import logging
 from collections.abc import Callable
 from functools import partial
 
+import msgspec
 import torch
 
+from bus.config import parse_size
 from bus.liveness import DeathWatch
 from bus.messages.control import Ok, Rejected, ToProcess
 from bus.messages.vitals import WorkerView
@@ -27,6 +29,7 @@ from bus.vocabulary import read as read_vocabulary
 from kv.client import PageClient, PagesDenied
 from workers.arena import ArenaPages, map_pages
 from workers.background import Background
+from workers.bring_up import Device, Ready, bring_up
 from workers.conversation import Conversation
 from workers.effort import effort_of
 from workers.encoding.execute import EncodeExecutor
@@ -35,10 +38,13 @@ from workers.execute import Executor
 from workers.group import Alone, GlooGroup, Group
 from workers.host import Assignment
 from workers.loading import Loaded, Model, load, why_not
-from workers.models.load import build
+from workers.lora.reader import Bounds
+from workers.lora.shelf import Shelf
 from workers.rendezvous import Meeting, Rendezvous
 from workers.sampling.grammar import Grammars
+from workers.sampling.thought import Thoughts
 from workers.slots import Slots
+from workers.speculative.choice import proposer_of
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +64,8 @@ class WorkerService:
         self._group_number = life.epoch
         self._loaded = loaded
         self._phase = "starting"
-        self._background: Background[Group] | Background[Model] | None = None
+        self._background: Background[Group] | Background[Model] | Background[Ready] | None = None
+        self._device: Device | None = None
         self._watches: list[DeathWatch] = []
         self._view: WorkerView | None = None
         life.telemetry.slow_views.append(lambda: self._view)
@@ -92,7 +99,10 @@ class WorkerService:
             return Description(detail=self._phase)
         used, slots = self._slots.in_use, self._slots.count
         does = {True: "prefills, ", False: "decodes, ", None: ""}[self._assignment.prefills]
-        return Description(used / slots, f"{does}{used} of {slots} slots, {self._computed_in}, {self._phase}")
+        memory = ""
+        if (held := self._device) is not None:
+            memory = f", device memory: {held.balance}, {held.pages.loads} pages loaded from the arena"
+        return Description(used / slots, f"{does}{used} of {slots} slots, {self._computed_in}, {self._phase}{memory}")
 
     def drain(self) -> None:
         """Nothing to do: the heartbeat says that this worker drains, and its scheduler gives it no new requests."""
@@ -186,32 +196,55 @@ class WorkerService:
         self._pages = PageClient(self._life, "worker", owner=owner, on_up=lambda: self._on_pages_up(loaded, pages))
 
     def _on_pages_up(self, loaded: Loaded, pages: ArenaPages) -> None:
-        if self._conversation is None:
-            self._converse(loaded, pages)
-        else:
+        if self._conversation is not None:
             self._conversation.say_fenced()  # kv restarted; steps went on meanwhile
+        elif not self._assignment.in_device_memory:
+            self._converse(loaded, bring_up(loaded, pages, self._assignment, self._group))
+        elif self._background is None:
+            self._enter("computing first steps")
+            self._background = Background(
+                self._life.loop,
+                lambda: bring_up(loaded, pages, self._assignment, self._group),
+                lambda ready: self._converse(loaded, ready),
+                self._failed,
+            )
 
-    def _converse(self, loaded: Loaded, pages: ArenaPages) -> None:
+    def _converse(self, loaded: Loaded, ready: Ready) -> None:
         assert self._pages is not None
+        if self._assignment.device.type == "cuda":
+            torch.cuda.set_device(self._assignment.device)  # kernels are launched where the thread is, and this is one
+        self._background, self._device = None, ready.device
+        if self._view is not None and ready.device is not None:
+            self._view = msgspec.structs.replace(self._view, device_memory=ready.device.balance.lines())
         self._enter("serving")
         self._computed_in = loaded.engine.name
         vocabulary = loaded.weights.architecture.vocabulary
+        thoughts = None
         if self._group.rank == 0:
-            self._grammars = Grammars(vocabulary, partial(read_vocabulary, self._life.run), self._assignment.device)
+            tokens = partial(read_vocabulary, self._life.run)
+            self._grammars = Grammars(vocabulary, tokens, self._assignment.device)
+            thoughts = Thoughts(tokens)
+        lora = self._model.lora
+        shelf = Shelf(self._life.loop, loaded.weights, Bounds(lora.max_rank, parse_size(lora.max_size)))
         self._slots = Slots(
             self._model.slots,
             loaded.context_tokens,
             loaded.kv.page_tokens,
             vocabulary,
-            pages.cells,
+            ready.cells,
             self._assignment.device,
             self._grammars,
+            thoughts,
+            shelf,
+            ready.sampler,
+            ready.device.pages if ready.device is not None else None,
         )
-        model = build(loaded.weights, self._group, self._assignment.device)
-        executor = Executor(model, self._slots, pages, self._group)
-        registered = loaded.registered(self._assignment, self._group_number)
+        how = loaded.speculation(self._assignment)
+        proposer = proposer_of(how, self._slots, self._group, ready.model, loaded.drafter)
+        executor = Executor(ready.model, self._slots, ready.pages, self._group, proposer=proposer)
+        registered = loaded.registered(self._assignment, self._group_number, ready.device_pages)
         effort = effort_of(loaded.weights, loaded.kv, loaded.engine.attends_in)
-        self._conversation = Conversation(self._life, registered, executor, self._group, self._pages, effort)
+        self._conversation = Conversation(self._life, registered, executor, self._group, self._pages, effort, shelf)
         self._life.ready()
 
     def _encode(self, loaded: LoadedEncoder) -> None:

@@ -13,6 +13,8 @@ from bus.messages.steps import StepPlan
 from bus.packed import unpack_u32
 from workers.models.interface import Batch
 from workers.slots import Ints, PlanRefused, Slots
+from workers.speculative.interface import Proposer
+from workers.speculative.rows import Drafts, draft
 
 
 class Written(NamedTuple):
@@ -32,6 +34,7 @@ class StepRows:
         samples: rows whose last logits are drawn from.
         row_starts: [rows + 1], where each row begins in the flat list of tokens.
         token_slots, positions: [tokens].
+        drafts: the last tokens of rows that are guesses.
     """
 
     slots: Ints
@@ -41,6 +44,7 @@ class StepRows:
     row_starts: Ints
     token_slots: Ints
     positions: Ints
+    drafts: Drafts
 
     @property
     def ends(self) -> Ints:
@@ -53,24 +57,32 @@ class StepRows:
         ends = self.ends.tolist()
         return Batch(
             positions=torch.from_numpy(self.positions).to(device),
-            page_of=torch.from_numpy(slots.pages(self.token_slots, blocks)).to(device),
+            page_of=torch.from_numpy(slots.cells(self.token_slots, blocks)).to(device),
             offset_of=torch.from_numpy(offsets).to(device),
             row_starts=self.row_starts.tolist(),
             row_context=ends,
             block_tables=[slots.block_table(slot, end) for slot, end in zip(self.slots.tolist(), ends, strict=True)],
+            adapters=slots.adapters_of(self.slots),
+            table=slots.tables(self.slots, -(-max(ends) // slots.page_tokens)),
         )
 
-    def written(self, slots: Slots) -> Written:
-        """The pages that get new tokens: one entry per page, with the last of its tokens."""
-        blocks, offsets = np.divmod(self.positions, slots.page_tokens)
+    def valid(self, slots: Slots) -> Ints:
+        """[rows], how far each sequence's KV is valid after the step, once its tokens are drawn: to a wrong draft."""
+        ends: Ints = np.where(self.samples, slots.length[self.slots] - 1, self.ends)
+        return ends
+
+    def written(self, slots: Slots, ends: Ints) -> Written:
+        """The pages that get new tokens: one entry per page, with the last of its tokens. ends: `valid`."""
+        kept = self.positions < np.repeat(ends, self.counts)
+        of, (blocks, offsets) = self.token_slots[kept], np.divmod(self.positions[kept], slots.page_tokens)
         last = offsets == slots.page_tokens - 1
-        last[self.row_starts[1:] - 1] = True
-        of, blocks = self.token_slots[last], blocks[last]
+        last[(ends - self.starts).cumsum() - 1] = True
+        of, blocks = of[last], blocks[last]
         return Written(slots.pages(of, blocks), slots.generations(of, blocks), offsets[last] + 1)
 
 
-def rows_of(plan: StepPlan, slots: Slots) -> StepRows:
-    """Unpack and check a plan's rows against the slots, which the plan has already been applied to.
+def rows_of(plan: StepPlan, slots: Slots, proposer: Proposer | None = None) -> StepRows:
+    """Unpack and check a plan's rows against the slots, which it has already been applied to, and put drafts there.
 
     Raises:
         PlanRefused: they cannot be computed.
@@ -79,7 +91,10 @@ def rows_of(plan: StepPlan, slots: Slots) -> StepRows:
     samples = np.frombuffer(plan.samples, dtype=np.uint8) != 0
     if not len(of) == len(starts) == len(counts) == len(samples):
         raise PlanRefused("rows of unequal length")
-    slots.check_rows(of, starts, counts, samples)
+    drafts = draft(plan.drafts, of, starts, samples & (counts == 1), slots, proposer)
+    starts, counts = drafts.starts, counts + drafts.counts
+    slots.check_rows(of, starts, counts, samples, drafts.counts)
     row_starts = np.concatenate([np.zeros(1, np.int64), counts.cumsum()])
     within = np.arange(row_starts[-1]) - np.repeat(row_starts[:-1], counts)
-    return StepRows(of, starts, counts, samples, row_starts, np.repeat(of, counts), np.repeat(starts, counts) + within)
+    positions = np.repeat(starts, counts) + within
+    return StepRows(of, starts, counts, samples, row_starts, np.repeat(of, counts), positions, drafts)

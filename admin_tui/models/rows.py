@@ -153,6 +153,8 @@ def detail(scene: Scene, model: str | None, width: int) -> list[Text]:
             ("page", f"{sheet.page_tokens} tokens"), ("context", f"{count(sheet.context_tokens)}"),
             ("arena holds", f"{count(sheet.kv_limit_tokens)} tokens"),
         ),
+        *([pairs(*((sanitize(what, 20), size(held)) for what, held in sheet.device_memory))]
+          if sheet.device_memory else []),
         pairs(
             ("slots", count(sheet.slots)), ("step", f"{count(sheet.step_tokens)} tokens"),
             ("vocabulary", count(sheet.vocabulary)),

@@ -154,8 +154,8 @@ def _layer(sizes: Sizes, rows: int, device: torch.device, tuning: Tuning) -> Ite
                lambda: norm.add_rms_norm_quantised(x, residual, weight, 1e-5, tuning, kind), check_norm,
                moved_bytes=3 * x.numel() * size + x.numel())  # fmt: skip
     gate_up = _random(device, dtype, rows, 2 * sizes.inner)
-    yield Case(f"SwiGLU, {rows} rows", lambda: activation.silu_mul(gate_up, tuning),
-               lambda: _close(activation.silu_mul(gate_up, tuning), activation.reference(gate_up), tolerance),
+    yield Case(f"SwiGLU, {rows} rows", lambda: activation.gated(gate_up, tuning),
+               lambda: _close(activation.gated(gate_up, tuning), activation.reference(gate_up), tolerance),
                moved_bytes=3 * rows * sizes.inner * size)  # fmt: skip
     qkv = _random(device, dtype, rows, sizes.heads + 2 * sizes.kv_heads, sizes.head_dim)
     angle = _random(device, torch.float32, rows, sizes.head_dim // 2)

@@ -10,7 +10,7 @@ from bus.config.cache import CacheConfig, CacheNamespaceConfig
 from bus.config.guards import GuardConfig
 from bus.config.ingress import CurveConfig, IngressConfig
 from bus.config.kv import KvConfig
-from bus.config.models import DEMO_MODEL, ModelConfig, PoolsConfig
+from bus.config.models import DEMO_MODEL, AdapterConfig, LoraConfig, ModelConfig, PoolsConfig
 from bus.config.money import AccountsConfig, CostConfig, PriceConfig, UsageConfig
 from bus.config.operating import (
     AdminConfig,
@@ -22,6 +22,7 @@ from bus.config.operating import (
     TracesConfig,
 )
 from bus.config.reading import find_config, load_config, parse_config
+from bus.config.reasoning import EffortsConfig, ReasoningConfig
 from bus.config.routes import CascadeConfig, RouteConfig, RuleConfig, ScoreConfig, TargetConfig
 from bus.config.section import ConfigError, Section, parse_address, parse_size
 from bus.config.upstreams import Capability, UpstreamConfig, UpstreamKind, UpstreamModelConfig
@@ -30,6 +31,7 @@ from bus.config.whole import Config
 __all__ = [
     "DEMO_MODEL",
     "AccountsConfig",
+    "AdapterConfig",
     "AdminConfig",
     "AlarmsConfig",
     "BatchConfig",
@@ -42,14 +44,17 @@ __all__ = [
     "ConfigError",
     "CostConfig",
     "CurveConfig",
+    "EffortsConfig",
     "GuardConfig",
     "IngressConfig",
     "KvConfig",
     "LogConfig",
+    "LoraConfig",
     "MetricsConfig",
     "ModelConfig",
     "PoolsConfig",
     "PriceConfig",
+    "ReasoningConfig",
     "RouteConfig",
     "RuleConfig",
     "ScoreConfig",

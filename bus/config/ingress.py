@@ -21,6 +21,11 @@ class IngressConfig(Section, frozen=True):
         max_streams: open requests per process; above it 429.
         resume_grace_s: how long a finished or abandoned stream can be resumed.
         response_ttl_s: how long a stored response is kept after its end, while there is room.
+        max_n: choices of a prompt; more are refused.
+        max_best_of: samples of a prompt, of which the best are chosen.
+        max_beam_width: beams of a prompt.
+        stored_responses: most of a project at one process; a key may have half of them. The oldest go first.
+        stored_memory: of their calls and answers, in the same way.
     """
 
     http: str = "127.0.0.1:8080"
@@ -30,6 +35,11 @@ class IngressConfig(Section, frozen=True):
     max_streams: Positive = 1024
     resume_grace_s: Seconds = 60.0
     response_ttl_s: Seconds = 3600.0
+    max_n: Annotated[int, Meta(ge=1, le=128)] = 16
+    max_best_of: Annotated[int, Meta(ge=1, le=128)] = 16
+    max_beam_width: Annotated[int, Meta(ge=1, le=128)] = 8
+    stored_responses: Annotated[int, Meta(ge=2, le=4096)] = 1024
+    stored_memory: str = "64MiB"
 
 
 class CurveConfig(Section, frozen=True):
@@ -48,6 +58,7 @@ def problems(ingress: IngressConfig, curve: CurveConfig | None) -> Iterator[Prob
     """What types cannot say."""
     yield from unless(parse_address, ingress.http, ("ingress", "http"))
     yield from unless(parse_size, ingress.max_body, ("ingress", "max_body"))
+    yield from unless(parse_size, ingress.stored_memory, ("ingress", "stored_memory"))
     if ingress.zmq != "ipc":
         if not ingress.zmq.startswith("tcp://"):
             yield ("ingress", "zmq"), 'expected "ipc" or tcp://HOST:PORT'

@@ -15,7 +15,7 @@ from msgspec import Meta
 
 from bus.config.section import NotNegative, Problem, Section, Where
 
-Capability = Literal["images", "audio", "json", "seed", "penalties", "sampling", "logprobs", "reasoning"]
+Capability = Literal["images", "audio", "json", "seed", "penalties", "sampling", "logprobs", "reasoning", "tools"]
 UpstreamKind = Literal["openai", "anthropic"]
 
 _Seconds = Annotated[float, Meta(gt=0, le=3600)]
@@ -24,7 +24,7 @@ NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,48}")
 # What Anthropic's messages have no words for.
 _NEVER: Final[dict[UpstreamKind, frozenset[Capability]]] = {
     "openai": frozenset(),
-    "anthropic": frozenset({"audio", "json", "seed", "penalties", "logprobs"}),
+    "anthropic": frozenset({"audio", "seed", "penalties", "logprobs"}),
 }
 
 

@@ -82,7 +82,7 @@ def problems(config: Config) -> Iterator[Problem]:
     yield from money.problems(config.cost, config.price)
     yield from operating.problems(config.traces, config.blackbox)
     yield from models.problems(config.model)
-    here = frozenset(model.name for model in config.model)
+    here = frozenset(name for model in config.model for name in (model.name, *(each.name for each in model.adapter)))
     elsewhere = frozenset(model.name for upstream in config.upstream for model in upstream.model)
     yield from upstreams.problems(config.upstream, here)
     yield from routes.problems(config.route, here | elsewhere)

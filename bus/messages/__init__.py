@@ -12,6 +12,7 @@
 | `observe`   | anyone <-> metrics, metrics feed   | ROUTER/DEALER, PUB/SUB            |
 | `details`   | the same, asked for by screens     | ROUTER/DEALER                     |
 | `usage`     | what requests used, within observe | ROUTER/DEALER                     |
+| `adapters`  | adapters, within `requests`, `steps` and `control` | ROUTER/DEALER |
 | `control`   | operator <-> every process         | ROUTER/DEALER                     |
 
 Tags are unique within a channel; the first ten belong to `common`. Arrays of numbers travel packed

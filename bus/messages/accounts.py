@@ -19,7 +19,8 @@ from bus.messages.common import Bye, Heartbeat, Hello, Nack, Welcome
 Dimension = Literal["requests", "input_tokens", "output_tokens", "total_tokens", "concurrency", "money"]
 ScopeKind = Literal["organisation", "project", "key"]
 KeyRole = Literal[
-    "member",  # everything
+    "member",  # uses models
+    "manager",  # ... and loads and unloads adapters
     "reader",  # lists models and counts tokens; nothing is generated
 ]
 Sharing = Literal["project", "organisation", "everyone"]

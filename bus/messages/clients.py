@@ -19,6 +19,7 @@ Operation = Literal[
     "responses.conversation", "messages", "messages.count_tokens", "embeddings", "rerank",
     "files.list", "files.retrieve", "files.delete",
     "batches.create", "batches.list", "batches.retrieve", "batches.cancel",
+    "adapters.load", "adapters.unload",
 ]  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from bus.messages.accounts import Allowance, Key, Project, Sharing
+from bus.messages.adapters import Adapters, AddAdapter, GetAdapters, RemoveAdapter
 from bus.messages.caching import CacheReport, CacheStatus, CalibrateCache, FlushCache, GetCache, GetCacheReport
 from bus.messages.common import Bye, Heartbeat, Hello, Nack, ProcessState, Welcome
 
@@ -490,10 +491,23 @@ Question = (
     | RevokeKey
     | SetAllowance
     | GetAccounts
+    | AddAdapter
+    | RemoveAdapter
+    | GetAdapters
 )
 # What a service says to a command of its own.
 Answer = (
-    Fleet | Ok | Rejected | Audited | LimitsInForce | Notes | CacheStatus | CacheReport | GuardsTried | AccountsHeld
+    Fleet
+    | Ok
+    | Rejected
+    | Audited
+    | LimitsInForce
+    | Notes
+    | CacheStatus
+    | CacheReport
+    | GuardsTried
+    | AccountsHeld
+    | Adapters
 )
 Reply = Answer | Status | Access | Actions
 

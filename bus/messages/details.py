@@ -8,7 +8,18 @@ from __future__ import annotations
 
 import msgspec
 
-from bus.messages.vitals import Door, Holder, HotPrefix, Knob, PoolView, QueueClass, ReplicaView, StepBound, StepLine
+from bus.messages.vitals import (
+    AccountsView,
+    Door,
+    Holder,
+    HotPrefix,
+    Knob,
+    PoolView,
+    QueueClass,
+    ReplicaView,
+    StepBound,
+    StepLine,
+)
 
 
 class GetSteps(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=55):
@@ -318,7 +329,7 @@ class ModelSheet(msgspec.Struct, array_like=True, frozen=True, gc=False):
         shared: whether all replicas have them once.
         load_s: the slowest of the workers.
         kv_limit_tokens: what the arena would hold, were it alone; 0 where unknown.
-        kind, dimensions: see `vitals.WorkerView`.
+        kind, dimensions, device_memory: see `vitals.WorkerView`; of the first worker.
     """
 
     model: str
@@ -350,6 +361,7 @@ class ModelSheet(msgspec.Struct, array_like=True, frozen=True, gc=False):
     kv_limit_tokens: int = 0
     kind: str = "generate"
     dimensions: int = 0
+    device_memory: tuple[tuple[str, int], ...] = ()
 
 
 class MemoryLine(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -375,5 +387,21 @@ class ModelsReply(msgspec.Struct, array_like=True, frozen=True, tag=59):
     sheet: tuple[MemoryLine, ...]
 
 
-Question = GetSteps | GetPages | GetHost | GetBus | GetModels
-Details = StepsReply | PagesReply | HostReply | BusReply | ModelsReply
+class GetAllowances(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=111):
+    """How do limits and budgets stand?"""
+
+    rid: int
+
+
+class AllowancesReply(msgspec.Struct, array_like=True, frozen=True, tag=112):
+    """As the accounts process said. `heard_ns` is 0, and there is no view, where it was not heard, as where nobody is
+    asked for a key."""
+
+    rid: int
+    at_ns: int
+    heard_ns: int
+    view: AccountsView | None = None
+
+
+Question = GetSteps | GetPages | GetHost | GetBus | GetModels | GetAllowances
+Details = StepsReply | PagesReply | HostReply | BusReply | ModelsReply | AllowancesReply

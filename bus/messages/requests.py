@@ -13,6 +13,7 @@ from typing import Literal
 
 import msgspec
 
+from bus.messages.adapters import AdapterAnswer, AdapterFacts, LoadAdapter, UnloadAdapter
 from bus.messages.common import Bye, Heartbeat, Hello, Nack, Welcome
 
 FinishReason = Literal["stop", "length", "abort", "error"]
@@ -25,6 +26,7 @@ RefusalCode = Literal[
     "too_long",  # 400: prompt does not fit the context or the pages
     "invalid",  # 400: a value outside what this model can do
     "quarantined",  # 500: the request took its worker down twice
+    "adapter",  # 404: no such adapter is loaded any more
 ]
 
 
@@ -43,6 +45,23 @@ class Grammar(msgspec.Struct, array_like=True, frozen=True, gc=False):
     vocabulary: bytes
 
 
+class Thought(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """How long an answer may think before it says anything: where that is used up, its thought is closed.
+
+    Attributes:
+        budget: tokens of the thought, the marks around it included, after which the closing ones come.
+        opens, closes: the marks. Empty `opens`: the prompt has begun the thought; else the answer may, and only there.
+        closing: ids that close it, packed u32; the text of them has `closes` in it.
+        vocabulary: digest of the tokens that the answer is made of (`bus.vocabulary`).
+    """
+
+    budget: int
+    opens: str
+    closes: str
+    closing: bytes
+    vocabulary: bytes
+
+
 class Sampling(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """How tokens are drawn. The defaults draw greedily and change nothing.
 
@@ -53,9 +72,10 @@ class Sampling(msgspec.Struct, array_like=True, frozen=True, gc=False):
         logit_bias: (token id, bias) pairs, added before temperature.
         logprobs: -1 for none, else how many alternatives per token (0: the drawn token only).
         min_tokens: the ids in `suppress` cannot be drawn before so many tokens are out.
-        suppress: ids that `min_tokens` holds back (end-of-sequence and stop ids), packed u32. Not beside a grammar, at
-            whose end nothing else may be left.
+        suppress: ids that `min_tokens` holds back (end-of-sequence and stop ids), packed u32. Beside a grammar, for as
+            long as it leaves any other.
         grammar: what the answer may be; None is anything.
+        thought: how long it may think; None is any time.
     """
 
     temperature: float = 0.0
@@ -71,6 +91,12 @@ class Sampling(msgspec.Struct, array_like=True, frozen=True, gc=False):
     min_tokens: int = 0
     suppress: bytes = b""
     grammar: Grammar | None = None
+    thought: Thought | None = None
+
+    @property
+    def unstopped(self) -> int:
+        """Tokens of the answer before which its stop ids do not end it. What a grammar ends is whole, and ends."""
+        return 0 if self.grammar is not None else self.min_tokens
 
 
 class Submit(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=10):
@@ -98,6 +124,8 @@ class Submit(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=10):
         weight: of its tenant; one with twice the weight gets twice as much where both wait.
         segment: 0 generates. Else an encoder's vector or score of `prompt` is wanted: so many of its tokens belong to
             the first text, the others to a second one. `max_tokens` is 0 then; answered by `Encoded`.
+        part: of a search that its ingress accounts for as one: it wants no timeline either.
+        adapter: digest of the adapter that it is computed with; empty for none. It is part of `root`.
     """
 
     request: int
@@ -119,6 +147,8 @@ class Submit(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=10):
     batch: bool = False
     weight: float = 1.0
     segment: int = 0
+    part: bool = False
+    adapter: bytes = b""
 
 
 class Abort(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=11):
@@ -147,6 +177,7 @@ class ModelFacts(msgspec.Struct, array_like=True, frozen=True, tag=20):
         trouble: why that is not all of them; empty where it is.
         stuck: what keeps the work in hand from getting on; empty where it does, or there is none.
         stuck_ns: CLOCK_MONOTONIC since when; 0 where it is not.
+        adapters: that are served beside the model itself.
     """
 
     model: str
@@ -159,6 +190,7 @@ class ModelFacts(msgspec.Struct, array_like=True, frozen=True, tag=20):
     trouble: str = ""
     stuck: str = ""
     stuck_ns: int = 0
+    adapters: tuple[AdapterFacts, ...] = ()
 
 
 class Accepted(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=21):
@@ -221,6 +253,7 @@ class Account(msgspec.Struct, array_like=True, frozen=True, gc=False):
         memory_tokens, disk_tokens: found there instead of computed, all times together.
         computed_tokens, chunks: computed before tokens could be drawn (again).
         placed: how often it got a slot.
+        drafted, accepted: draft tokens that it had, and those that were right: so many steps fewer.
     """
 
     since_ns: int = 0
@@ -234,6 +267,8 @@ class Account(msgspec.Struct, array_like=True, frozen=True, gc=False):
     placed: int = 0
     preemptions: int = 0
     resumptions: int = 0
+    drafted: int = 0
+    accepted: int = 0
 
 
 class Deltas(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=23):
@@ -248,8 +283,8 @@ class Deltas(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=23):
         finished: requests that end with these tokens.
         cached: (request, prompt tokens whose KV was found instead of computed) where there are any, with the first
             tokens of a request: an ingress that finds a stop string is not sent its `Finished`.
-        accounts: (request, account) with the first tokens after each time that it got a slot, where `Submit.timing`
-            asks for it. What comes after such tokens, the ingress sees itself.
+        accounts: (request, account) with the first tokens after each time that it got a slot, and with all that drafts
+            were tried for, where `Submit.timing` asks for it. What comes after such tokens, the ingress sees itself.
     """
 
     step: int
@@ -299,7 +334,18 @@ class Encoded(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=60):
     vectors: bytes
 
 
-ToScheduler = Hello | Heartbeat | Nack | Bye | Submit | Abort
+ToScheduler = Hello | Heartbeat | Nack | Bye | Submit | Abort | LoadAdapter | UnloadAdapter
 ToIngress = (
-    Welcome | Heartbeat | Nack | Bye | ModelFacts | Accepted | Refused | Deltas | PromptLogprobs | Spent | Encoded
+    Welcome
+    | Heartbeat
+    | Nack
+    | Bye
+    | ModelFacts
+    | Accepted
+    | Refused
+    | Deltas
+    | PromptLogprobs
+    | Spent
+    | Encoded
+    | AdapterAnswer
 )

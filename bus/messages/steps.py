@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import msgspec
 
+from bus.messages.adapters import AdapterState, KeepAdapters
 from bus.messages.common import Bye, Heartbeat, Hello, Nack, Welcome
 from bus.messages.requests import Sampling, TokenLogprobs
 
@@ -20,7 +21,8 @@ class KvShape(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """The shape of a page of one cache group, for all ranks together: `[layer][K,V][kv head][token][dim]`.
 
     Attributes:
-        dtype: "float32", "bfloat16" or "float16".
+        dtype: "float32", "bfloat16", "float16", or "int8": then `[layer][K,V][kv head]`, and for each of these
+            `[token][dim]` numbers and behind them `[token]` scales, float32.
     """
 
     layers: int
@@ -32,8 +34,8 @@ class KvShape(msgspec.Struct, array_like=True, frozen=True, gc=False):
     @property
     def page_bytes(self) -> int:
         """Bytes of one page."""
-        itemsize = 4 if self.dtype == "float32" else 2
-        return self.layers * 2 * self.kv_heads * self.page_tokens * self.head_dim * itemsize
+        head = self.head_dim + 4 if self.dtype == "int8" else self.head_dim * (4 if self.dtype == "float32" else 2)
+        return self.layers * 2 * self.kv_heads * self.page_tokens * head
 
 
 class Registered(msgspec.Struct, array_like=True, frozen=True, tag=10):
@@ -51,6 +53,8 @@ class Registered(msgspec.Struct, array_like=True, frozen=True, tag=10):
         kind: "generate", or of an encoder, which keeps no KV, "embed" or "rerank"; `kv` then has no layers, and a page
             as long as the context.
         dimensions: of what an encoder answers each row with; 0 of a decoder.
+        drafts: most draft tokens of a row that it can propose and verify in one step; 0 where it proposes none.
+        device_pages: that its slots can hold at once, where KV is computed in device memory; 0 where that is the arena.
     """
 
     model: str
@@ -70,6 +74,8 @@ class Registered(msgspec.Struct, array_like=True, frozen=True, tag=10):
     threads: int = 1
     kind: str = "generate"
     dimensions: int = 0
+    drafts: int = 0
+    device_pages: int = 0
 
 
 class SlotOpen(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -81,6 +87,7 @@ class SlotOpen(msgspec.Struct, array_like=True, frozen=True, gc=False):
         computed: leading tokens whose KV is already in `pages`.
         pages: the block table so far, packed u32; `generations` likewise.
         segment: for an encoder, how many of `tokens` belong to the first text; the others are of the second.
+        adapter: number of the adapter that it is computed with, which is there (`KeepAdapters`); 0 is none.
     """
 
     slot: int
@@ -93,6 +100,7 @@ class SlotOpen(msgspec.Struct, array_like=True, frozen=True, gc=False):
     sampling: Sampling
     prompt_logprobs: int = -1
     segment: int = 0
+    adapter: int = 0
 
 
 class StepPlan(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=20):
@@ -101,13 +109,22 @@ class StepPlan(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=20):
     A row is one slot's share of the step. Row r computes tokens `starts[r] .. starts[r]+counts[r]-1` of its slot;
     token ids the slot does not have yet are the ones drawn by earlier steps.
 
+    Where there are `drafts`, a row of one token that draws begins at its slot's last token, wherever that is: how many
+    tokens a step in flight brings is known at the worker alone, and `starts` is the least it can be. The worker may
+    append draft tokens to such a row. It draws after each of the row's tokens in turn, for as long as what was drawn is
+    what was drafted.
+
     Attributes:
         step: 1, 2, ... per scheduler incarnation and replica.
         closes: slots that are free from now on, packed u32.
-        slots, starts, counts: packed u32, one per row. Rows with more than one token (prefill chunks) come first.
+        slots, starts, counts: packed u32, one per row. Prefill chunks come first.
         samples: one byte per row; 1 where the row's last logits are drawn from. 0 in all rows of an encoder, each of
             which is a whole sequence.
         page_slots, pages, page_generations: packed u32; pages appended to block tables, in order.
+        drafts: one byte per row, the most draft tokens that it may have; empty where no row may have any, nor could in
+            a step in flight.
+        forgets: packed u32, after the closes: pages that left block tables without a name, and may be given to others
+            under the same generation. For workers that keep copies of pages.
     """
 
     step: int
@@ -120,13 +137,16 @@ class StepPlan(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=20):
     page_slots: bytes
     pages: bytes
     page_generations: bytes
+    drafts: bytes = b""
+    forgets: bytes = b""
 
 
 class StepResult(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=11):
     """rank 0 -> scheduler: what a step drew. Other ranks send it too, with empty arrays, so their progress is seen.
 
     Attributes:
-        slots: packed u32, rows that were sampled, in plan order; `tokens` likewise.
+        slots: packed u32, rows that were sampled, in plan order.
+        tokens: packed u32, what was drawn, row after row.
         logprobs: (index into `tokens`, value) for slots that asked.
         prompt_logprobs: (slot, first prompt position, values) for prefill rows that asked.
         waited_ns: idle between the end of the last step and the arrival of this plan.
@@ -134,6 +154,9 @@ class StepResult(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=11)
         vectors: an encoder's, packed f32, `Registered.dimensions` of each row, in plan order.
         failed: (slot, why) of rows that cannot go on, and are nobody else's trouble; what was drawn for them means
             nothing.
+        drawn: one byte per sampled row, how many of `tokens` are its; empty where each has one.
+        drafted: one byte per sampled row, draft tokens that it had. `drawn` less one of them were right.
+        drafting_ns: of `ran_ns`, to propose drafts; `behind_ns` of it to follow tokens that were not drafted.
     """
 
     step: int
@@ -145,6 +168,10 @@ class StepResult(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=11)
     prompt_logprobs: tuple[tuple[int, int, tuple[TokenLogprobs, ...]], ...] = ()
     vectors: bytes = b""
     failed: tuple[tuple[int, str], ...] = ()
+    drawn: bytes = b""
+    drafted: bytes = b""
+    drafting_ns: int = 0
+    behind_ns: int = 0
 
 
 class StepFailed(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=12):
@@ -173,5 +200,5 @@ class Reset(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=21):
     next_step: int
 
 
-ToWorker = Welcome | Heartbeat | Nack | Bye | StepPlan | Reset
-ToSchedulerFromWorker = Hello | Heartbeat | Nack | Bye | Registered | StepResult | StepFailed | Leaving
+ToWorker = Welcome | Heartbeat | Nack | Bye | StepPlan | Reset | KeepAdapters
+ToSchedulerFromWorker = Hello | Heartbeat | Nack | Bye | Registered | StepResult | StepFailed | Leaving | AdapterState

@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 
 from bus.messages.common import ProcessState
-from bus.messages.vitals import Doors, PagesView, SchedulerView, Steps, WorkerView
+from bus.messages.vitals import AccountsView, Doors, PagesView, SchedulerView, Steps, WorkerView
 
 InstrumentKind = Literal["counter", "gauge", "histogram"]
 
@@ -83,6 +83,7 @@ HeldFor = Literal[
     "pages",  # value = how many it needs
     "lookup",  # the page server is asked which blocks it has
     "disk",  # blocks come from disk; value = tokens
+    "adapter",  # its adapter is being read, or waits for room
     "sibling",  # another request computes the same prefix
     "backlog",  # the replicas have as many tokens of prompts to compute as go into a step; value = how many
     "turn",  # nothing of its own any more: those before it
@@ -153,4 +154,4 @@ class LiveRequests(msgspec.Struct, array_like=True, frozen=True, tag=12):
     deadline_ns: int = 0
 
 
-ToMetrics = Sample | Timeline | LiveRequests | Steps | SchedulerView | PagesView | Doors | WorkerView
+ToMetrics = Sample | Timeline | LiveRequests | Steps | SchedulerView | PagesView | Doors | WorkerView | AccountsView

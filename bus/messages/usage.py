@@ -23,7 +23,7 @@ Outcome = Literal[
     "rejected",  # turned away: a limit, a budget, a model that is not allowed, too much work
 ]
 
-Grouping = Literal["model", "tenant", "key", "hour", "day", "request", "organisation", "project"]
+Grouping = Literal["model", "tenant", "key", "hour", "day", "request", "organisation", "project", "call"]
 
 
 class UsageRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -38,6 +38,8 @@ class UsageRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
             what of it was prefill.
         duration_ns: from the request's arrival to its end.
         cost_nano: what it is charged at by `[[price]]`, in billionths of the currency.
+        call: number that it has in common with the other samples of its call; 0 where it is the only one.
+        allowed: tokens that all samples of its call might generate (`max_total_tokens`); 0 where nobody said so.
     """
 
     request: int
@@ -53,6 +55,8 @@ class UsageRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
     prefill_ns: int = 0
     duration_ns: int = 0
     cost_nano: int = 0
+    call: int = 0
+    allowed: int = 0
 
 
 class TakeUsage(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=50):
@@ -74,7 +78,7 @@ class GetUsage(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=52):
     Attributes:
         since_s: Unix time; the hour (or the day, beyond 40 days) that it falls into counts in full.
         model: only this one; empty is all.
-        limit: most groups; the latest of "hour", "day" and "request", the largest of everything else.
+        limit: most groups; the latest of "hour", "day", "request" and "call", the largest of everything else.
         key, project: only this key, or this organisation or project; empty is all.
     """
 
@@ -98,6 +102,7 @@ class UsageRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
         rejected: attempts that were turned away; `requests` does not count them.
         cached: of `requests`, those that were answered without a model.
         charged_nano: by the price book, in billionths of the currency.
+        allowed: of a request or a call, tokens that all samples of the call might generate; 0 where nobody said so.
     """
 
     group: str
@@ -114,6 +119,7 @@ class UsageRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
     rejected: int = 0
     cached: int = 0
     charged_nano: int = 0
+    allowed: int = 0
 
 
 class HostUsage(msgspec.Struct, array_like=True, frozen=True, gc=False):

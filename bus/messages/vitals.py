@@ -39,6 +39,7 @@ class StepLine(msgspec.Struct, array_like=True, frozen=True, gc=False):
         chunks: prompts in it (request, tokens), the first eight; `chunk_count` says how many there are.
         waiting: requests in the queue when it was planned; `starved` pages that its rows wanted and did not get.
         bound: why there was not more in it.
+        drafted: draft tokens in its rows; `accepted` of them were right.
     """
 
     replica: int
@@ -58,6 +59,8 @@ class StepLine(msgspec.Struct, array_like=True, frozen=True, gc=False):
     waiting: int
     starved: int
     bound: StepBound
+    drafted: int = 0
+    accepted: int = 0
 
 
 class Steps(msgspec.Struct, array_like=True, frozen=True, tag=55):
@@ -290,6 +293,7 @@ class WorkerView(msgspec.Struct, array_like=True, frozen=True, tag=59):
         pool: "prefill", "decode", or empty where there are no such pools.
         kind: what the model is for, see `steps.Registered`.
         dimensions: of an encoder's answer.
+        device_memory: of a GPU, (what it is for, bytes), in order; empty where KV is the arena's.
     """
 
     name: str
@@ -319,3 +323,45 @@ class WorkerView(msgspec.Struct, array_like=True, frozen=True, tag=59):
     pool: str = ""
     kind: str = "generate"
     dimensions: int = 0
+    device_memory: tuple[tuple[str, int], ...] = ()
+
+
+class Standing(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """How a limit or a budget stands. Amounts as in `accounts.Allowance`.
+
+    Attributes:
+        kind, scope, dimension, model, amount, window_s, period: the allowance's.
+        label: the name of a key; empty of projects and organisations.
+        used: of the window, or the period, up to now; of concurrency nothing is.
+        leased: that ingresses hold: reserved, or ahead.
+        left: that could be given now; below 0 where more was used than allowed.
+    """
+
+    kind: str
+    scope: str
+    label: str
+    dimension: str
+    model: str
+    amount: int
+    window_s: int
+    period: str
+    used: int
+    leased: int
+    left: int
+
+
+class AccountsView(msgspec.Struct, array_like=True, frozen=True, tag=110):
+    """Limits and budgets: of those that were in use lately, the ones with the least left.
+
+    Attributes:
+        keys, projects, allowances: how many there are; keys that are good.
+        currency: of money.
+        standings: the one with the smallest part left first.
+    """
+
+    name: str
+    keys: int
+    projects: int
+    allowances: int
+    currency: str
+    standings: tuple[Standing, ...]

@@ -23,7 +23,7 @@ def create(
     *,
     project: str = "default/default",
     models: tuple[str, ...] = (),
-    role: Literal["member", "reader"] = "member",
+    role: Literal["member", "manager", "reader"] = "member",
     expires: str = "",
     networks: Annotated[tuple[str, ...], Parameter("--from")] = (),
     reason: str = "",
@@ -43,7 +43,7 @@ def create(
         name: For people.
         project: That it belongs to; made where it is not there yet.
         models: That it may ask for; all when not given.
-        role: A reader lists models and counts tokens, and generates nothing.
+        role: A reader lists models and counts tokens, and generates nothing; a manager loads and unloads adapters too.
         expires: After so long: 24h, 90d.
         networks: That it may be used from; everywhere when not given.
         reason: For the audit log.

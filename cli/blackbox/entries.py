@@ -17,7 +17,7 @@ from cli.blackbox.following import Follower
 
 # Fields of bytes: what they are. All others are packed u32.
 _U64: Final = frozenset({"requests"})
-_BYTES: Final = frozenset({"samples"})
+_BYTES: Final = frozenset({"samples", "drafts", "drawn", "drafted"})
 _HEX: Final = frozenset({"root", "digests", "parents", "evicted", "weights_digest"})
 _TEXT: Final = frozenset({"body", "text"})
 _MARKED: Final = frozenset(

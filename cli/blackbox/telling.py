@@ -66,8 +66,10 @@ def _plan(f: dict[str, Any]) -> str:
 
 
 def _result(f: dict[str, Any]) -> str:
+    tokens = sum(f.get("drawn") or ()) or len(f["slots"])
+    drafts = f", {sum(f['drafted'])} drafts" if f.get("drafted") else ""
     return (
-        f"step {f['step']}: {_count(f['slots'], 'token')}, waited {f['waited_ns'] / 1e6:.1f} ms, "
+        f"step {f['step']}: {_count_of(tokens, 'token')}{drafts}, waited {f['waited_ns'] / 1e6:.1f} ms, "
         f"ran {f['ran_ns'] / 1e6:.1f} ms"
     )
 

@@ -82,7 +82,7 @@ def explain(request: str, *, json: Switch = False) -> int:
 @app.command(group=LOOKING, sort_key=4)
 def usage(
     *,
-    by: Literal["model", "tenant", "organisation", "project", "key", "hour", "day", "request"] = "model",
+    by: Literal["model", "tenant", "organisation", "project", "key", "hour", "day", "request", "call"] = "model",
     since: str = "24h",
     model: str = "",
     project: str = "",
@@ -105,7 +105,8 @@ def usage(
     Costs need [cost] price_per_hour in the configuration; they are those of the prices that were in force then.
 
     Args:
-        by: One line for each of these. Hours and days are UTC's; "request" lists the latest.
+        by: One line for each of these. Hours and days are UTC's; "request" lists the latest, "call" too, with the
+            samples of a call as one.
         since: How far back: minutes, hours, days or weeks, as 90m, 24h, 7d, 4w. The hour that this falls into counts
             in full; beyond 40 days, and by day, the day does.
         model: Only requests of this one.

@@ -227,9 +227,9 @@ def _listen_address(text: str) -> str:
 
 def _check(config: Config) -> None:
     for model in config.model:
-        path = model.source.removeprefix("path:")
-        if path.startswith(_HIDDEN):
-            raise Unfit(
-                f"model {model.name!r}: {path} is hidden from the services (ProtectHome=); move it, for example to "
-                "/var/lib/headrace/models or /srv"
-            )
+        for path in (source.removeprefix("path:") for source in model.sources.values()):
+            if path.startswith(_HIDDEN):
+                raise Unfit(
+                    f"model {model.name!r}: {path} is hidden from the services (ProtectHome=); move it, for example to "
+                    "/var/lib/headrace/models or /srv"
+                )

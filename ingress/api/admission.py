@@ -145,4 +145,8 @@ def _part(job: Job, model: Served, *, first: bool) -> Part:
     """One choice, as it counts."""
     room = max(1, model.context_tokens - job.prompt_tokens)
     most = room if job.max_tokens is None else min(room, job.max_tokens)
-    return Part(job.request, job.prompt_tokens if job.counts_prompt else 0, most, int(first))
+    beams = job.beams.width if job.beams is not None else 1
+    most *= beams
+    if job.pool is not None:
+        most = min(most, job.pool.size)
+    return Part(job.request, job.prompt_tokens if job.counts_prompt else 0, most, int(first), beams)

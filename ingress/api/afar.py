@@ -20,6 +20,7 @@ from ingress.api.telling import Telling, Whole
 from ingress.engine import Job
 from ingress.errors import ApiError
 from ingress.records import Adopted, Drawn, Opening, Record
+from ingress.samples.choosing import Choosing
 from ingress.streams import Finish, Part, Piece, Stream, joined
 from ingress.upstreams.upstreams import Elsewhere, Upstreams
 
@@ -57,7 +58,7 @@ async def retell(
         streams = await opened_together(again)
         streams = [guard(stream) for stream in streams] if guard is not None else streams
         if not plan.streams:
-            return Whole(renderer, streams, plan.n)
+            return Whole(renderer, streams, Choosing(plan.n, plan.n))
         if begun:
             renderer.first()
         return Telling(renderer, dict(enumerate(streams)), begun=begun)

@@ -11,7 +11,9 @@ from typing import NamedTuple, Protocol
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from bus.blocks import salted_root
 from ingress.api import schema_common as schema
+from ingress.api.schema_other import ModelCard
 from ingress.engine import Finish, Piece, ServedModel, TokenText
 from ingress.errors import ApiError, internal
 
@@ -86,7 +88,21 @@ class Mould:
 def fingerprint(model: ServedModel) -> str | None:
     """Known once a replica has registered."""
     root = model.facts.root if model.facts is not None else b""
+    if root and model.is_adapter:
+        root = salted_root(root, b"", model.adapter)
     return f"fp_{root.hex()[:12]}" if root else None
+
+
+def model_card(model: ServedModel) -> ModelCard:
+    """A model, or an adapter, as it is listed."""
+    return ModelCard(
+        id=model.name,
+        created=model.created,
+        max_model_len=model.context_tokens,
+        ready=model.ready,
+        kind=model.kind,
+        parent=model.base if model.is_adapter else None,
+    )
 
 
 def failure(finish: Finish) -> ApiError:
@@ -131,18 +147,21 @@ def guards(finish: Finish | None) -> dict[str, str] | UnsetType:
 
 
 def total_usage(finishes: Sequence[Finish], n: int) -> schema.Usage:
-    """One account for all choices: each prompt counts once, whatever `n`."""
+    """One account for all choices: each prompt counts once, whatever `n`, and every token that was drawn."""
     prompt = sum(finish.usage.prompt_tokens for finish in finishes[::n])
     cached = sum(finish.usage.cached_tokens for finish in finishes[::n])
-    completion = sum(finish.usage.completion_tokens for finish in finishes)
+    others = sum(finish.usage.others for finish in finishes)
+    completion = others + sum(finish.usage.completion_tokens for finish in finishes)
+    allowed = max(finish.usage.allowed for finish in finishes)
     thought = sum(finish.usage.reasoning_tokens for finish in finishes)
     return schema.Usage(
         prompt,
         completion,
         prompt + completion,
         schema.PromptTokensDetails(cached),
-        schema.CompletionTokensDetails(thought),
+        schema.CompletionTokensDetails(thought, others or UNSET),
         True if any(finish.usage.estimated for finish in finishes) else UNSET,
+        allowed or UNSET,
     )
 
 

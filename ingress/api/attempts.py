@@ -123,12 +123,15 @@ class Attempts:
             plan = await kind.plan(request, model, caller, None)
             if margins:
                 plan = plan._replace(jobs=[_with_margins(job) for job in plan.jobs])
+            if model.is_adapter:
+                plan = plan._replace(jobs=[replace(job, adapter=model.adapter) for job in plan.jobs])
             plan = plan._replace(jobs=list(await self._reserve(plan, model, caller)))
             if self._cache is None:
                 opening = partial(_uncached, partial(open_all, self._engine), plan)
             else:
                 opening = partial(self._cache.open, request, plan, model, caller, partial(open_all, self._engine))
             opened = await self._opened(opening, plan, name, caller, ask)
+            model = self._engine.served(name) or model  # of an adapter more may be known by now
             return Tried(name, plan, opened, fingerprint(model), model.tokenizer, course, bool(margins))
         asked = chat()
         assert asked is not None  # `Candidate.surfaces`

@@ -13,12 +13,30 @@ from ingress.streams import merge
 
 
 async def open_all(engine: Engine, jobs: Sequence[Job]) -> list[Stream]:
-    """Open every job, or none.
+    """Open every job, or none. A job that is searched for has as many streams as answers.
 
     Raises:
         ApiError: the first refusal; what was opened is aborted.
     """
-    return await opened_together([partial(engine.open, job) for job in jobs])
+    if jobs[0].beams is None:
+        return await opened_together([partial(engine.open, job) for job in jobs])
+    return await search_all(engine, jobs)
+
+
+async def search_all(engine: Engine, jobs: Sequence[Job], *, promised: bool = False) -> list[Stream]:
+    """The same for jobs that are searched for. promised: by an ingress that died.
+
+    Raises:
+        ApiError: see `open_all`.
+    """
+    streams: list[Stream] = []
+    try:
+        for job in jobs:
+            streams += await engine.search(job, promised=promised)
+    except BaseException:
+        engine.abort({stream.request for stream in streams})
+        raise
+    return streams
 
 
 async def opened_together(openings: Sequence[Callable[[], Coroutine[Any, Any, Stream]]]) -> list[Stream]:

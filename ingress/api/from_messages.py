@@ -24,6 +24,7 @@ from ingress.api.schema_messages import (
     MessagesRequest,
     TextBlock,
     ThinkingInput,
+    ThinkingSettings,
     ToolResultBlock,
     ToolUseBlock,
     Turn,
@@ -33,13 +34,10 @@ from ingress.errors import ApiError, invalid_request, unsupported_parameter
 # Of `anthropic-version`. They differ in what they refuse: what the newer one took away is honoured in both.
 VERSIONS: Final = ("2023-06-01", "2026-10-21")
 
-_THINKS_ITSELF: Final = "there is no setting for how models think"
-_COUNT_REFUSALS: validate.Refusals = {
-    "thinking": (({"type": "disabled"},), _THINKS_ITSELF),
-    "output_config": (({},), "there is no setting for effort or format"),
-}
+_THINKING_REFUSALS: validate.Refusals = {"display": (("summarized",), "thoughts are told whole")}
+_OUTPUT_REFUSALS: validate.Refusals = {"format": ((), "see tools, or response_format of chat completions")}
+_OURS: Final = {"thinking_token_budget": "thinking.budget_tokens", "reasoning_effort": "output_config.effort"}
 _REFUSALS: validate.Refusals = {
-    **_COUNT_REFUSALS,
     "container": ((), "there are no containers"),
     "context_management": ((), "prompts are not shortened"),
     "diagnostics": ((), "there are none; see headrace explain"),
@@ -70,7 +68,6 @@ def count_request(body: bytes) -> CountRequest:
         ApiError: 400.
     """
     request = validate.decode(body, CountRequest)
-    validate.refuse(request, _COUNT_REFUSALS)
     _check(request)
     return request
 
@@ -105,6 +102,7 @@ def as_chat(request: CountRequest) -> ChatRequest:
         continue_final_message=continues or None,
         **limits,
         **_tools(request),
+        **_thinking(request),
         **request.extensions,
     )
     try:
@@ -117,9 +115,10 @@ def as_chat(request: CountRequest) -> ChatRequest:
 
 def in_own_words(error: ApiError) -> ApiError:
     """An error about the chat that a message is, by the parameter's name here."""
-    theirs = error.param or ""
-    ours = theirs.replace(".function.parameters", ".input_schema").replace(".function", "")
-    return ApiError(error.status, error.type, error.message.replace(theirs, ours), code=error.code, param=ours or None)
+    if (theirs := error.param) is None:
+        return error
+    ours = _OURS.get(theirs) or theirs.replace(".function.parameters", ".input_schema").replace(".function", "")
+    return ApiError(error.status, error.type, error.message.replace(theirs, ours), code=error.code, param=ours)
 
 
 def _tools(request: CountRequest) -> dict[str, Any]:
@@ -147,7 +146,41 @@ def _tools(request: CountRequest) -> dict[str, Any]:
     }
 
 
+def _thinking(request: CountRequest) -> dict[str, Any]:
+    """How much to think, in the words of chats."""
+    effort = request.output_config.effort if request.output_config is not None else None
+    named = {"reasoning_effort": "xhigh" if effort == "max" else effort}
+    match request.thinking:
+        case ThinkingSettings(type="disabled"):
+            return {"reasoning_effort": "none"}
+        case ThinkingSettings(type="enabled", budget_tokens=budget):
+            return {**named, "thinking_token_budget": budget}
+        case ThinkingSettings():
+            return {"reasoning_effort": named["reasoning_effort"] or "high"}
+        case _:
+            return named
+
+
+def _check_thinking(request: CountRequest) -> None:
+    if request.output_config is not None:
+        validate.refuse(request.output_config, _OUTPUT_REFUSALS, "output_config.")
+    if (thinking := request.thinking) is None:
+        return
+    validate.refuse(thinking, _THINKING_REFUSALS, "thinking.")
+    budget = thinking.budget_tokens
+    if (thinking.type == "enabled") != (budget is not None):
+        raise invalid_request(
+            'thinking: budget_tokens belongs to the type "enabled", and to no other.', param="thinking.budget_tokens"
+        )
+    limit = request.max_tokens if isinstance(request, MessagesRequest) else None
+    if budget is not None and limit is not None and budget >= limit:
+        raise invalid_request(
+            f"thinking.budget_tokens: {budget} is not less than max_tokens, {limit}.", param="thinking.budget_tokens"
+        )
+
+
 def _check(request: CountRequest) -> None:
+    _check_thinking(request)
     choice = request.tool_choice
     if choice is not None and (choice.type == "tool") != (choice.name is not None):
         raise invalid_request('tool_choice: a name belongs to the type "tool", and to no other.', param="tool_choice")

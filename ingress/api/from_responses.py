@@ -55,9 +55,10 @@ _REFUSALS: validate.Refusals = {
     "service_tier": (("auto", "default", "flex"), "there are two tiers; see priority"),
     "truncation": (("disabled",), "prompts are not shortened"),
 }
-_REASONING_REFUSALS: validate.Refusals = dict.fromkeys(
-    ("effort", "summary", "generate_summary", "context", "mode"), ((), "there is no setting for how models think")
-) | {"effort": (("none",), "there is no setting for how models think")}
+_REASONING_REFUSALS: validate.Refusals = {
+    **dict.fromkeys(("summary", "generate_summary"), ((), "thoughts are told whole, there are no summaries")),
+    **dict.fromkeys(("context", "mode"), ((), "see effort, and thinking_token_budget")),
+}
 _TEXT_REFUSALS: validate.Refusals = {
     "verbosity": (("medium",), "there is no setting for verbosity; say it in the prompt"),
 }  # fmt: skip
@@ -153,6 +154,8 @@ def as_chat(request: ResponsesRequest, earlier: Sequence[Item]) -> ChatRequest:
         tools=_tools(request),
         tool_choice=_choice(request),
         parallel_tool_calls=request.parallel_tool_calls,
+        reasoning_effort=request.reasoning.effort if request.reasoning is not None else None,
+        thinking_token_budget=request.thinking_token_budget,
         **request.extensions,
     )
 
@@ -160,8 +163,8 @@ def as_chat(request: ResponsesRequest, earlier: Sequence[Item]) -> ChatRequest:
 def in_own_words(error: ApiError) -> ApiError:
     """An error about the chat that a response is, by the parameter's name here."""
     theirs = error.param or ""
-    if theirs.startswith("tools"):
-        ours = theirs.replace(".function", "")
+    if theirs == "reasoning_effort" or theirs.startswith("tools"):
+        ours = theirs.replace(".function", "").replace("reasoning_effort", "reasoning.effort")
         return ApiError(error.status, error.type, error.message.replace(theirs, ours), code=error.code, param=ours)
     if not theirs.startswith("response_format"):
         return error

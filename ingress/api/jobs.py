@@ -9,28 +9,26 @@ import asyncio
 import hashlib
 import re
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from bus.messages.requests import Grammar, Sampling
+from bus.messages.requests import Grammar, Sampling, Thought
+from ingress.api import manner
 from ingress.api.schema_chat import AssistantMessage, ChatRequest, DeveloperMessage, FunctionMessage, Message
 from ingress.api.schema_common import Generation
 from ingress.api.schema_completion import CompletionRequest
 from ingress.api.validate import prompts_of
 from ingress.engine import Job, ServedModel
-from ingress.errors import ApiError, invalid_request
+from ingress.errors import invalid_request
 from ingress.gate.roster import Grantee
-from ingress.grammar import writing
-from ingress.grammar.wanted import wanted
+from ingress.samples.asked import beams_of, check_scored, pool_of, require_here, samples_of, wants_logprobs
 from ingress.text.control import ControlNames
 from ingress.text.prompt import Rendered
 from ingress.text.prompt import render as render_prompt
 from ingress.text.reasoning import Thinking
 from ingress.timing import Marks
-from ingress.tools.offered import Offered, offered
-from ingress.tools.styles import Style
 
 DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's, for /v1/completions only
 # Version, trace id, parent id, flags; ids that are all zero name nothing.
@@ -140,7 +138,12 @@ class Settled(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What a call wants: choice `i` answers `jobs[i]`, whose prompt is `prompts[i // n]`."""
+    """What a call wants: `n` answers to each prompt, out of `samples` streams. Stream `i` is of prompt `i // samples`,
+    and of job `i`, or, where answers are searched for, of job `i // samples`.
+
+    Attributes:
+        drawn: `samples`, where that is not `n`.
+    """
 
     prompts: list[Prompt]
     jobs: list[Job]
@@ -148,6 +151,12 @@ class Plan(NamedTuple):
     seed: int = 0
     streams: bool = True
     grammar: str = ""
+    drawn: int = 0
+
+    @property
+    def samples(self) -> int:
+        """Streams of each prompt."""
+        return self.drawn or self.n
 
     @property
     def settled(self) -> Settled:
@@ -166,61 +175,20 @@ async def plan_chat(request: ChatRequest, model: ServedModel, caller: Caller, se
     else:
         prompts = [Prompt(None, await ids_of(request, model, caller.marks))]
     alternatives = -1 if not request.logprobs else request.top_logprobs or 0
-    thinking = model.thinking(prompts[0].ids)
-    calling = calling_of(request, model)
+    thinking = manner.thinking_of(request, model, prompts[0].ids)
+    budget = manner.reasoning_of(request, model).budget
+    calling = manner.calling_of(request, model)
     if settled is not None:
         text = settled.grammar
     elif calling is not None:
-        text = await _calls_grammar(calling, request, model, caller, thinking)
+        text = await manner.calls_grammar(calling, request, model, caller.tenant, thinking)
     else:
-        text = await _grammar(request, model, caller, thinking)
+        text = await manner.grammar(request, model, caller.tenant, thinking)
     return _plan(
         request, model.name, caller, prompts, settled, request.limit, alternatives, request.prompt_logprobs,
-        _followed(text, model), thinking, calling.style.name if calling is not None else "",
+        manner.followed(text, model), thinking, calling.style.name if calling is not None else "",
+        manner.bounded(thinking, budget, model),
     )  # fmt: skip
-
-
-async def _calls_grammar(
-    calling: Calling, request: ChatRequest, model: ServedModel, caller: Caller, thinking: Thinking
-) -> str:
-    """What an answer that may call shall be, as a grammar that was tried. Where a schema cannot be followed that need
-    not be, its tool is given any object.
-
-    Raises:
-        ApiError: 400, one that must be cannot be; 429.
-    """
-    offer, style = calling
-    asked = wanted(request)
-    answer = writing.answer(asked) if asked is not None else ""
-    followed = offer._replace(tools=tuple(tool._replace(parameters=tool.followed) for tool in offer.tools))
-    loose = offer._replace(
-        tools=tuple(tool if tool.strict else tool._replace(parameters={"type": "object"}) for tool in followed.tools)
-    )
-    try:
-        return await model.trials.tried(
-            style.grammar(followed, thinking, model.control_tokens, answer), "tools", caller.tenant
-        )
-    except ApiError as error:
-        if error.status != 400 or loose == followed:
-            raise
-    return await model.trials.tried(
-        style.grammar(loose, thinking, model.control_tokens, answer), "tools", caller.tenant
-    )
-
-
-async def _grammar(request: Generation, model: ServedModel, caller: Caller, thinking: Thinking = "off") -> str:
-    """What the answer shall be, as a grammar that was tried; empty where it may be anything.
-
-    Raises:
-        ApiError: 400, it cannot be used; 429.
-    """
-    if (asked := wanted(request)) is None:
-        return ""
-    return await model.trials.tried(writing.grammar(asked, thinking), asked.param, caller.tenant)
-
-
-def _followed(text: str, model: ServedModel) -> Grammar | None:
-    return model.trials.grammar(text, model.tokenizer, model.eos_ids) if text else None
 
 
 def plan_elsewhere(request: ChatRequest, name: str, caller: Caller, tokens: int) -> Plan:
@@ -229,6 +197,7 @@ def plan_elsewhere(request: ChatRequest, name: str, caller: Caller, tokens: int)
     Args:
         tokens: of the prompt, estimated.
     """
+    require_here(request, name)
     alternatives = -1 if not request.logprobs else request.top_logprobs or 0
     return _plan(request, name, caller, [Prompt(None, [], tokens)], None, request.limit, alternatives, None, None)
 
@@ -237,43 +206,19 @@ async def ids_of(request: ChatRequest, model: ServedModel, marks: Marks | None =
     """Token ids of a chat's prompt.
 
     Raises:
-        ApiError: see `chat_ids`; 400, the model calls no tools.
+        ApiError: see `chat_ids`; 400, the model calls no tools, or cannot be asked to think so.
     """
-    calling = calling_of(request, model)
+    calling = manner.calling_of(request, model)
     return await chat_ids(
         model,
         request.messages,
         add_generation_prompt=request.add_generation_prompt,
         continue_final_message=request.continue_final_message,
-        extra=request.chat_template_kwargs,
+        extra=manner.reasoning_of(request, model).variables,
         allow_special_tokens=request.allow_special_tokens,
         marks=marks,
         tools=calling.offer.for_template() if calling is not None else None,
     )
-
-
-class Calling(NamedTuple):
-    """What an answer may call, and how its model writes that."""
-
-    offer: Offered
-    style: Style
-
-
-def calling_of(request: ChatRequest, model: ServedModel) -> Calling | None:
-    """None where nothing may be called.
-
-    Raises:
-        ApiError: 400, the model calls no tools.
-    """
-    offer = offered(request.tools, request.tool_choice, parallel=request.parallel_tool_calls)
-    if offer is None:
-        return None
-    if model.calls is None:
-        raise invalid_request(
-            f"tools: the chat template of {model.name!r} knows no tools, or writes calls in a way that is not known "
-            "([[model]] tool_parser names one).", param="tools", code="no_tools",
-        )  # fmt: skip
-    return Calling(offer, model.calls)
 
 
 async def plan_completion(
@@ -294,8 +239,10 @@ async def plan_completion(
     echoed = request.logprobs if request.echo else None
     scored = max((count for count in (request.prompt_logprobs, echoed) if count is not None), default=None)
     limit = DEFAULT_COMPLETION_TOKENS if request.max_tokens is None else request.max_tokens
-    text = settled.grammar if settled is not None else await _grammar(request, model, caller)
-    return _plan(request, model.name, caller, prompts, settled, limit, alternatives, scored, _followed(text, model))
+    text = settled.grammar if settled is not None else await manner.grammar(request, model, caller.tenant)
+    return _plan(
+        request, model.name, caller, prompts, settled, limit, alternatives, scored, manner.followed(text, model)
+    )
 
 
 async def chat_ids(
@@ -304,7 +251,7 @@ async def chat_ids(
     *,
     add_generation_prompt: bool | None,
     continue_final_message: bool | None,
-    extra: dict[str, Any] | None,
+    extra: Mapping[str, Any] | None,
     allow_special_tokens: bool | None = None,
     marks: Marks | None = None,
     tools: list[dict[str, Any]] | None = None,
@@ -377,8 +324,9 @@ def _plan(
     alternatives: int,
     prompt_logprobs: int | None,
     grammar: Grammar | None,
-    thinking: Thinking = "off",
+    thinking: Thinking | None = None,
     calls: str = "",
+    thought: Thought | None = None,
 ) -> Plan:
     if caller.marks is not None:
         caller.marks.tokenized()
@@ -388,6 +336,13 @@ def _plan(
         seed = named
     else:
         seed = secrets.randbits(63)
+    beams, samples, pool = beams_of(request), samples_of(request), pool_of(request)
+    drawn = 1 if beams is not None else samples
+    if prompt_logprobs is not None:
+        check_scored(sum(prompt.tokens for prompt in prompts), prompt_logprobs, drawn if request.streams else 1)
+    call = caller.request or secrets.randbits(63) if len(prompts) * drawn > 1 else 0
+    if pool is not None and limit is not None:
+        limit = min(limit, pool.size)
     sampling = Sampling(
         temperature=1.0 if request.temperature is None else request.temperature,
         top_p=1.0 if request.top_p is None else request.top_p,
@@ -397,13 +352,14 @@ def _plan(
         presence_penalty=request.presence_penalty or 0.0,
         frequency_penalty=request.frequency_penalty or 0.0,
         logit_bias=tuple((request.logit_bias or {}).items()),
-        logprobs=alternatives,
+        logprobs=max(alternatives, 0) if wants_logprobs(request) else alternatives,
         grammar=grammar,
+        thought=thought,
     )
 
     def jobs() -> Iterator[Job]:
         for index, prompt in enumerate(prompts):
-            for choice in range(request.n or 1):
+            for choice in range(drawn):
                 yield Job(
                     model=name,
                     prompt=prompt.ids,
@@ -424,10 +380,8 @@ def _plan(
                     traceparent=caller.traceparent,
                     batch=caller.batch or tier_of(request) == "flex",
                     weight=caller.weight,
-                    # The same for every choice of a prompt: asked for once. In a stream no choice waits for another.
-                    prompt_logprobs=-1
-                    if prompt_logprobs is None or (choice and not request.streams)
-                    else prompt_logprobs,
+                    # The same for every choice of a prompt: asked for once, or each would compute all of it.
+                    prompt_logprobs=-1 if prompt_logprobs is None or choice else prompt_logprobs,
                     skip_special_tokens=request.skip_special_tokens is not False,
                     received_ns=caller.received_ns,
                     marks=caller.marks,
@@ -435,8 +389,12 @@ def _plan(
                     thinking=thinking,
                     calls=calls,
                     request=caller.request if index == choice == 0 else 0,
+                    call=call,
+                    pool=pool,
+                    beams=beams,
                 )
 
     return Plan(
-        prompts, list(jobs()), request.n or 1, seed, request.streams, grammar.text if grammar is not None else ""
-    )
+        prompts, list(jobs()), request.n or 1, seed, request.streams, grammar.text if grammar is not None else "",
+        samples,
+    )  # fmt: skip

@@ -33,8 +33,10 @@ def ledger(finish: Finish) -> RequestTiming | UnsetType:
         cached_tokens=CachedTokens(account.memory_tokens, account.disk_tokens),
         computed_tokens=account.computed_tokens,
         chunks=account.chunks,
-        # The last chunk of each prefill draws a token; every other token has a step of its own.
-        steps=account.chunks + max(0, timing.tokens - account.placed),
+        # The last chunk of each prefill draws a token; every other token has a step of its own, but for right drafts.
+        steps=account.chunks + max(0, timing.tokens - account.placed - account.accepted),
+        draft_tokens=account.drafted,
+        accepted_draft_tokens=account.accepted,
         tokens=timing.tokens,
         preemptions=account.preemptions,
         resumptions=account.resumptions + max(timing.resubmissions, timing.adoptions),

@@ -71,7 +71,10 @@ async def _plan_response(
 
 
 async def _plan_message(request: MessagesRequest, model: ServedModel, caller: Caller, settled: Settled | None) -> Plan:
-    return await plan_chat(from_messages.as_chat(request), model, caller, settled)
+    try:
+        return await plan_chat(from_messages.as_chat(request), model, caller, settled)
+    except ApiError as error:
+        raise from_messages.in_own_words(error) from None
 
 
 def _of_this_host(decode: Callable[[bytes], Any]) -> Decode:

@@ -12,22 +12,24 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
 
+from bus.config import ModelConfig
 from bus.config.routes import RouteConfig
 from bus.messages.clients import Operation
 from bus.packed import pack_u32
 from bus.prices import PriceBook
 from ingress.accounts import NoLedger
 from ingress.api import from_messages, validate
+from ingress.api.adapters import AdapterCalls
 from ingress.api.admission import Admission
-from ingress.api.answer import Head, Renderer, encode
+from ingress.api.answer import Head, Renderer, encode, model_card
 from ingress.api.attempts import Attempts
 from ingress.api.batches import Batches
-from ingress.api.choices import collect
 from ingress.api.encoders import Encoders, require_generates
 from ingress.api.events import Events
 from ingress.api.jobs import Caller, chat_ids, ids_of
 from ingress.api.once import Kept, checked, once
 from ingress.api.operations import KINDS
+from ingress.api.schema_common import Generation
 from ingress.api.schema_messages import TokenCount
 from ingress.api.schema_other import (
     DetokenizeReply,
@@ -45,7 +47,7 @@ from ingress.api.streaming import Find, Host, Streaming
 from ingress.api.telling import Telling, Whole
 from ingress.api.validate import EVERYTHING
 from ingress.cache.front import AnswerCache
-from ingress.engine import Engine, ServedModel, Stream
+from ingress.engine import Engine, Stream
 from ingress.errors import ApiError, invalid_request, not_found, not_ready
 from ingress.guards.look import Whose
 from ingress.guards.stage import Guards, tell_found
@@ -53,9 +55,14 @@ from ingress.health import ModelHealth
 from ingress.journal import Journals
 from ingress.mirror import Mirror
 from ingress.overhead import Overhead
+from ingress.quota import Quota
 from ingress.records import Opening
-from ingress.replay import Replay
+from ingress.replay import QUOTA, Replay
 from ingress.routing import Routing
+from ingress.samples.asked import Most
+from ingress.samples.choosing import Choosing
+from ingress.samples.scorers import check_scorer
+from ingress.samples.scorers import choosing as choosing_of
 from ingress.timing import Marks
 from ingress.upstreams.upstreams import Upstreams
 
@@ -72,7 +79,7 @@ class _Open(NamedTuple):
     opening: Opening
     renderer: Renderer
     streams: list[Stream]
-    n: int
+    choosing: Choosing
     streams_events: bool
     kept: bool
     read: Callable[[Events], Coroutine[Any, Any, bytes]]
@@ -81,8 +88,8 @@ class _Open(NamedTuple):
     def telling(self) -> Telling | Whole:
         """For an answer that is kept."""
         if self.kept:
-            return Telling(self.renderer, dict(enumerate(self.streams)))
-        return Whole(self.renderer, self.streams, self.n)
+            return Telling(self.renderer, dict(enumerate(self.streams)), samples=self.choosing.samples)
+        return Whole(self.renderer, self.streams, self.choosing)
 
 
 class Pipeline:
@@ -91,7 +98,7 @@ class Pipeline:
     Args:
         engine: does the work.
         host: its loop is the clock.
-        journals, grace_s, stored_s, find: see `Streaming`.
+        journals, grace_s, stored_s, quota, find: see `Streaming`.
         ask: see `Stored`.
         cache: answers calls that were answered before.
         guards: look at what goes in and out.
@@ -101,6 +108,8 @@ class Pipeline:
         prices: of models, which routes compare.
         mirror: has other models asked too.
         batches: the way to files and batches.
+        most: samples that a prompt may have.
+        models: as configured.
 
     Attributes:
         batches: the same.
@@ -114,6 +123,7 @@ class Pipeline:
         *,
         grace_s: float,
         stored_s: float,
+        quota: Quota = QUOTA,
         find: Find,
         ask: Ask,
         cache: AnswerCache | None = None,
@@ -124,7 +134,10 @@ class Pipeline:
         prices: PriceBook | None = None,
         mirror: Mirror | None = None,
         batches: Batches | None = None,
+        most: Most | None = None,
+        models: Sequence[ModelConfig] = (),
     ) -> None:
+        self._most = most or Most()
         telemetry = host.telemetry
         self.batches = batches or Batches(None)
         self._admission = admission or Admission(None, NoLedger())
@@ -134,11 +147,12 @@ class Pipeline:
         self._routing = Routing(engine, upstreams, routes, prices or PriceBook(()), telemetry)
         self._attempts = Attempts(engine, self._routing, upstreams, self._admission, cache, telemetry, mirror)
         self._streaming = Streaming(
-            engine, host, journals, grace_s=grace_s, stored_s=stored_s, find=find, guards=self._guards,
+            engine, host, journals, grace_s=grace_s, stored_s=stored_s, quota=quota, find=find, guards=self._guards,
             routing=self._routing, upstreams=upstreams,
         )  # fmt: skip
         self._stored = Stored(self._streaming, ask)
         encoders = Encoders(engine, self._admission)
+        adapters = AdapterCalls(engine, self._admission, {model.name: model for model in models})
         self._operations: dict[Operation, Callable[[bytes, Caller], Awaitable[Answer]]] = {
             **{operation: partial(self._generate, operation) for operation in KINDS},
             **{operation: partial(self._stored.act, operation) for operation in self._stored.operations},
@@ -150,6 +164,8 @@ class Pipeline:
             "ready": self._ready,
             "progress": self._progress,
             "embeddings": encoders.embeddings,
+            "adapters.load": adapters.load,
+            "adapters.unload": adapters.unload,
             "rerank": encoders.rerank,
         }
 
@@ -257,9 +273,11 @@ class Pipeline:
             events = self._streaming.begin(call.opening, call.telling)
             return events if call.streams_events else Kept(events, call.read)
         try:
-            answers = await collect(call.streams)
+            answers = await call.choosing.answers(call.streams)
             tell_found(caller.headers, [answer.finish for answer in answers])
-            return call.renderer.whole(answers, [stream.prompt_logprobs for stream in call.streams[:: call.n]])
+            return call.renderer.whole(
+                answers, [stream.prompt_logprobs for stream in call.streams[:: call.choosing.samples]]
+            )
         finally:
             self._engine.abort(call.opening.requests)  # nothing happens to those that have ended
 
@@ -270,16 +288,20 @@ class Pipeline:
         request = kind.decode(body, self._routing.offers(body))
         marks.parsed()
         names = {request.model, *self._routing.models_of(request.model)}
-        model = self._engine.models.get(request.model)
+        model = self._engine.served(request.model)
         if model is not None:
             require_generates(model)
         self._admission.check_model(caller, request.model)
+        if isinstance(request, Generation):
+            self._most.check(request)
+            check_scorer(request, self._engine, partial(self._admission.may_see, caller))
         if (guards := self._guards.of(names, model, Whose(caller.tenant, caller.key))) is not None:
             guards.refuse(request)
         earlier = await self._earlier(request, caller)
         if guards is not None:
-            body, earlier = await guards.admit(body, earlier)
-            request = kind.decode(body, self._routing.offers(body))
+            admitted, earlier = await guards.admit(body, earlier)
+            if admitted is not body:  # it has masks in it
+                body, request = admitted, kind.decode(admitted, self._routing.offers(admitted))
         caller = caller._replace(marks=marks, earlier=earlier)
         ask = guards.ask if guards is not None else None
         tried = await self._attempts.open(operation, kind, request, caller, ask)
@@ -303,7 +325,8 @@ class Pipeline:
         )  # fmt: skip
         renderer = kind.render(head, request, plan, tried.tokenizer)
         read = partial(kind.read, request)
-        return _Open(opening, renderer, streams, plan.n, request.streams, plan.streams, read)
+        choosing = choosing_of(request, plan, tried.tokenizer, self._engine, caller)
+        return _Open(opening, renderer, streams, choosing, request.streams, plan.streams, read)
 
     async def _earlier(self, request: object, caller: Caller) -> bytes:
         """The stored conversation that a call goes on with."""
@@ -353,12 +376,12 @@ class Pipeline:
         return encode(DetokenizeReply(prompt=model.tokenizer.decode(request.tokens, skip_special=False)))
 
     async def _models(self, body: bytes, caller: Caller) -> bytes:  # noqa: ARG002 (the same shape for all)
-        names = (*self._engine.models, *self._routing.names)
+        names = (*self._engine.models, *self._engine.adapters, *self._routing.names)
         return encode(ModelList(data=[self._card(name) for name in names if self._admission.may_see(caller, name)]))
 
     def _card(self, name: str) -> ModelCard:
-        if (model := self._engine.models.get(name)) is not None:
-            return _card(model)
+        if (model := self._engine.served(name)) is not None:
+            return model_card(model)
         shown = self._routing.shown(name)
         return ModelCard(
             id=name, created=shown.created, owned_by=shown.owner, max_model_len=shown.context_tokens, ready=shown.ready
@@ -379,11 +402,6 @@ class Pipeline:
                 retry_after_s=READY_RETRY_S,
             )  # fmt: skip
         return encode(Progress(models=models))
-
-
-def _card(model: ServedModel) -> ModelCard:
-    return ModelCard(id=model.name, created=model.created, max_model_len=model.context_tokens, ready=model.ready,
-                     kind=model.kind)  # fmt: skip
 
 
 def _readiness(name: str, now: ModelHealth) -> ModelReadiness:

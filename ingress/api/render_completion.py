@@ -35,8 +35,9 @@ class CompletionRenderer:
         self._token_ids = bool(request.return_token_ids)
         self._include_usage = request.include_usage
         self._prompt_logprobs = request.prompt_logprobs is not None
-        self._offsets = [_Offsets() for _ in plan.jobs]
-        self._begun = [False] * len(plan.jobs)
+        choices = len(plan.prompts) * plan.n
+        self._offsets = [_Offsets() for _ in range(choices)]
+        self._begun = [False] * choices
         self._only_text = not self._token_ids and self._alternatives is None
         self._moulds: dict[int, Mould] = {}  # by choice
 

@@ -209,6 +209,7 @@ class ResponsesRenderer:
             model=self._head.model,
             parallel_tool_calls=request.parallel_tool_calls is not False,
             previous_response_id=request.previous_response_id,
+            reasoning=schema.ReasoningReply(request.reasoning.effort if request.reasoning is not None else None),
             store=request.stores,
             text=schema.TextReply((request.text.format if request.text is not None else None) or TextFormat()),
             service_tier=tier_of(request),

@@ -18,15 +18,18 @@ from ingress.api.schema_messages import (
     TokenCount,
 )
 from ingress.api.schema_other import (
+    AdapterUnloaded,
     DetokenizeReply,
     DetokenizeRequest,
     Health,
+    LoadAdapterRequest,
     ModelCard,
     ModelList,
     Progress,
     Readiness,
     TokenizeReply,
     TokenizeRequest,
+    UnloadAdapterRequest,
 )
 from ingress.api.schema_responses import (
     ItemList,
@@ -184,6 +187,14 @@ ROUTES: Final = (
     ),
     Route(
         "POST", "/detokenize", "detokenize", "The text of token ids.", DetokenizeRequest, DetokenizeReply, errors=_BODY
+    ),
+    Route(
+        "POST", "/v1/load_lora_adapter", "adapters.load", "Serve an adapter beside its base.", LoadAdapterRequest,
+        ModelCard, errors=(*_BODY, 403, 503),
+    ),
+    Route(
+        "POST", "/v1/unload_lora_adapter", "adapters.unload", "Serve an adapter no longer.", UnloadAdapterRequest,
+        AdapterUnloaded, errors=(*_BODY, 403, 503),
     ),
     Route("GET", "/health", "health", "Whether this process is alive.", reply=Health),
     Route("GET", "/ready", "ready", "Whether every configured model can answer.", reply=Readiness, errors=(503,)),

@@ -9,6 +9,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from ingress.api.schema_common import (
     MAX_TOP_LOGPROBS,
+    Effort,
     FinishReason,
     Generation,
     PromptLogprobs,
@@ -176,6 +177,10 @@ class ChatRequest(Generation, frozen=True, kw_only=True, forbid_unknown_fields=T
     ) = None
     parallel_tool_calls: Annotated[bool, Meta(description="The answer may call several. Default true.")] | None = None
     response_format: TextFormat | ObjectFormat | SchemaFormat | None = None
+    reasoning_effort: Annotated[Effort, Meta(description="How much the model thinks before it answers.")] | None = None
+    thinking_token_budget: (
+        Annotated[int, Meta(ge=0, lt=2**31, description="Tokens of the thought, after which it is closed.")] | None
+    ) = None
 
     # Accepted: they change nothing here.
     metadata: Annotated[dict[str, str], Meta(description="Accepted, not kept.")] | None = None
@@ -192,9 +197,13 @@ class ChatRequest(Generation, frozen=True, kw_only=True, forbid_unknown_fields=T
     prediction: Refused = None
     prompt_cache_options: Refused = None
     prompt_cache_retention: Refused = None
-    reasoning_effort: Refused = None
+    enable_thinking: Refused = None
+    include_reasoning: Refused = None
+    reasoning: Refused = None
     service_tier: Refused = None
     store: Refused = None
+    thinking: Refused = None
+    thinking_budget: Refused = None
     verbosity: Refused = None
     web_search_options: Refused = None
 

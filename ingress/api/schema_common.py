@@ -12,9 +12,10 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 MAX_TOP_LOGPROBS = 20
-MAX_CHOICES = 128  # prompts of one call times n: each is a stream of its own in the engine
+MAX_CHOICES = 128  # prompts of one call times their samples: each is a stream of its own in the engine
 
 FinishReason = Literal["stop", "length", "content_filter", "tool_calls"]
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
 
 # Kept as anything: `validate` accepts only values that change nothing, and refuses the others by name.
 Refused = Annotated[Any, Meta(description="Not served: refused with 400 unless null or a value that changes nothing.")]
@@ -56,7 +57,10 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     model: ModelName
     stream: Annotated[bool, Meta(description="Answer with server-sent events.")] | None = None
     stream_options: StreamOptions | None = None
-    n: Annotated[int, Meta(ge=1, le=16, description="Choices per prompt; choice i draws with seed + i.")] | None = None
+    n: (
+        Annotated[int, Meta(ge=1, le=MAX_CHOICES, description="Choices per prompt; choice i draws with seed + i.")]
+        | None
+    ) = None
     temperature: Annotated[float, Meta(ge=0, le=2, description="0 is greedy. Default 1.")] | None = None
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
     presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
@@ -90,6 +94,30 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     prompt_logprobs: (
         Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS, description="Alternatives per prompt token.")] | None
     ) = None
+    best_of: (
+        Annotated[int, Meta(ge=1, le=MAX_CHOICES, description="Samples per prompt, of which the n best are answered.")]
+        | None
+    ) = None
+    best_of_scorer: (
+        Annotated[
+            str,
+            Meta(min_length=1, max_length=128, description="mean_logprob (default), or a served model that judges."),
+        ]
+        | None
+    ) = None
+    max_total_tokens: (
+        Annotated[int, Meta(ge=1, lt=2**31, description="Most tokens that all samples of the call draw together.")]
+        | None
+    ) = None
+    use_beam_search: Annotated[bool, Meta(description="Search for the most probable answers.")] | None = None
+    beam_width: (
+        Annotated[int, Meta(ge=1, le=MAX_CHOICES, description="Beams that run at once. Default best_of, or n.")] | None
+    ) = None
+    length_penalty: (
+        Annotated[float, Meta(ge=-10, le=10, description="Power of the length that a beam's score is divided by.")]
+        | None
+    ) = None
+    early_stopping: bool | Literal["never"] | None = None
     priority: Annotated[int, Meta(ge=-(2**31), lt=2**31, description="Lower runs earlier. Default 0.")] | None = None
     include_timing: Annotated[bool, Meta(description="Adds `headrace`: where the time of the answer went.")] | None = (
         None
@@ -150,7 +178,8 @@ class RequestTiming(msgspec.Struct, frozen=True, kw_only=True):
 
     `total_ms` ends with the last token. `held_ms` is by cause the part of `queue_ms` that was not just its turn.
     `longest_gap_*`: between two tokens, the step that ended it, and how many tokens came before. `chunks` and
-    `computed_tokens` are of the prompt, and of what had to be computed again. `headrace explain` takes `request`.
+    `computed_tokens` are of the prompt, and of what had to be computed again. `accepted_draft_tokens` had no step of
+    their own; the other drafts were wrong. `headrace explain` takes `request`.
     """
 
     request: str
@@ -168,6 +197,8 @@ class RequestTiming(msgspec.Struct, frozen=True, kw_only=True):
     computed_tokens: int
     chunks: int
     steps: int
+    draft_tokens: int
+    accepted_draft_tokens: int
     tokens: int
     preemptions: int
     resumptions: int
@@ -182,14 +213,17 @@ class PromptTokensDetails(msgspec.Struct, frozen=True, gc=False):
 
 
 class CompletionTokensDetails(msgspec.Struct, frozen=True, gc=False):
-    """Part of `Usage`: tokens of the answer that were thought and not said."""
+    """Part of `Usage`: tokens of the answer that were thought and not said, and tokens that were drawn for it and are
+    in none of its choices, where samples were chosen from. Beams share tokens, so of those it may be below zero."""
 
     reasoning_tokens: int
+    unchosen_tokens: int | UnsetType = UNSET
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
     """What the call cost. `cached_tokens` are prompt tokens whose KV was found instead of computed. `estimated` is
-    there where a server elsewhere did not say, or said what cannot be."""
+    there where a server elsewhere did not say, or said what cannot be. `max_total_tokens` is what `completion_tokens`
+    were not to exceed, where the call said so."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -197,6 +231,7 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     prompt_tokens_details: PromptTokensDetails
     completion_tokens_details: CompletionTokensDetails
     estimated: bool | UnsetType = UNSET
+    max_total_tokens: int | UnsetType = UNSET
 
 
 class PromptTokenLogprob(msgspec.Struct, frozen=True, gc=False):

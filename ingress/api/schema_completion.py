@@ -45,7 +45,6 @@ class CompletionRequest(Generation, frozen=True, kw_only=True, forbid_unknown_fi
     ) = None
     echo: Annotated[bool, Meta(description="Put the prompt before the answer.")] | None = None
     logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS, description="Alternatives per token.")] | None = None
-    best_of: Annotated[int, Meta(description="Refused unless equal to n.")] | None = None
     suffix: Refused = None
 
 

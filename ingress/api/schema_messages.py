@@ -118,6 +118,25 @@ class ToolChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     disable_parallel_tool_use: bool | None = None
 
 
+class ThinkingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Whether and how much to think."""
+
+    type: Literal["enabled", "disabled", "adaptive"]
+    budget_tokens: (
+        Annotated[int, Meta(ge=1, lt=2**31, description="Tokens of the thought, after which it is closed.")] | None
+    ) = None
+    display: Refused = None
+
+
+class OutputSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How much to put into the answer."""
+
+    effort: (
+        Annotated[Literal["low", "medium", "high", "xhigh", "max"], Meta(description="How much to think.")] | None
+    ) = None
+    format: Refused = None
+
+
 class CountRequest(Extensions, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The body of `POST /v1/messages/count_tokens`."""
 
@@ -127,8 +146,8 @@ class CountRequest(Extensions, frozen=True, kw_only=True, forbid_unknown_fields=
     cache_control: CacheControl = None
     tools: Annotated[list[ToolDefinition], Meta(max_length=128)] | None = None
     tool_choice: ToolChoice | None = None
-    thinking: Refused = None
-    output_config: Refused = None
+    thinking: ThinkingSettings | None = None
+    output_config: OutputSettings | None = None
 
 
 class MessagesRequest(CountRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):

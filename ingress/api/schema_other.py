@@ -11,10 +11,13 @@ from bus.encoders import Kind
 from ingress.api.schema_chat import Messages
 from ingress.api.schema_common import ModelName, TokenId
 
+AdapterName = Annotated[str, Meta(min_length=1, max_length=48, description="Name that clients ask for it by.")]
+AdapterPath = Annotated[str, Meta(min_length=1, max_length=4096, description="Its directory, as PEFT saves it.")]
+
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     """A served model. `ready` says whether it can answer now, `max_model_len` how long prompt plus output may be,
-    `kind` what it is for: it generates, makes embeddings, or reranks."""
+    `kind` what it is for: it generates, makes embeddings, or reranks; `parent` is the model that an adapter is of."""
 
     id: str
     object: Literal["model"] = "model"
@@ -23,6 +26,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     max_model_len: int
     ready: bool
     kind: Kind = "generate"
+    parent: str | None = None
 
 
 class ModelList(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +34,30 @@ class ModelList(msgspec.Struct, frozen=True, kw_only=True):
 
     object: Literal["list"] = "list"
     data: list[ModelCard]
+
+
+class LoadAdapterRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of `POST /v1/load_lora_adapter`. `lora_path` is a directory in the one that the configuration names;
+    `base_model_name` may be left out where one model only takes adapters at run time."""
+
+    lora_name: AdapterName
+    lora_path: AdapterPath
+    base_model_name: ModelName | None = None
+
+
+class UnloadAdapterRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of `POST /v1/unload_lora_adapter`."""
+
+    lora_name: AdapterName
+    lora_int_id: int | None = None
+
+
+class AdapterUnloaded(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of `POST /v1/unload_lora_adapter`."""
+
+    id: str
+    object: Literal["model"] = "model"
+    deleted: bool = True
 
 
 class TokenizeRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from ingress.api.schema_chat import ObjectFormat, TextFormat
-from ingress.api.schema_common import MAX_TOP_LOGPROBS, ModelName, Refused, StopString
+from ingress.api.schema_common import MAX_TOP_LOGPROBS, Effort, ModelName, Refused, StopString
 from ingress.api.schema_extensions import Extensions
 
 Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
@@ -129,7 +129,7 @@ _ITEM: dict[str, Any] = {
 class Reasoning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How to think."""
 
-    effort: Refused = None
+    effort: Annotated[Effort, Meta(description="How much to think before the answer.")] | None = None
     summary: Refused = None
     generate_summary: Refused = None
     context: Refused = None
@@ -200,6 +200,9 @@ class ResponsesRequest(Extensions, frozen=True, kw_only=True, forbid_unknown_fie
     metadata: Metadata | None = None
 
     top_k: Annotated[int, Meta(ge=-1, lt=2**31, description="0 and -1 are off.")] | None = None
+    thinking_token_budget: (
+        Annotated[int, Meta(ge=0, lt=2**31, description="Tokens of the thought, after which it is closed.")] | None
+    ) = None
     stop: StopString | Annotated[list[StopString], Meta(max_length=16)] | None = None
 
     # Accepted: they change nothing here.
@@ -347,10 +350,10 @@ class ResponseError(msgspec.Struct, frozen=True):
     message: str
 
 
-class NoReasoning(msgspec.Struct, frozen=True):
-    """No setting was made."""
+class ReasoningReply(msgspec.Struct, frozen=True):
+    """How it was asked to think. There are no summaries."""
 
-    effort: None = None
+    effort: Effort | None = None
     summary: None = None
 
 
@@ -377,7 +380,7 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
     output: list[OutputItem] = []
     parallel_tool_calls: bool
     previous_response_id: str | None
-    reasoning: NoReasoning = NoReasoning()
+    reasoning: ReasoningReply = ReasoningReply()
     service_tier: Literal["default", "flex"] = "default"
     store: bool
     temperature: float

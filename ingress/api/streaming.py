@@ -15,17 +15,20 @@ from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
+from msgspec.structs import replace
+
 from bus.loop import Loop
 from bus.messages.common import ProcessState
 from bus.packed import unpack_u32
 from bus.telemetry import Telemetry
 from ingress.api import afar
 from ingress.api.answer import Head, envelope, fingerprint
+from ingress.api.choices import search_all
 from ingress.api.elsewhere import Elsewhere, Remote
 from ingress.api.events import Events
-from ingress.api.jobs import Caller, Settled, owner_of
+from ingress.api.jobs import Caller, Plan, Settled, owner_of
 from ingress.api.operations import KINDS, not_stored
-from ingress.api.telling import Say, Telling, Whole, retell
+from ingress.api.telling import GoOn, Say, Telling, Whole, retell
 from ingress.api.validate import EVERYTHING
 from ingress.cache.entry import go_on as replay_on
 from ingress.conversation import LOST_PATIENCE_S
@@ -34,9 +37,11 @@ from ingress.errors import ApiError, internal, invalid_request, not_found, not_r
 from ingress.guards.look import Whose
 from ingress.guards.stage import Guards
 from ingress.journal import Journal, Journals, Taken
+from ingress.quota import Quota
 from ingress.records import Drawn, Opening, Record, Said
-from ingress.replay import Keeping, Replay, ReplayStore
+from ingress.replay import QUOTA, Keeping, Replay, ReplayStore
 from ingress.routing import Routing
+from ingress.samples.scorers import choosing as choosing_of
 from ingress.upstreams.upstreams import Upstreams
 
 log = logging.getLogger(__name__)
@@ -76,6 +81,7 @@ class Streaming:
     Args:
         grace_s: how long a stream that nobody listens to, or that is complete, can be resumed.
         stored_s: how long a stored response can be asked for after its end.
+        quota: of a project's stored responses.
         find: looks for a stream at the other ingresses of this host.
         guards: look at streams that are taken over as at any other.
         routing, upstreams: for answers of models elsewhere; None where there are none.
@@ -89,6 +95,7 @@ class Streaming:
         *,
         grace_s: float,
         stored_s: float,
+        quota: Quota = QUOTA,
         find: Find,
         guards: Guards,
         routing: Routing | None = None,
@@ -97,7 +104,7 @@ class Streaming:
         self._engine, self._host, self._journals, self._find = engine, host, journals, find
         self._routing, self._upstreams = routing, upstreams
         self._guards = guards
-        self._replays = ReplayStore(grace_s, stored_s)
+        self._replays = ReplayStore(grace_s, stored_s, quota=quota)
         self._live: dict[str, _Live] = {}
         self._taking: asyncio.Task[None] | None = None
         self._stop_sweeping = host.loop.every(SWEEP_S, self._sweep)
@@ -156,7 +163,7 @@ class Streaming:
         replay.append(event)
         self._engine.abort(live.requests)
         live.journal.rest()
-        replay.close(self._host.loop.now_ns())
+        self._replays.close(replay, self._host.loop.now_ns())
 
     @property
     def leavable(self) -> int:
@@ -208,7 +215,7 @@ class Streaming:
             replay.append(event)
         if tell is None:
             journal.rest()
-            replay.close(now_ns)
+            self._replays.close(replay, now_ns)
             return replay
         pump = asyncio.ensure_future(self._fill(replay, journal, tell, requests))
         self._live[opening.response] = _Live(journal, requests, pump, opening.batch)
@@ -230,7 +237,7 @@ class Streaming:
             say(Said((envelope(internal("The answer could not be completed.")),), last=True))
         self._engine.abort(requests)  # nothing happens to those that have ended
         journal.rest()
-        replay.close(self._host.loop.now_ns())
+        self._replays.close(replay, self._host.loop.now_ns())
 
     # --- taking over -----------------------------------------------------------------------------------------------
 
@@ -286,8 +293,10 @@ class Streaming:
         caller = Caller(
             opening.tenant, opening.owner, received_ns, key=opening.key, traceparent=opening.traceparent,
             batch=opening.batch, weight=opening.weight, earlier=opening.earlier, partition=opening.partition,
+            request=opening.requests[0],
         )  # fmt: skip
         head = Head(opening.response, opening.created, name, opening.fingerprint)
+        await self._until_named(name)
         names, whose = {name, request.model}, Whose(opening.tenant, opening.key)
         if self._routing is not None:
             names |= set(self._routing.models_of(request.model))
@@ -310,10 +319,27 @@ class Streaming:
                 raise internal("The model was changed before this answer was complete.", code="generation_failed")
         settled = Settled([unpack_u32(ids).tolist() for ids in opening.prompts], opening.seed, opening.grammar)
         plan = await kind.plan(request, model, caller, settled)
-        drawn_on = partial(replay_on, opening.cached) if opening.cached else self._engine.go_on
+        drawn_on: GoOn = partial(replay_on, opening.cached) if opening.cached else self._engine.go_on
+        if plan.jobs[0].beams is not None:
+            plan, drawn_on = await self._search_again(opening, plan)
         go_on = self._guards.going_on(drawn_on, names, model, whose, opening.body, opening.earlier)
-        telling = retell(opening, records, plan, kind.render(head, request, plan, model.tokenizer), go_on)
+        choosing = choosing_of(request, plan, model.tokenizer, self._engine, caller)
+        telling = retell(opening, records, plan, kind.render(head, request, plan, model.tokenizer), go_on, choosing)
         await telling.tell(say)
+
+    async def _search_again(self, opening: Opening, plan: Plan) -> tuple[Plan, GoOn]:
+        """A search is begun again, under its number: nothing of it was told. A job for each of its answers, and what
+        hands out their streams in order."""
+        numbers = opening.requests[:: plan.samples]
+        jobs = [replace(job, request=number) for job, number in zip(plan.jobs, numbers, strict=True)]
+        streams = iter(await search_all(self._engine, jobs, promised=True))
+        return plan._replace(jobs=[job for job in jobs for _ in range(plan.samples)]), lambda *_: (next(streams), [])
+
+    async def _until_named(self, name: str) -> None:
+        """Adapters that were loaded at run time are known when their schedulers have introduced themselves."""
+        for model in self._engine.models.values():
+            if self._engine.served(name) is None and (self._routing is None or self._routing.elsewhere(name) is None):
+                await self._engine.known(model, LOST_PATIENCE_S)
 
 
 _ABANDONED = "The client went away and the answer was not kept. X-Resumable: true keeps it for a while."

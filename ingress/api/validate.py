@@ -18,9 +18,11 @@ from ingress.api.schema_chat import AssistantMessage, AudioPart, ChatRequest, Fi
 from ingress.api.schema_common import MAX_CHOICES, Generation
 from ingress.api.schema_completion import CompletionRequest
 from ingress.api.schema_encoding import MAX_INPUTS, EmbeddingRequest, RerankRequest
-from ingress.api.schema_other import DetokenizeRequest, TokenizeRequest
+from ingress.api.schema_other import DetokenizeRequest, LoadAdapterRequest, TokenizeRequest, UnloadAdapterRequest
 from ingress.errors import ApiError, invalid_request, unsupported_parameter
 from ingress.grammar.wanted import ends_whole, wanted
+from ingress.samples.asked import check as check_samples
+from ingress.samples.asked import samples_of
 from ingress.tools.offered import offered
 
 T = TypeVar("T")
@@ -32,17 +34,22 @@ EVERYTHING: Offers = frozenset(get_args(Capability))
 Refusals = Mapping[str, tuple[tuple[Any, ...], str]]
 """Parameter -> (values that change nothing, why any other is refused). Null always passes."""
 
+_SEE_THINKING = "see reasoning_effort, thinking_token_budget and chat_template_kwargs"
 _CHAT_REFUSALS: Refusals = {
     "audio": ((), "no served model speaks"),
+    "enable_thinking": ((), _SEE_THINKING),
     "function_call": (("none",), "functions are not called; only \"none\" is served"),
+    "include_reasoning": ((True,), "what is thought is told apart, and always told"),
     "modalities": ((["text"],), "only text is generated"),
     "moderation": ((), "there is no moderation here"),
     "prediction": ((), "predicted outputs are not served"),
     "prompt_cache_options": ((), "the prefix cache has no options; see cache_salt"),
     "prompt_cache_retention": (("in_memory",), "prefixes are kept as long as there is room, no longer"),
-    "reasoning_effort": (("none",), "no served model reasons apart from its answer"),
+    "reasoning": ((), _SEE_THINKING),
     "service_tier": (("auto", "default", "flex"), "there are two tiers; see priority"),
     "store": ((False,), "answers are not stored"),
+    "thinking": ((), _SEE_THINKING),
+    "thinking_budget": ((), "its name here is thinking_token_budget"),
     "verbosity": (("medium",), "there is no setting for verbosity; say it in the prompt"),
     "web_search_options": ((), "there is no web search"),
 }  # fmt: skip
@@ -56,13 +63,7 @@ _STREAM_REFUSALS: Refusals = {
 
 
 # What a model elsewhere may take, and none of this host does, by what it is then said to offer.
-_OFFERED: dict[str, Capability] = {"reasoning_effort": "reasoning"}
 _PARTS: dict[type, Capability] = {ImagePart: "images", FilePart: "images", AudioPart: "audio"}
-
-
-@lru_cache(maxsize=64)
-def _refused(offers: Offers) -> Refusals:
-    return {name: why for name, why in _CHAT_REFUSALS.items() if _OFFERED.get(name) not in offers}
 
 
 def decode(body: bytes, kind: type[T]) -> T:
@@ -100,7 +101,7 @@ def chat_request(body: bytes, offers: Offers = NOTHING) -> ChatRequest:
     request = decode(body, ChatRequest)
     if request.functions and request.function_call != "none":
         raise unsupported_parameter("functions", 'functions: not called here; only with function_call "none".')
-    refuse(request, _CHAT_REFUSALS if not offers else _refused(offers))
+    refuse(request, _CHAT_REFUSALS)
     _check_generation(request)
     check_messages(request.messages, offers)
     if request.max_tokens is not None and request.max_completion_tokens not in (None, request.max_tokens):
@@ -137,18 +138,39 @@ def completion_request(body: bytes) -> CompletionRequest:
     request = decode(body, CompletionRequest)
     refuse(request, _COMPLETION_REFUSALS)
     _check_generation(request)
-    if request.best_of not in (None, request.n or 1):
-        raise unsupported_parameter("best_of", "best_of: only the value of n is served.")
-    prompts = prompts_of(request)
-    if len(prompts) * (request.n or 1) > MAX_CHOICES:
+    prompts, samples = prompts_of(request), samples_of(request)
+    if len(prompts) * samples > MAX_CHOICES:
+        name = "n" if samples == (request.n or 1) else "best_of"
         raise invalid_request(
-            f"{len(prompts)} prompts times n of {request.n or 1} are more than {MAX_CHOICES} choices.", param="prompt"
+            f"{len(prompts)} prompts times {name} of {samples} are more than {MAX_CHOICES} choices.", param="prompt"
         )
     if request.max_tokens == 0 and not (request.echo and request.logprobs is not None):
         raise invalid_request("max_tokens of 0 needs echo and logprobs: it scores the prompt.", param="max_tokens")
+    if request.max_tokens == 0 and (request.use_beam_search or samples > (request.n or 1)):
+        raise invalid_request("max_tokens of 0 scores the prompt: there is nothing to choose from.", param="max_tokens")
+    if request.use_beam_search and request.echo and request.logprobs is not None:
+        raise unsupported_parameter("echo", "echo: not with use_beam_search and logprobs; the prompt is not scored.")
     _check_min_tokens(request, request.max_tokens)
     wanted(request)
     return request
+
+
+def load_adapter_request(body: bytes) -> LoadAdapterRequest:
+    """Decode the body of `/v1/load_lora_adapter`.
+
+    Raises:
+        ApiError: 400.
+    """
+    return decode(body, LoadAdapterRequest)
+
+
+def unload_adapter_request(body: bytes) -> UnloadAdapterRequest:
+    """Decode the body of `/v1/unload_lora_adapter`.
+
+    Raises:
+        ApiError: 400.
+    """
+    return decode(body, UnloadAdapterRequest)
 
 
 def tokenize_request(body: bytes) -> TokenizeRequest:
@@ -273,6 +295,7 @@ def _check_generation(request: Generation) -> None:
         refuse(request.stream_options, _STREAM_REFUSALS, "stream_options.")
     if request.prompt_logprobs is not None and request.streams:
         raise unsupported_parameter("prompt_logprobs", "prompt_logprobs: not in a stream; set stream to false.")
+    check_samples(request)
     for key in request.logit_bias or ():
         if key < 0:
             raise invalid_request(f"logit_bias: {key} is not a token id.", param="logit_bias")

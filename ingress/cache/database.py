@@ -74,7 +74,8 @@ class Kept(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """The last turn of a conversation whose answer is kept: vectors as bytes (float16, float32)."""
+    """The last turn of a conversation whose answer is kept: vectors as bytes (float16). `vector` is empty until a
+    question has come near."""
 
     part: bytes
     key: bytes
@@ -273,10 +274,18 @@ class Database:
             "WHERE EXISTS (SELECT 1 FROM answers WHERE key = ?)",
             (turn.part, turn.key, turn.text, turn.gate, turn.vector, turn.key),
         )
-        size = len(turn.text.encode()) + len(turn.gate) + len(turn.vector) + OVERHEAD
-        self._db.execute("UPDATE answers SET size = size + ? WHERE key = ?", (size, turn.key))
+        self._grow(turn.key, len(turn.text.encode()) + len(turn.gate) + len(turn.vector) + OVERHEAD)
+
+    def add_vector(self, key: bytes, vector: bytes) -> None:
+        """The encoder's vector of a turn that has none. Within a transaction."""
+        changed = self._db.execute("UPDATE turns SET vector = ? WHERE key = ? AND vector = x''", (vector, key))
+        if changed.rowcount:
+            self._grow(key, len(vector))
+
+    def _grow(self, key: bytes, size: int) -> None:
+        self._db.execute("UPDATE answers SET size = size + ? WHERE key = ?", (size, key))
         self._db.execute(
-            "UPDATE held SET bytes = bytes + ? WHERE EXISTS (SELECT 1 FROM answers WHERE key = ?)", (size, turn.key)
+            "UPDATE held SET bytes = bytes + ? WHERE EXISTS (SELECT 1 FROM answers WHERE key = ?)", (size, key)
         )
 
     def turns(self, part: bytes, after: int, most: int) -> list[tuple[int, Turn]]:

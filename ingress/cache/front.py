@@ -101,7 +101,7 @@ class AnswerCache:
         if bypass is not None:
             self._count(model, space, "bypass")
             return Opened(await dispatch(plan.jobs), _headers("bypass"))
-        if model.facts is None or not model.facts.root:
+        if model.facts is None or not model.facts.root or (model.is_adapter and not model.adapter):
             await self._backend.expect(model)  # what it runs is a part of the key
         job = plan.jobs[0]
         key = exact_key(job, model, space)

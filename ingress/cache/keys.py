@@ -17,7 +17,7 @@ from ingress.cache.spaces import Space
 from ingress.job import Job
 from ingress.models import ServedModel
 
-VERSION: Final = 2  # of what is in a key, and in an entry
+VERSION: Final = 3  # of what is in a key, and in an entry
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -47,6 +47,7 @@ def _digest(person: bytes, job: Job, model: ServedModel, space: Space, prompt: b
         *partition(space, job.tenant),
         job.cache_salt,
         model.name,
+        model.adapter,
         facts.root,  # weights, how they are run, numerics
         facts.context_tokens,
         model.eos_ids,
@@ -69,6 +70,7 @@ def _manner(job: Job) -> tuple[object, ...]:
         sampling.frequency_penalty,
         sorted(sampling.logit_bias),
         sampling.grammar.text if sampling.grammar is not None else None,
+        sampling.thought,
         job.max_tokens,
         job.min_tokens,
         job.stop,

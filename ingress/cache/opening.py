@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Final
 
 from bus.config import parse_size
@@ -13,7 +14,7 @@ from ingress.cache.front import AnswerCache
 from ingress.cache.orders import Desk
 from ingress.cache.semantic.calibration import Calibrations
 from ingress.cache.semantic.index import Vector
-from ingress.cache.semantic.lookup import Embedder, Semantic
+from ingress.cache.semantic.lookup import Embedder, Semantic, Vectors
 from ingress.cache.semantic.static import NotPrepared, StaticVectors
 from ingress.cache.store import Store
 from ingress.engine import Engine
@@ -34,6 +35,10 @@ class _Served:
     async def embed(self, model: str, text: str, deadline_s: float) -> Vector:
         """See `Embedder`."""
         return await self._engine.embed(self._engine.model(model), text, deadline_s)
+
+    async def embed_all(self, model: str, texts: Sequence[str], deadline_s: float) -> Vectors:
+        """See `Embedder`."""
+        return await self._engine.embed_all(self._engine.model(model), texts, deadline_s)
 
 
 def open_cache(life: Life, engine: Engine, costs: Overheard, embedder: Embedder | None = None) -> AnswerCache | None:

@@ -21,7 +21,7 @@ from ingress.streams import Finish, cut_short
 Bypass = Literal[
     "off",  # no cache is configured
     "no-store",  # the caller's wish
-    "choices",  # several answers to one call
+    "choices",  # several samples, or a limit of tokens for all of them
     "tools",
     "logprobs",
     "timing",  # it asks where the time of a generation goes
@@ -36,7 +36,7 @@ def why_not(request: Generation, plan: Plan, directives: Directives, space: Spac
         return "off"
     if not directives.store:
         return "no-store"
-    if len(plan.jobs) != 1:
+    if len(plan.jobs) != 1 or plan.jobs[0].beams is not None or plan.jobs[0].pool is not None:
         return "choices"
     if isinstance(request, ChatRequest) and (request.tools or request.functions):
         return "tools"

@@ -109,6 +109,10 @@ class Store:
         """Have an answer that is kept found by what its question means."""
         self._write(lambda database: database.add_turn(turn), len(turn.vector))
 
+    def add_vector(self, key: bytes, vector: bytes) -> None:
+        """See `Database.add_vector`."""
+        self._write(lambda database: database.add_vector(key, vector), len(vector))
+
     def observe(self, seen: Observation) -> None:
         """A semantic hit was compared."""
         self._write(lambda database: database.observe((seen,), MAX_OBSERVATIONS), len(seen.asked))

@@ -40,12 +40,14 @@ class Part(NamedTuple):
         input: tokens of the prompt; 0 where another choice has counted them.
         most: tokens that its answer has at the most.
         requests: 1 for one choice of a call.
+        samples: that are drawn at once: of a beam search, its beams, whose tokens `most` counts all.
     """
 
     request: int
     input: int
     most: int
     requests: int
+    samples: int = 1
 
 
 class _Call(NamedTuple):
@@ -293,7 +295,7 @@ class Gate:
                 case "total_tokens":
                     amount = part.input + min(output, max(1, (most - call.input) // call.choices))
                 case "concurrency":
-                    amount = 1
+                    amount = part.samples
                 case "money":
                     amount = call.price.cost(part.input, 0, output)
             wants.append((bucket, amount))
@@ -318,10 +320,7 @@ class Gate:
 
     async def _asked(self, short: Sequence[Want]) -> bool:
         """Ask for what is missing; False where nobody answers."""
-        for bucket, amount in short:
-            bucket.waiting += amount
-            bucket.used_ns = self._life.loop.now_ns()
-            self.leases.touched.add(bucket)
+        self.leases.wait(short, self._life.loop.now_ns())
         try:
             async with asyncio.timeout(PATIENCE_S):
                 await asyncio.shield(self._link.ask())

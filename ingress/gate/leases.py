@@ -80,6 +80,7 @@ class Leases:
         self.reservations: dict[int, tuple[Want, ...]] = {}
         self.touched: set[Bucket] = set()
         self._unwritten: dict[int, tuple[Want, ...]] = {}
+        self._lately: dict[Bucket, None] = {}  # all that may hold something unused, those used least lately first
 
     def bucket(self, allowance: Allowance) -> Bucket:
         """The one of an allowance, which may have changed."""
@@ -94,6 +95,7 @@ class Leases:
         """The allowance is no more. Reservations go on without it."""
         if (bucket := self._buckets.pop(number, None)) is not None:
             self.touched.discard(bucket)
+            self._lately.pop(bucket, None)
 
     # --- requests --------------------------------------------------------------------------------------------------
 
@@ -108,7 +110,7 @@ class Leases:
             for bucket, amount in wants:
                 bucket.reserved += amount
                 bucket.balance -= amount
-                bucket.used_ns = now_ns
+                self._use(bucket, now_ns)
                 if bucket.balance * 2 < bucket.ahead:
                     self.touched.add(bucket)
 
@@ -122,10 +124,17 @@ class Leases:
             amounts[bucket] = amounts.get(bucket, 0) + amount
             bucket.reserved += amount
             bucket.balance -= amount
-            bucket.used_ns = now_ns
+            self._use(bucket, now_ns)
             if bucket.balance * 2 < bucket.ahead:
                 self.touched.add(bucket)
         self.reservations[request] = tuple(amounts.items())
+
+    def wait(self, short: Iterable[Want], now_ns: int) -> None:
+        """A request waits for these: what it needs is asked for with the next lines."""
+        for bucket, amount in short:
+            bucket.waiting += amount
+            self._use(bucket, now_ns)
+            self.touched.add(bucket)
 
     def settle(self, request: int, actual: Actual) -> bool:
         """A request has ended. Whether it had reserved anything, and had not ended before."""
@@ -173,6 +182,7 @@ class Leases:
             more = max(0, grant.granted - bucket.granted)
             bucket.granted += more
             bucket.balance += more
+            self._lately.setdefault(bucket)
             bucket.left, bucket.left_ns = grant.left + grant.others, now_ns
             bucket.next_ms = grant.wait_ms
             wait_ns = BLOCKED_NS if grant.wait_ms < 0 else min(BLOCKED_NS, grant.wait_ms * 1_000_000)
@@ -192,10 +202,23 @@ class Leases:
         return found
 
     def idle(self, now_ns: int) -> None:
-        """Look for leases that nobody uses. Some times a second."""
-        for bucket in self._buckets.values():
-            if bucket.balance > 0 and now_ns - bucket.used_ns > IDLE_NS:
+        """Look for leases that nobody uses: among those of late, however many there ever were. Some times a second.
+
+        What is not among them any more gives back by itself what comes back to it (`_line`).
+        """
+        for bucket in tuple(self._lately):
+            if now_ns - bucket.used_ns <= IDLE_NS:
+                break
+            if bucket.waiting:  # it gives nothing back yet
+                continue
+            del self._lately[bucket]
+            if bucket.balance > 0:
                 self.touched.add(bucket)
+
+    def _use(self, bucket: Bucket, now_ns: int) -> None:
+        bucket.used_ns = now_ns
+        self._lately.pop(bucket, None)
+        self._lately[bucket] = None
 
     def return_all(self) -> tuple[Line, ...]:
         """Give back everything that is not reserved: this ingress ends."""

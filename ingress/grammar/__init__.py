@@ -4,6 +4,7 @@
 |---|---|
 | `wanted.py` | what a request asks its answer to be, under any of the names that the field has for it |
 | `schema.py` | which JSON Schemas can be followed, and what of one cannot |
+| `plain.py` | schemas with other words for what cannot be followed as it is said |
 | `writing.py` | grammars as llguidance reads them |
 | `trial.py`, `frames.py`, `tried.py` | each is tried once, in a process with bounds of its own |
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from ingress.errors import ApiError, invalid_request, unsupported_parameter
+from ingress.grammar.plain import plain
 
 MAX_DEPTH: Final = 64  # schemas within each other
 MAX_VALUES: Final = 20_000  # in one: keys, items, numbers, strings
@@ -54,7 +55,7 @@ def check(schema: Any, param: str) -> None:
     if not isinstance(schema, dict | bool):
         raise invalid_request(f"{param}: a JSON Schema is an object.", param=param, code="invalid_schema")
     _measure(schema, param)
-    for where, one in _schemas(schema, param):
+    for where, one in _schemas(plain(schema), param):
         _check_one(where, one)
 
 

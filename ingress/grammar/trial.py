@@ -19,7 +19,7 @@ import msgspec
 from bus.grammars import MAX_TEXT
 from bus.messages.requests import Grammar
 from bus.packed import pack_u32
-from bus.vocabulary import Vocabulary, write
+from bus.vocabulary import Held, Vocabulary, hold
 from ingress.errors import ApiError, internal, invalid_request, overloaded
 from ingress.grammar.frames import LENGTH_BYTES, SECONDS, Tried
 from ingress.text.tokenizer import Tokenizer
@@ -43,7 +43,7 @@ class Trials:
     def __init__(self, run: Path) -> None:
         self._run = run
         self._kept: OrderedDict[bytes, Tried] = OrderedDict()
-        self._vocabularies: dict[Tokenizer, bytes] = {}
+        self._vocabularies: dict[Tokenizer, Held] = {}
         self._turns: dict[str, asyncio.Lock] = {}
         self._lane = asyncio.Lock()
         self._waiting = 0
@@ -78,17 +78,25 @@ class Trials:
         Raises:
             ApiError: 400, the model's sequences have no end; 500, the run directory is full.
         """
-        digest = self._vocabularies.get(tokenizer)
-        if digest is None:
-            if not ends:
-                raise invalid_request("This model has no token that ends an answer, so none can be asked to be whole.")
+        if not ends:
+            raise invalid_request("This model has no token that ends an answer, so none can be asked to be whole.")
+        return Grammar(text, self.vocabulary(tokenizer, ends))
+
+    def vocabulary(self, tokenizer: Tokenizer, ends: tuple[int, ...]) -> bytes:
+        """The digest under which workers find what a model's tokens are.
+
+        Raises:
+            ApiError: 500, the run directory is full.
+        """
+        held = self._vocabularies.get(tokenizer)
+        if held is None:
             tokens = tuple(map(tokenizer.token_bytes, range(tokenizer.vocabulary)))
             try:
-                digest = write(self._run, Vocabulary(tokens, pack_u32(tokenizer.control_ids), pack_u32(ends)))
+                held = hold(self._run, Vocabulary(tokens, pack_u32(tokenizer.control_ids), pack_u32(ends)))
             except OSError as error:
                 raise internal(f"The model's tokens cannot be written down: {error.strerror}.") from None
-            self._vocabularies[tokenizer] = digest
-        return Grammar(text, digest)
+            self._vocabularies[tokenizer] = held
+        return held.digest
 
     def close(self) -> None:
         """End the process."""

@@ -56,9 +56,8 @@ def ends_whole(request: Generation, param: str) -> None:
     Raises:
         ApiError: 400.
     """
-    for name in ("ignore_eos", "min_tokens"):
-        if getattr(request, name):
-            raise invalid_request(f"{name}: an answer with {param} ends where it is whole.", param=name)
+    if request.ignore_eos:
+        raise invalid_request(f"ignore_eos: an answer with {param} ends where it is whole.", param="ignore_eos")
 
 
 def schema_wanted(schema: dict[str, Any] | bool | None, param: str) -> Wanted:

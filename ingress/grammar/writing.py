@@ -8,44 +8,67 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any, Final
 
+from bus.config.reasoning import WHITE_SPACE
+from ingress.grammar.plain import plain
 from ingress.grammar.wanted import Wanted
-from ingress.text.reasoning import CLOSE, OPEN, Thinking
+from ingress.text.reasoning import Thinking
+
+Marks = Mapping[str, int]
+"""Control tokens by name."""
 
 # Between the parts of a JSON text: nothing, one space, or a line and its indentation. Without bounds a small model can
 # go on with white space for ever.
 _WHITE_SPACE: Final = r"[ ]?|\n[ ]{0,40}"
 
 _HEAD: Final = "%llguidance {}\n"
-_BEFORE: Final[dict[Thinking, str]] = {"off": "", "may": "thought? ", "does": "thought "}
 
 
-def grammar(asked: Wanted, thinking: Thinking) -> str:
+def grammar(asked: Wanted, thinking: Thinking | None, control: Marks) -> str:
     """Of one thing that is asked for."""
     if asked.kind == "grammar":
-        main = f"start: {_BEFORE[thinking]}@asked\n{thought(thinking)}"
+        main = f"start: {before(thinking)}@asked\n{thought(thinking, control)}"
         named = {"main": _HEAD + main, "asked": asked.value}
         return json.dumps({"grammars": [{"name": name, "lark_grammar": text} for name, text in named.items()]})
-    return f"{_HEAD}start: {_BEFORE[thinking]}answer\nanswer: {answer(asked)}\n{thought(thinking)}"
+    return f"{_HEAD}start: {before(thinking)}answer\nanswer: {answer(asked)}\n{thought(thinking, control)}"
 
 
-def thought(thinking: Thinking) -> str:
-    """The rule of a thought, and the white space after it; nothing where the model has none."""
-    if thinking == "off":
+def thought(thinking: Thinking | None, control: Marks) -> str:
+    """The rule of a thought, and the white space after it; nothing where the answer has none."""
+    if thinking is None:
         return ""
-    mark = OPEN if thinking == "may" else ""
-    return f"thought: block /[ \\n]{{0,8}}/\nblock[lazy]: /{_pattern(mark)}(.|\\n)*{_pattern(CLOSE)}/\n"
+    (opens, closes), opened = thinking
+    after = f"/[ \\n]{{0,{WHITE_SPACE}}}/"
+    if closes in control:
+        begun = "" if opened else said(opens, control)
+        return f"thought: {begun} INNER? {said(closes, control)} {after}\nINNER: /(.|\\n)+/\n"
+    mark = "" if opened or opens in control else opens
+    begun = said(opens, control) + " " if opens in control and not opened else ""
+    return f"thought: {begun}block {after}\nblock[lazy]: /{literal(mark)}(.|\\n)*{literal(closes)}/\n"
 
 
-def before(thinking: Thinking) -> str:
+def before(thinking: Thinking | None) -> str:
     """Where a thought stands in a rule."""
-    return _BEFORE[thinking]
+    if thinking is None:
+        return ""
+    return "thought " if thinking.opened else "thought? "
+
+
+def said(words: str, control: Marks) -> str:
+    """A text as a part of a rule, with the control tokens in it."""
+    names = [name for name in control if name in words]
+    if not names:
+        return text(words) if words else ""
+    parts = re.split("(" + "|".join(map(re.escape, names)) + ")", words)
+    return " ".join(f"<[{control[part]}]>" if part in control else text(part) for part in parts if part)
 
 
 def schema(value: Any) -> str:
     """A JSON Schema as a part of a rule."""
     settings = {"x-guidance": {"whitespace_pattern": _WHITE_SPACE}}
+    value = plain(value)
     whole = {**settings, **value} if isinstance(value, dict) else {**settings, "allOf": [value]}
     return f"%json {json.dumps(whole, ensure_ascii=False)}"
 
@@ -72,5 +95,6 @@ def answer(asked: Wanted) -> str:
             return pattern(asked.value)
 
 
-def _pattern(literal: str) -> str:
-    return re.escape(literal).replace("/", "\\/")
+def literal(text: str) -> str:
+    """A text as a part of a regular expression."""
+    return re.escape(text).replace("/", "\\/")

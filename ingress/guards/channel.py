@@ -27,12 +27,13 @@ class Out(NamedTuple):
     """What came of more text.
 
     Attributes:
-        text: for the client, once all of `due` that hold it have been looked at.
+        texts: for the client, once all of `due` that hold it have been looked at: more of the run that is under way,
+            and then, for each run that is over with that, of the next.
         due: looks to be taken.
         seen: what was found already. After one that blocks, no text follows.
     """
 
-    text: str
+    texts: list[str]
     due: list[Due]
     seen: list[Seen]
 
@@ -116,7 +117,8 @@ class _Gate:
 
 
 class Channel:
-    """One text, from its beginning to its end.
+    """One text, from its beginning to its end. It may come in several runs, with other content between them; what comes
+    out is told apart by them, and nothing that is masked goes on from one to the next.
 
     Args:
         guards: in order.
@@ -129,7 +131,9 @@ class Channel:
         self._masks = [_Mask(guard, is_json) for guard in guards if guard.config.action == "mask" and guard.kinds]
         self._whole = [guard for guard in guards if guard.config.action == "mask" and guard.find is not None]
         self._raw = ""  # generated, and not let pass
-        self._passed = 0
+        self._fed = 0  # characters
+        self._passed = 0  # of these
+        self._borders: list[int] = []  # where runs end that have not been let pass whole
         self._kept = ""  # let pass, and waiting for those that mask a whole text
         self._blocked = False
 
@@ -138,11 +142,12 @@ class Channel:
         return self._take(text, final=False)
 
     def pause(self) -> Out:
-        """Text of another kind follows: no span goes on over it."""
+        """A run of it is over: other content follows."""
         seen: list[Seen] = []
-        if self._blocked or self._whole or self._holding:
-            return Out("", [], seen)
-        return Out(self._mask("", seen, final=True), [], seen)
+        self._borders.append(self._fed)
+        if self._blocked or self._whole:
+            return Out([""], [], seen)
+        return Out(self._runs("", seen, final=False), [], seen)
 
     def flush(self) -> Out:
         """It is over."""
@@ -153,21 +158,35 @@ class Channel:
         """At the end: who masks what was kept. `finish` takes what they found."""
         return [Due(guard, self._kept, holds=True) for guard in self._whole] if self._kept else []
 
-    def finish(self, found: Sequence[Seen]) -> str:
-        """The text that was kept, masked: what goes out last."""
+    def finish(self, found: Sequence[Seen]) -> list[str]:
+        """The runs of the text that was kept, masked: what goes out last."""
         text, spans = self._kept, sorted(span for seen in found for span in seen.spans)
         guards = {span: seen.guard for seen in found for span in seen.spans}
-        parts: list[str] = []
+        runs: list[list[str]] = [[]]
         at = 0
+
+        def until(end: int) -> None:
+            nonlocal at
+            while self._borders and self._borders[0] <= end:
+                border = max(at, self._borders.pop(0))  # a run ends after a span that goes on over its end
+                runs[-1].append(text[at:border])
+                runs.append([])
+                at = border
+            runs[-1].append(text[at:end])
+            at = end
+
         for span in spans:
             if span.start >= at:
-                parts += text[at : span.start], guards[span].mask(span.kind)
+                until(span.start)
+                runs[-1].append(guards[span].mask(span.kind))
                 at = span.end
-        return self._mask("".join([*parts, text[at:]]), [], final=True)
+        until(len(text))
+        return [self._mask("".join(run), [], final=True) for run in runs]
 
     def _take(self, text: str, *, final: bool) -> Out:
         due: list[Due] = []
         seen: list[Seen] = []
+        self._fed += len(text)
         for gate in self._gates:
             looks, found = gate.take(text, final=final)
             due += looks
@@ -177,20 +196,35 @@ class Channel:
             self._raw += text
             passed = min(gate.passed for gate in self._holding)
             clear, self._raw = self._raw[: passed - self._passed], self._raw[passed - self._passed :]
-            self._passed = passed
         if self._blocked:
-            return Out("", [], [])
+            return Out([""], [], [])
+        if not self._gates and not self._whole and not self._borders:  # as mostly: all that there is masks
+            self._passed += len(clear)
+            return Out([self._mask(clear, seen, final=final)], due, seen)
         self._blocked = any(gate.stopped for gate in self._holding)
         if self._whole:
             self._kept += clear
-            return Out("", due, seen)
-        return Out(self._mask(clear, seen, final=final or self._blocked), due, seen)
+            self._passed += len(clear)
+            return Out([""], due, seen)
+        return Out(self._runs(clear, seen, final=final or self._blocked), due, seen)
+
+    def _runs(self, clear: str, seen: list[Seen], *, final: bool) -> list[str]:
+        """What was let pass, masked, by the runs that it belongs to."""
+        runs = []
+        while self._borders and self._borders[0] <= self._passed + len(clear):
+            size = self._borders.pop(0) - self._passed
+            runs.append(self._mask(clear[:size], seen, final=True))
+            clear = clear[size:]
+            self._passed += size
+        self._passed += len(clear)
+        return [*runs, self._mask(clear, seen, final=final)]
 
     def _mask(self, text: str, seen: list[Seen], *, final: bool) -> str:
         for mask in self._masks:
             text, found = mask.take(text, final=final)
-            seen += found
-            self._blocked = self._blocked or any(one.stops for one in found)
+            if found:
+                seen += found
+                self._blocked = self._blocked or any(one.stops for one in found)
         return text
 
 
@@ -218,14 +252,15 @@ class _Mask:
             return "", []
         if final:
             self._scanner = Scanner(guard.kinds)
+        if len(parts) == 1 and not parts[0].kind and self._json is None:  # as nearly always
+            return parts[0].text, []
         mask = self._json.masked if self._json is not None else masked
         found = dict.fromkeys(part.kind for part in parts if part.kind and part.begins)
         return mask(parts, guard.mask), [Seen(guard, Look(True, " ".join(found)))] if found else []
 
 
 def _scanned(scanner: Scanner, text: str, *, final: bool) -> list[Part]:
-    parts = scanner.feed(text).pieces
-    return [*parts, *scanner.flush().pieces] if final else parts
+    return scanner.flush(text).pieces if final else scanner.feed(text).pieces
 
 
 def apply(guard: Guard, text: str) -> tuple[str, Seen]:

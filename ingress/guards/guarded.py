@@ -8,6 +8,7 @@ held back, as that follows from the text alone.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter_ns
 from typing import Final, NamedTuple
@@ -49,6 +50,20 @@ class _Place(NamedTuple):
         return Part(self.kind, text, self.call, self.name)
 
 
+_TEXT: Final = _Place("text")
+
+
+class _Run:
+    """Content of one place that was generated in one go. What comes after it goes out after it, however long it is
+    looked at."""
+
+    def __init__(self, place: _Place) -> None:
+        # Which tool is called is told before what with.
+        self.parts = [place.part("")] if place.call >= 0 else []
+        self.place = place
+        self.over = False
+
+
 class Guarded(Stream):
     """A stream of what guards let pass of another.
 
@@ -61,7 +76,9 @@ class Guarded(Stream):
         self.prompt_logprobs = inner.prompt_logprobs
         self._inner, self._case = inner, case
         self._channels: dict[_Place, Channel] = {}
-        self._place = _Place("text")  # of the newest content
+        self._place: _Place | None = None  # of the newest content
+        self._runs: deque[_Run] = deque()  # that have not gone out whole, in the order in which they were generated
+        self._open: dict[_Place, deque[_Run]] = {}  # of these, those that more may come of
         self._tokens: list[Piece] = []  # whose text is held back; only their tokens count
         self._queue: list[Piece] = []  # that came while something was looked at
         self._looking: asyncio.Task[None] | None = None
@@ -78,13 +95,17 @@ class Guarded(Stream):
         super().touch()
         self._inner.touch()
 
+    def _hand_over_soon(self) -> None:
+        """At once: what this is made of has come a turn of the loop later already."""
+        self._hand_over()
+
     def replay(self, told: Sequence[Piece]) -> list[Piece]:
         """Pieces that another ingress has told of the answer, before any other: as their listeners saw them."""
         shown = []
         for piece in told:
             parts, due = self._through(piece)
             self._note([seen(look.guard, look.text, self._case.context) for look in due if not look.guard.slow])
-            shown.append(_with(piece, parts))
+            shown.append(_with(piece, parts, piece.finish))
         return shown
 
     # --- pieces ----------------------------------------------------------------------------------------------------
@@ -126,35 +147,71 @@ class Guarded(Stream):
 
     def _through(self, piece: Piece) -> tuple[list[Part], list[Due]]:
         """The piece's content, each kind through its channel; what of it may go out if the looks find nothing."""
-        parts: list[Part] = []
         due: list[Due] = []
+        if not piece.parts and piece.finish is None and self._place is _TEXT:  # as nearly all are
+            if piece.text:
+                self._add(_TEXT, self._channel(_TEXT).feed(piece.text), due)
+            return self._ready(), due
         for part in parts_of(piece):
-            place = _Place(part.kind, part.call, part.name)
+            place = _Place(part.kind, part.call, part.name) if part.kind != "text" else _TEXT
             if place != self._place:
-                self._leave(parts, due)
-                self._place = place
-                if place.call >= 0 and self._stops is None:
-                    parts.append(place.part(""))  # which tool is called is told before what with
-            self._add(place, self._channel(place).feed(part.text), parts, due)
+                self._leave(due)
+                self._enter(place)
+            self._add(place, self._channel(place).feed(part.text), due)
         if piece.finish is not None:
             for place, channel in self._channels.items():
-                self._add(place, channel.flush(), parts, due)
-        return parts, due
+                self._add(place, channel.flush(), due)
+                if not channel.whole:
+                    self._close(place)
+        return self._ready(), due
 
-    def _leave(self, parts: list[Part], due: list[Due]) -> None:
+    def _enter(self, place: _Place) -> None:
+        self._place = place
+        run = _Run(place)
+        self._runs.append(run)
+        self._open.setdefault(place, deque()).append(run)
+
+    def _leave(self, due: list[Due]) -> None:
         """Other content follows. A call is never gone on with, so all of it comes out now."""
-        place = self._place
-        if (channel := self._channels.get(place)) is None:
+        if (place := self._place) is None:
             return
-        self._add(place, channel.flush() if place.call >= 0 else channel.pause(), parts, due)
+        channel = self._channels[place]
+        self._add(place, channel.flush() if place.call >= 0 else channel.pause(), due)
         if place.call >= 0 and not channel.whole:
+            self._close(place)
             del self._channels[place]
 
-    def _add(self, place: _Place, out: Out, parts: list[Part], due: list[Due]) -> None:
-        self._note(out.seen)
+    def _add(self, place: _Place, out: Out, due: list[Due]) -> None:
+        if out.seen:
+            self._note(out.seen)
         due += out.due
-        if out.text:
-            parts.append(place.part(out.text))
+        self._tell(place, out.texts)
+
+    def _tell(self, place: _Place, texts: Sequence[str]) -> None:
+        """More of the runs of a place; with each text after the first one, a run is over."""
+        runs = self._open[place]
+        for number, text in enumerate(texts):
+            if number:
+                runs.popleft().over = True
+            if text:
+                runs[0].parts.append(place.part(text))
+
+    def _close(self, place: _Place) -> None:
+        """No more comes of a place."""
+        for run in self._open.pop(place, ()):
+            run.over = True
+
+    def _ready(self) -> list[Part]:
+        """What may go out, in the order in which it was generated."""
+        parts: list[Part] = []
+        while self._runs:
+            run = self._runs[0]
+            parts += run.parts
+            run.parts = []
+            if not run.over:
+                break
+            self._runs.popleft()
+        return parts
 
     def _channel(self, place: _Place) -> Channel:
         if (channel := self._channels.get(place)) is None:
@@ -201,7 +258,7 @@ class Guarded(Stream):
     def _out(self, parts: list[Part], finish: Finish | None) -> None:
         held, self._tokens = self._tokens, []
         drawn = merge(held) if held else Piece(timing=finish.timing if finish is not None else None)
-        self.push(msgspec.structs.replace(_with(drawn, parts), finish=finish))
+        self.push(_with(drawn, parts, finish))
 
     def _note(self, found: Sequence[Seen]) -> None:
         """Each finding once: an answer may have thousands of a kind."""
@@ -227,8 +284,9 @@ class Guarded(Stream):
                 if masks:
                     found = await asyncio.gather(*masks)
                     self._note(found)
-                    if text := channel.finish(found):
-                        parts.append(place.part(text))
+                    self._tell(place, channel.finish(found))
+                self._close(place)
+            parts += self._ready()
         self._looking = None
         self._go_on(piece, parts)
 
@@ -250,9 +308,14 @@ class Guarded(Stream):
             self._inner.abort(reason)
 
 
-def _with(piece: Piece, parts: Sequence[Part]) -> Piece:
-    """The piece with other content."""
-    content = joined(parts)
-    text = "".join(part.text for part in content if part.kind == "text")
-    other = any(part.kind != "text" for part in content)
-    return msgspec.structs.replace(piece, text=text, parts=content if other else ())
+def _with(piece: Piece, parts: Sequence[Part], finish: Finish | None) -> Piece:
+    """The piece with other content, and another end."""
+    content: tuple[Part, ...] = ()
+    if len(parts) == 1 and parts[0].kind == "text":
+        text = parts[0].text
+    else:
+        content = joined(parts)
+        text = "".join(part.text for part in content if part.kind == "text")
+        if all(part.kind == "text" for part in content):
+            content = ()
+    return Piece(text, piece.tokens, piece.logprobs, finish, piece.raw, piece.cached_tokens, piece.timing, content)

@@ -48,6 +48,7 @@ def _random(value: str) -> int:
 
 
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_-]*+")
+_LONG: Final = re.compile(r"[A-Za-z0-9_.:-]{15}")  # the shortest key, of Slack: what has none as long needs no search
 
 _VALUE: Final = re.compile(r"[!#$%*+./0-9:=?@A-Z^_a-z|~-]*+")
 
@@ -55,6 +56,6 @@ KINDS: Final = (
     Kind("PRIVATE_KEY", _PRIVATE, 75, spark="-", hint=re.compile("-----BEGIN"),
          tail=re.compile(r"[A-Za-z0-9+/=\s:,\\-]*+"), closer=_PRIVATE_END),
     Kind("JWT", _JWT, 216, spark="yJ", hint=re.compile("eyJ"), tail=re.compile(r"[A-Za-z0-9_.-]*+")),
-    Kind("API_KEY", _KEY, 71, spark="[-_]|AKI|ASI|AIz|ya29|SG|:A", tail=_TOKEN),
-    Kind("ASSIGNMENT", _ASSIGNED, 107, _random, spark="[:=]", tail=_VALUE, loose=True),
+    Kind("API_KEY", _KEY, 71, spark="-|_|AKI|ASI|AIz|ya29|SG|:A", hint=_LONG, tail=_TOKEN),
+    Kind("ASSIGNMENT", _ASSIGNED, 107, _random, spark=":|=", tail=_VALUE, loose=True),
 )  # fmt: skip

@@ -30,6 +30,27 @@ HEADER: Final = b"x-guard"
 _TELLING: Final = ("logprobs", "top_logprobs", "return_token_ids")
 _OTHERS_INSTRUCT: Final = frozenset({"injection", "jailbreak"})
 _NOT_OURS: Final = frozenset({"system", "developer", "assistant"})
+_REPEATED: Final = frozenset({"system", "developer"})  # whose texts are mostly those of the call before
+
+
+class Clean:
+    """Instructions in which a guard has found nothing: they come again with every call, and what is found follows from
+    the text alone. Whole texts, not digests of them: none can be made that passes for another one."""
+
+    def __init__(self, most: int = 256) -> None:
+        self._most = most
+        self._texts: dict[tuple[str, str], None] = {}
+
+    def knows(self, guard: str, text: str) -> bool:
+        """Whether nothing is in it."""
+        return (guard, text) in self._texts
+
+    def add(self, guard: str, text: str) -> None:
+        """Nothing is. Long ones are looked at again: what is kept has bounds."""
+        if len(text) <= INLINE:
+            if len(self._texts) >= self._most:
+                del self._texts[next(iter(self._texts))]
+            self._texts[guard, text] = None
 
 
 class Guards:
@@ -42,6 +63,7 @@ class Guards:
 
     def __init__(self, guards: Iterable[Guard], telemetry: Telemetry) -> None:
         self._guards, self._telemetry = tuple(guards), telemetry
+        self._clean = Clean()
 
     def of(self, names: Iterable[str], model: ServedModel | None, whose: Whose) -> GuardedCall | None:
         """Those of one call; None where it has none.
@@ -52,7 +74,7 @@ class Guards:
         """
         asked = tuple(names)
         guards = [guard for guard in self._guards if any(map(guard.config.serves, asked))]
-        return GuardedCall(guards, model, whose, self._count) if guards else None
+        return GuardedCall(guards, model, whose, self._count, self._clean) if guards else None
 
     def going_on(
         self, go_on: GoOn, names: Iterable[str], model: ServedModel, whose: Whose, body: bytes, earlier: bytes
@@ -113,7 +135,10 @@ class GuardedCall:
         found: in the request, by guard, as the client is told.
     """
 
-    def __init__(self, guards: Sequence[Guard], model: ServedModel | None, whose: Whose, count: Any) -> None:
+    def __init__(
+        self, guards: Sequence[Guard], model: ServedModel | None, whose: Whose, count: Any, clean: Clean
+    ) -> None:
+        self._clean = clean
         self._input = [guard for guard in guards if guard.config.on_input]
         self._output = [guard for guard in guards if guard.config.on_output]
         self._model, self._whose, self._count = model, whose, count
@@ -163,7 +188,11 @@ class GuardedCall:
                 for index, text in enumerate(self._texts):
                     if not _is_for(guard, text):
                         continue
+                    if text.role in _REPEATED and self._clean.knows(guard.name, text.text):
+                        continue
                     now, results = await _look(guard, text.text, self._whose)
+                    if text.role in _REPEATED and not any(one.look.found or one.trouble for one in results):
+                        self._clean.add(guard.name, text.text)
                     found += results
                     self._settle(results, text)
                     if now is not text.text:

@@ -73,9 +73,9 @@ class Checking:
             return "refusal"
         if "truncated" in checks and finish.reason == "length":
             return "truncated"
-        if "empty" in checks and not text.strip() and not self._of("tool"):
+        if "empty" in checks and not text.strip() and not self._calls():
             return "empty"
-        if "tool_arguments" in checks and (arguments := self._of("tool")) and not is_object(arguments):
+        if "tool_arguments" in checks and not all(map(is_object, self._calls())):
             return "tool_arguments"
         if "json" in checks and value_of(text) is msgspec.UNSET:
             return "json"
@@ -84,6 +84,14 @@ class Checking:
             if value is msgspec.UNSET or not self._fits(value):
                 return "schema"
         return ""
+
+    def _calls(self) -> list[str]:
+        """What each tool is called with."""
+        calls: dict[int, str] = {}
+        for part in self._parts:
+            if part.kind == "tool":
+                calls[part.call] = calls.get(part.call, "") + part.text
+        return list(calls.values())
 
     def _of(self, kind: str) -> str:
         return "".join(part.text for part in self._parts if part.kind == kind)

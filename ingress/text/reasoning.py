@@ -1,4 +1,4 @@
-"""Thinking apart from the answer, in models that write it as `<think>…</think>` before what they say.
+"""Thinking apart from the answer, in models that write it between marks, `<think>…</think>`, before what they say.
 
 Pure and incremental: what comes out depends on the text alone, never on how it was cut. White space just after either
 mark belongs to neither side. Only a block at the very beginning is one; later marks are text.
@@ -6,15 +6,39 @@ mark belongs to neither side. Only a block at the very beginning is one; later m
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from ingress.streams import Part
 
-OPEN: Final = "<think>"
-CLOSE: Final = "</think>"
 
-Thinking = Literal["off", "may", "does"]
-"""Whether an answer is looked through: not at all; it may begin with a block; its prompt has opened one."""
+class Tags(NamedTuple):
+    """The marks that a thought stands between."""
+
+    open: str
+    close: str
+
+
+THINK: Final = Tags("<think>", "</think>")
+# As templates have them: DeepSeek R1, Qwen 3 and most others; Magistral; Seed-OSS; Command A; Kimi.
+KNOWN: Final = (
+    THINK,
+    Tags("[THINK]", "[/THINK]"),
+    Tags("<seed:think>", "</seed:think>"),
+    Tags("<|START_THINKING|>", "<|END_THINKING|>"),
+    Tags("◁think▷", "◁/think▷"),
+)
+
+
+class Thinking(NamedTuple):
+    """How an answer may think before it says anything.
+
+    Attributes:
+        opened: its prompt has begun the thought; else it may begin with one.
+    """
+
+    tags: Tags
+    opened: bool
+
 
 _State = Literal["before", "opened", "thought", "closed", "answer"]
 
@@ -22,15 +46,13 @@ _State = Literal["before", "opened", "thought", "closed", "answer"]
 class ThoughtParser:
     """The parser of one answer.
 
-    Args:
-        opened: the prompt ends with the mark that opens a block, so the answer begins inside of it.
-
     Attributes:
         inside: whether the text so far ends in a thought, or in a mark around it.
     """
 
-    def __init__(self, *, opened: bool) -> None:
-        self._state: _State = "opened" if opened else "before"
+    def __init__(self, thinking: Thinking) -> None:
+        self._tags = thinking.tags
+        self._state: _State = "opened" if thinking.opened else "before"
         self._held = ""  # what may become a mark, or white space that may be dropped
 
     @property
@@ -73,18 +95,19 @@ class ThoughtParser:
 
     def _before(self) -> bool:
         begun = self._held.lstrip()
-        if begun.startswith(OPEN):
-            self._state, self._held = "opened", begun[len(OPEN) :]
-        elif OPEN.startswith(begun):
+        mark = self._tags.open
+        if begun.startswith(mark):
+            self._state, self._held = "opened", begun[len(mark) :]
+        elif mark.startswith(begun):
             return False
         else:
             self._state = "answer"
         return True
 
     def _thought(self, parts: list[Part]) -> bool:
-        thought, mark, rest = self._held.partition(CLOSE)
+        thought, mark, rest = self._held.partition(self._tags.close)
         if not mark:
-            keep = _begun(thought, CLOSE)
+            keep = _begun(thought, self._tags.close)
             thought, rest = thought[: len(thought) - keep], thought[len(thought) - keep :]
         else:
             self._state = "closed"
@@ -94,9 +117,21 @@ class ThoughtParser:
         return bool(mark)
 
 
-def thinking_of(template: str) -> Thinking:
-    """Whether answers to prompts of this template may begin with a thought: the template knows both marks."""
-    return "may" if OPEN in template and CLOSE in template else "off"
+def tags_of(template: str) -> Tags | None:
+    """The marks that a template, by its source, has around thoughts: it knows both. None where it has none."""
+    return next((tags for tags in KNOWN if tags.open in template and tags.close in template), None)
+
+
+def thinking_after(prompt: str, tags: Tags, begun: str = "") -> Thinking | None:
+    """How the answer to a prompt may think, by the prompt's end; None where its thought is over already.
+
+    Args:
+        begun: what the prompt has of the answer, where it is one that is gone on with.
+    """
+    end, begun = prompt.rstrip(), begun.strip()
+    if end.endswith(tags.close) or (begun and not begun.startswith(tags.open)) or tags.close in begun:
+        return None
+    return Thinking(tags, opened=bool(begun) or end.endswith(tags.open))
 
 
 def _begun(text: str, mark: str) -> int:

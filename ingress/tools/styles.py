@@ -19,7 +19,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
-from ingress.grammar.writing import before, schema, text, thought
+from ingress.grammar.writing import Marks, before, literal, said, schema, text, thought
 from ingress.text.reasoning import Thinking
 from ingress.tools.offered import Offered, Tool
 from ingress.tools.parser import CallParser, Step
@@ -28,9 +28,6 @@ _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 _CALLS, _ARGS = "[TOOL_CALLS]", "[ARGS]"
 _D_CALLS, _D_CALLS_END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
 _D_CALL, _D_CALL_END, _D_SEP = "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>", "<｜tool▁sep｜>"
-
-Marks = Mapping[str, int]
-"""Control tokens by name."""
 
 
 class Style(NamedTuple):
@@ -62,7 +59,7 @@ class Style(NamedTuple):
         """Whether the parser needs to see control tokens."""
         return any(mark in control for mark in self.marks)
 
-    def grammar(self, offer: Offered, thinking: Thinking, control: Marks, answer: str = "") -> str:
+    def grammar(self, offer: Offered, thinking: Thinking | None, control: Marks, answer: str = "") -> str:
         """Of an answer to a request that offers tools.
 
         Args:
@@ -75,7 +72,7 @@ class Style(NamedTuple):
             f"section: {said(self.opens, control)} call {more} {said(self.closes, control)}",
             *(self.rule(f"tool_{index}", tool, control) for index, tool in enumerate(tools)),
         ]
-        mark = _pattern(self.mark)
+        mark = literal(self.mark)
         if offer.mode == "required":
             start = [f"{said(self.mark, control)} section"]
         elif answer:
@@ -92,20 +89,7 @@ class Style(NamedTuple):
             opens = re.escape(self.opens or "{")
             start = ["(section | PLAIN?)", rf"PLAIN: /[^{opens} \n](.|\n)*/"]
         first = f"start: {before(thinking)}{start[0]}"
-        return "\n".join(["%llguidance {}", first, *start[1:], *rules, thought(thinking)])
-
-
-def said(literal: str, control: Marks) -> str:
-    """A text as a part of a rule, with the control tokens in it."""
-    names = [name for name in control if name in literal]
-    if not names:
-        return text(literal) if literal else ""
-    parts = re.split("(" + "|".join(map(re.escape, names)) + ")", literal)
-    return " ".join(f"<[{control[part]}]>" if part in control else text(part) for part in parts if part)
-
-
-def _pattern(literal: str) -> str:
-    return re.escape(literal).replace("/", "\\/")
+        return "\n".join(["%llguidance {}", first, *start[1:], *rules, thought(thinking, control)])
 
 
 # --- rules of one call -----------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from ingress.errors import ApiError
 from ingress.job import Job
 from ingress.streams import AbortReason, ContentKind, Finish, Part, Piece, Stream, Usage
 from ingress.upstreams import anthropic, openai
+from ingress.upstreams.asking import offer_of
 from ingress.upstreams.door import Door, NoCredential
 from ingress.upstreams.heard import Complaint, Counted, Garbage, Heard
 from ingress.upstreams.refusals import UpstreamError, failed, from_complaint, late
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 
 ACCOUNT_S: Final = 2.0  # for the account after the end of an answer
 MAX_ANSWER: Final = 8 << 20  # characters
+_ANSWERED: Final[tuple[ContentKind, ...]] = ("text", "refusal", "tool")
+CALL_BYTES: Final = 96  # that a model writes around the arguments of a call: the tool's name, marks
 
 
 class Order(NamedTuple):
@@ -86,7 +89,7 @@ class Answer:
         self.stream = Stream(order.job.request, order.job.prompt_tokens, self.abort)
         self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._texts: dict[ContentKind, list[str]] = {}
-        self._size = 0
+        self._size = self._calls = 0
         self._counted: Counted | None = None
         self._reason: Heard | None = None
         self._continued: Stream | None = None
@@ -183,9 +186,11 @@ class Answer:
         """
         order = self._order
         limit = order.job.max_tokens
+        offer = offer_of(order.chat)
+        names = frozenset(tool.name for tool in offer.callable) if offer is not None else frozenset[str]()
         if self._door.config.kind == "anthropic":
-            return anthropic.body(order.chat, order.model.served_name, limit), anthropic.Reader()
-        return openai.body(order.chat, order.model.served_name, limit, order.margins), openai.Reader()
+            return anthropic.body(order.chat, order.model.served_name, limit), anthropic.Reader(names)
+        return openai.body(order.chat, order.model.served_name, limit, order.margins), openai.Reader(names)
 
     def _hear(self, heard: Heard) -> None:
         if heard.counted is not None:
@@ -197,6 +202,7 @@ class Answer:
         for part in heard.parts:
             self._texts.setdefault(part.kind, []).append(part.text)
             self._size += len(part.text)
+            self._calls = max(self._calls, part.call + 1)
         if self._size > MAX_ANSWER:
             raise Garbage("its answer has no end")
         self._push(_piece(heard))
@@ -267,12 +273,12 @@ class Answer:
         return self._order.model.name
 
     def _usage(self) -> Usage:
-        order, text = self._order, self._said("text") + self._said("refusal")
+        order, text = self._order, "".join(map(self._said, _ANSWERED))
         thought = self._said("reasoning")
         return account(
             self._counted,
             Said(
-                order.prompt_bytes, len(text.encode()), len(thought.encode()), order.counted,
+                order.prompt_bytes, len(text.encode()) + CALL_BYTES * self._calls, len(thought.encode()), order.counted,
                 self._watch.count(text, order.model), order.job.max_tokens, order.opaque,
             ),
         )  # fmt: skip

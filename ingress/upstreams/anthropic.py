@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, Final
 
 import msgspec
@@ -15,12 +15,16 @@ from ingress.api.schema_chat import (
     ImagePart,
     Message,
     RefusalPart,
+    SchemaFormat,
     SystemMessage,
     TextPart,
     ToolMessage,
 )
 from ingress.errors import invalid_request
 from ingress.streams import EndReason, Part
+from ingress.tools.offered import Offered
+from ingress.upstreams.asking import offer_of
+from ingress.upstreams.calls import Calls
 from ingress.upstreams.heard import NOTHING, Complaint, Counted, Garbage, Heard
 from ingress.upstreams.openai import complaint
 from ingress.upstreams.sse import Event
@@ -73,7 +77,28 @@ def body(chat: ChatRequest, served: str, limit: int | None) -> bytes:
         said["top_p"] = chat.top_p
     if chat.top_k is not None and chat.top_k > 0:
         said["top_k"] = chat.top_k
+    if (offer := offer_of(chat)) is not None:
+        said |= _offer(offer, parallel=chat.parallel_tool_calls)
+    if isinstance(chat.response_format, SchemaFormat):
+        schema = chat.response_format.json_schema.schema or {"type": "object"}
+        said["output_config"] = {"format": {"type": "json_schema", "schema": schema}}
     return msgspec.json.encode(said)
+
+
+def _offer(offer: Offered, *, parallel: bool | None) -> dict[str, Any]:
+    """Tools, and how they are to be chosen from, in Anthropic's words."""
+    tools = [
+        {"name": tool.name, "input_schema": tool.parameters}
+        | ({"description": tool.description} if tool.description is not None else {})
+        | ({"strict": True} if tool.strict else {})
+        for tool in offer.tools
+    ]
+    choice: dict[str, Any] = {"type": "auto" if offer.mode == "auto" else "any"}
+    if offer.named:
+        choice = {"type": "tool", "name": offer.named}
+    if parallel is False:
+        choice["disable_parallel_tool_use"] = True
+    return {"tools": tools} if choice == {"type": "auto"} else {"tools": tools, "tool_choice": choice}
 
 
 def _turns(messages: list[Message]) -> Iterator[dict[str, Any]]:
@@ -146,18 +171,22 @@ class _Delta(msgspec.Struct):
     type: str = ""
     text: str | None = None
     thinking: str | None = None
+    partial_json: str | None = None
     stop_reason: str | None = None
     stop_sequence: str | None = None
 
 
 class _Block(msgspec.Struct):
     type: str = ""
+    name: str | None = None
+    input: Any = None
     text: str | None = None
     thinking: str | None = None
 
 
 class _Event(msgspec.Struct):
     type: str = ""
+    index: int | None = None
     message: _Message | None = None
     content_block: _Block | None = None
     delta: _Delta | None = None
@@ -170,9 +199,15 @@ _decode: Final = msgspec.json.Decoder(_Event).decode
 
 class Reader:
     """The events of one answer. Its account comes in two parts: the prompt's at the beginning, the answer's at its
-    end."""
+    end.
 
-    def __init__(self) -> None:
+    Args:
+        tools: names of those that it may call.
+    """
+
+    def __init__(self, tools: Collection[str] = ()) -> None:
+        self._calls = Calls(tools)
+        self._called: _Block | None = None  # a call that has begun, of which no arguments have come
         self._prompt: int | None = None
         self._cached: int | None = None
 
@@ -194,9 +229,22 @@ class Reader:
                 self._count(told.message.usage if told.message is not None else None)
             case "content_block_start" if told.content_block is not None:
                 block = told.content_block
-                if block.type in ("tool_use", "server_tool_use"):
-                    raise Garbage("it calls a tool, and was given none")
+                if block.type == "server_tool_use":
+                    raise Garbage("it uses a tool of its own, and was given none")
+                if block.type == "tool_use":
+                    self._called = block
+                    return Heard((self._calls.take(told.index, block.name or "", ""),))
                 return _said(block.text, block.thinking)
+            case "content_block_delta" if told.delta is not None and told.delta.type == "input_json_delta":
+                if not told.delta.partial_json:
+                    return NOTHING  # the first one mostly is empty
+                self._called = None
+                return Heard((self._calls.take(told.index, "", told.delta.partial_json),))
+            case "content_block_stop" if self._called is not None:
+                # Nothing was said of what it is called with but here.
+                given, self._called = self._called.input, None
+                arguments = msgspec.json.encode(given if isinstance(given, dict) else {}).decode()
+                return Heard((self._calls.take(told.index, "", arguments),))
             case "content_block_delta" if told.delta is not None:
                 return _said(told.delta.text, told.delta.thinking)
             case "message_delta" if told.delta is not None:

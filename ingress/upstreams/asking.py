@@ -6,14 +6,15 @@ from __future__ import annotations
 from typing import Any, Final
 
 from bus.config.upstreams import Capability, UpstreamKind
-from ingress.api.schema_chat import AudioPart, ChatRequest, FilePart, ImagePart
+from ingress.api.schema_chat import AudioPart, ChatRequest, FilePart, ImagePart, ObjectFormat, TextFormat
 from ingress.api.schema_common import Generation
-from ingress.tools.offered import offered
+from ingress.tools.offered import Offered, offered
 
 # Parameter -> (values that change nothing, the capability that it needs).
 _NEEDS: Final[dict[str, tuple[tuple[Any, ...], Capability]]] = {
-    "response_format": (({"type": "text"},), "json"),
+    "response_format": ((TextFormat(),), "json"),
     "reasoning_effort": (("none",), "reasoning"),
+    "thinking_token_budget": ((), "reasoning"),
     "seed": ((), "seed"),
     "presence_penalty": ((0.0,), "penalties"),
     "frequency_penalty": ((0.0,), "penalties"),
@@ -36,6 +37,7 @@ _OURS: Final[dict[str, tuple[Any, ...]]] = {
     "include_timing": (False,),
     "add_generation_prompt": (True,),
     "chat_template_kwargs": ({},),
+    "thinking_token_budget": (),
     "allow_special_tokens": (False,),
     "structured_outputs": ({},),
     "guided_json": (),
@@ -65,10 +67,22 @@ def needs(request: Generation) -> dict[Capability, str]:
                     found.setdefault("images", f"messages[{index}].content")
                 elif isinstance(part, AudioPart):
                     found.setdefault("audio", f"messages[{index}].content")
+        if offer_of(request) is not None:
+            found["tools"] = "tools"
     return found
 
 
-# Of what `needs` names, what the models of this host have too.
+def offer_of(chat: ChatRequest) -> Offered | None:
+    """What a chat's answer may call; None where that is nothing.
+
+    Raises:
+        ApiError: 400, its tools are none.
+    """
+    return offered(chat.tools, chat.tool_choice, parallel=chat.parallel_tool_calls)
+
+
+# Of what `needs` names, what the models of this host have too. Those whose template knows tools have these besides, and
+# one that thinks "reasoning".
 LOCAL: Final[frozenset[Capability]] = frozenset({"json", "seed", "penalties", "logprobs", "sampling"})
 
 
@@ -78,10 +92,8 @@ def unspoken(request: Generation, kind: UpstreamKind) -> str:
         value = getattr(request, name, None)
         if value is not None and value not in harmless:
             return name
-    if isinstance(request, ChatRequest):
-        offer = offered(request.tools, request.tool_choice, parallel=request.parallel_tool_calls)
-        if offer is not None and offer.mode != "none":
-            return "tools"
+    if kind == "anthropic" and isinstance(getattr(request, "response_format", None), ObjectFormat):
+        return "response_format"  # of any object: it takes a schema or nothing
     for name in _UNSPOKEN[kind]:
         value = getattr(request, name, None)
         if value and value not in _NEEDS.get(name, ((), ""))[0]:

@@ -5,12 +5,15 @@ Read by struct, and leniently: servers add fields of their own, and leave out wh
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
 
 from ingress.api.schema_chat import ChatRequest
 from ingress.streams import EndReason, Part, TokenText
+from ingress.upstreams.asking import offer_of
+from ingress.upstreams.calls import Calls
 from ingress.upstreams.heard import NOTHING, Complaint, Counted, Garbage, Heard
 from ingress.upstreams.sse import Event
 
@@ -18,9 +21,10 @@ PATH: Final = "/chat/completions"
 
 # Passed on as they were given.
 _ALIKE: Final = (
-    "temperature", "top_p", "presence_penalty", "frequency_penalty", "seed", "stop", "response_format",
+    "temperature", "top_p", "presence_penalty", "frequency_penalty", "seed", "stop",
     "reasoning_effort", "top_k", "min_p", "repetition_penalty", "min_tokens", "logprobs", "top_logprobs",
 )  # fmt: skip
+_OF_TOOLS: Final = ("tools", "tool_choice", "parallel_tool_calls")
 _REASONS: Final[dict[str, EndReason]] = {"length": "length", "content_filter": "content_filter"}
 _NO_TOKEN: Final = 0  # ids of an upstream's tokens are not told, and nobody asks for them
 
@@ -48,9 +52,21 @@ def body(chat: ChatRequest, served: str, limit: int | None, margins: int = 0) ->
         # The older name: every server of the field knows it. OpenAI's reasoning models take the newer one only.
         said["max_completion_tokens" if chat.reasoning_effort else "max_tokens"] = limit
     said |= {name: value for name in _ALIKE if (value := getattr(chat, name)) is not None}
+    if chat.response_format is not None:
+        said["response_format"] = _format(chat.response_format)
+    if offer_of(chat) is not None:
+        said |= {name: value for name in _OF_TOOLS if (value := getattr(chat, name)) is not None}
     if margins:
         said |= {"logprobs": True, "top_logprobs": max(margins, chat.top_logprobs or 0)}
     return msgspec.json.encode(said)
+
+
+def _format(wanted: msgspec.Struct) -> dict[str, Any]:
+    """As it was given: what was not said is not said as null either. What is null in a schema stays."""
+    plain: dict[str, Any] = msgspec.to_builtins(wanted)
+    if (named := plain.get("json_schema")) is not None:
+        plain["json_schema"] = {name: value for name, value in named.items() if value is not None}
+    return plain
 
 
 def _message(message: msgspec.Struct) -> dict[str, Any]:
@@ -76,12 +92,22 @@ class _Logprobs(msgspec.Struct):
     content: list[_Token] | None = None
 
 
+class _Function(msgspec.Struct):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class _Call(msgspec.Struct):
+    index: int | None = None
+    function: _Function | None = None
+
+
 class _Delta(msgspec.Struct):
     content: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
     refusal: str | None = None
-    tool_calls: Any = None
+    tool_calls: list[_Call] | None = None
 
 
 class _Choice(msgspec.Struct):
@@ -114,7 +140,14 @@ _decode: Final = msgspec.json.Decoder(_Chunk).decode
 
 
 class Reader:
-    """The events of one answer."""
+    """The events of one answer.
+
+    Args:
+        tools: names of those that it may call.
+    """
+
+    def __init__(self, tools: Collection[str] = ()) -> None:
+        self._calls = Calls(tools)
 
     def read(self, event: Event) -> Heard:
         """What one says.
@@ -138,16 +171,19 @@ class Reader:
         if choice is None:
             return NOTHING if counted is None else Heard(counted=counted)
         delta = choice.delta or _Delta()
-        if delta.tool_calls:
-            raise Garbage("it calls a tool, and was given none")
         reason = choice.finish_reason
         return Heard(
-            parts=tuple(_parts(delta)),
+            parts=(*_parts(delta), *self._called(delta.tool_calls or ())),
             logprobs=_tokens(choice.logprobs),
             reason=None if reason is None else _REASONS.get(reason, "stop"),
             stop=choice.stop_reason if isinstance(choice.stop_reason, str) else None,
             counted=counted,
         )
+
+    def _called(self, calls: Sequence[_Call]) -> Iterator[Part]:
+        for call in calls:
+            function = call.function or _Function()
+            yield self._calls.take(call.index, function.name or "", function.arguments or "")
 
 
 def complaint(error: Any) -> Complaint:

@@ -183,7 +183,7 @@ class Upstreams:
 
     def count(self, text: str, model: UpstreamModelConfig) -> int:
         """Tokens of a text, by the tokeniser that its model names; 0 without one."""
-        return len(self._engine.models[model.tokenizer].tokenizer.encode(text, special=False)) if model.tokenizer else 0
+        return len(self._engine.model(model.tokenizer).tokenizer.encode(text, special=False)) if model.tokenizer else 0
 
     def first(self, order: Order) -> None:
         """The first token of an answer is there."""
@@ -198,7 +198,7 @@ class Upstreams:
         """An attempt is over: its row in the ledger, and what is counted of it."""
         job, now_ns = order.job, self.now_ns()
         # Every choice is a call of its own there, which counts its prompt.
-        whose = Whose(order.model.name, job.tenant, job.key, True)
+        whose = Whose(order.model.name, job.tenant, job.key, True, job.call)
         self._ledger.ended(
             Used(
                 job.request, whose, outcome, usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens,
@@ -249,7 +249,7 @@ class Upstreams:
     def _count_prompt(self, chat: ChatRequest, model: UpstreamModelConfig) -> int:
         if not model.tokenizer:
             return 0
-        texts = "\n".join(texts_of(chat))
+        texts = "\n".join([*texts_of(chat), tools_of(chat)])
         return self.count(texts, model) + MESSAGE_TOKENS * len(chat.messages)
 
     def _forget(self, request: int) -> None:
@@ -295,11 +295,16 @@ def texts_of(chat: ChatRequest) -> list[str]:
     return found
 
 
+def tools_of(chat: ChatRequest) -> str:
+    """The tools of a chat, as a text that is about as long as what a model reads of them."""
+    return msgspec.json.encode(chat.tools).decode() if chat.tools else ""
+
+
 def size_of(chat: ChatRequest) -> Size:
     """How much is said in a chat."""
-    size = sum(len(text.encode()) for text in texts_of(chat))
+    size = sum(len(text.encode()) for text in texts_of(chat)) + len(tools_of(chat))
     opaque = any(
         not hasattr(part, "text") for message in chat.messages if isinstance(message.content, list)
         for part in message.content
-    ) or any(getattr(message, "tool_calls", None) for message in chat.messages)  # fmt: skip
+    ) or any(getattr(message, "tool_calls", None) for message in chat.messages) or bool(chat.tools)  # fmt: skip
     return Size(size, len(chat.messages), opaque)

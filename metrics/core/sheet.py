@@ -73,6 +73,7 @@ def _sheet(model: ModelConfig, workers: list[WorkerView], fleet: Fleet, arena: P
         kv_limit_tokens=_kv_limit(model.name, first, arena),
         kind=first.kind if first else "generate",
         dimensions=first.dimensions if first else 0,
+        device_memory=first.device_memory if first else (),
     )
 
 

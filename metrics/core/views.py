@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Final, Generic, NamedTuple, TypeVar
 
-from bus.messages.vitals import Doors, PagesView, SchedulerView, WorkerView
+from bus.messages.vitals import AccountsView, Doors, PagesView, SchedulerView, WorkerView
 from metrics.core.fleet import GONE_NS, MAX_PROCESSES
 
-View = SchedulerView | PagesView | Doors | WorkerView
-Said = TypeVar("Said", SchedulerView, PagesView, Doors, WorkerView)
+View = SchedulerView | PagesView | Doors | WorkerView | AccountsView
+Said = TypeVar("Said", SchedulerView, PagesView, Doors, WorkerView, AccountsView)
 KEPT_NS: Final = GONE_NS
 
 
@@ -27,6 +27,7 @@ class Views:
         self.arenas: dict[str, Heard[PagesView]] = {}
         self.doors: dict[str, Heard[Doors]] = {}
         self.workers: dict[str, Heard[WorkerView]] = {}
+        self.accounts: dict[str, Heard[AccountsView]] = {}
 
     def take(self, view: View, now_ns: int) -> None:
         """A process said it, instead of what it said before."""
@@ -39,10 +40,12 @@ class Views:
                 _keep(self.doors, view, now_ns)
             case WorkerView():
                 _keep(self.workers, view, now_ns)
+            case AccountsView():
+                _keep(self.accounts, view, now_ns)
 
     def expire(self, now_ns: int) -> None:
         """Drop what is old."""
-        for kept in (self.schedulers, self.arenas, self.doors, self.workers):
+        for kept in (self.schedulers, self.arenas, self.doors, self.workers, self.accounts):
             for name in [name for name, heard in kept.items() if heard.at_ns < now_ns - KEPT_NS]:
                 del kept[name]
 

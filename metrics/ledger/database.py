@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 FILE: Final = "usage.db"
 HOUR: Final = 3600
 DAY: Final = 86400
-VERSION: Final = 2
+VERSION: Final = 3
 FAILED: Final = frozenset({"error", "shutdown", "deadline"})
 MOST: Final = 1 << 53  # nothing real is more, and what SQLite cannot hold would be tried for ever
 PRUNED_AT_ONCE: Final = 5000  # rows of requests, so that no transaction is long
@@ -34,7 +34,8 @@ CREATE TABLE requests (
     request INTEGER PRIMARY KEY, ended_ms INTEGER NOT NULL, model TEXT NOT NULL, tenant TEXT NOT NULL,
     key TEXT NOT NULL, outcome TEXT NOT NULL, prompt_tokens INTEGER NOT NULL, cached_tokens INTEGER NOT NULL,
     generated_tokens INTEGER NOT NULL, compute_ns INTEGER NOT NULL, prefill_ns INTEGER NOT NULL,
-    duration_ns INTEGER NOT NULL, cost_nano INTEGER NOT NULL DEFAULT 0
+    duration_ns INTEGER NOT NULL, cost_nano INTEGER NOT NULL DEFAULT 0, call INTEGER NOT NULL DEFAULT 0,
+    allowed INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX requests_by_time ON requests (ended_ms);
 CREATE TABLE sums (
@@ -62,11 +63,17 @@ ALTER TABLE sums ADD COLUMN rejected INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE sums ADD COLUMN cached INTEGER NOT NULL DEFAULT 0;
 """
 
+# From version 2, in which samples of one call had nothing in common.
+_FROM_2: Final = """
+ALTER TABLE requests ADD COLUMN call INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE requests ADD COLUMN allowed INTEGER NOT NULL DEFAULT 0;
+"""
+
 _SUMMED: Final = (
     "requests", "failed", "prompt_tokens", "cached_tokens", "generated_tokens", "compute_ns", "prefill_ns",
     "cost_nano", "rejected", "cached",
 )  # fmt: skip
-_INSERT: Final = f"INSERT OR IGNORE INTO requests VALUES ({', '.join('?' * 13)})"
+_INSERT: Final = f"INSERT OR IGNORE INTO requests VALUES ({', '.join('?' * 15)})"
 _ADD: Final = (
     f"INSERT INTO sums VALUES ({', '.join('?' * 15)}) ON CONFLICT DO UPDATE SET "
     + ", ".join(f"{column} = {column} + excluded.{column}" for column in _SUMMED)
@@ -124,6 +131,7 @@ class Database:
                 )  # fmt: skip
                 row = (
                     record.request, record.ended_ms, record.model, record.tenant, record.key, record.outcome, *counts,
+                    record.call, record.allowed,
                 )  # fmt: skip
                 if not connection.execute(_INSERT, row).rowcount:
                     continue
@@ -217,8 +225,9 @@ def _connect(path: Path) -> sqlite3.Connection:
             raise LedgerForeign(f"{path} is of a newer release (version {version}): use that, or move the file away")
         if version == 0:
             connection.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}PRAGMA user_version = {VERSION};COMMIT;")
-        if version == 1:
-            connection.executescript(f"BEGIN IMMEDIATE;{_FROM_1}PRAGMA user_version = {VERSION};COMMIT;")
+        if version in (1, 2):
+            steps = _FROM_1 * (version == 1) + _FROM_2
+            connection.executescript(f"BEGIN IMMEDIATE;{steps}PRAGMA user_version = {VERSION};COMMIT;")
         connection.execute("SELECT count(*) FROM rates").fetchone()
     except BaseException:
         connection.close()

@@ -73,6 +73,8 @@ def answer(database: Database, asked: GetUsage, now_s: int, problem: str) -> Usa
     if asked.by == "request":
         rows = _requests(connection, asked, rates, since_s)
         more = max(0, total.requests + total.rejected - len(rows))
+    elif asked.by == "call":
+        rows, more = _calls(connection, asked, rates, since_s)
     else:
         rows = _grouped(asked, parts, rates, grain)
         more = max(0, len(rows) - asked.limit)
@@ -129,7 +131,7 @@ def _requests(connection: sqlite3.Connection, asked: GetUsage, rates: list[Rate]
     only, values = _only(asked)
     found = connection.execute(
         "SELECT request, ended_ms, model, outcome, prompt_tokens, cached_tokens, generated_tokens, compute_ns, "
-        f"prefill_ns, cost_nano FROM requests WHERE ended_ms >= ?{only} ORDER BY ended_ms DESC LIMIT ?",
+        f"prefill_ns, cost_nano, allowed FROM requests WHERE ended_ms >= ?{only} ORDER BY ended_ms DESC LIMIT ?",
         [since_s * 1000, *values, asked.limit],
     )
     return [
@@ -137,12 +139,44 @@ def _requests(connection: sqlite3.Connection, asked: GetUsage, rates: list[Rate]
             f"{request:016x}", int(outcome != "rejected"), int(outcome in FAILED), prompt, cached, generated,
             compute_ns / 1e9, prefill_ns / 1e9,
             rate_at(rates, ended_ms // 1000).of_compute(compute_ns / 1e9), model, outcome,
-            int(outcome == "rejected"), int(outcome == "cached"), cost_nano,
+            int(outcome == "rejected"), int(outcome == "cached"), cost_nano, allowed,
         )
         for (
-            request, ended_ms, model, outcome, prompt, cached, generated, compute_ns, prefill_ns, cost_nano,
+            request, ended_ms, model, outcome, prompt, cached, generated, compute_ns, prefill_ns, cost_nano, allowed,
         ) in found
     ]  # fmt: skip
+
+
+def _calls(
+    connection: sqlite3.Connection, asked: GetUsage, rates: list[Rate], since_s: int
+) -> tuple[list[UsageRow], int]:
+    """The samples of each call together, and how many calls the limit left out. A call's outcome is that of a sample
+    that failed, where one did."""
+    only, values = _only(asked)
+    of = "CASE call WHEN 0 THEN request ELSE call END"
+    where, values = f"ended_ms >= ?{only}", [since_s * 1000, *values]
+    failed = ", ".join(f"'{outcome}'" for outcome in sorted(FAILED))
+    found = connection.execute(
+        f"SELECT {of}, max(ended_ms), max(model), "
+        f"coalesce(max(CASE WHEN outcome IN ({failed}) THEN outcome END), max(outcome)), "
+        f"sum(outcome <> 'rejected'), sum(outcome IN ({failed})), sum(prompt_tokens), sum(cached_tokens), "
+        "sum(generated_tokens), sum(compute_ns), sum(prefill_ns), sum(cost_nano), sum(outcome = 'rejected'), "
+        f"sum(outcome = 'cached'), max(allowed) FROM requests WHERE {where} GROUP BY 1 ORDER BY 2 DESC LIMIT ?",
+        [*values, asked.limit],
+    )
+    rows = [
+        UsageRow(
+            f"{call:016x}", requests, failures, prompt, cached, generated, compute_ns / 1e9, prefill_ns / 1e9,
+            rate_at(rates, ended_ms // 1000).of_compute(compute_ns / 1e9), model, outcome, rejected, answers, cost_nano,
+            allowed,
+        )
+        for (
+            call, ended_ms, model, outcome, requests, failures, prompt, cached, generated, compute_ns, prefill_ns,
+            cost_nano, rejected, answers, allowed,
+        ) in found
+    ]  # fmt: skip
+    (count,) = connection.execute(f"SELECT count(DISTINCT {of}) FROM requests WHERE {where}", values).fetchone()
+    return rows, max(0, count - len(rows))
 
 
 def _host(connection: sqlite3.Connection, rates: list[Rate], where: str, values: list[int]) -> HostUsage:

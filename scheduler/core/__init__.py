@@ -19,6 +19,7 @@
 | `ledger`    | which pages a request holds: referencing, sealing, giving back            |
 | `replica`   | the slots of one replica as struct of arrays; its steps in flight         |
 | `cost`      | how long a step will take                                                 |
+| `speculation` | how many draft tokens rows may have                                     |
 | `plan`      | the next step of a replica                                                |
 | `bounds`    | why a step has no more in it                                              |
 | `steplog`   | the steps of late, as an onlooker sees them                               |

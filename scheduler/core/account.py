@@ -66,9 +66,10 @@ class Book:
         else:
             self._resumptions += 1
 
-    def account(self) -> Account:
-        """As far as it has come."""
+    def account(self, drafted: int = 0, accepted: int = 0) -> Account:
+        """As far as it has come, with the draft tokens that it had, and those that were right."""
         return Account(
             self._since_ns, self._queue_ns, tuple(self._held.items()), self._prefill_ns, self._memory, self._disk,
             self._computed, self._chunks, self._placed, self._preemptions, self._resumptions,
+            drafted, accepted,
         )  # fmt: skip

@@ -15,8 +15,9 @@ import numpy as np
 
 from bus.blocks import DIGEST_BYTES
 from bus.messages.telemetry import HeldFor
+from scheduler.core.adapters import lacking, wait_for_adapter
 from scheduler.core.events import LookUp
-from scheduler.core.handover import candidates, hands_over, has_pools
+from scheduler.core.handover import candidates, hands_over, has_pools, sides
 from scheduler.core.prefix import Entry
 from scheduler.core.pressure import make_room, make_way
 from scheduler.core.replica import Replica
@@ -59,6 +60,10 @@ def admit(state: State) -> None:
         head: Request | None = None
         moved = False
         for request in window:
+            if request.adapter and (replicas := lacking(request, sides(state, request))):
+                wait_for_adapter(state, request, replicas)
+                moved = True
+                continue
             replica = _choose(state, request)
             if replica is None:
                 _note_no_place(state, request)
@@ -93,13 +98,16 @@ def _choose(state: State, request: Request) -> Replica | None:
     suspects, best = state.suspects, None
     if request.standing is Standing.ON_TRIAL:
         dock = state.replicas.get(suspects.trial.dock) if suspects.trial is not None else None
-        return dock if dock is not None and dock.placeable else None
+        fits = dock is not None and dock.placeable and (not request.adapter or dock.adapters.has(request.adapter))
+        return dock if fits else None
     for replica in candidates(state, request):
         number = replica.number
         backlog = replica.backlog if request.submit.batch else replica.urgent_backlog
         if not replica.openings or backlog >= replica.step_budget:
             continue
         if number == suspects.dock and replica.openings <= suspects.seats:
+            continue
+        if request.adapter and not replica.adapters.has(request.adapter):
             continue
         warm = sum(1 for entry in request.entries if entry.replica == number) * request.page_tokens
         load = replica.running / replica.slot_cap + (backlog - warm) / replica.step_budget
@@ -119,8 +127,8 @@ def _note_no_place(state: State, request: Request) -> None:
 
 
 def _others_may_pass(state: State, request: Request) -> bool:
-    """Whether it waits for its own pool only."""
-    return has_pools(state) and bool(candidates(state, request))
+    """Whether it waits for its own pool, or for a replica that has its adapter."""
+    return bool(request.adapter) or (has_pools(state) and bool(candidates(state, request)))
 
 
 def _try(state: State, request: Request, replica: Replica) -> _Try:
@@ -133,7 +141,7 @@ def _try(state: State, request: Request, replica: Replica) -> _Try:
         state.holders[request.id] = request
     if len(request.entries) < request.reusable_blocks and _wait_for_prefix(state, request, replica):
         return _Try.PARKED
-    if not _fits(state, request):
+    if not _fits(state, request) or not _fits_on(state, replica, request):
         return _Try.NO_ROOM
     if has_pools(state):  # how much is left to compute, and so where it belongs, is known only now
         chosen = _choose(state, request)
@@ -270,7 +278,10 @@ def unpark(state: State, request_id: int) -> None:
 
 
 def _batch_made_room(state: State, request: Request) -> bool:
-    """Take batch out until the pages that are free, or come, are enough for a request. Whether it fits now."""
+    """Take batch out until the pages that are free, or come, are enough for a request. Whether it fits now, or, where
+    it wants room in device memory, whether there is more of that."""
+    if _fits(state, request):
+        return make_room(state)
     while _shortage(state, request) > state.pool.coming and make_room(state):
         pass
     return _fits(state, request)
@@ -281,6 +292,14 @@ def _fits(state: State, request: Request) -> bool:
     if not state.running and not state.pool.coming:
         return True  # it was refused at submission if it could not run alone
     return _shortage(state, request) <= 0
+
+
+def _fits_on(state: State, replica: Replica, request: Request) -> bool:
+    """The same for device memory; pages that it would share with those who run there count twice, which errs safely."""
+    if not replica.device_pages or not replica.running:
+        return True
+    need = len(request.entries) + _need(state, request)
+    return _owed(replica, state.reserve) + need <= replica.spare_pages
 
 
 def _shortage(state: State, request: Request) -> float:

@@ -23,6 +23,15 @@ from scheduler.core.admission import admit, expire, found, unpark
 from scheduler.core.apply import BadResult
 from scheduler.core.bounds import record_of
 from scheduler.core.failure import look_after, pages_lost, replica_fenced, replica_leaves, replica_lost, step_broken
+from scheduler.core.fetching import (
+    adapter_added,
+    adapter_dropped,
+    adapter_read,
+    forget_unlisted,
+    look_after_adapters,
+    tell_replicas,
+    try_again,
+)
 from scheduler.core.pages import unpack_handles
 from scheduler.core.plan import plan_barrier, plan_step
 from scheduler.core.prefix import EntryState
@@ -78,6 +87,9 @@ class SchedulerCore:
             e.Found: self._found,
             e.LookupExpired: lambda event: expire(self.state, event.lookup),
             e.Limited: self._limited,
+            e.AdapterAdded: lambda event: adapter_added(self.state, event),
+            e.AdapterDropped: lambda event: adapter_dropped(self.state, event),
+            e.AdapterRead: lambda event: adapter_read(self.state, event),
             e.Tick: lambda _: self._tick(),
         }
 
@@ -112,6 +124,7 @@ class SchedulerCore:
         return ModelFacts(
             state.limits.model, root if known else b"", page_tokens, context_tokens, vocabulary,
             ready if state.pool.capacity else 0, state.limits.replicas, trouble(state), state.stuck, state.stuck_ns,
+            state.adapters.facts(),
         )  # fmt: skip
 
     # --- moving on -------------------------------------------------------------------------------------------------
@@ -119,10 +132,12 @@ class SchedulerCore:
     def _advance(self) -> None:
         state = self.state
         hold_trials(state)
+        look_after_adapters(state)
         admit(state)
         self._plan()
         while relieve(state):
             self._plan()
+        tell_replicas(state)
         state.out += state.ledger.flush(state.starved)
         state.out += state.questions
         state.questions.clear()
@@ -136,7 +151,7 @@ class SchedulerCore:
                 began = self._clock()
                 plan, chunks, replica.starved, cut = plan_step(replica, state.pool, state.limits.inter_token_target_ns)
                 if plan is None:
-                    replica.sat_out = replica.starved > 0
+                    replica.sat_out = replica.starved + replica.crowded > 0
                     break
                 replica.flights[-1].record = record_of(
                     state, replica, chunks, replica.starved, cut, self._clock() - began
@@ -194,7 +209,8 @@ class SchedulerCore:
         assert state.geometry is not None
         replica = Replica(
             event.replica, event.slots, event.step_tokens, state.geometry.context_tokens, state.geometry.page_tokens,
-            event.cores, event.dimensions,
+            event.cores, event.dimensions, min(event.drafts, state.limits.drafts), state.limits.adapters,
+            event.device_pages,
         )  # fmt: skip
         previous = state.replicas.get(event.replica)
         if previous is not None:
@@ -203,12 +219,14 @@ class SchedulerCore:
             replica_fenced(state, previous)
             replica.next_step, replica.completed_step = previous.next_step, previous.next_step - 1
             replica.cost, replica.draining = previous.cost, previous.draining
+            replica.speculation.inherit(previous.speculation)
         state.limit(replica)
         replica.barred = state.budget(event.replica).barred_until_ns > state.now
         replica.ready = not replica.barred
         state.replicas[event.replica] = replica
         state.out.append(e.ResetReplica(event.replica, replica.next_step))
         state.blocked_version = -1
+        try_again(state)
         early, self._early = self._early, []
         for submitted in early:
             submit(state, submitted.home, submitted.submit)
@@ -328,5 +346,6 @@ class SchedulerCore:
             if replica.barred and state.budget(replica.number).barred_until_ns <= state.now:
                 replica.barred, replica.ready = False, True
                 state.blocked_version = -1
+        forget_unlisted(state)
         state.stuck = standstill(state)
         state.stuck_ns = (state.stuck_ns or state.now) if state.stuck else 0

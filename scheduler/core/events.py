@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from bus.messages.adapters import AdapterSource
 from bus.messages.requests import Abort, Accepted, Deltas, Encoded, PromptLogprobs, Refused, Spent, Submit
 from bus.messages.steps import StepFailed, StepPlan, StepResult
 from bus.messages.telemetry import TimelineEvent
@@ -60,7 +61,9 @@ class ReplicaUp(Event, frozen=True, gc=False):
     """All ranks of a replica are ready, with all slots closed.
 
     `context_tokens` and `page_tokens` are the model's, equal for all replicas. `cores`: that all ranks compute with.
-    `dimensions`: of an encoder's answers; 0 of a model that generates.
+    `dimensions`: of an encoder's answers; 0 of a model that generates. `drafts`: most draft tokens of a row that its
+    workers can propose. `device_pages`: that its slots can hold at once, where it computes KV in device memory; 0 where
+    it is the arena.
     """
 
     replica: int
@@ -70,6 +73,8 @@ class ReplicaUp(Event, frozen=True, gc=False):
     page_tokens: int
     cores: int = 1
     dimensions: int = 0
+    drafts: int = 0
+    device_pages: int = 0
 
 
 class ReplicaLost(Event, frozen=True, gc=False):
@@ -183,6 +188,33 @@ class Reasserted(Event, frozen=True, gc=False):
     lost: bytes
 
 
+class AdapterAdded(Event, frozen=True, gc=False):
+    """An adapter may be named. Not `listed`, it is there for those only who had it under way, at most for so long."""
+
+    name: str
+    source: str
+    digest: bytes = b""
+    listed: bool = True
+    linger_ns: int = 0
+    created: int = 0
+
+
+class AdapterDropped(Event, frozen=True, gc=False):
+    """... and may be named no more."""
+
+    name: str
+
+
+class AdapterRead(Event, frozen=True, gc=False):
+    """All ranks of a replica have answered for an adapter; fields as in `bus.messages.adapters.AdapterState`."""
+
+    replica: int
+    number: int
+    digest: bytes = b""
+    took_ns: int = 0
+    problem: str = ""
+
+
 class Limited(Event, frozen=True, gc=False):
     """The operator changes limits. What runs goes on; what comes next has to fit. Units as in `state.Limits`."""
 
@@ -277,6 +309,20 @@ class ReassertPages(Action, frozen=True, gc=False):
     pin_generations: bytes
     leases: bytes
     lease_generations: bytes
+
+
+class KeepAdaptersOf(Action, frozen=True, gc=False):
+    """Every rank of the replica shall have these adapters and no others. `AdapterRead` follows for each."""
+
+    replica: int
+    adapters: tuple[AdapterSource, ...]
+
+
+class AdapterTold(Action, frozen=True, gc=False):
+    """An adapter was read for the first time, or (`problem`) cannot be."""
+
+    name: str
+    problem: str
 
 
 class Note(Action, frozen=True, gc=False):

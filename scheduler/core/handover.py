@@ -49,6 +49,17 @@ def candidates(state: State, request: Request) -> list[Replica]:
     return prefillers if prefillers and _is_long(state, request) else decoders
 
 
+def sides(state: State, request: Request) -> list[list[Replica]]:
+    """Where a request is computed, one place after the other: one of each."""
+    if request.standing is Standing.ON_TRIAL:
+        dock = state.replicas.get(state.suspects.trial.dock) if state.suspects.trial is not None else None
+        return [[dock]] if dock is not None and dock.placeable else []
+    first = candidates(state, request)
+    if has_pools(state) and first and is_prefill(state, first[0]):
+        return [first, _decoders(state)]
+    return [first]
+
+
 def hands_over(state: State, replica: Replica, request: Request) -> bool:
     """Whether a request that enters this replica leaves it again for another that decodes."""
     return (
@@ -72,7 +83,7 @@ def hand_over(state: State, replica: Replica, flight: Flight) -> None:
         if replica.computed[slot] < replica.prefill_end[slot]:
             continue
         target = min(
-            (other for other in _decoders(state) if other.openings),
+            (other for other in _decoders(state) if other.openings and _ready_for(other, replica.requests[slot])),
             key=lambda other: other.running / other.slot_cap,
             default=None,
         )
@@ -85,6 +96,10 @@ def hand_over(state: State, replica: Replica, flight: Flight) -> None:
         limit = limit_of(state, request)
         target.open(request, state.home_number(request.home), limit, generations, computed=computed)
         state.note(request.id, "admitted", target.number, replica=target.number)
+
+
+def _ready_for(replica: Replica, request: Request | None) -> bool:
+    return request is None or not request.adapter or replica.adapters.has(request.adapter)
 
 
 def _decoders(state: State) -> list[Replica]:

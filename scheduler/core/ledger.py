@@ -106,6 +106,8 @@ class Ledger:
             if block >= len(entries) or entries[block].page != page
         ]  # fmt: skip
         request.table = []
+        if replica.device_pages:
+            replica.forgetting += own
         if keep_entries:
             entries = []
         else:

@@ -13,7 +13,7 @@ import numpy as np
 from bus.messages.steps import SlotOpen, StepPlan
 from bus.packed import pack_u32
 from scheduler.core.pages import PagePool
-from scheduler.core.replica import Bools, Flight, Ints, Replica
+from scheduler.core.replica import NO_DRAFTS, Bools, Flight, Ints, Replica
 
 MIN_CHUNK: Final = 16  # prefill makes at least so much progress in a step, whatever the target
 
@@ -81,25 +81,29 @@ def plan_step(replica: Replica, pool: PagePool, target_ns: float) -> Planned:
 def _plan(replica: Replica, pool: PagePool, target_ns: float, decoding: Bools, prefilling: list[int]) -> Planned:
     """A step of some slots: `decoding` is [slots]."""
     diff = _PageDiff()
-    decodes = np.flatnonzero(decoding & (replica.planned < replica.last_start))
+    replica.crowded = 0
+    # Whoever may have all its tokens when the steps in flight are done is waited for.
+    decodes = np.flatnonzero(decoding & (replica.planned + replica.speculation.ahead < replica.last_start))
     most = replica.step_budget - (min(MIN_CHUNK, replica.step_budget // 2) if prefilling else 0)
     cut: Cut | None = None
     if len(decodes) > most:  # more slots than budget: whoever waits longest
         cut = "token_budget"
         decodes = decodes[np.argsort(replica.last_step[decodes], kind="stable")[:most]]
     decodes, starved = _page_decodes(replica, pool, decodes, diff)
+    drafts = _drafts(replica, pool, decodes, most - len(decodes), target_ns, diff)
     starts = replica.planned[decodes]
     pairs = float(starts.sum())
     chunks: list[Chunk] = []
     if prefilling:
         if replica.batch:  # the budget is for the others first
             prefilling = sorted(prefilling, key=replica.batch.__contains__)
-        chunks, short, pairs, short_of = _chunks(replica, pool, tuple(prefilling), len(decodes), pairs, target_ns, diff)
+        tokens = len(decodes) + int(drafts.sum())
+        chunks, short, pairs, short_of = _chunks(replica, pool, tuple(prefilling), tokens, pairs, target_ns, diff)
         starved += short
         cut = cut or short_of
     if not chunks and not len(decodes):
         return Planned(None, chunks, starved, cut)
-    return Planned(_build(replica, pool, decodes, starts, chunks, pairs, diff), chunks, starved, cut)
+    return Planned(_build(replica, pool, decodes, starts, drafts, chunks, pairs, diff), chunks, starved, cut)
 
 
 def plan_barrier(replica: Replica) -> StepPlan:
@@ -110,16 +114,18 @@ def plan_barrier(replica: Replica) -> StepPlan:
     replica.flights.append(Flight(step, none, none, none, none, 0, 0.0, 0.0))
     closes = pack_u32(replica.closing)
     replica.closing.clear()
-    return StepPlan(step, closes, (), b"", b"", b"", b"", b"", b"", b"")
+    return StepPlan(step, closes, (), b"", b"", b"", b"", b"", b"", b"", forgets=_forgets(replica))
 
 
 def _page_decodes(replica: Replica, pool: PagePool, decodes: Ints, diff: _PageDiff) -> tuple[Ints, int]:
     """Give a page to each decode that crosses into a new block; those for whom there is none sit this step out."""
-    crossing = decodes[replica.planned[decodes] >= replica.room[decodes]]
+    crossing = decodes[(replica.planned + replica.speculation.ahead)[decodes] >= replica.room[decodes]]
     wanted = len(crossing)
     if not wanted:
         return decodes, 0
-    pages = pool.take(wanted)
+    room = min(wanted, replica.spare_pages)
+    pages = pool.take(room)
+    replica.crowded += wanted - room
     if len(pages) < wanted:
         crossing = crossing[np.argsort(replica.order[crossing], kind="stable")]
         decodes = np.setdiff1d(decodes, crossing[len(pages) :], assume_unique=True)
@@ -132,7 +138,28 @@ def _page_decodes(replica: Replica, pool: PagePool, decodes: Ints, diff: _PageDi
     replica.room[crossing] += replica.page_tokens
     diff.slots += slots
     diff.pages += pages
-    return decodes, wanted - len(pages)
+    return decodes, room - len(pages)
+
+
+def _drafts(replica: Replica, pool: PagePool, decodes: Ints, budget: int, target_ns: float, diff: _PageDiff) -> Ints:
+    """Most draft tokens of each decode, and pages for them where there are plenty: nobody gives way for drafts."""
+    speculation = replica.speculation
+    if not speculation.most or not len(decodes) or replica.tried:
+        return np.zeros(len(decodes), np.int64)
+    behind = replica.planned[decodes] + speculation.ahead[decodes] + 1  # where a row ends at most, without drafts
+    drafts = speculation.choose(decodes, replica.last_start[decodes] - behind, budget, target_ns)
+    short = decodes[behind + drafts > replica.room[decodes]].tolist()
+    if short and pool.free >= len(short) + len(decodes) and replica.spare_pages >= len(short):
+        pages = pool.take(len(short))
+        for slot, page in zip(short, pages, strict=True):
+            request = replica.requests[slot]
+            assert request is not None
+            request.table.append(page)
+        replica.room[short] += replica.page_tokens
+        diff.slots += short
+        diff.pages += pages
+    kept: Ints = np.minimum(drafts, replica.room[decodes] - behind).clip(0)
+    return kept
 
 
 def _chunks(
@@ -188,14 +215,16 @@ def _page_chunk(
     wanted = -(-max(0, start + count - room) // size)
     if not wanted:
         return count, 0
-    pages = pool.take(wanted)
+    spare = min(wanted, replica.spare_pages)
+    pages = pool.take(spare)
+    replica.crowded += wanted - spare
     request = replica.requests[slot]
     assert request is not None
     request.table += pages
     replica.room[slot] = room = room + len(pages) * size
     diff.slots += [slot] * len(pages)
     diff.pages += pages
-    return min(count, room - start), wanted - len(pages)
+    return min(count, room - start), spare - len(pages)
 
 
 def _build(
@@ -203,6 +232,7 @@ def _build(
     pool: PagePool,
     decodes: Ints,
     starts: Ints,
+    drafts: Ints,
     chunks: list[Chunk],
     pairs: float,
     diff: _PageDiff,
@@ -217,11 +247,17 @@ def _build(
         starts = np.concatenate((columns[1], starts))
         counts = np.concatenate((columns[2], counts))
         samples = np.concatenate((columns[3].astype(np.uint8), samples))
+        drafts = np.concatenate((np.zeros(len(chunks), np.int64), drafts))
     ends = starts + counts
     step = replica.next_step
     tokens = int(counts.sum()) if chunks else rows
     replica.next_step += 1
     replica.planned[slots] = ends
+    ahead = replica.speculation.ahead
+    drafted = bool(drafts.any())
+    exact = not drafted and not ahead[slots].any()
+    ahead[slots] += drafts
+    extra = int(drafts.sum())
     replica.last_step[slots] = step
     opens = _opens(replica, int(slots[0]))
     replica.flights.append(
@@ -233,17 +269,25 @@ def _build(
             np.flatnonzero(samples),
             tokens,
             pairs,
-            replica.cost.predict_ns(tokens, pairs),
+            replica.cost.predict_ns(tokens + extra, pairs + float((drafts * ends).sum()) if drafted else pairs),
             tuple(opens),
+            drafts=drafts if drafted else NO_DRAFTS,
         )
     )
     pages, generations = pool.pack(diff.pages)
     plan = StepPlan(
         step, pack_u32(replica.closing), tuple(opens.values()), pack_u32(slots), pack_u32(starts), pack_u32(counts),
         samples.tobytes(), pack_u32(diff.slots), pages, generations,
+        b"" if exact else drafts.astype(np.uint8).tobytes(), _forgets(replica),
     )  # fmt: skip
     replica.closing.clear()
     return plan
+
+
+def _forgets(replica: Replica) -> bytes:
+    forgets = pack_u32(replica.forgetting)
+    replica.forgetting.clear()
+    return forgets
 
 
 def _opens(replica: Replica, row: int) -> dict[int, SlotOpen]:

@@ -24,6 +24,9 @@ RESERVE_STEP: Final = 0.2
 
 def relieve(state: State) -> bool:
     """Free pages if rows starve and nothing is about to come. True where something was given up."""
+    for replica in state.replicas.values():
+        if replica.crowded and _make_room_on(state, replica):
+            return True
     if not state.starved:
         state.starved_since = 0
         return False
@@ -35,6 +38,19 @@ def relieve(state: State) -> bool:
         return False
     for replica in state.replicas.values():
         replica.starved = 0  # until the next plan says so again
+    return True
+
+
+def _make_room_on(state: State, replica: Replica) -> bool:
+    """The least important of those in a full device memory goes back to the queue; one alone fits by itself."""
+    replica.crowded = 0  # until the next plan says so again
+    if replica.running < 2:
+        return False
+    slots = np.flatnonzero(replica.active)
+    victim = replica.requests[int(slots[np.argmax(replica.order[slots])])]
+    assert victim is not None
+    preempt(state, victim, "device memory")
+    state.reserve = min(1.0, state.reserve + RESERVE_STEP)
     return True
 
 

@@ -6,13 +6,15 @@ costs a few dozen array operations and no Python object per token. Positions:
     0 ........ computed ........ planned ........ known ........ limit
       KV is there     in flight         tokens known     prompt + max_tokens, or the context
 
-`planned` runs ahead of `known` by at most the steps in flight: the worker has the tokens before we do.
+`planned` runs ahead of `known` by at most the steps in flight: the worker has the tokens before we do. Where steps in
+flight may have drafts, it is the least that they bring, and `speculation.ahead` says how many more it may be.
 """
 
 from __future__ import annotations
 
+import sys
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -23,6 +25,8 @@ from bus.packed import pack_u32, unpack_u32
 from scheduler.core.cost import CostModel
 from scheduler.core.prefix import Entry
 from scheduler.core.request import Phase, Request, Standing
+from scheduler.core.residency import Residency
+from scheduler.core.speculation import Speculation
 from scheduler.core.steplog import PlanRecord
 from scheduler.core.watch import Watch
 
@@ -33,6 +37,7 @@ STEPS_IN_FLIGHT: Final = 2
 NO_STOP: Final = -1
 SHRUNK_STEPS: Final = 64  # completed steps after which a step that was shrunk for lack of memory may grow again
 SMALLEST_STEP: Final = 16
+NO_DRAFTS: Final[Ints] = np.zeros(0, np.int64)
 
 
 @dataclass(slots=True, eq=False)
@@ -40,11 +45,13 @@ class Flight:
     """A step that was planned and not answered. Columns have one element per row.
 
     Attributes:
+        ends: where each row ends; of one that draws, at least, until the result says how many drafts were right.
         sampled: indexes of the rows that draw a token.
-        counts: tokens of each row.
+        counts: tokens of each row, without drafts until the result is there.
         tokens, pairs: the step's features for the cost model.
         opened: slots that the plan opens; they need not have a row in it yet.
         record: for those who look on; a barrier has none.
+        drafts: most draft tokens of each row; empty where none may have any.
     """
 
     step: int
@@ -57,6 +64,7 @@ class Flight:
     predicted_ns: float
     opened: tuple[int, ...] = ()
     record: PlanRecord | None = None
+    drafts: Ints = field(default_factory=lambda: NO_DRAFTS)
 
     @property
     def involved(self) -> set[int]:
@@ -92,7 +100,12 @@ class Replica:
         leaving: its processes are about to end; no step is planned any more.
         cores: that its ranks compute with, in all: a second of a step is so many of computing.
         dimensions: of an encoder's answer to a row, which is a whole sequence in one step; 0 of a decoder.
+        speculation: how many draft tokens its rows may have.
         spent_ns, prefill_ns: computing that who is in a slot has cost since it entered, and what of it was prefill.
+        adapters: that its workers have in memory.
+        device_pages: that its slots can hold at once, where KV is computed in device memory; 0 is any number.
+        crowded: pages that rows of the last plan wanted, and for which there was no room in device memory.
+        forgetting: pages that left its block tables without a name, to be told with the next plan.
         retired: left by requests while steps that may write their pages are in flight.
         limbo: left by requests when the replica failed; reusable when it is fenced.
     """
@@ -106,6 +119,9 @@ class Replica:
         page_tokens: int,
         cores: int = 1,
         dimensions: int = 0,
+        drafts: int = 0,
+        adapters: int = 0,
+        device_pages: int = 0,
     ) -> None:
         self.number = number
         self.slots = slots
@@ -113,6 +129,9 @@ class Replica:
         self.page_tokens = page_tokens
         self.cores = cores
         self.dimensions = dimensions
+        self.device_pages = device_pages
+        self.crowded = 0
+        self.forgetting: list[int] = []
         self.ready = False
         self.draining = False
         self.leaving = False
@@ -124,6 +143,7 @@ class Replica:
         self.completed_step = 0
         self.flights: deque[Flight] = deque()
         self.cost = CostModel()
+        self.speculation = Speculation(slots, drafts)
         self.watch = Watch()
         self.step_limit = step_tokens
         self.slot_cap, self.step_cap = slots, step_tokens
@@ -146,6 +166,7 @@ class Replica:
         self.limbo: list[Retired] = []
         self.limbo_until_step = 0
         self.gap_ns = 0.0
+        self.adapters = Residency(adapters)
 
         def column() -> Ints:
             return np.zeros(slots, np.int64)
@@ -201,6 +222,21 @@ class Replica:
         """Whether a request can enter now."""
         return self.serving and self.openings > 0
 
+    @property
+    def spare_pages(self) -> int:
+        """How many more pages its block tables can name."""
+        if not self.device_pages:
+            return sys.maxsize
+        spare = self.device_pages - int(self.room[self.active].sum()) // self.page_tokens
+        if spare >= self.slots:
+            return spare
+        # Requests share pages of prefixes. Counting them apart takes longer, and matters only where room is short.
+        named: set[int] = set()
+        for request in self.requests:
+            if request is not None:
+                named.update(request.table)
+        return self.device_pages - len(named)
+
     def open(
         self,
         request: Request,
@@ -241,10 +277,11 @@ class Replica:
         self.room[slot] = room
         self.limit[slot] = limit
         self.last_start[slot] = limit - 1
-        self.stop_from[slot] = prompt_len + submit.sampling.min_tokens
+        self.stop_from[slot] = prompt_len + submit.sampling.unstopped
         self.last_step[slot] = self.completed_step
         self.last_token_ns[slot] = request.last_token_ns
         self.spent_ns[slot] = self.prefill_ns[slot] = 0
+        self.speculation.open(slot)
         self.tokens[slot, :known] = unpack_u32(tokens)
         self._set_stops(slot, submit.stop_token_ids)
         self.prefilling.append(slot)
@@ -259,8 +296,10 @@ class Replica:
             self.scoring.add(slot)
         self.opening[slot] = SlotOpen(
             slot, request.id, tokens, prompt_len, computed, pack_u32(table), pack_u32(generations), submit.sampling,
-            submit.prompt_logprobs if request.wants_prompt_logprobs else -1, submit.segment,
+            submit.prompt_logprobs if request.wants_prompt_logprobs else -1, submit.segment, request.adapter,
         )  # fmt: skip
+        if request.adapter:
+            self.adapters.enter(request.adapter)
         return slot
 
     def keep(self, slot: int) -> None:
@@ -279,7 +318,11 @@ class Replica:
         request.last_token_ns = int(self.last_token_ns[slot])
         request.spent_ns += int(self.spent_ns[slot])
         request.prefill_ns += int(self.prefill_ns[slot])
+        request.drafted += int(self.speculation.drafted[slot])
+        request.accepted += int(self.speculation.accepted[slot])
         request.replica = request.slot = -1
+        if request.adapter:  # plans that were sent may still open its slot
+            self.adapters.leave(request.adapter, self.next_step - 1)
         self.requests[slot] = None
         self.running -= 1
         self.active[slot] = self.decoding[slot] = False
@@ -323,8 +366,10 @@ class Replica:
     def fail(self) -> None:
         """Nothing in flight will be answered, and all slots are closed. What was retired waits for the fence."""
         assert not self.running
-        self.starved = 0
+        self.starved = self.crowded = 0
+        self.forgetting.clear()  # whoever closes all slots at once forgets all by itself
         self.flights.clear()
+        self.adapters.settled()
         self.limbo += self.retired
         self.limbo_until_step = self.next_step
         self.retired = []

@@ -57,8 +57,10 @@ class Request:
         from_disk: tokens whose KV was read from disk for it since it last began to wait.
         book: where its time goes.
         spent_ns, prefill_ns: computing that it cost before it last left a slot, and what of it was prefill.
+        drafted, accepted: draft tokens that it had until then, and what of them was right.
         alone: of these, those in which nobody else was in the step.
         alone_on: replica on which it failed alone; -1 for none.
+        adapter: number of the adapter that it is computed with; 0 is none.
         logprobs, prompt_logprobs: kept for resubmission; only where asked for.
     """
 
@@ -90,12 +92,15 @@ class Request:
     preemptions: int = 0
     spent_ns: int = 0
     prefill_ns: int = 0
+    drafted: int = 0
+    accepted: int = 0
     strikes: int = 0
     struck_at: int = -1
     struck_ns: int = 0
     found: int = 0
     alone: int = 0
     alone_on: int = -1
+    adapter: int = 0
     standing: Standing = Standing.CLEAR
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)

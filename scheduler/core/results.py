@@ -15,7 +15,7 @@ from bus.packed import pack_u32, pack_u64
 from scheduler.core.apply import Outcome, apply_result
 from scheduler.core.encoded import tell_encoded, vectors_of
 from scheduler.core.handover import hand_over
-from scheduler.core.replica import Flight, Ints, Replica
+from scheduler.core.replica import Flight, Replica
 from scheduler.core.request import Request
 from scheduler.core.shares import bill
 from scheduler.core.state import State
@@ -40,7 +40,7 @@ def step_done(state: State, replica: Replica, result: StepResult) -> None:
     replica.flights.popleft()
     if flight.tokens:
         bill(state, replica, flight, outcome.live, result.ran_ns)
-        replica.cost.observe(flight.tokens, flight.pairs, result.ran_ns)
+        _learn(replica, flight, outcome.drafted, result)
         state.budget(replica.number).worked(state.now)
         if replica.step_limit < replica.step_tokens:
             replica.grow()
@@ -58,6 +58,8 @@ def step_done(state: State, replica: Replica, result: StepResult) -> None:
     if result.prompt_logprobs:
         _prompt_logprobs(state, replica, flight, outcome, result)
     accounts = _settle(state, replica, outcome, result.step)
+    if outcome.drafted:
+        accounts += _drafters(replica, flight)
     first = _observe(state, replica, outcome, result.step)
     ended = _ended(state, replica, outcome)
     if replica.dimensions:
@@ -71,6 +73,16 @@ def step_done(state: State, replica: Replica, result: StepResult) -> None:
         state.forget(request)
     if replica.handing:
         hand_over(state, replica, flight)
+
+
+def _learn(replica: Replica, flight: Flight, drafted: int, result: StepResult) -> None:
+    """What a step took, for what later ones will."""
+    pairs = flight.pairs
+    if drafted:
+        pairs = float((flight.counts * (flight.ends - 0.5 * (flight.counts - 1))).sum())
+    replica.cost.observe(flight.tokens + drafted, pairs, result.ran_ns)
+    if flight.tokens == len(flight.slots):
+        replica.speculation.observe(flight.tokens, drafted, result.ran_ns, result.drafting_ns, result.behind_ns)
 
 
 def _end_failed(state: State, replica: Replica, flight: Flight, result: StepResult) -> None:
@@ -89,7 +101,7 @@ def _ended(state: State, replica: Replica, outcome: Outcome) -> list[tuple[Reque
         request = replica.requests[int(outcome.slots[row])]
         assert request is not None
         reason: FinishReason = "stop" if outcome.stopped[row] else "length"
-        ended.append((request, state.account(request, reason, int(outcome.indexes[row]) + 1)))
+        ended.append((request, state.account(request, reason, int(outcome.indexes[row] + outcome.counts[row]))))
     for slot in tuple(replica.scoring):
         if replica.computed[slot] >= replica.prefill_end[slot]:
             request = replica.requests[slot]
@@ -109,29 +121,32 @@ def _deltas(
     accounts: list[Request],
 ) -> None:
     """One message per ingress that has something in this step."""
-    slots = outcome.slots
+    slots, counts = outcome.slots, outcome.counts
     logprobs = dict(result.logprobs)
     if logprobs:
         _keep_logprobs(replica, outcome, logprobs)
     homes = replica.home[slots]
     numbers = set(homes.tolist()) | {int(replica.home[request.slot]) for request, _ in ended}
-    state.tally.output_tokens += len(slots)
-    state.queue.counters.drew(replica.client[slots])
+    state.tally.output_tokens += len(outcome.tokens)
+    state.tally.drafted_tokens += outcome.drafted
+    state.tally.accepted_tokens += len(outcome.tokens) - len(slots)
+    state.queue.counters.drew(np.repeat(replica.client[slots], counts))
     for number in numbers:
-        rows: Ints = np.arange(len(slots)) if len(numbers) == 1 else np.flatnonzero(homes == number)
+        its = homes == number if len(numbers) > 1 else np.ones(len(slots), np.bool_)
+        rows, tokens = np.flatnonzero(its), np.flatnonzero(np.repeat(its, counts))
         values: list[tuple[int, TokenLogprobs]] = []
         if logprobs:
-            drawn = outcome.rows[rows].tolist()
+            drawn = outcome.rows[tokens].tolist()
             values = [(index, logprobs[row]) for index, row in enumerate(drawn) if row in logprobs]
         home = state.homes[number]
         finished = tuple(account for request, account in ended if request.home == home)
         cached = tuple((r.id, r.cached_tokens) for r in first if r.home == home and r.cached_tokens)
-        timed = tuple((r.id, r.book.account()) for r in accounts if r.home == home and r.submit.timing)
+        timed = tuple((r.id, r.book.account(*state.drafts(r))) for r in accounts if r.home == home and r.submit.timing)
         state.reply(
             home,
             Deltas(
                 result.step, pack_u64(replica.request_id[slots[rows]]), pack_u32(outcome.indexes[rows]),
-                pack_u32(np.ones(len(rows), np.uint32)), pack_u32(outcome.tokens[rows]), tuple(values), finished,
+                pack_u32(counts[rows]), pack_u32(outcome.tokens[tokens]), tuple(values), finished,
                 cached, timed,
             ),
         )  # fmt: skip
@@ -139,7 +154,7 @@ def _deltas(
 
 def _keep_logprobs(replica: Replica, outcome: Outcome, logprobs: dict[int, TokenLogprobs]) -> None:
     """For a resubmission by an ingress that lost them."""
-    for slot, row in zip(outcome.slots.tolist(), outcome.rows.tolist(), strict=True):
+    for slot, row in zip(np.repeat(outcome.slots, outcome.counts).tolist(), outcome.rows.tolist(), strict=True):
         if row in logprobs:
             request = replica.requests[slot]
             assert request is not None
@@ -175,9 +190,19 @@ def _settle(state: State, replica: Replica, outcome: Outcome, step: int) -> list
     return settled
 
 
+def _drafters(replica: Replica, flight: Flight) -> list[Request]:
+    """Requests that drafts were tried for, of those whose clients want to know where their time goes."""
+    might = flight.slots[flight.drafts > 0].tolist()
+    return [
+        request
+        for slot in might
+        if (request := replica.requests[slot]) is not None and request.submit.timing and not replica.fresh[slot]
+    ]  # fmt: skip
+
+
 def _observe(state: State, replica: Replica, outcome: Outcome, step: int) -> list[Request]:
     """Times to first tokens and between tokens; the requests whose first token, since they were submitted, this is."""
-    slots, now = outcome.slots, state.now
+    slots, counts, now = outcome.slots, outcome.counts, state.now
     begun: list[Request] = []
     if not len(slots):
         return begun
@@ -192,11 +217,12 @@ def _observe(state: State, replica: Replica, outcome: Outcome, step: int) -> lis
             if not request.submitted_len:
                 request.ttft_ns = now - (request.submit.submitted_ns or request.arrival_ns)
                 state.tally.ttft_s.append(request.ttft_ns / 1e9)
-        last, slots = last[~first], slots[~first]
+        last, slots, counts = last[~first], slots[~first], counts[~first]
         if not len(slots):
             return begun
     gaps = (now - last).astype(np.float64)
-    state.tally.gaps_s.append(gaps / 1e9)
+    # Tokens that come together took their share of the time each.
+    state.tally.gaps_s.append(np.repeat(gaps / counts, counts) / 1e9)
     longest = float(gaps.max())
     if replica.gap_ns and longest > (far := max(STALL_MIN_NS, STALL_FACTOR * replica.gap_ns)):
         for index in np.flatnonzero(gaps > far).tolist():

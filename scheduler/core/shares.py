@@ -23,7 +23,7 @@ def split(total: int, weights: npt.NDArray[np.float64]) -> Ints:
     running = np.cumsum(weights)
     if not running[-1] > 0:
         running = np.arange(1.0, len(weights) + 1)
-    ends = np.rint(running * (total / running[-1])).astype(np.int64)
+    ends = np.rint(running / running[-1] * total).astype(np.int64)
     ends[-1] = total
     parts: Ints = np.diff(np.minimum(ends, total), prepend=0)
     return parts

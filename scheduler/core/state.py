@@ -25,6 +25,7 @@ from bus.messages.requests import (
     Spent,
 )
 from bus.messages.telemetry import HeldFor, TimelineEvent, TimelineKind
+from scheduler.core.adapters import Adapters
 from scheduler.core.budget import Budget
 from scheduler.core.events import Action, Home, LookUp, Note, Reply
 from scheduler.core.gate import DrainRate
@@ -50,6 +51,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         replicas: all of them.
         first_prefill: those from this number on prefill for the others; none where it is not below `replicas`.
         slots, step_tokens: of each replica, as far as its workers have room; 0 tokens is all that they have.
+        drafts: draft tokens of a row at most, as far as its worker can propose them; 0 is none.
+        adapters: that a replica has in memory at once.
         straight: tokens; a request with no more left to compute is not prefilled by another replica than decodes it.
     """
 
@@ -57,12 +60,14 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     replicas: int = 1
     first_prefill: int = 64
     straight: int = STRAIGHT
+    drafts: int = 0
     slots: int = 64
     step_tokens: int = 0
     queue_requests: int = 256
     queue_tokens: int = 262_144
     inter_token_target_ns: float = 0.0
     prefix_cache: bool = True
+    adapters: int = 0
     hang_ns: float = 30e9
     grace_ns: int = 30_000_000_000
     extent: int = 64
@@ -102,8 +107,13 @@ class Tally:
     disk_tokens: int = 0
     preemptions: int = 0
     overrun_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     computed_ns: int = 0
     unclaimed_ns: int = 0
+    adapters_failed: int = 0
+    adapters_evicted: int = 0
+    adapters_loaded_s: list[float] = field(default_factory=list)
     queue_s: list[float] = field(default_factory=list)
     ttft_s: list[float] = field(default_factory=list)
     e2e_s: list[float] = field(default_factory=list)
@@ -115,6 +125,7 @@ class State:
 
     Attributes:
         questions: look-ups to be sent after all else: a pin that is being given back must not be asked for before.
+        adapters: that requests may be computed with.
         lookups: by number.
         holders: waiting requests that hold references on pages, by id.
         orphaned: when an ingress was lost.
@@ -141,6 +152,7 @@ class State:
         self.replicas: dict[int, Replica] = {}
         self.budgets: dict[int, Budget] = {}
         self.suspects = Suspects()
+        self.adapters = Adapters()
         self.homes: list[Home] = []
         self._home_numbers: dict[Home, int] = {}
         self.lookups: dict[int, Asked] = {}
@@ -179,8 +191,9 @@ class State:
         context = self.geometry.context_tokens
         if not self.pool.capacity:
             return context
+        on_devices = [replica.device_pages for replica in self.replicas.values() if replica.device_pages]
         # The last token's KV is never computed.
-        return min(context, self.pool.capacity * self.geometry.page_tokens + 1)
+        return min(context, min([self.pool.capacity, *on_devices]) * self.geometry.page_tokens + 1)
 
     @property
     def running(self) -> int:
@@ -216,6 +229,8 @@ class State:
         if request.standing is not Standing.CLEAR:
             self.suspects.clear(request)
         self.queue.leave(request)
+        if request.adapter:
+            self.adapters.leave(request)
         del self.requests[request.id]
         self.untold.discard(request.id)
 
@@ -276,6 +291,13 @@ class State:
             request.id, reason, generated, request.cached_tokens, queued_ns, request.preemptions, error,
             *self.spent_ns(request),
         )  # fmt: skip
+
+    def drafts(self, request: Request) -> tuple[int, int]:
+        """Draft tokens that it had, and what of them was right."""
+        if request.phase is not Phase.RUNNING:
+            return request.drafted, request.accepted
+        its, slot = self.replicas[request.replica].speculation, request.slot
+        return request.drafted + int(its.drafted[slot]), request.accepted + int(its.accepted[slot])
 
     def spent_ns(self, request: Request) -> tuple[int, int]:
         """Computing that it has cost, and what of it was prefill."""

@@ -58,6 +58,7 @@ class StepRecords:
                 replica, result.step, now, result.ran_ns, record.predicted_ns, result.waited_ns, record.plan_ns,
                 apply_ns, max(0, elapsed_ns - in_it_ns), record.rows, record.decodes, record.prefill_tokens,
                 record.chunk_count, record.chunks, record.waiting, record.starved, _seen(record, result),
+                sum(result.drafted), sum(result.drawn) - len(result.drawn),
             )
         )  # fmt: skip
 

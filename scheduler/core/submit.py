@@ -10,6 +10,7 @@ import msgspec
 from bus.blocks import DIGEST_BYTES
 from bus.messages.requests import Abort, Accepted, Deltas, FinishReason, PromptLogprobs, Spent, Submit
 from bus.packed import pack_u32, pack_u64, unpack_u32
+from scheduler.core.adapters import prefetch
 from scheduler.core.events import Home
 from scheduler.core.request import Phase, Request
 from scheduler.core.state import State
@@ -37,6 +38,9 @@ def submit(state: State, home: Home, message: Submit) -> None:
     assert state.geometry is not None
     if problem := _problem(state, message):
         state.refuse(home, message.request, "invalid", problem)
+        return
+    if message.adapter and (lack := state.adapters.lacks(message.adapter)) is not None:
+        state.refuse(home, message.request, *lack)
         return
     prompt_tokens = len(message.prompt) // 4
     wants_token = 1 if message.max_tokens > 0 else 0
@@ -101,7 +105,9 @@ def _accept(state: State, home: Home, message: Submit) -> None:
     request = Request(message, home, state.now, state.geometry.page_tokens, reuse)
     ahead = len(state.queue)
     state.requests[request.id] = request
-    if message.segment and not message.timing:
+    if message.adapter:
+        request.adapter = state.adapters.enter(message.adapter)
+    if (message.segment or message.part) and not message.timing:
         state.untold.add(request.id)
     state.queue.enter(request)
     state.queue.push(request)
@@ -120,13 +126,15 @@ def _accept(state: State, home: Home, message: Submit) -> None:
         finish(state, request, reason)
     elif given_up := state.given_up:
         finish(state, request, "error", given_up)
+    elif request.adapter:
+        prefetch(state, request.adapter)
 
 
 def _ended_before(state: State, request: Request) -> FinishReason | None:
     if not request.generated:
         return None
     last = unpack_u32(request.output)[-1]
-    enough = request.generated >= request.submit.sampling.min_tokens
+    enough = request.generated >= request.submit.sampling.unstopped
     if enough and last in unpack_u32(request.submit.stop_token_ids):
         return "stop"
     return "length" if request.known >= limit_of(state, request) else None

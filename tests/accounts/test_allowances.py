@@ -58,6 +58,33 @@ def test_no_more_answers_at_once(desk: Counter) -> None:
     assert desk.ask(key).status_code == 200
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [{"n": 4}, {"best_of": 4}, {"use_beam_search": True, "beam_width": 4}],
+    ids=["choices", "samples", "beams"],
+)
+def test_every_sample_of_a_call_counts(desk: Counter, asked: dict[str, object]) -> None:
+    """Before it begins, and in the end: with the ledger, to the token."""
+    id, key = desk.key()
+    desk.headrace("keys", "limits", id, "concurrency=3")
+    refused = desk.ask(key, **asked)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "request_exceeds_limit")
+    desk.headrace("keys", "limits", id, "concurrency=4")
+    until(lambda: desk.ask(key, **asked).status_code == 200)
+    usage = desk.ask(key, **asked).json()["usage"]
+    until(lambda: desk.allowance(id, "concurrency")["held"] == 0)
+
+    def ledger() -> list[dict[str, int]]:
+        rows: list[dict[str, int]] = desk.asked("usage", "--by", "call", "--since", "1h", "--key", id)["rows"]
+        return [row for row in rows if row["requests"]]
+
+    until(lambda: len(ledger()) == 2)
+    for row in ledger():
+        assert row["generated_tokens"] == usage["completion_tokens"]
+        assert row["prompt_tokens"] == usage["prompt_tokens"]
+        assert row["requests"] == (1 if "beam_width" in asked else 4)
+
+
 def test_a_budget_is_not_overspent_and_says_so(desk: Counter) -> None:
     """A request of one prompt token or so and four of output costs some 13,000 millionths; ten of them fit."""
     id, key = desk.key()

@@ -45,7 +45,7 @@ def test_no_key_map_makes_a_lower_case_key_act(keymap: dict[str, str]) -> None:
         ('[keymap]\n"fleet.drain" = "d"', "what acts is an upper case letter or a function key"),
         ('[keymap]\n"fleet.drain" = "ctrl+d"', "what acts is an upper case letter"),
         ('[keymap]\n"fleet.logs" = "W"', "an upper case letter acts, and this only looks"),
-        ('[keymap]\n"fleet.drian" = "W"', "fleet.drian: no such binding; there are alarms.acknowledge"),
+        ('[keymap]\n"fleet.drian" = "W"', "fleet.drian: no such binding; there are accounts.process"),
         ('[keymap]\n"fleet.drain" = "U"', "is the key of fleet.drain|is the key of fleet.undrain"),
         ('[keymap]\n"view.fleet" = 2', "is no key"),
         ("[keys]\n", "keys: unknown key"),

@@ -20,6 +20,7 @@ KEY: Final = "sk-a-key-that-nobody-may-see"
 # Fields of bytes that are no content: pages, slots, counts, request ids, names of models. A new one is listed here, or
 # hidden in `bus.blackbox.privacy`.
 PLAIN: Final = {
+    "AdapterFacts.digest", "AdapterNow.digest", "AdapterSource.digest", "AdapterState.digest", "Submit.adapter",
     "Deltas.counts", "Deltas.requests", "Deltas.starts", "Exposition.text", "Found.generations", "Found.pages",
     "Leased.generations", "Leased.pages", "ModelFacts.root", "ModelSheet.digest", "OpenPool.root",
     "PagesReply.map", "PagesReply.map_used", "PagesView.map", "PagesView.map_used", "PoolStats.root",
@@ -27,8 +28,10 @@ PLAIN: Final = {
     "Reassert.lease_generations", "Reassert.leases", "Reassert.pin_generations", "Reassert.pins", "Reasserted.lost",
     "Registered.stop_ids", "Registered.weights_digest", "Release.generations", "Release.pages", "Seal.generations",
     "Seal.pages", "Sealed.codes", "Sealed.generations", "Sealed.pages", "SlotOpen.generations", "SlotOpen.pages",
-    "StepFailed.slots", "StepPlan.closes", "StepPlan.counts", "StepPlan.page_generations", "StepPlan.page_slots",
-    "StepPlan.pages", "StepPlan.samples", "StepPlan.slots", "StepPlan.starts", "StepResult.slots",
+    "StepFailed.slots", "StepPlan.closes", "StepPlan.counts", "StepPlan.drafts", "StepPlan.forgets",
+    "StepPlan.page_generations", "StepPlan.page_slots", "StepPlan.pages", "StepPlan.samples", "StepPlan.slots",
+    "StepPlan.starts", "StepResult.drafted", "StepResult.drawn", "StepResult.slots",
+    "Thought.closing", "Thought.vocabulary",
 }  # fmt: skip
 
 

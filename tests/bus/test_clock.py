@@ -32,6 +32,8 @@ ALLOWED = {
     "admin_tui/logs/view.py": "the last hour of logs",
     "cli/actions.py": "the last hour of the audit log",
     "cli/logs.py": "the last hour of logs",
+    "bus/vocabulary.py": "for how long nobody has held a file: by when it was written",
+    "scheduler/adapters.py": "since when an adapter is there, as `/v1/models` tells it",
     "bus/control.py": "when an operator did something, in the audit log",
     "bus/blackbox/recorder.py": "beside CLOCK_MONOTONIC at a recording's start: its moments are shown as dates",
     "bus/identity.py": "a floor for epochs, which count up from the file; and a visitor's name",

@@ -47,6 +47,7 @@ def test_no_file_serves_the_demo_model() -> None:
         ("[gpu]\n", "h.toml:1: gpu: unknown key"),
         (GOOD + "speed = 3\n", "h.toml:13: model[1].speed: unknown key"),
         (GOOD.replace('"float32"', '"float8"'), "h.toml:12: model[1].dtype: Invalid enum value 'float8'"),
+        (GOOD + 'kv_dtype = "int4"\n', "h.toml:13: model[1].kv_dtype: Invalid enum value 'int4'"),
         (GOOD.replace('"b"', '"a"', 1), "h.toml:10: model[1].name: 'a' is there twice"),
         (GOOD.replace('"a"', '"a/b"'), "h.toml:6: model[0].name: letters, digits"),
         (GOOD.replace("path:/srv/models/b", "somewhere"), "h.toml:11: model[1].source: expected catalog:NAME"),
@@ -95,3 +96,21 @@ def test_any_text_is_a_configuration_or_a_configuration_error(text: str) -> None
         parse_config(text, "h.toml")
     except ConfigError as error:
         assert str(error).startswith("h.toml")  # noqa: PT017
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('[[model.adapter]]\nname = "a"\nsource = "path:/x"\n', "model[1].adapter[0].name: 'a' is there twice"),
+        ('[[model.adapter]]\nname = "x y"\nsource = "path:/x"\n', "model[1].adapter[0].name: letters, digits"),
+        ('[[model.adapter]]\nname = "x"\nsource = "/x"\n', "model[1].adapter[0].source: expected path:/DIR"),
+        ('[[model.adapter]]\nname = "x"\n', "missing required field `source`"),
+        ("[model.lora]\nresident = 0\n", "model[1].lora.resident: Expected `int` >= 1"),
+        ('[model.lora]\nmax_size = "big"\n', "model[1].lora.max_size: 'big' is not a size"),
+        ('[model.lora]\ndirectory = "here"\n', "model[1].lora.directory: expected an absolute path"),
+    ],
+)
+def test_adapters_are_checked(text: str, expected: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        parse_config(GOOD + text, "h.toml")
+    assert expected in str(error.value)

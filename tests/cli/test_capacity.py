@@ -59,8 +59,8 @@ def test_pages_are_those_that_kv_has(arena_mib: int, slab_mib: int, head_dim: in
 def test_tables_of_slots_are_as_large_as_is_said() -> None:
     slots = Slots(7, 1000, 16, 500, 90, torch.device("cpu"))
     tensors = [each for each in vars(slots).values() if isinstance(each, torch.Tensor) and each.dim() == 2]
-    arrays = [each for each in vars(slots).values() if isinstance(each, np.ndarray) and each.ndim == 2]
-    assert slot_bytes(7, 1000, 16) == sum(each.nbytes for each in [*tensors, *arrays])
+    arrays = {id(each): each for each in vars(slots).values() if isinstance(each, np.ndarray) and each.ndim == 2}
+    assert slot_bytes(7, 1000, 16) == sum(each.nbytes for each in [*tensors, *arrays.values()])
 
 
 def test_limits_are_those_of_the_ingress() -> None:

@@ -89,7 +89,10 @@ def test_check_config_prints_a_file_that_can_be_read_again(tmp_path: Path) -> No
     model = tmp_path / "toy.gguf"
     model.write_bytes(b"GGUF")
     path = tmp_path / "h.toml"
-    path.write_text(f'[kv]\narena = "64MiB"\n[[model]]\nname = "a"\nsource = "path:{model}"\n')
+    path.write_text(
+        f'[kv]\narena = "64MiB"\n[[model]]\nname = "a"\nsource = "path:{model}"\n'
+        '[[model.adapter]]\nname = "b"\nsource = "path:/b"\n[[model.adapter]]\nname = "c"\nsource = "hf:o/c"\n'
+    )
     environment = {"HEADRACE_RUN": str(tmp_path), "HEADRACE_MODELS": str(tmp_path)}
     first = headrace("check-config", "-c", str(path), **environment)
     assert first.returncode == 0, first.stderr

@@ -65,3 +65,13 @@ def test_names_from_outside_are_no_formulas_and_no_escape_sequences(capsys: pyte
     assert rows[1].startswith("\"'=HYPERLINK")
     _table(report_of(reply(evil), "tenant"))
     assert "\x1b[31m" not in capsys.readouterr().out
+
+
+def test_calls_say_how_many_samples_they_had_and_what_these_might_draw(capsys: pytest.CaptureFixture[str]) -> None:
+    call = UsageRow("00ab", 4, 0, 100, 0, 1_234, 1.0, 0.5, 0.0, "m", "length", allowed=5_678)
+    _table(report_of(reply(call, currency=""), "call"))
+    text = capsys.readouterr().out
+    assert "of at most" in text
+    assert "5,678" in text
+    assert "samples" in text
+    assert report_of(reply(call), "call").rows[0].max_total_tokens == 5_678

@@ -42,6 +42,8 @@ from ingress.cache.store import Store, now_ms
 from ingress.engine import Finish, Job, Piece, ServedModel, Stream, Usage
 from ingress.errors import ApiError, not_ready
 from ingress.records import Drawn, Record
+from ingress.samples.beams import Beams
+from ingress.samples.pool import TokenPool
 
 SPACE = Space("default", True, False, 60.0)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
@@ -219,6 +221,12 @@ async def test_who_goes_by(changes: dict[str, Any], space: Space, why: str | Non
     )  # fmt: skip
     planned = Plan([Prompt(None, [1])], [one] * (asked.n or 1), asked.n or 1)
     assert why_not(asked, planned, directives("", asked), space) == why
+
+
+@pytest.mark.parametrize("more", [{"beams": Beams(2)}, {"pool": TokenPool(9)}])
+def test_what_is_searched_for_or_shares_a_budget_goes_by(more: dict[str, Any]) -> None:
+    planned = Plan([Prompt(None, [1])], [job(**more)], 1)
+    assert why_not(request(), planned, directives("", request()), SPACE) == "choices"
 
 
 def test_only_answers_that_came_to_their_end_are_kept() -> None:

@@ -83,7 +83,11 @@ def test_refusals_have_the_reasons_that_clients_are_told() -> None:
             **_within("text", from_responses._TEXT_REFUSALS),
             **_within("stream_options", from_responses._STREAM_REFUSALS),
         },
-        "Messages:": from_messages._REFUSALS,
+        "Messages:": {
+            **from_messages._REFUSALS,
+            **_within("thinking", from_messages._THINKING_REFUSALS),
+            **_within("output_config", from_messages._OUTPUT_REFUSALS),
+        },
     }
     page = re.split(r"^(Responses:|Messages:)$", section("Refused parameters"), flags=re.MULTILINE)
     found = {"": page[0], **dict(zip(page[1::2], page[2::2], strict=True))}

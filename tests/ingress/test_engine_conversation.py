@@ -29,6 +29,7 @@ from ingress.conversation import ASK_AGAIN, ASK_AGAIN_S, LOST_PATIENCE_S, OPEN_P
 from ingress.errors import ApiError
 from ingress.job import Job, place
 from ingress.models import ServedModel
+from ingress.samples.pool import POOL, TokenPool
 from ingress.streams import Piece, Stream, merge
 from ingress.text.tokenizer import from_gguf
 
@@ -535,3 +536,28 @@ def test_a_request_that_fails_is_accounted_and_one_that_goes_elsewhere_is_not(pl
     played.down()
     played.later(301)
     assert [(used.request, used.outcome) for used in played.used] == [(7, "error")]
+
+
+# --- tokens of all samples -----------------------------------------------------------------------------------------
+
+
+def test_when_the_tokens_of_all_samples_are_used_up_none_goes_on(played: Played) -> None:
+    """One that waits in the queue, and one that has not been taken yet, are not computed for nothing."""
+    pool = TokenPool(3)
+    first, second = (played.accepted(request, pool=pool, call=7) for request in (7, 8))
+    third = played.open(9, pool=pool, call=7)
+    other = played.accepted(10)
+    played.receive(deltas(8, 0, "x"))
+    played.receive(deltas(7, 0, "ab"))
+    ends = [pieces(stream) for stream in (first, second, third)]
+    assert [end.text for end in ends] == ["ab", "x", ""]
+    assert [(end.finish.reason, end.finish.stop_reason) for end in ends if end.finish] == [("length", POOL)] * 3
+    assert played.answers[9] is None
+    aborted = [body.request for body in played.take_sent() if isinstance(body, Abort)]
+    assert sorted(aborted) == [7, 8, 9]
+    assert not other.finished
+    assert [(used.request, used.generated_tokens, used.whose.call, used.whose.allowed) for used in played.used] == [
+        (7, 2, 7, 3), (8, 1, 7, 3), (9, 0, 7, 3)
+    ]  # fmt: skip
+    played.receive(deltas(8, 1, "y"))
+    assert pieces(second) == Piece()

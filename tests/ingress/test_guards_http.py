@@ -114,6 +114,18 @@ def test_an_answer_is_masked_in_every_form(stage: Stage) -> None:
     assert completion.json()["choices"][0]["text"] == expected
 
 
+def test_the_best_of_samples_is_masked_and_beams_are_looked_at(stage: Stage) -> None:
+    best = ask(stage, best_of=3).json()
+    assert best["choices"][0]["message"]["content"] == masked()
+    assert best["choices"][0]["guards"] == {"pii": "masked", "secrets": "masked"}
+    assert best["usage"]["completion_tokens"] == 3 * (len(SAID.encode()) + 1)
+    beams = ask(stage, use_beam_search=True, beam_width=2, n=2, max_tokens=8)
+    assert beams.status_code == 200, beams.text
+    assert len(beams.json()["choices"]) == 2
+    refused = ask(stage, use_beam_search=True, beam_width=2, return_token_ids=True)
+    assert refused.json()["error"]["param"] == "return_token_ids"
+
+
 def test_what_would_tell_it_all_the_same_is_refused_by_name(stage: Stage) -> None:
     for changes in ({"logprobs": True}, {"return_token_ids": True}):
         reply = ask(stage, **changes)

@@ -4,6 +4,7 @@ middle, in every choice and every kind of content; what blocks ends them; what b
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -94,11 +95,11 @@ async def collected(stream: Stream) -> Piece:
 
 def cut(parts: Sequence[Part], sizes: Sequence[int]) -> list[list[Part]]:
     """The same content in pieces, some of them over the end of a part."""
-    letters = [(part.kind, letter) for part in parts for letter in part.text]
+    letters = [msgspec.structs.replace(part, text=letter) for part in parts for letter in part.text]
     pieces, at, turn = [], 0, 0
     while at < len(letters):
         size = sizes[turn % len(sizes)]
-        pieces.append(list(joined(Part(kind, letter) for kind, letter in letters[at : at + size])))
+        pieces.append(list(joined(letters[at : at + size])))
         at, turn = at + size, turn + 1
     return pieces
 
@@ -182,6 +183,64 @@ async def test_whoever_dies_and_however_it_came_the_listener_sees_the_same(
     assert [token for piece in pieces for token in piece.tokens] == list(range(1, len(cut(content, sizes)) + 1))
     if any("[EMAIL]" in part.text for part in parts_of(got)):
         assert dict(got.finish.guards)["g1"] == "masked"
+
+
+def ann(text: str) -> list[Span]:
+    return [Span(at, at + 3, "PERSON") for at in range(len(text)) if text[at : at + 3] == "Ann"]
+
+
+NAMES = Guard(GuardConfig(name="n", kind="names", action="mask"), find=ann, whole=True, slow=True)
+HOLDING = guards({"kind": "jailbreak", "window": 256, "overlap": 200}, {"kind": "secrets"})
+JUDGED = Guard(
+    GuardConfig(name="j", kind="model", action="block", window=64, overlap=16), slow=True, look=lambda *_: Look(False)
+)
+plain = st.sampled_from(["so ", "a 078-05-", "1120 b", "word " * 30, "x", "An", "n. "])
+runs = st.lists(
+    st.one_of(
+        st.builds(Part, st.sampled_from(["text", "reasoning"]), plain),
+        st.builds(lambda text: Part("tool", json.dumps({"a": text}), 0, "f"), plain),
+    ),
+    max_size=7,
+).map(
+    lambda parts: joined(
+        msgspec.structs.replace(part, call=at) if part.call >= 0 else part for at, part in enumerate(parts)
+    )
+)
+
+
+async def shown(guarding: Sequence[Guard], pieces: Sequence[Sequence[Part]]) -> list[Part]:
+    """What a listener is given, however long it is looked at."""
+    source = Source()
+    stream = behind(source, guarding)
+    for piece in pieces:
+        source.give(piece)
+        await settle()
+    source.end()
+    return [part for part in parts_of(await asyncio.wait_for(collected(stream), 20)) if part.text]
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    runs, st.lists(st.integers(1, 40), min_size=1, max_size=12),
+    st.sampled_from([GUARDING, [NAMES], HOLDING, [JUDGED], [*HOLDING, *GUARDING[:1], NAMES]]),
+)  # fmt: skip
+async def test_events_are_in_the_order_in_which_they_were_generated(
+    content: tuple[Part, ...], sizes: list[int], guarding: list[Guard]
+) -> None:
+    """Content of several kinds, and calls after each other, whatever is held back of the earlier ones."""
+    seen = await shown(guarding, cut(content, sizes))
+    assert [(part.kind, part.call) for part in seen] == [(part.kind, part.call) for part in content]
+    whole = ("Ann", "078-05-1120")  # what is masked, also where it goes on in a later run of the same text
+    said = {kind: "".join(part.text for part in content if part.kind == kind) for kind in ("text", "reasoning", "tool")}
+    if not any(name in text for name in whole for text in said.values()):
+        assert seen == list(content)
+
+
+async def test_a_name_over_two_runs_is_masked_in_the_first() -> None:
+    content = [Part("text", "so An"), Part("tool", "{}", 0, "f"), Part("text", "n. ")]
+    assert await shown([NAMES], [[part] for part in content]) == [
+        Part("text", "so [PERSON]"), Part("tool", "{}", 0, "f"), Part("text", ". "),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("size", [1, 7, 500])
@@ -289,12 +348,8 @@ async def test_a_mask_that_breaks_lets_nothing_through_where_it_must_not(fail: A
 
 
 async def test_a_whole_text_is_masked_at_its_end_by_who_finds_names() -> None:
-    def find(text: str) -> list[Span]:
-        return [Span(at, at + 3, "PERSON") for at in range(len(text)) if text[at : at + 3] == "Ann"]
-
-    names = Guard(GuardConfig(name="n", kind="names", action="mask"), find=find, whole=True, slow=True)
     source = Source()
-    stream = behind(source, [names, *guards({"kind": "pii", "action": "mask"})])
+    stream = behind(source, [NAMES, *guards({"kind": "pii", "action": "mask"})])
     for text in ("Hi A", "nn, write to a", "nn@example.com"):
         source.give([Part("text", text)])
         await settle()

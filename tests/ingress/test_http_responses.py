@@ -278,8 +278,8 @@ def again(ask: Callable[[], Any]) -> Any:
         ({"input": "x", "tools": [{"type": "function", "name": "f"}]}, "tools"),  # the template knows none
         ({"input": "x", "tools": [{"type": "web_search"}]}, "tools[0].type"),
         (
-            {"input": "x", "text": {"format": {"type": "json_schema", "name": "x", "schema": {"if": {}}}}},
-            "text.format.schema.if",
+            {"input": "x", "text": {"format": {"type": "json_schema", "name": "x", "schema": {"not": {}}}}},
+            "text.format.schema.not",
         ),
         ({"input": "x", "reasoning": {"effort": "high"}}, "reasoning.effort"),
         ({"input": "x", "include": ["reasoning.encrypted_content"]}, "include[0]"),

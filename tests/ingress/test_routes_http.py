@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,7 +72,7 @@ def upstream() -> Iterator[Upstream]:
 
 
 @pytest.fixture(scope="module")
-def stage(upstream: Upstream) -> Iterator[Stage]:
+def stage(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     tables = "".join(upstream.table(mode, model=LOGPROBS) for mode in ("ok", "sure", "unsure", "refuses", "thinks"))
     tables += upstream.table("slow") + upstream.table("json")
     tables += upstream.table("moody", "failures = 1\nfailures_of = 1\nopen_s = 0.2\nopen_most_s = 0.2")
@@ -79,6 +80,14 @@ def stage(upstream: Upstream) -> Iterator[Stage]:
         tables += CASCADE.format(name=f"c-{first}", first=first, checks='"margin"', more="margin = 1.0\ntokens = 3")
     tables += CASCADE.format(name="c-refuses", first="refuses", checks='"refusal"', more="")
     tables += CASCADE.format(name="c-json", first="json", checks='"json"', more="")
+    schemas = tmp_path_factory.mktemp("schemas")
+    for kind in ("integer", "string"):
+        file = schemas / f"{kind}.json"
+        file.write_text(json.dumps({"required": ["answer"], "properties": {"answer": {"type": kind}}}))
+        name, more = f"c-{kind}", f'schema = "{file}"'
+        tables += CASCADE.format(name=name, first="json", checks='"schema"', more=more)
+    tables += upstream.table("tools", model='capabilities = ["tools"]')
+    tables += CASCADE.format(name="c-tools", first="tools", checks='"tool_arguments", "empty"', more="")
     tables += CASCADE.format(name="c-text", first="slow", checks='"json"', more="")
     tables += CASCADE.format(name="c-here", first="m", checks='"margin"', more="margin = 2.0\ntokens = 3")
     with staged(tables=tables + ROUTES) as stage:
@@ -92,7 +101,15 @@ def chat(stage: Stage, model: str, text: str = "Say hello.", **more: Any) -> htt
 
 @pytest.mark.parametrize(
     ("route", "target"),
-    [("c-sure", "sure"), ("c-unsure", "ok"), ("c-refuses", "ok"), ("c-json", "json"), ("c-text", "ok")],
+    [
+        ("c-sure", "sure"),
+        ("c-unsure", "ok"),
+        ("c-refuses", "ok"),
+        ("c-json", "json"),
+        ("c-text", "ok"),
+        ("c-integer", "json"),
+        ("c-string", "ok"),
+    ],
 )
 def test_a_cascade_shows_what_passes_and_nothing_of_what_does_not(
     stage: Stage, upstream: Upstream, route: str, target: str
@@ -103,6 +120,14 @@ def test_a_cascade_shows_what_passes_and_nothing_of_what_does_not(
     assert 'logprobs":{' not in reply.text  # the caller asked for none
     if route.endswith("sure"):
         assert upstream.calls[route[2:]][-1]["top_logprobs"] == 2
+
+
+def test_calls_of_tools_pass_where_their_arguments_are_objects(stage: Stage) -> None:
+    tool = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
+    reply = chat(stage, "c-tools", tools=[tool])
+    assert len(reply.json()["choices"][0]["message"]["tool_calls"]) == 2, reply.text
+    # The second model calls no tools: then there is nothing to fall back on, and nothing is held back.
+    assert reply.headers["x-headrace-target"] == "tools"
 
 
 def test_a_cascade_that_begins_at_home_throws_an_unsure_answer_away(stage: Stage) -> None:

@@ -93,7 +93,7 @@ class Life:
         if told.adopted or told.records:
             telling = retell(opening, told.records, plan, renderer, self.go_on)
         else:
-            telling = Telling(renderer, {i: self.open(i, job) for i, job in enumerate(plan.jobs)})
+            telling = Telling(renderer, {i: self.open(i, job) for i, job in enumerate(plan.jobs)}, samples=plan.n)
         task = asyncio.ensure_future(self.listen(telling))
         for choice, count in schedule:
             self.deliver(choice, count)
@@ -251,5 +251,5 @@ def test_what_is_rendered_again_is_what_was_told(case: Case, schedule: list[tupl
     for choice, job in enumerate(plan.jobs):
         drawn = [record for record in going if record.choice == choice]
         _, pieces = place_again(job, MODEL, choice, 1, 1, drawn)
-        own = values if job.prompt_logprobs >= 0 else ()
-        assert [tuple(renderer.piece(choice, piece, own)) for piece in pieces] == [record.events for record in drawn]
+        told = [tuple(renderer.piece(choice, piece, values)) for piece in pieces]
+        assert told == [record.events for record in drawn], "the log probabilities of the prompt are the first choice's"

@@ -118,7 +118,7 @@ def test_a_call_that_is_cut_off_is_told_as_far_as_it_came(name: str) -> None:
 @pytest.mark.parametrize("mode", ["auto", "required"])
 def test_the_grammar_of_a_style_is_what_its_parser_reads(name: str, mode: Any) -> None:
     assert OFFER is not None
-    text = STYLES[name].grammar(OFFER._replace(mode=mode), "off", {})
+    text = STYLES[name].grammar(OFFER._replace(mode=mode), None, {})
     written = WRITTEN[name].removeprefix("Wait.").lstrip()
     assert accepts(text, written)
     assert accepts(text, "Hello.") == (mode == "auto")
@@ -131,15 +131,15 @@ def test_the_grammar_of_a_style_is_what_its_parser_reads(name: str, mode: Any) -
 def test_one_call_where_only_one_may_be_made(name: str) -> None:
     assert OFFER is not None
     written = WRITTEN[name].removeprefix("Wait.").lstrip()
-    alone = STYLES[name].grammar(OFFER._replace(mode="required", parallel=False), "off", {})
+    alone = STYLES[name].grammar(OFFER._replace(mode="required", parallel=False), None, {})
     assert not accepts(alone, written)
     named = Offered(OFFER.tools, "required", "now", False)
-    assert not accepts(STYLES[name].grammar(named, "off", {}), written)
+    assert not accepts(STYLES[name].grammar(named, None, {}), written)
 
 
 def test_an_answer_by_schema_or_a_call() -> None:
     assert OFFER is not None
-    text = STYLES["hermes"].grammar(OFFER, "off", {}, '%json {"type": "integer"}')
+    text = STYLES["hermes"].grammar(OFFER, None, {}, '%json {"type": "integer"}')
     assert accepts(text, "12")
     assert accepts(text, WRITTEN["hermes"].removeprefix("Wait.\n"))
     assert not accepts(text, "twelve")

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from api_stage import Stage, staged, until
+from api_stage import Stage, answer, staged, until
 from upstream_stage import SAID, Upstream
 
 pytestmark = pytest.mark.system
@@ -52,9 +52,13 @@ def stage(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Itera
     tables += upstream.table("keyed", f'credential = "{key}"')
     tables += upstream.table("anthropic", f'credential = "{key}"', kind="anthropic")
     tables += upstream.table("overloads", HASTY, kind="anthropic")
+    tables += upstream.table("tools", HASTY, model='capabilities = ["tools"]')
+    tables += upstream.table("strays", HASTY, model='capabilities = ["tools"]')
+    tables += upstream.table("a-tools", kind="anthropic", model='capabilities = ["tools", "json"]')
     tables += upstream.table("cuts", HASTY, model='continue_with = "m"\ntokenizer = "m"', name="goes-on")
     tables += upstream.table("moody", "failures = 2\nfailures_of = 4\nopen_s = 1.0\nfirst_token_s = 1.0")
     tables += "".join(route(f"r-{mode}", mode, "ok") for mode in (*BROKEN_BEFORE, "cuts"))
+    tables += route("calls", "ok", "tools") + route("strays-or", "strays", "tools")
     tables += route("home", "500", "m") + route("fit", "m", "ok")
     with staged(tables=tables) as stage:
         yield stage
@@ -231,7 +235,97 @@ def test_what_only_the_upstream_can_do_goes_there(stage: Stage, upstream: Upstre
     assert chat(stage, "fit").headers["x-headrace-target"] == "m"
 
 
-def test_structured_output_goes_on_to_who_can_and_tools_stay_here(stage: Stage, upstream: Upstream) -> None:
+AT = {"type": "object", "properties": {"at": {"type": "string"}}}
+LOOK: dict[str, Any] = {
+    "type": "function", "function": {"name": "look", "description": "Looks.", "parameters": AT},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("model", "second"), [("tools", '{"at": "sky"}'), ("a-tools", "{}")])
+def test_tools_are_passed_on_and_calls_come_back_on_every_surface(
+    stage: Stage, upstream: Upstream, model: str, second: str
+) -> None:
+    first = '{"at": "sky"}'
+    choice = chat(stage, model, tools=[LOOK], tool_choice="required").json()["choices"][0]
+    calls = choice["message"]["tool_calls"]
+    assert [call["function"] for call in calls] == [{"name": "look", "arguments": text} for text in (first, second)]
+    assert len({call["id"] for call in calls}) == 2
+    assert (choice["finish_reason"], choice["message"]["content"]) == ("tool_calls", None)
+
+    deltas = [
+        call
+        for event in events(chat(stage, model, tools=[LOOK], stream=True).text)
+        for choice in event["choices"]
+        for call in choice["delta"].get("tool_calls") or ()
+    ]
+    for index, text in enumerate((first, second)):
+        mine = [delta for delta in deltas if delta["index"] == index]
+        assert "".join(delta["function"]["arguments"] for delta in mine) == text
+        assert [delta["function"].get("name") for delta in mine] == ["look", *[None] * (len(mine) - 1)]
+        assert mine[0]["id"]
+
+    tool = {"name": "look", "description": "Looks.", "input_schema": AT}
+    asked = [{"role": "user", "content": "Look at the sky."}]
+    message = httpx.post(
+        f"{stage.url}/v1/messages", timeout=60,
+        json={"model": model, "max_tokens": 50, "messages": asked, "tools": [tool]},
+    ).json()  # fmt: skip
+    assert [block["input"] for block in message["content"]] == [json.loads(first), json.loads(second)]
+    assert message["stop_reason"] == "tool_use"
+    response = httpx.post(
+        f"{stage.url}/v1/responses", timeout=60,
+        json={"model": model, "input": "Look.", "tools": [{"type": "function", **LOOK["function"]}]},
+    ).json()  # fmt: skip
+    assert [item["arguments"] for item in response["output"]] == [first, second]
+
+    # What was called goes back with what came of it, each under the id that was told.
+    results = [{"role": "tool", "tool_call_id": call["id"], "content": "blue"} for call in calls]
+    messages = [*asked, choice["message"], *results]
+    assert chat(stage, model, messages=messages, tools=[LOOK]).status_code == 200
+    sent = upstream.calls[model][-1]
+    ids = [call["id"] for call in calls]
+    if model == "tools":
+        assert sent["tools"] == [LOOK]
+        assert [call["id"] for call in sent["messages"][1]["tool_calls"]] == ids
+        assert [message["tool_call_id"] for message in sent["messages"][2:]] == ids
+        assert upstream.calls[model][0]["tool_choice"] == "required"
+    else:
+        assert sent["tools"] == [tool]
+        assert [(block["type"], block["id"]) for block in sent["messages"][1]["content"]] == [
+            ("tool_use", id) for id in ids
+        ]
+        assert [block["tool_use_id"] for block in sent["messages"][2]["content"]] == ids
+        assert upstream.calls[model][0]["tool_choice"] == {"type": "any"}
+
+
+def test_a_call_with_tools_goes_to_who_can_call_and_a_stray_call_is_a_failure(stage: Stage) -> None:
+    assert chat(stage, "calls", tools=[LOOK]).headers["x-headrace-target"] == "tools"
+    assert chat(stage, "calls").headers["x-headrace-target"] == "ok"
+    assert chat(stage, "calls", tools=[LOOK], tool_choice="none").headers["x-headrace-target"] == "ok"
+    broken = chat(stage, "strays", tools=[LOOK])
+    assert broken.json()["error"]["code"] == "upstream_failed"
+    assert "destroy" not in broken.text
+    unasked = chat(stage, "tools")
+    assert (unasked.status_code, unasked.json()["error"]["code"]) == (502, "upstream_failed")
+
+
+def test_structured_output_goes_on_to_who_can(stage: Stage, upstream: Upstream) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    asked = {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}}
+    assert chat(stage, "a-tools", **asked).status_code == 200
+    assert upstream.calls["a-tools"][-1]["output_config"] == {"format": {"type": "json_schema", "schema": schema}}
+    assert chat(stage, "ok", **asked).status_code == 200
+    assert upstream.calls["ok"][-1]["response_format"] == asked["response_format"]
+    for model, format in (("a-tools", "json_object"), ("anthropic", "json_object"), ("calls", "json_object")):
+        reply = chat(stage, model, response_format={"type": format})
+        assert (reply.status_code == 200) == (model == "calls"), reply.text
+        assert model == "calls" or reply.json()["error"]["param"] == "response_format"
+    assert chat(stage, "anthropic", response_format={"type": "text"}).status_code == 200
+    responses = {"model": "a-tools", "input": "Hi", "text": {"format": {"type": "json_object"}}}
+    assert httpx.post(f"{stage.url}/v1/responses", json=responses, timeout=60).status_code == 400
+
+
+def test_what_is_not_passed_on_is_refused_where_nobody_can(stage: Stage, upstream: Upstream) -> None:
     asked = {"response_format": {"type": "json_object"}}
     assert chat(stage, "ok", **asked).status_code == 200
     assert upstream.calls["ok"][-1]["response_format"] == asked["response_format"]
@@ -278,9 +372,16 @@ def test_the_circuit_opens_and_closes_again(stage: Stage, upstream: Upstream) ->
 # --- the death of an ingress ----------------------------------------------------------------------------------------
 
 
-def test_after_the_death_of_an_ingress_the_rest_is_said_to_be_lost(upstream: Upstream) -> None:
-    with staged(2, tables=upstream.table("slow")) as stage:
-        body = {"model": "slow", "stream": True, "messages": [{"role": "user", "content": "Hi"}]}
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_after_the_death_of_an_ingress_the_rest_is_lost_unless_a_model_here_is_the_same(
+    upstream: Upstream, goes_on: bool
+) -> None:
+    same = 'continue_with = "m"\ntokenizer = "m"' if goes_on else ""
+    with staged(2, tables=upstream.table("slow", model=same)) as stage:
+        body = {
+            "model": "slow", "stream": True, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 60,
+            "stream_options": {"include_usage": True},
+        }  # fmt: skip
         headers = {"connection": "close", "x-resumable": "true"}
         got = ""
         with (
@@ -303,5 +404,18 @@ def test_after_the_death_of_an_ingress_the_rest_is_said_to_be_lost(upstream: Ups
             return bool(found) and found[0].status_code == 200
 
         until(resumed, stage.logs)
-        assert events(found[0].text)[-1]["error"]["code"] == "upstream_lost", stage.logs()
-        assert SAID.startswith(said(got + found[0].text))
+        whole, told = said(got + found[0].text), len(said(got))
+        if not goes_on:
+            assert events(found[0].text)[-1]["error"]["code"] == "upstream_lost", stage.logs()
+            assert SAID.startswith(whole)
+            return
+        last_event = events(found[0].text)[-1]
+        assert "error" not in last_event, stage.logs()
+        assert found[0].text.endswith("data: [DONE]\n\n")
+        # What the upstream had said, of which the client may have seen less, and then what the model here says.
+        rests = [whole.removeprefix(SAID[:cut]) for cut in range(told, len(SAID)) if whole.startswith(SAID[:cut])]
+        assert any(
+            len(rest) > 20 and answer(seed, 60).startswith(rest.rstrip("\ufffd")) for rest in rests for seed in range(8)
+        ), whole
+        assert last_event["usage"]["completion_tokens"] == 60
+        assert last_event["usage"]["estimated"] is True

@@ -196,6 +196,83 @@ def test_a_tool_that_nobody_gave_is_garbage() -> None:
     call = {"choices": [{"index": 0, "delta": {"tool_calls": [{"index": 0}]}}]}
     with pytest.raises(Garbage):
         openai.Reader().read(Event("", json.dumps(call)))
+    with pytest.raises(Garbage):
+        openai.Reader({"look"}).read(Event("", json.dumps(call)))  # which one?
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from(["look", "listen"]), st.lists(texts, max_size=4)), min_size=1, max_size=4),
+    st.booleans(), st.integers(0, 3),
+)  # fmt: skip
+def test_calls_are_the_same_in_both_languages_and_however_they_are_counted(
+    called: list[tuple[str, list[str]]], whole: bool, first: int
+) -> None:
+    told: list[tuple[Any, list[dict[str, Any]]]] = [(openai.Reader({"look", "listen"}), [])]
+    if whole:  # some servers tell a call in one piece, and do not count
+        told.append((openai.Reader({"look", "listen"}), []))
+    told.append((anthropic.Reader({"look", "listen"}), []))
+    for number, (name, pieces) in enumerate(called, start=first):
+        begun = {"index": number, "id": f"x{number}", "function": {"name": name, "arguments": ""}}
+        parts = [begun, *({"index": number, "function": {"arguments": text}} for text in pieces)]
+        told[0][1].extend({"choices": [{"delta": {"tool_calls": [part]}}]} for part in parts)
+        if whole:
+            call = {"function": {"name": name, "arguments": "".join(pieces)}}
+            told[1][1].append({"choices": [{"delta": {"tool_calls": [call]}}]})
+        block = {"type": "tool_use", "id": "y", "name": name, "input": {}}
+        told[-1][1].append({"type": "content_block_start", "index": number, "content_block": block})
+        for text in pieces:
+            delta = {"type": "input_json_delta", "partial_json": text}
+            told[-1][1].append({"type": "content_block_delta", "index": number, "delta": delta})
+        told[-1][1].append({"type": "content_block_stop", "index": number})
+    for reader, heard in told:
+        found: dict[int, tuple[str, str]] = {}
+        for event in heard:
+            for part in reader.read(Event("", json.dumps(event))).parts:
+                before = found.get(part.call, (part.name, ""))
+                assert part.name == before[0]
+                found[part.call] = (part.name, before[1] + part.text)
+        empty = "{}" if isinstance(reader, anthropic.Reader) else ""
+        assert list(found) == list(range(len(called)))
+        assert list(found.values()) == [(name, "".join(pieces) or empty) for name, pieces in called]
+
+
+def test_a_call_that_has_ended_is_not_gone_on_with() -> None:
+    reader = openai.Reader({"look"})
+    for index, name in ((0, "look"), (1, "look")):
+        part = {"index": index, "function": {"name": name, "arguments": "{"}}
+        reader.read(Event("", json.dumps({"choices": [{"delta": {"tool_calls": [part]}}]})))
+    for function in ({"arguments": "}"}, {"name": "look", "arguments": "}"}):
+        late = {"choices": [{"delta": {"tool_calls": [{"index": 0, "function": function}]}}]}
+        with pytest.raises(Garbage):
+            reader.read(Event("", json.dumps(late)))
+
+
+def test_tools_and_schemas_in_the_words_of_each() -> None:
+    tools = [{"type": "function", "function": {"name": name, "parameters": {"type": "object"}}} for name in ("a", "b")]
+    choices: dict[str, tuple[Any, Any]] = {
+        "auto": ("auto", {"type": "auto", "disable_parallel_tool_use": True}),
+        "required": ("required", {"type": "any", "disable_parallel_tool_use": True}),
+        "b": (
+            {"type": "function", "function": {"name": "b"}},
+            {"type": "tool", "name": "b", "disable_parallel_tool_use": True},
+        ),
+    }
+    for openais, anthropics in choices.values():
+        body = {
+            "model": "m", "messages": [{"role": "user", "content": "x"}], "tools": tools, "tool_choice": openais,
+            "parallel_tool_calls": False,
+        }  # fmt: skip
+        request = validate.chat_request(json.dumps(body).encode())
+        said = json.loads(openai.body(request, "s", 9))
+        assert (said["tools"], said["tool_choice"], said["parallel_tool_calls"]) == (tools, openais, False)
+        said = json.loads(anthropic.body(request, "s", 9))
+        assert [tool["name"] for tool in said["tools"]] == ["a", "b"]
+        assert said["tool_choice"] == anthropics
+        assert needs(request)["tools"] == "tools"
+    request = validate.chat_request(json.dumps(body | {"tool_choice": "none"}).encode())
+    assert "tools" not in needs(request)
+    assert "tools" not in json.loads(openai.body(request, "s", 9))
 
 
 # --- cascades --------------------------------------------------------------------------------------------------------
@@ -229,6 +306,9 @@ def token(gap: float) -> TokenText:
         (("json",), end(text="{a: 1}"), "json"),
         (("tool_arguments",), end(parts=(Part("tool", '{"a": '),)), "tool_arguments"),
         (("tool_arguments",), end(parts=(Part("tool", '{"a": 1}'),)), ""),
+        (("tool_arguments",), end(parts=(Part("tool", "{}", 0, "a"), Part("tool", "{}", 1, "b"))), ""),
+        (("tool_arguments",), end(parts=(Part("tool", "{}", 0, "a"), Part("tool", "[", 1, "b"))), "tool_arguments"),
+        (("empty",), end(parts=(Part("tool", "", 0, "a"),)), ""),
         (("empty",), end("error"), "error"),
     ],
 )

@@ -135,6 +135,22 @@ class Upstream:
         await send(choices=[{"index": 0, "delta": {"role": "assistant", "content": ""}}])
         if mode == "refuses":
             await say("I'm sorry, but I can't help with that.")
+        elif mode in ("tools", "strays"):
+            for index, tool in enumerate(("look", "look" if mode == "tools" else "destroy")):
+                call = {
+                    "index": index,
+                    "id": f"up_{index}",
+                    "type": "function",
+                    "function": {"name": tool, "arguments": ""},
+                }
+                await send(choices=[{"index": 0, "delta": {"tool_calls": [call]}}])
+                for text in ('{"at"', ': "sk', 'y"}'):
+                    part = {"index": index, "function": {"arguments": text}}
+                    await send(choices=[{"index": 0, "delta": {"tool_calls": [part]}}])
+            await send(choices=[{"index": 0, "delta": {}, "finish_reason": "tool_calls"}])
+            await send(choices=[], usage=USAGE | {"completion_tokens": 31})
+            await response.write(b"data: [DONE]\n\n")
+            return
         elif mode == "json":
             await say('{"answer": 42}')
         elif mode in ("sure", "unsure"):
@@ -172,7 +188,7 @@ class Upstream:
         await response.write(b"data: [DONE]\n\n")
 
     async def _message(self, request: web.Request) -> web.StreamResponse:
-        mode, _ = await self._heard(request)
+        mode, body = await self._heard(request)
         if (refusal := _refusal(mode)) is not None:
             return refusal
         response = web.StreamResponse(headers={"content-type": "text/event-stream; charset=utf-8"})
@@ -184,6 +200,19 @@ class Upstream:
 
         usage = {"input_tokens": 5, "cache_read_input_tokens": 4, "output_tokens": 1}
         await send("message_start", message={"id": "m", "role": "assistant", "content": [], "usage": usage})
+        if mode == "a-tools" and body.get("tools"):
+            for index in (0, 1):
+                block = {"type": "tool_use", "id": f"toolu_{index}", "name": "look", "input": {}}
+                await send("content_block_start", index=index, content_block=block)
+                for text in ("", '{"at"', ': "sk', 'y"}') if index == 0 else ("",):
+                    await send(
+                        "content_block_delta", index=index, delta={"type": "input_json_delta", "partial_json": text}
+                    )
+                await send("content_block_stop", index=index)
+            delta = {"stop_reason": "tool_use", "stop_sequence": None}
+            await send("message_delta", delta=delta, usage={"output_tokens": 31})
+            await send("message_stop")
+            return response
         await send("content_block_start", index=0, content_block={"type": "text", "text": ""})
         await send("ping")
         for word in WORDS:

@@ -195,6 +195,38 @@ def test_the_latest_requests_and_how_many_are_left_out(database: Database) -> No
     assert asked(database, "model", model="other").total.requests == 0
 
 
+def test_samples_of_a_call_are_one_line_with_what_they_might_draw(database: Database) -> None:
+    samples = [record(n, NOON + n, tokens=n, call=77, allowed=40, outcome="length") for n in range(1, 4)]
+    database.write([*samples, record(9, NOON + 9), record(8, NOON + 1, call=78, outcome="error"), record(7, call=78)])
+    reply = asked(database, "call")
+    assert [(row.group, row.requests, row.generated_tokens, row.allowed) for row in reply.rows] == [
+        (f"{9:016x}", 1, 10, 0), (f"{77:016x}", 3, 6, 40), (f"{78:016x}", 2, 20, 0)
+    ]  # fmt: skip
+    assert [row.outcome for row in reply.rows] == ["stop", "length", "error"]
+    assert reply.rows[2].failed == 1
+    assert reply.total.requests == 6
+    assert asked(database, "call", limit=1).more == 2
+    assert {row.allowed for row in asked(database, "request").rows} == {0, 40}
+    assert asked(database, "call", model="other").rows == ()
+
+
+def test_a_ledger_of_an_earlier_release_goes_on(tmp_path: Path) -> None:
+    """Its rows are calls of one sample."""
+    database = Database(tmp_path, "boot")
+    database.write([record(1)])
+    for column in ("call", "allowed"):
+        database.connection.execute(f"ALTER TABLE requests DROP COLUMN {column}")
+    database.connection.execute("PRAGMA user_version = 2")
+    database.close()
+    again = Database(tmp_path, "boot")
+    again.set_rate(RATE)
+    assert again.write([record(2, NOON + 1, call=5), record(3, NOON + 1, call=5, allowed=9)]) == 2
+    assert [(row.group, row.requests, row.allowed) for row in asked(again, "call").rows] == [
+        (f"{5:016x}", 2, 9), (f"{1:016x}", 1, 0)
+    ]  # fmt: skip
+    again.close()
+
+
 def test_two_stacks_cannot_write_one_ledger(database: Database) -> None:
     with pytest.raises(LedgerTaken, match="HEADRACE_STATE"):
         Database(database.path.parent, "boot")

@@ -7,12 +7,14 @@ Nothing here moves by itself: every message waits until somebody delivers it.
 
 from __future__ import annotations
 
+import random
 from collections import deque
 from dataclasses import dataclass, field
 
 import msgspec
 
 from bus import blocks
+from bus.messages.adapters import AdapterSource
 from bus.messages.requests import (
     Abort,
     Accepted,
@@ -42,8 +44,7 @@ def extend(prefix: int, token: int) -> int:
     return hash((prefix, token)) & 0xFFFFFFFFFFFF
 
 
-def prefix_hash(tokens: list[int]) -> int:
-    value = 1
+def prefix_hash(tokens: list[int], value: int = 1) -> int:
     for token in tokens:
         value = extend(value, token)
     return value
@@ -53,9 +54,16 @@ def next_token(prefix: int) -> int:
     return (prefix >> 7) % VOCABULARY
 
 
-def truth(prompt: list[int], max_tokens: int, stops: set[int], min_tokens: int, context: int) -> tuple[list[int], str]:
+def beginning(adapter: bytes) -> int:
+    """The hash of nothing: KV depends on the adapter from the first token on."""
+    return extend(1, int.from_bytes(adapter, "little")) if adapter else 1
+
+
+def truth(
+    prompt: list[int], max_tokens: int, stops: set[int], min_tokens: int, context: int, adapter: bytes = b""
+) -> tuple[list[int], str]:
     """What any correct scheduler generates, and why it ends."""
-    value, out = prefix_hash(prompt), list[int]()
+    value, out = prefix_hash(prompt, beginning(adapter)), list[int]()
     while len(out) < max_tokens and len(prompt) + len(out) < context:
         token = next_token(value)
         out.append(token)
@@ -246,6 +254,7 @@ class Slot:
     prompt_logprobs: int
     logprobs: int
     hashes: list[int]
+    beginning: int = 1
 
 
 @dataclass(frozen=True)
@@ -260,6 +269,48 @@ class Poison:
 
     def hit(self, start: int, count: int) -> bool:
         return self.position is None or start <= self.position < start + count
+
+
+@dataclass
+class DeviceMemory:
+    """A worker's own copies of pages. Nothing is ever given up for room: what is kept too long is seen.
+
+    Attributes:
+        room: pages that block tables may name at once.
+        copies: generation and content by page.
+        whole: pages that are full; their copy is found again.
+    """
+
+    room: int
+    copies: dict[int, tuple[int, list[int]]] = field(default_factory=dict)
+    whole: set[int] = field(default_factory=set)
+
+    def enter(self, page: int, generation: int, arena: list[int] | None, size: int) -> None:
+        """A page enters a block table; `arena` is what the arena holds of one that is named, None of one to write."""
+        if arena is None:
+            self.copies[page] = generation, [0] * size
+            self.whole.discard(page)
+        elif page not in self.whole or self.copies[page][0] != generation:
+            self.copies[page] = generation, list(arena)
+            self.whole.add(page)
+
+    def leave(self, tables: list[list[int]]) -> None:
+        """Block tables are only these any more: what is not full, is nothing."""
+        held = {page for table in tables for page in table}
+        for page in self.copies.keys() - held - self.whole:
+            del self.copies[page]
+
+    def forget(self, pages: list[int], tables: list[list[int]]) -> None:
+        """The scheduler may hand them out again."""
+        held = {page for table in tables for page in table}
+        for page in pages:
+            if page not in held:
+                self.copies.pop(page, None)
+                self.whole.discard(page)
+
+    def check(self, tables: list[list[int]]) -> None:
+        """Whether the tables fit."""
+        assert len({page for table in tables for page in table}) <= self.room, "device memory has no room for this"
 
 
 @dataclass
@@ -280,12 +331,27 @@ class Worker:
     memory: int = 1 << 30  # tokens of the largest step that fits
     crashed: bool = False
     hung: bool = False
+    device: DeviceMemory | None = None
+    adapters: dict[int, bytes] = field(default_factory=dict)  # there, with their digests
+    reading: list[AdapterSource] = field(default_factory=list)
+
+    def keep(self, sources: tuple[AdapterSource, ...]) -> None:
+        """What is not wanted goes at once, whatever plans still wait; what is not there is read later."""
+        wanted = {source.number for source in sources}
+        self.adapters = {number: digest for number, digest in self.adapters.items() if number in wanted}
+        self.reading = [source for source in sources if source.number not in self.adapters]
+
+    def read(self) -> None:
+        """One of those is there."""
+        source = self.reading.pop(0)
+        self.adapters[source.number] = source.digest
+        self.outbox.append(e.AdapterRead(self.replica, source.number, source.digest, 1000))
 
     def execute(self, fail: bool = False) -> None:
         """The next message: a plan, or a reset."""
         message = self.inbox.popleft()
         if isinstance(message, e.ResetReplica):
-            self.state.clear()
+            self.clear()
             self.expected = message.next_step
             return
         plan = message
@@ -294,17 +360,26 @@ class Worker:
         self.expected += 1
         for slot in unpack_u32(plan.closes).tolist():
             del self.state[slot]
+        self._forget(unpack_u32(plan.forgets).tolist())
         for o in plan.opens:
             assert o.slot not in self.state
             assert o.slot < self.slots
+            assert not o.adapter or o.adapter in self.adapters, "a slot of an adapter that is not there"
             tokens = unpack_u32(o.tokens).tolist()
             self.state[o.slot] = Slot(
                 o.request, tokens, unpack_u32(o.pages).tolist(), o.computed, o.prompt_tokens, o.prompt_logprobs,
-                o.sampling.logprobs, [],
+                o.sampling.logprobs, [], beginning(self.adapters.get(o.adapter, b"")),
             )  # fmt: skip
-        for slot, page in zip(unpack_u32(plan.page_slots).tolist(), unpack_u32(plan.pages).tolist(), strict=True):
+            self._enter(o.slot, unpack_u32(o.generations).tolist(), 0, o.computed // self.page_tokens)
+        diff = (plan.page_slots, plan.pages, plan.page_generations)
+        for slot, page, generation in zip(*(unpack_u32(column).tolist() for column in diff), strict=True):
             self.state[slot].table.append(page)
+            self._enter(slot, [generation], len(self.state[slot].table) - 1, 0)
+        if self.device is not None:
+            self.device.check([s.table for s in self.state.values()])
         rows = list(zip(*(unpack_u32(x).tolist() for x in (plan.slots, plan.starts, plan.counts)), strict=True))
+        if plan.drafts:
+            rows = [self._begin(*row, sample) for row, sample in zip(rows, plan.samples, strict=True)]
         assert len({slot for slot, _, _ in rows}) == len(rows), "one row per slot"
         counts = [count for _, _, count in rows]
         assert sorted(counts, key=lambda count: count == 1) == counts, "chunks come first"
@@ -320,15 +395,19 @@ class Worker:
             return
         too_large = sum(counts) > self.memory
         if fail or bad or too_large:
-            self.state.clear()
+            self.clear()
             self.expected = -1
             named = [slot for slot, kind in bad if kind == "named"]
             self.outbox.append(e.StepBroken(self.replica, StepFailed(plan.step, "raised", pack_u32(named), too_large)))
             return
         drawn: list[tuple[int, int]] = []
+        drafted: list[int] = []
+        several: list[int] = []
         logprobs = []
         prompt = []
-        for (slot, start, count), sample in zip(rows, plan.samples, strict=True):
+        for (slot, start, count), sample, allowed in zip(
+            rows, plan.samples, plan.drafts or bytes(len(rows)), strict=True
+        ):
             s = self.state[slot]
             assert start == s.computed, "positions are computed in order"
             self._attend(s, start, count)
@@ -343,30 +422,95 @@ class Worker:
                 if s.logprobs >= 0:
                     logprobs.append((len(drawn), TokenLogprobs(float(token))))
                 drawn.append((slot, token))
+                several.append(1)
+                drafted.append(0)
+                if allowed:
+                    drafted[-1] = random.Random(plan.step * 64 + slot).randint(0, self._room(s, allowed))
+                    right = random.Random(plan.step * 64 + slot + 7).randint(0, drafted[-1])
+                    self._scribble(s, drafted[-1])
+                for _ in range(right if allowed else 0):
+                    self._attend(s, s.computed, 1)
+                    s.computed += 1
+                    s.tokens.append(token := next_token(s.hashes[-1]))
+                    if s.logprobs >= 0:
+                        logprobs.append((len(drawn), TokenLogprobs(float(token))))
+                    drawn.append((slot, token))
+                    several[-1] += 1
         self.outbox.append(
             e.StepDone(
                 self.replica,
                 StepResult(
-                    plan.step, pack_u32([s for s, _ in drawn]), pack_u32([t for _, t in drawn]), 0,
-                    1_000_000 + 10_000 * sum(counts), tuple(logprobs), tuple(prompt),
+                    plan.step, pack_u32(list(dict.fromkeys(s for s, _ in drawn))), pack_u32([t for _, t in drawn]), 0,
+                    1_000_000 + 10_000 * (sum(counts) + sum(drafted)), tuple(logprobs), tuple(prompt),
+                    drawn=bytes(several) if any(drafted) else b"", drafted=bytes(drafted) if any(drafted) else b"",
                 ),
             )
         )  # fmt: skip
 
+    def _begin(self, slot: int, start: int, count: int, sample: int) -> tuple[int, int, int]:
+        """Where a row begins, of a plan with drafts."""
+        if not sample or count > 1:
+            return slot, start, count
+        newest = len(self.state[slot].tokens) - 1
+        assert start <= newest
+        return slot, newest, 1
+
+    def _room(self, s: Slot, allowed: int) -> int:
+        """Drafts behind the newest token but one: all that were allowed fit, whatever came of those before."""
+        assert len(s.table) * self.page_tokens >= len(s.tokens) - 1 + allowed, "drafts without pages"
+        return allowed
+
+    def _scribble(self, s: Slot, drafts: int) -> None:
+        """Wrong drafts leave rubbish behind the sequence."""
+        for position in range(s.computed, s.computed + drafts):
+            page = s.table[position // self.page_tokens]
+            assert page in self.kv.leased, f"page {page} is not writable"
+            self.pages.setdefault(page, [0] * self.page_tokens)[position % self.page_tokens] = -1
+
+    def clear(self) -> None:
+        """All slots are closed, and nothing is known of pages any more."""
+        self.state.clear()
+        if self.device is not None:
+            self.device = DeviceMemory(self.device.room)
+
+    def _forget(self, pages: list[int]) -> None:
+        if self.device is None:
+            assert not pages, "told to forget what it never keeps"
+            return
+        tables = [s.table for s in self.state.values()]
+        self.device.leave(tables)
+        self.device.forget(pages, tables)
+
+    def _enter(self, slot: int, generations: list[int], first: int, known: int) -> None:
+        if self.device is None:
+            return
+        for index, generation in enumerate(generations):
+            page = self.state[slot].table[first + index]
+            self.device.enter(page, generation, self.pages[page] if index < known else None, self.page_tokens)
+
+    def _held(self, page: int) -> list[int]:
+        """What attention reads and writes of a page."""
+        if self.device is not None:
+            return self.device.copies[page][1]
+        return self.pages.setdefault(page, [0] * self.page_tokens)
+
     def _attend(self, s: Slot, start: int, count: int) -> None:
         size = self.page_tokens
         assert len(s.tokens) >= start + count, "a position whose token nobody knows"
-        value = s.hashes[-1] if s.hashes else 1
+        value = s.hashes[-1] if s.hashes else s.beginning
         for position in range(len(s.hashes), start + count):
             value = extend(value, s.tokens[position])
             s.hashes.append(value)
         for position in range(start):
-            held = self.pages.get(s.table[position // size], [0] * size)[position % size]
+            held = self._held(s.table[position // size])[position % size]
             assert held == s.hashes[position], f"position {position} of request {s.request} is not in its page"
         for position in range(start, start + count):
             page = s.table[position // size]
             assert page in self.kv.leased, f"page {page} is not writable"
-            self.pages.setdefault(page, [0] * size)[position % size] = s.hashes[position]
+            self._held(page)[position % size] = s.hashes[position]
+            if self.device is not None and position % size == size - 1:
+                self.pages[page] = list(self._held(page))
+                self.device.whole.add(page)
 
 
 @dataclass
@@ -391,6 +535,21 @@ class Client:
         return self.aborted or self.finished is not None or self.refused is not None
 
 
+@dataclass
+class Written:
+    """What a row in flight can write: `table`'s pages from position `start` on. Where earlier steps may have drafts,
+    `start` is the least that it can be, as if each brought one token; it moves as their results come."""
+
+    slot: int
+    table: list[int]
+    start: int
+    end: int
+    movable: bool
+
+    def pages(self, size: int) -> set[int]:
+        return {self.table[position // size] for position in range(self.start, self.end)}
+
+
 class World:
     """The core among simulated others."""
 
@@ -403,9 +562,11 @@ class World:
         capacity: int = 20,
         context: int = 48,
         page_tokens: int = 4,
+        device_pages: int = 0,
         **limits: object,
     ) -> None:
         self.now = 1_000_000_000
+        self.device_pages = device_pages
         self.context, self.page_tokens, self.step_tokens, self.slots = context, page_tokens, step_tokens, slots
         settings: dict[str, object] = {"model": "m", "replicas": replicas, "slots": slots, "extent": 2} | limits
         self.core = SchedulerCore(Limits(**settings))  # type: ignore[arg-type]
@@ -427,8 +588,10 @@ class World:
         self.failures = 0
         self.talk = 0  # what kv did since a worker did anything, or time passed
         # What steps in flight can write, by (replica, step); and block tables as of the last plan sent.
-        self.writes: dict[tuple[int, int], set[int]] = {}
+        self.writes: dict[tuple[int, int], list[Written]] = {}
         self.tables: dict[tuple[int, int], list[int]] = {}
+        self.drafts: dict[tuple[int, int], dict[int, int]] = {}  # the most of them, by slot
+        self.drafted = 0
         self.next_request = 100
         self.computed_ns = self.told_ns = 0  # in steps that the core has taken in; of requests that have ended
 
@@ -439,6 +602,11 @@ class World:
         if isinstance(event, e.StepDone):
             for key in [key for key in self.writes if key[0] == event.replica and key[1] <= event.result.step]:
                 del self.writes[key]
+            flights = self.core.state.replicas[event.replica].flights
+            told = event.result if flights and flights[0].step == event.result.step else None
+            more = dict(zip(unpack_u32(told.slots).tolist(), told.drawn, strict=False)) if told else {}
+            for row in [row for key, rows in self.writes.items() if key[0] == event.replica for row in rows]:
+                row.start += (more.get(row.slot, 1) - 1) if row.movable else 0
         if isinstance(event, e.ReplicaFenced | e.ReplicaUp):
             for key in [key for key in self.writes if key[0] == event.replica]:
                 del self.writes[key]
@@ -467,7 +635,7 @@ class World:
         for action in actions:
             if isinstance(action, e.SendPlan):
                 replica = replicas[action.replica]
-                tokens = int(unpack_u32(action.plan.counts).sum())
+                tokens = int(unpack_u32(action.plan.counts).sum()) + sum(action.plan.drafts)
                 assert tokens <= min(replica.step_tokens, limits.step_tokens or replica.step_tokens)
 
     def _take(self, action: e.Action) -> None:
@@ -483,6 +651,9 @@ class World:
             self.workers[action.replica].inbox.append(action)
         elif isinstance(action, e.Note):
             self.notes.append((action.event.request, action.event.kind))
+        elif isinstance(action, e.KeepAdaptersOf):
+            assert len(action.adapters) <= self.core.state.limits.adapters
+            self.workers[action.replica].keep(action.adapters)
         elif isinstance(action, e.KillReplica):
             self.killed.append(action.replica)
             self.ending.add(action.replica)
@@ -496,16 +667,22 @@ class World:
             self.kv.inbox.append(action)
 
     def _follow(self, replica: int, plan: StepPlan) -> None:
-        size = self.page_tokens
         for o in plan.opens:
             self.tables[replica, o.slot] = unpack_u32(o.pages).tolist()
         for slot, page in zip(unpack_u32(plan.page_slots).tolist(), unpack_u32(plan.pages).tolist(), strict=True):
             self.tables[replica, slot].append(page)
-        written: set[int] = set()
-        for slot, start, count in zip(*(unpack_u32(x).tolist() for x in (plan.slots, plan.starts, plan.counts)),
+        slots = unpack_u32(plan.slots).tolist()
+        drafts = self.drafts[replica, plan.step] = dict(zip(slots, plan.drafts or bytes(len(slots)), strict=True))
+        written: list[Written] = []
+        flying = [flight.step for flight in self.core.state.replicas[replica].flights if flight.step < plan.step]
+        for slot, start, count in zip(slots, *(unpack_u32(x).tolist() for x in (plan.starts, plan.counts)),
                                       strict=True):  # fmt: skip
-            written |= {self.tables[replica, slot][p // size] for p in range(start, start + count)}
+            # What may be written, whatever comes of the drafts of steps in flight.
+            ahead = drafts[slot] + sum(self.drafts[replica, step].get(slot, 0) for step in flying)
+            movable = bool(plan.drafts) and count == 1
+            written.append(Written(slot, self.tables[replica, slot], start, start + count + ahead, movable))
         self.writes[replica, plan.step] = written
+        self.drafted += sum(plan.drafts)
 
     def _reply(self, action: e.Reply) -> None:
         body = action.body
@@ -576,19 +753,21 @@ class World:
         sampling: Sampling | None = None,
         reuse: bool = True,
         home: str = "ingress@0",
+        adapter: bytes = b"",
         **more: object,
     ) -> Client:
         """A new request."""
+        root = blocks.salted_root(ROOT, b"", adapter) if adapter else ROOT
         packed = pack_u32(prompt)
         self.next_request += 1
         sampling = sampling or Sampling()
         message = Submit(
-            self.next_request, packed, sampling, max_tokens, root=ROOT if reuse else b"",
-            digests=blocks.chain(ROOT, packed, self.page_tokens) if reuse else b"", stop_token_ids=pack_u32(stops),
-            submitted_ns=self.now, **more,
+            self.next_request, packed, sampling, max_tokens, root=root if reuse else b"",
+            digests=blocks.chain(root, packed, self.page_tokens) if reuse else b"", stop_token_ids=pack_u32(stops),
+            submitted_ns=self.now, adapter=adapter, **more,
         )  # type: ignore[arg-type]  # fmt: skip
-        context = min(self.context, self.kv.capacity * self.page_tokens + 1)
-        expected, reason = truth(prompt, max_tokens, set(stops), sampling.min_tokens, context)
+        context = min(self.context, min(self.kv.capacity, self.device_pages or 1 << 30) * self.page_tokens + 1)
+        expected, reason = truth(prompt, max_tokens, set(stops), sampling.unstopped, context, adapter)
         client = self.clients[message.request] = Client(message, self.homes[home], expected, reason)
         self.do(e.Submitted(client.home, message))
         return client
@@ -619,7 +798,9 @@ class World:
         worker.alive = worker.hung = worker.crashed = False
         worker.inbox.clear()
         worker.outbox.clear()
-        worker.state.clear()
+        worker.clear()
+        worker.adapters.clear()
+        worker.reading.clear()
         self.do(e.ReplicaLost(number, "died"))
         if fenced:
             self.do(e.ReplicaFenced(number))
@@ -628,7 +809,16 @@ class World:
         worker = self.workers[number]
         worker.alive = True
         worker.expected = -1
-        self.do(e.ReplicaUp(number, self.slots, self.step_tokens, self.context, self.page_tokens, CORES))
+        worker.device = DeviceMemory(self.device_pages) if self.device_pages else None
+        most = 0 if self.device_pages else self.core.state.limits.drafts
+        self.do(
+            e.ReplicaUp(
+                number, self.slots, self.step_tokens, self.context, self.page_tokens, CORES,
+                drafts=most, device_pages=self.device_pages,
+            )
+        )  # fmt: skip
+        # As if enough steps were seen, in which drafts cost nothing: rows have as many as they may.
+        self.core.state.replicas[number].speculation._cost._seen = 100
 
     def kv_down(self) -> None:
         self.kv.up = False
@@ -672,6 +862,9 @@ class World:
             event = worker.outbox.popleft()
             self.failures += isinstance(event, e.StepBroken)
             self.do(event)
+            return True
+        if worker.reading and not worker.hung:
+            worker.read()
             return True
         if worker.inbox and not worker.hung:
             worker.execute(fail)
@@ -742,7 +935,8 @@ class World:
         for entry in state.index.entries():
             assert entry.refs == refs.get(id(entry), 0), "references do not add up"
         loose = set(pool.free_pages()) | set(pool._giving)
-        for written in self.writes.values():
+        for rows in self.writes.values():
+            written = {page for row in rows for page in row.pages(self.page_tokens)}
             assert not (written & loose), "a page is free while a step in flight can write it"
             assert not (written & set(named)), "a named page can be written"
         held_ns = sum(state.spent_ns(request)[0] for request in holders)

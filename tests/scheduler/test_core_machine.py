@@ -15,6 +15,7 @@ from bus.messages.requests import Sampling
 from scheduler.core import events as e
 
 # Prompts share prefixes, as chats do: a stem, then something of its own.
+ADAPTERS = tuple(bytes([number]) * 16 for number in range(1, 4))
 STEMS = ([1, 2, 3, 4, 5, 6, 7, 8], [1, 2, 3, 4, 9, 9, 9, 9, 9, 9, 9, 9, 9], [5] * 17, [])
 
 
@@ -29,17 +30,24 @@ class Scheduling(RuleBasedStateMachine):
         step_tokens=st.sampled_from([5, 16, 64]),
         target_ms=st.sampled_from([0, 2]),
         disk=st.booleans(),
+        drafts=st.sampled_from([0, 1, 6]),
+        room=st.integers(1, 2),
+        device=st.sampled_from([0, 0, 9, 12]),
     )
     def begin(
-        self, replicas: int, pools: bool, slots: int, capacity: int, step_tokens: int, target_ms: int, disk: bool
-    ) -> None:
+        self, replicas: int, pools: bool, slots: int, capacity: int, step_tokens: int, target_ms: int, disk: bool,
+        drafts: int, room: int, device: int,
+    ) -> None:  # fmt: skip
         self.world = World(
             replicas=replicas, slots=slots, capacity=capacity, step_tokens=max(step_tokens, slots), context=32,
             queue_requests=20, queue_tokens=400, inter_token_target_ns=target_ms * 1e6, grace_ns=2_000_000_000,
-            hang_ns=1e9, first_prefill=max(1, replicas - 1) if pools else replicas, straight=3,
+            hang_ns=1e9, drafts=drafts, straight=3, adapters=room, device_pages=device,
+            first_prefill=max(1, replicas - 1) if pools and not device else replicas,
         )  # fmt: skip
         self.world.kv.disk = {} if disk else None
         self.world.start()
+        for digest in ADAPTERS:
+            self.world.do(e.AdapterAdded(str(digest[0]), "path:/", digest))
 
     @property
     def open(self) -> list[Client]:
@@ -55,17 +63,18 @@ class Scheduling(RuleBasedStateMachine):
         home=st.sampled_from(["ingress@0", "ingress@1"]),
         tenant=st.sampled_from(["", "", "a", "b"]),
         batch=st.sampled_from([False, False, True]),
+        adapter=st.sampled_from([b"", b"", *ADAPTERS]),
     )
     def submit(
         self, stem: list[int], tail: list[int], max_tokens: int, min_tokens: int, priority: int, kind: str, home: str,
-        tenant: str, batch: bool,
+        tenant: str, batch: bool, adapter: bytes,
     ) -> None:  # fmt: skip
         self.world.homes.setdefault(home, e.Home(home, 1))
         sampling = Sampling(logprobs=2 if kind == "logprobs" else -1, min_tokens=min_tokens)
         self.world.submit(
             stem + tail, 0 if kind == "score" else max_tokens, sampling=sampling, reuse=kind != "private", home=home,
             priority=priority, prompt_logprobs=0 if kind in ("prompt_logprobs", "score") else -1,
-            tenant=tenant, batch=batch, weight=2.0 if tenant == "b" else 1.0,
+            tenant=tenant, batch=batch, weight=2.0 if tenant == "b" else 1.0, adapter=adapter,
         )  # fmt: skip
 
     @rule(data=st.data())

@@ -156,3 +156,17 @@ def test_a_replica_that_drains_is_handed_nothing() -> None:
     assert world.sent[0] == []
     assert rows(world, 1)[0] == (39, 1)
     assert client.tokens == client.expected
+
+
+def test_both_sides_have_the_adapter_of_what_changes_hands() -> None:
+    adapter = b"a" * 16
+    world = pools(adapters=1)
+    world.do(e.AdapterAdded("a", "path:/a", adapter))
+    world.do(e.AdapterAdded("b", "path:/b", b"b" * 16))
+    first = world.submit(LONG, 5, stops=(), adapter=adapter)
+    other = world.submit(OTHER, 5, stops=(), adapter=b"b" * 16)
+    world.settle()
+    for client in (first, other):
+        assert client.tokens == client.expected
+    assert rows(world, DECODE)[:2] == [(39, 1), (40, 1)], "it was handed over"
+    world.check_done()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from simulated import STOP, World, truth
 
-from bus.messages.requests import Sampling
+from bus.messages.requests import Grammar, Sampling
 from bus.packed import unpack_u32
 from scheduler.core.cost import CostModel
 
@@ -106,6 +106,15 @@ def test_a_stop_id_does_not_count_before_min_tokens() -> None:
     client = world.submit(prompt_that_stops(2), 20, sampling=Sampling(min_tokens=6))
     world.settle()
     assert len(client.tokens) >= 6
+    world.check_done()
+
+
+def test_what_a_grammar_ends_is_whole_before_min_tokens() -> None:
+    """Its worker draws an end only where nothing else is left."""
+    world = ready()
+    client = world.submit(prompt_that_stops(2), 20, sampling=Sampling(min_tokens=6, grammar=Grammar("", b"")))
+    world.settle()
+    assert len(client.tokens) == 2
     world.check_done()
 
 

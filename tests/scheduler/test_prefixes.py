@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from simulated import World
 
 from scheduler.core import events as e
@@ -98,6 +99,19 @@ def test_a_sibling_waits_for_the_prefix_that_another_is_computing() -> None:
     siblings = [world.submit([*STEM, n], 3) for n in (2, 3)]
     world.settle()
     assert [client.finished and client.finished.cached_tokens for client in siblings] == [12, 12]
+
+
+@pytest.mark.parametrize("length", [11, 12, 13, 30])
+def test_the_prompt_of_several_samples_is_computed_once(length: int) -> None:
+    """All come at once; each of the others computes no more than what is in no full page, or the last page."""
+    world = ready(step_tokens=8)
+    prompt = list(range(1, length + 1))
+    samples = [world.submit(prompt, 5, stops=()) for _ in range(4)]
+    world.settle()
+    found = [client.finished.cached_tokens for client in samples if client.finished]
+    shared = (length - 1) // 4 * 4
+    assert found == [0, shared, shared, shared]
+    world.check_done()
 
 
 def test_siblings_go_on_when_the_one_they_wait_for_is_aborted() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ import openai
 import pytest
 import torch
 import transformers
-from minilm import Reference
+from minilm import Reference, cross_encoder
 from stack import Stack, running, until
 
 from bus.catalogue import locate
@@ -39,17 +38,7 @@ source = "path:{judge}"
 
 @pytest.fixture(scope="module")
 def judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small random cross-encoder with MiniLM's tokeniser."""
-    directory = tmp_path_factory.mktemp("judge")
-    torch.manual_seed(5)
-    config = transformers.BertConfig(
-        vocab_size=30522, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
-        max_position_embeddings=64, num_labels=1, initializer_range=0.3,
-    )  # fmt: skip
-    transformers.BertForSequenceClassification(config).save_pretrained(directory)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(locate("catalog:all-minilm-l6-v2") / name, directory / name)
-    return directory
+    return cross_encoder(tmp_path_factory.mktemp("judge"))
 
 
 @pytest.fixture(scope="module")

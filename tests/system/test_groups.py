@@ -61,6 +61,7 @@ def test_two_replicas_and_the_death_of_one() -> None:
         until(lambda: stack.replicas_ready() == 2, 60, "both are back")
 
 
+@pytest.mark.slow
 def test_the_larger_model_answers_like_its_reference() -> None:
     """Qwen2.5-Coder-0.5B with its own output head; cold, then with a warm prefix."""
     with running(QWEN, arena="512MiB") as stack:

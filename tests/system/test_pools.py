@@ -81,6 +81,7 @@ def test_either_may_die(pools: Stack, undisturbed: list[list[list[int]]], victim
     until(pools.nothing_is_held, 20, "no page is pinned or in quarantine")
 
 
+@pytest.mark.slow
 def test_a_standby_takes_over_in_either_pool(undisturbed: list[list[list[int]]]) -> None:
     with running(KERNELS + "standby = 1\n[model.pools]\nprefill = 1\ndecode = 1\n") as stack:
         for victim in (PREFILL, DECODE):

@@ -15,7 +15,7 @@ import httpx
 import jsonschema
 import psutil
 import pytest
-from stack import SMOLLM2, Stack, running, until
+from stack import SMOLLM2_KERNELS, Stack, running, until
 
 pytestmark = [pytest.mark.system, pytest.mark.model]
 
@@ -60,7 +60,7 @@ DRAWN: dict[str, Any] = {"temperature": 1.3, "seed": 7, "min_p": 0.01, "repetiti
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
-    with running(SMOLLM2, ingresses=2) as stack:
+    with running(SMOLLM2_KERNELS, ingresses=2) as stack:
         until(lambda: stack.replicas_ready() == 1, 120, "a replica")
         yield stack
 
@@ -126,7 +126,7 @@ def test_log_probabilities_are_of_what_could_be_drawn(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("victim", ["worker@smollm2.0.0", "scheduler@smollm2", "ingress@0", "ingress@1"])
-@pytest.mark.parametrize("manner", [GREEDY, DRAWN])
+@pytest.mark.parametrize("manner", [pytest.param(GREEDY, marks=pytest.mark.slow), DRAWN])
 def test_a_kill_in_the_middle_changes_nothing(stack: Stack, manner: dict[str, Any], victim: str) -> None:
     """The bytes of an answer with a grammar, when a process dies in its middle: those of one that was left alone."""
     whole = chat(stack, PERSON, **manner)

@@ -11,11 +11,11 @@ import httpx
 import jsonschema
 import openai
 import pytest
-from stack import SMOLLM2, Stack, running, until
+from stack import SMOLLM2_KERNELS, Stack, running, until
 
 pytestmark = [pytest.mark.system, pytest.mark.model]
 
-QWEN = SMOLLM2.replace("smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct").replace('"smollm2"', '"qwen"')
+QWEN = SMOLLM2_KERNELS.replace("smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct").replace('"smollm2"', '"qwen"')
 PARAMETERS: dict[str, Any] = {
     "type": "object",
     "properties": {
@@ -75,6 +75,18 @@ def valid(name: str, arguments: str) -> dict[str, Any]:
     value: dict[str, Any] = json.loads(arguments)
     jsonschema.validate(value, SCHEMAS[name])
     return value
+
+
+@pytest.mark.parametrize(
+    "more", [{"best_of": 3}, {"use_beam_search": True, "beam_width": 2}], ids=["the best of samples", "beams"]
+)
+def test_tools_are_called_by_whatever_is_chosen(gpt: openai.OpenAI, more: dict[str, Any]) -> None:
+    choice = chat(
+        gpt, tool_choice="required", parallel_tool_calls=False, temperature=1, seed=1, max_tokens=120, extra_body=more
+    ).choices[0]
+    assert choice.finish_reason == "tool_calls"
+    (call,) = choice.message.tool_calls
+    valid(call.function.name, call.function.arguments)
 
 
 def test_a_call_and_its_answer(gpt: openai.OpenAI) -> None:

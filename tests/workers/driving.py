@@ -73,6 +73,12 @@ class PlainPages:
     tensor: torch.Tensor
     valid: dict[tuple[int, int], int] = field(default_factory=dict)
 
+    def launched(self, written: Written) -> None:
+        """They are written in place."""
+
+    def abandon(self) -> None:
+        """Nobody reads what was not committed."""
+
     def commit(self, written: Written) -> None:
         for page, generation, tokens in zip(*(values.tolist() for values in written), strict=True):
             self.valid[page, generation] = tokens

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import threading
 from collections.abc import Callable, Sequence
@@ -12,8 +13,14 @@ import torch
 from torch import Tensor
 
 from workers.kernels.pack import Kernels
+from workers.layers.linear import pack
+from workers.lora.adapter import Adapter
+from workers.models.architecture import kv_shape
 from workers.models.interface import Batch, Collectives, Model
 from workers.models.load import load_model
+from workers.operators.interface import MakeOperators
+from workers.operators.plain import plain
+from workers.pages import page_tensor
 
 T = TypeVar("T")
 
@@ -77,7 +84,7 @@ class _Rank:
 class Runner:
     """Sequences on pages of one model, which all ranks share.
 
-    Pages begin as NaN everywhere, so that anything read that was not written shows.
+    Pages begin as NaN everywhere (of int8: their scales), so that anything read that was not written shows.
     """
 
     def __init__(
@@ -90,6 +97,7 @@ class Runner:
         dtype: torch.dtype = torch.float32,
         kernels: Kernels | None = None,
         context: int = 0,
+        make_operators: MakeOperators = plain,
     ) -> None:
         self._ranks = Ranks(ranks)
         self.models: list[Model] = self._ranks.each(
@@ -101,16 +109,20 @@ class Runner:
                 ranks=ranks,
                 kernels=kernels,
                 context=context,
+                make_operators=make_operators,
+                lay_out=pack if make_operators is plain else lambda weight: weight,
                 **self.collectives(rank),
             )
         )
         a = self.models[0].architecture
-        self.pages = torch.full((cells, a.layers, 2, a.kv_heads, page_tokens, a.head_dim), float("nan"), dtype=dtype)
+        shape = kv_shape(a, page_tokens, dtype)
+        self.pages = page_tensor(torch.full((cells, shape.page_bytes), 255, dtype=torch.uint8), shape)
         self._page_tokens = page_tokens
         self._free = list(range(cells))
         random.Random(1).shuffle(self._free)
         self._tables: dict[str, list[int]] = {}
         self._lengths: dict[str, int] = {}
+        self.adapters: dict[str, Sequence[Adapter]] = {}  # of sequences: each rank's
 
     def collectives(self, rank: int) -> dict[str, Any]:
         """For `load_model`."""
@@ -119,20 +131,33 @@ class Runner:
     def step(self, rows: Sequence[tuple[str, Sequence[int]]]) -> list[Tensor]:
         """One step: each row appends ids to a sequence. Returns hidden states, [ids of the row, hidden] per row."""
         ids, batch = self._batch(rows)
-        hidden = self._ranks.each(lambda rank: self.models[rank].forward(ids, batch, self.pages))
+        names = [name for name, _ in rows]
+        hidden = self._ranks.each(
+            lambda rank: self.models[rank].forward(
+                ids, dataclasses.replace(batch, adapters=self._adapters(names, rank)), self.pages
+            )
+        )
         for other in hidden[1:]:
             assert torch.equal(hidden[0], other), "ranks disagree"
         return list(hidden[0].split([len(new) for _, new in rows]))
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """float32 [rows, vocabulary]."""
-        return self._ranks.each(lambda rank: self.models[rank].logits(hidden))[0]
+    def logits(self, hidden: Tensor, names: Sequence[str] = ()) -> Tensor:
+        """float32 [rows, vocabulary]. names: of the rows' sequences, where some have adapters."""
+        return self._ranks.each(lambda rank: self.models[rank].logits(hidden, self._adapters(names, rank)))[0]
+
+    def _adapters(self, names: Sequence[str], rank: int) -> list[Adapter | None]:
+        found = [self.adapters[name][rank] if name in self.adapters else None for name in names]
+        return found if any(found) else []
 
     def share(self, name: str, other: str, tokens: int) -> None:
         """Begin a sequence with the first pages of another one."""
         assert tokens % self._page_tokens == 0
         self._tables[other] = self._tables[name][: tokens // self._page_tokens]
         self._lengths[other] = tokens
+
+    def table(self, name: str) -> list[int]:
+        """Cells of a sequence."""
+        return self._tables[name]
 
     def free(self, name: str) -> None:
         """Give a sequence's pages back, with what is in them."""

@@ -1,6 +1,6 @@
 """What the GPU's kernels are launched with for the models that are served: compiled for a GPU that is not there.
 
-    python tests/workers/shipped.py sm_90 [--some]
+    python tests/workers/shipped.py sm_90 [--short] [--kernel _split]
 
 Prints a line of JSON per launch: kernel, shapes, and what the compiler made of it. Not for Triton's interpreter.
 """
@@ -16,8 +16,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from workers.attention.interface import HeadNorms
 from workers.attention.triton import GraphLimits, TritonAttention
-from workers.kernels.triton import activation, embedding, norm, prefill, sample
+from workers.kernels.triton import activation, embedding, experts, lora, norm, prefill, sample
 from workers.kernels.triton.aot import compile_for, signature_of
 from workers.kernels.triton.attend import Paged, Shape
 from workers.kernels.triton.launch import Launch, launches
@@ -30,7 +31,8 @@ BF16, FLOAT, INT8, FP8 = torch.bfloat16, torch.float32, torch.int8, torch.float8
 
 @dataclass(frozen=True)
 class Heads:
-    """Attention of a model: head dim, query heads of a KV head, KV heads, (window, cap) of its layers, page tokens."""
+    """Attention of a model: head dim, query heads of a KV head, KV heads, (window, cap) of its layers, page tokens,
+    what of a head is rotated (0 for all), and the dtype of its heads' norms."""
 
     model: str
     dim: int
@@ -38,6 +40,8 @@ class Heads:
     kv_heads: int
     shapes: tuple[tuple[int, float], ...] = ((0, 0.0),)
     page_tokens: int = 64
+    rotated: int = 0
+    norms: torch.dtype | None = None
 
 
 HEADS = (
@@ -46,6 +50,9 @@ HEADS = (
     Heads("phi-3-mini", 96, 1, 32),
     Heads("qwen2.5-7b", 128, 7, 4),
     Heads("gemma-2-2b", 256, 2, 4, ((4096, 50.0), (0, 50.0))),
+    Heads("gemma-3-1b", 256, 4, 1, ((512, 0.0), (0, 0.0)), norms=torch.float32),
+    Heads("qwen3-30b-a3b", 128, 8, 4, norms=torch.bfloat16),
+    Heads("phi-4-mini", 128, 3, 8, rotated=96),
 )
 
 
@@ -67,10 +74,13 @@ def attention(heads: Heads, kv_dtype: torch.dtype, table: Tuning) -> list[Launch
             scales=scales, graphs=limits, tuning=table,
         )  # fmt: skip
         backend.capture(64, pages)
-        angles = (empty(64, heads.dim // 2, dtype=FLOAT), empty(64, heads.dim // 2, dtype=FLOAT))
+        half, norms = (heads.rotated or heads.dim) // 2, None
+        angles = (empty(64, half, dtype=FLOAT), empty(64, half, dtype=FLOAT))
+        if heads.norms is not None:
+            norms = HeadNorms(empty(heads.dim, dtype=heads.norms), empty(heads.dim, dtype=heads.norms), 1e-6)
         for layer, shape in enumerate(shapes):
             qkv = empty(64, all_heads + 2 * heads.kv_heads, heads.dim)
-            backend.rotate_and_forward(qkv, angles, layer)
+            backend.rotate_and_forward(qkv, angles, layer, norms)
             numbers = [empty(3, dtype=torch.int32) for _ in range(3)]
             blocks = prefill.Blocks(
                 empty(9, dtype=torch.int32), empty(9, dtype=torch.int32), *numbers, empty(3, 512, dtype=torch.int32)
@@ -88,12 +98,25 @@ def the_rest(hidden: int, inner: int, vocabulary: int, table: Tuning) -> list[La
     with launches(run=False) as kept:
         norm.add_rms_norm(empty(rows, hidden), None, empty(hidden), 1e-5, table)
         norm.add_rms_norm(empty(rows, hidden), empty(rows, hidden), empty(hidden), 1e-5, table)
-        activation.silu_mul(empty(rows, 2 * inner), table)
+        norm.add_rms_norm(empty(rows, hidden), empty(rows, hidden), empty(hidden, dtype=FLOAT), 1e-6, table)
+        activation.gated(empty(rows, 2 * inner), table)
+        activation.gated(empty(rows, 2 * inner), table, "gelu_tanh")
         for dtype in quantised:
             norm.add_rms_norm_quantised(empty(rows, hidden), empty(rows, hidden), empty(hidden), 1e-5, table, dtype)
-            activation.silu_mul_quantised(empty(rows, 2 * inner), table, dtype)
+            activation.gated_quantised(empty(rows, 2 * inner), table, dtype)
+        for tokens in (1, 128, 8192):  # qwen3-30b-a3b: rows of decode and of prefill
+            choices, wide = empty(tokens * 8, dtype=torch.int64), empty(128, 1536, 2048)
+            entry = table.grouped_for(tokens * 8 // 128)
+            count = tokens * 8 // entry.rows + 128
+            blocks = experts.Blocks(empty(count * entry.rows, **ints), empty(count, **ints))
+            experts.grouped(empty(tokens, 2048), wide, blocks, len(choices), table)
+            experts.grouped(empty(tokens * 8, 768), empty(128, 2048, 768), blocks, len(choices), table)
         embedding.embed(empty(rows, dtype=torch.int64), empty(vocabulary // 2, hidden), vocabulary // 2, table)
         embedding.assemble_logits(empty(2, rows, vocabulary // 2), [vocabulary // 2] * 2, 30.0, table)
+        tiles = lora.Tiles(*(empty(each, **ints) for each in (rows, 9, 9, 9)))
+        for rank in (16, 256):
+            middle = lora.shrink(empty(rows, hidden), empty(8, rank, hidden), empty(8, **floats), tiles)
+            lora.expand(middle, empty(8, inner, rank), tiles, empty(rows, 2 * inner)[:, inner:])
         history, request = empty(8, vocabulary, **ints), empty(rows, **ints)
         sample.sample(
             empty(rows, vocabulary, **floats),
@@ -110,17 +133,16 @@ def the_rest(hidden: int, inner: int, vocabulary: int, table: Tuning) -> list[La
     return kept
 
 
-def shipped(table: Tuning, *, some: bool) -> Iterator[tuple[str, Launch]]:
-    """All launches, with a name for what they are for; some: of one model, with 16-bit KV."""
-    for heads in HEADS[:1] if some else HEADS:
-        kinds = [BF16] if some else [BF16, INT8, *([FP8] if table.fp8 else [])]
+def shipped(table: Tuning) -> Iterator[tuple[str, Launch]]:
+    """All launches, with a name for what they are for."""
+    for heads in HEADS:
+        kinds = [BF16, INT8, *([FP8] if table.fp8 else [])]
         # Gemma's layers with windows keep 16 bits.
         for kind in kinds if len(heads.shapes) == 1 else [BF16]:
             for launch in attention(heads, kind, table):
                 yield f"{heads.model}, KV {str(kind).removeprefix('torch.')}", launch
     yield from (("llama-3.1-8b", launch) for launch in the_rest(4096, 14336, 128256, table))
-    if not some:
-        yield from (("llama-3.3-70b", launch) for launch in the_rest(8192, 28672, 128256, table))
+    yield from (("llama-3.3-70b", launch) for launch in the_rest(8192, 28672, 128256, table))
 
 
 def specialisations() -> dict[str, int]:
@@ -147,13 +169,19 @@ def specialisations() -> dict[str, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("gpu")
-    parser.add_argument("--some", action="store_true")
+    parser.add_argument("--short", action="store_true", help="one configuration of each kernel")
+    parser.add_argument("--kernel", default="", help="only this one")
     parser.add_argument("--specialisations", action="store_true", help="only count them")
     arguments = parser.parse_args()
     if arguments.specialisations:
         print(json.dumps(specialisations()))
         return
-    for name, launch in shipped(tuning(arguments.gpu), some=arguments.some):
+    seen: set[str] = set()
+    for name, launch in shipped(tuning(arguments.gpu)):
+        kernel = launch.kernel.__name__
+        if arguments.kernel not in ("", kernel) or (arguments.short and kernel in seen):
+            continue
+        seen.add(kernel)
         made = compile_for(arguments.gpu, launch)
         line = {
             "of": name,

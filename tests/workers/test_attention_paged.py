@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from bus.messages.steps import KvShape
 from workers.attention.groups import group_rows
 from workers.attention.paged import PagedAttention
 from workers.models.interface import Batch
+from workers.pages import page_tensor, quantised_kv, scales_of, spread, spread_block
 
 LAYERS = 2
 
@@ -46,7 +48,7 @@ def cases(draw: st.DrawFn) -> Case:
         kv_heads=kv_heads,
         mine=range(first, last),
         group=draw(st.integers(1, 4)),
-        dim=draw(st.sampled_from([2, 8, 64])),
+        dim=draw(st.sampled_from([4, 8, 64])),
         seed=draw(st.integers(0, 1 << 30)),
         windows=draw(st.sampled_from([(), (0, 1), (3, 17), (17, 0), (40, 1000)])),
         scale=draw(st.sampled_from([0.0, 0.3])),
@@ -64,18 +66,23 @@ class World:
         cells = torch.randperm(sum(pages_of) + 2, generator=generator)
         self.tables = list(cells[: sum(pages_of)].split(pages_of))
         self.unused = cells[sum(pages_of) :]
-        shape = (len(cells), LAYERS, 2, case.kv_heads, case.page_tokens, case.dim)
-        self.pages = torch.full(shape, float("nan"), dtype=dtype)
+        shape = KvShape(LAYERS, case.kv_heads, case.page_tokens, case.dim, str(dtype).removeprefix("torch."))
+        # NaN in every dtype; of int8, in its scales.
+        self.pages = page_tensor(torch.full((len(cells), shape.page_bytes), 255, dtype=torch.uint8), shape)
         heads = len(case.mine)
         self.kv = [
-            torch.randn(LAYERS, computed + new, 2, heads, case.dim, generator=generator).to(dtype)
-            for computed, new in case.rows
+            torch.randn(LAYERS, computed + new, 2, heads, case.dim, generator=generator) for computed, new in case.rows
         ]
+        self.kept = [_kept(kv, dtype) for kv in self.kv]
         self.queries = [
             torch.randn(LAYERS, computed + new, heads * case.group, case.dim, generator=generator)
             for computed, new in case.rows
         ]
         self.attention = PagedAttention(case.mine, case.group, windows=case.windows, scale=case.scale, cap=case.cap)
+
+    def held(self) -> Tensor:
+        """What the pages stand for: as the pages."""
+        return _meant(self.pages, scales_of(self.pages), 2) if self.pages.dtype == torch.int8 else self.pages
 
     def step(self, spans: list[tuple[int, int, int]]) -> list[list[Tensor]]:
         """Run `(sequence, begin, end)` rows; per layer and row the output."""
@@ -101,7 +108,7 @@ class World:
         query = self.queries[row][layer].double().transpose(0, 1)
         keys, values = (
             part.double().transpose(0, 1).repeat_interleave(self.case.group, 0)
-            for part in self.kv[row][layer].unbind(1)
+            for part in self.kept[row][layer].unbind(1)
         )
         scores = query @ keys.transpose(1, 2) * (self.case.scale or self.case.dim**-0.5)
         if self.case.cap:
@@ -137,15 +144,27 @@ def test_paged_equals_dense(case: Case) -> None:
             torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
 
 
-@given(case=cases(), dtype=st.sampled_from([torch.bfloat16, torch.float16]))
-@settings(max_examples=20, deadline=None)
-def test_sixteen_bit_pages_are_attended_in_float32(case: Case, dtype: torch.dtype) -> None:
+def _kept(kv: Tensor, dtype: torch.dtype) -> Tensor:
+    """`kv` as pages of that dtype hold it."""
+    return _meant(*quantised_kv(kv), 2) if dtype == torch.int8 else kv.to(dtype)
+
+
+def _meant(numbers: Tensor, scales: Tensor, kind: int) -> Tensor:
+    """What int8 stands for; `kind` is the dimension of K and V."""
+    keys, values = (numbers.float() * scales[..., None]).unbind(kind)
+    return torch.stack([spread(keys) / spread_block(keys.shape[-1]), values], kind)
+
+
+@given(case=cases(), dtype=st.sampled_from([torch.bfloat16, torch.float16, torch.int8]))
+@settings(max_examples=30, deadline=None)
+def test_smaller_pages_are_attended_in_float32(case: Case, dtype: torch.dtype) -> None:
     world = World(case, dtype)
     world.fill()
+    tolerance = 5e-5 if dtype == torch.int8 else 1e-5  # spreading rounds
     for layer, rows in enumerate(world.last()):
         for row, found in enumerate(rows):
             expected = world.dense(row, layer)[case.rows[row][0] :]
-            torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=tolerance)
 
 
 @given(case=cases())
@@ -161,20 +180,21 @@ def test_a_row_does_not_depend_on_the_others(case: Case) -> None:
             torch.testing.assert_close(found[0], expected[layer][row], rtol=1e-5, atol=1e-6)
 
 
-@given(case=cases())
-@settings(max_examples=30, deadline=None)
-def test_writes_stay_where_they_belong(case: Case) -> None:
+@given(case=cases(), dtype=st.sampled_from([torch.float32, torch.int8]))
+@settings(max_examples=40, deadline=None)
+def test_writes_stay_where_they_belong(case: Case, dtype: torch.dtype) -> None:
     """Law: K and V stand in the row's own pages, in the rank's own heads; cells of nobody keep what they had."""
-    world = World(case, torch.float32)
+    world = World(case, dtype)
     world.fill()
     world.last()
-    mine = slice(case.mine.start, case.mine.stop)
-    assert world.pages[world.unused].isnan().all()
+    mine, pages = slice(case.mine.start, case.mine.stop), world.held()
+    tolerance = 1e-6 if dtype == torch.int8 else 0
+    assert pages[world.unused].isnan().all()
     others = [head for head in range(case.kv_heads) if head not in case.mine]
-    assert world.pages[:, :, :, others].isnan().all()
+    assert pages[:, :, :, others].isnan().all()
     for row, (computed, new) in enumerate(case.rows):
-        held = world.pages[world.tables[row]][:, :, :, mine].permute(1, 0, 4, 2, 3, 5).flatten(1, 2)
-        assert torch.equal(held[:, : computed + new], world.kv[row])
+        held = pages[world.tables[row]][:, :, :, mine].permute(1, 0, 4, 2, 3, 5).flatten(1, 2)
+        torch.testing.assert_close(held[:, : computed + new], world.kept[row], rtol=tolerance, atol=tolerance)
         assert held[:, computed + new :].isfinite().all()
 
 

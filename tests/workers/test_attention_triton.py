@@ -15,11 +15,11 @@ pytest.importorskip("triton", reason="needs Triton: pip install 'headrace[gpu]'"
 
 from workers.attention.interface import HeadNorms
 from workers.attention.paged import PagedAttention
-from workers.attention.triton import GraphLimits, TritonAttention, Unsupported
+from workers.attention.triton import GraphLimits, TritonAttention
 from workers.kernels.triton.attend import Shape
 from workers.kernels.triton.launch import launches
 from workers.kernels.triton.rotary import as_stored
-from workers.kernels.triton.tuning import INTERPRETER, NoTuning, tuning
+from workers.kernels.triton.tuning import INTERPRETER, NoTuning, Unsupported, tuning
 from workers.models.interface import Batch
 
 CPU = torch.device("cpu")

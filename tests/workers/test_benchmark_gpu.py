@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,7 +13,10 @@ import torch
 
 pytest.importorskip("triton", reason="needs Triton: pip install 'headrace[gpu]'")
 
+from benchmarks.gpu import engine
+from benchmarks.gpu.__main__ import Ceilings
 from benchmarks.gpu.cases import Sizes, cases
+from benchmarks.gpu.shapes import LLAMA_8B, LLAMA_70B, QWEN3_30B, Case, Setup
 from workers.kernels.triton.tuning import INTERPRETER, tuning
 
 SMALL = Sizes(
@@ -40,3 +44,33 @@ def test_without_a_gpu_it_refuses_and_says_why() -> None:
     assert done.returncode == 69
     assert "this measures kernels on an NVIDIA GPU: torch" in done.stderr
     assert done.stdout == ""
+
+
+def test_the_engine_on_a_stand_takes_every_kind_of_step(capsys: pytest.CaptureFixture[str]) -> None:
+    """Dry, on tiny models: decodes and a prefill of each, with figures that hang together."""
+    engine.main(["--dry", "--json", "--only", "tiny"])
+    about, *found = map(json.loads, capsys.readouterr().out.splitlines())
+    assert about["dry"]
+    assert [line["case"] for line in found] == 2 * [case.name for case in engine.DRY]
+    for line in found:
+        assert line["layers"] == line["of_layers"] == 2
+        assert line["of_floor"] == pytest.approx(line["floor_ms"] / line["ms"])
+
+
+def test_floors_are_those_that_were_worked_out_by_hand() -> None:
+    """Of an H200, from its measured copy and product: decode of the 8B and the 30B, prefill of the 8B, in ms."""
+    h200 = Ceilings(4300.0, 780.0)
+    for model, case, expected in (
+        (LLAMA_8B, Case(1, 1024), 3.52), (LLAMA_8B, Case(32, 4096), 7.49), (LLAMA_8B, Case(128, 1024), 7.49),
+        (LLAMA_8B, Case(256, 1024), 12.9), (QWEN3_30B, Case(1, 1024), 1.44), (QWEN3_30B, Case(128, 1024), 17.1),
+        (LLAMA_8B, Case(1, 0, 2048), 38.5),
+    ):  # fmt: skip
+        assert engine.floor_s(model, case, 2, h200) * 1e3 == pytest.approx(expected, rel=0.03)
+
+
+def test_what_does_not_fit_is_computed_in_part_or_left_out() -> None:
+    setup = Setup(torch.device("cpu"), torch.bfloat16, 64, 1, 138 << 30)
+    assert engine.fitting(LLAMA_8B, Case(128, 1024), setup).layers == 32
+    assert 40 <= engine.fitting(LLAMA_70B, Case(1, 1024), setup).layers < 80
+    (line,) = engine.lines({"70B": LLAMA_70B}, [Case(256, 4096)], setup, Ceilings(1, 1), float("inf"))
+    assert "fit" in line["left_out"]

@@ -90,6 +90,24 @@ def test_pages_of_float32_are_attended_to_in_float32() -> None:
 
 
 @pytest.mark.usefixtures("available")
+@pytest.mark.parametrize("options", [{}, {"dtype": "float32"}, {"dtype": "bfloat16"}, {"quantize": "int8"}])
+def test_kv_is_kept_as_it_is_asked_for_whatever_computes(options: dict[str, Any]) -> None:
+    asked = {dtype: chosen(GGUF, kv_dtype=dtype, **options) for dtype in ("float32", "bfloat16", "int8")}
+    assert [found.kv for found in asked.values()] == [torch.float32, torch.bfloat16, torch.int8]
+    assert len({found.dtype for found in asked.values()}) == 1
+    if asked["int8"].kernels is not None:
+        assert [found.attention for found in asked.values()] == ["", "AMX", "AMX"]
+
+
+@pytest.mark.usefixtures("available")
+def test_torch_in_another_dtype_makes_other_kv() -> None:
+    """Given KV of one dtype, computed in two: neither is found under the other's digests."""
+    found = [chosen(GGUF, dtype=dtype, kv_dtype="int8").numerics for dtype in ("float32", "bfloat16")]
+    assert len({b"", *found}) == 3
+    assert chosen(GGUF, dtype="bfloat16", kv_dtype="bfloat16").numerics == b""
+
+
+@pytest.mark.usefixtures("available")
 def test_what_gives_other_bits_here_is_told_once_and_not_used(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

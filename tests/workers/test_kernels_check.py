@@ -27,6 +27,7 @@ OTHER_DOTS = {
     f'asm volatile("" : "+v"(acc) :: "memory"); vf r = {DOCUMENTED.removeprefix("return ")}'
     'asm volatile("" : "+v"(r) :: "memory"); _mm_setcsr(had); return r;',
 }
+EMULATED = Path(__file__).parent / "emulated_amx.h"
 PROBE = """
 #include "attention_check.h"
 extern "C" {
@@ -69,6 +70,25 @@ def test_another_dot_product_is_noticed(other: str, native: Path, monkeypatch: p
     monkeypatch.setattr(build, "_COMMON", tuple("-O1" if flag == "-O3" else flag for flag in build._COMMON))
     found = attention_of(build.library(PROCESSORS["vdpbf16ps"]))
     assert found == (("vdpbf16ps", "") if other == "documented" else ("FMA", "vdpbf16ps"))
+
+
+@needs["vdpbf16ps"]
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8])
+def test_tiles_of_amx_give_the_same_bits(
+    dtype: torch.dtype, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """AMX in plain C++, as its manual has it, where no processor does."""
+    paths = [
+        saved(tiny("qwen2", num_hidden_layers=1, max_position_embeddings=1024, head_dim=dim), tmp_path / str(dim))
+        for dim in (48, 64, 80)
+    ]
+    expected = [hidden(path, 580, 10, dtype=dtype) for path in paths]
+    native: Path = request.getfixturevalue("native")
+    shutil.copy(EMULATED, native / "amx.h")
+    monkeypatch.setattr(build, "_COMMON", (*(flag for flag in build._COMMON if flag != "-O3"), "-O1", "-D__AMX_BF16__"))
+    assert attention_of(build.library(PROCESSORS["vdpbf16ps"])) == ("AMX", "")
+    for path, bits in zip(paths, expected, strict=True):
+        assert torch.equal(hidden(path, 580, 10, processor="vdpbf16ps", dtype=dtype), bits)
 
 
 @needs["amx"]

@@ -12,6 +12,7 @@ pytest.importorskip("triton", reason="needs Triton: pip install 'headrace[gpu]'"
 
 from workers.attention.interface import HeadNorms
 from workers.kernels.triton import activation, embedding, norm, rotary
+from workers.kernels.triton import experts as grouped_experts
 from workers.kernels.triton.tuning import INTERPRETER, tuning
 
 TUNING = tuning(INTERPRETER)
@@ -32,19 +33,26 @@ def close(found: Tensor, expected: Tensor, dtype: torch.dtype, scale: float = 1.
 
 
 @given(
-    rows=st.integers(1, 5), hidden=st.integers(1, 300), dtype=DTYPES, residual=st.booleans(), seed=st.integers(0, 99)
-)
-@example(rows=2, hidden=256, dtype=torch.float32, residual=True, seed=0)
+    rows=st.integers(1, 5), hidden=st.integers(1, 300), dtype=DTYPES, exact=st.booleans(), residual=st.booleans(),
+    scale=st.sampled_from([1.0, 0.25]), seed=st.integers(0, 99),
+)  # fmt: skip
+@example(rows=2, hidden=256, dtype=torch.float32, exact=False, residual=True, scale=1.0, seed=0)
+@example(rows=1, hidden=100, dtype=torch.bfloat16, exact=True, residual=True, scale=0.5, seed=0)
 @few
-def test_norm_after_adding_the_residual(rows: int, hidden: int, dtype: torch.dtype, residual: bool, seed: int) -> None:
-    x, weight = random(seed, rows, hidden, dtype=dtype), random(seed + 1, hidden, dtype=dtype)
+def test_norm_after_adding_the_residual(
+    rows: int, hidden: int, dtype: torch.dtype, exact: bool, residual: bool, scale: float, seed: int
+) -> None:
+    """Law: as float64 has it. `exact`: the weight is in float32, as Gemma's."""
+    x = random(seed, rows, hidden, dtype=dtype)
+    weight = random(seed + 1, hidden, dtype=torch.float32 if exact else dtype)
     before = random(seed + 2, rows, hidden, dtype=dtype) if residual else None
     stream = None if before is None else before.clone()
-    found = norm.add_rms_norm(x, stream, weight, 1e-5, TUNING)
-    total = x.double() if before is None else x.double() + before.double()
+    found = norm.add_rms_norm(x, stream, weight, 1e-5, TUNING, scale)
+    total = x.double() if before is None else scale * x.double() + before.double()
     expected = total / (total.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weight.double()
     close(found, expected, dtype, 4)
-    with_torch, with_torch_total = norm.reference(x, before, weight, 1e-5)
+    with_torch, with_torch_total = norm.reference(x, before, weight, 1e-5, scale)
+    assert found.dtype == with_torch.dtype == dtype
     close(found, with_torch, dtype, 4)
     if stream is not None:
         close(stream, with_torch_total, dtype)
@@ -65,7 +73,7 @@ def test_quantised_rows_are_what_they_were(rows: int, hidden: int, kind: torch.d
     x[0] = gate_up[0] = 0
     for (found, scales), plain in (
         (norm.add_rms_norm_quantised(x, None, weight, 1e-5, TUNING, kind), norm.reference(x, None, weight, 1e-5)[0]),
-        (activation.silu_mul_quantised(gate_up, TUNING, kind), activation.reference(gate_up)),
+        (activation.gated_quantised(gate_up, TUNING, kind), activation.reference(gate_up)),
     ):
         expected, expected_scales = norm.quantised_reference(plain, kind)
         torch.testing.assert_close(scales, expected_scales, rtol=1e-5, atol=1e-8)
@@ -79,23 +87,27 @@ def test_quantised_rows_are_what_they_were(rows: int, hidden: int, kind: torch.d
 @few
 def test_the_gated_activation(rows: int, width: int, dtype: torch.dtype, seed: int) -> None:
     gate_up = random(seed, rows, 2 * width, dtype=dtype) * 4
-    found = activation.silu_mul(gate_up, TUNING)
+    found = activation.gated(gate_up, TUNING)
     gate, up = gate_up.double().chunk(2, -1)
     close(found, gate * torch.sigmoid(gate) * up, dtype, 4)
+    found = activation.gated(gate_up, TUNING, "gelu_tanh")
+    close(found, torch.nn.functional.gelu(gate, approximate="tanh") * up, dtype, 4)
 
 
 @given(
     tokens=st.integers(1, 5), heads=st.integers(0, 4), kv_heads=st.integers(1, 3), half=st.sampled_from([8, 20, 32]),
-    dtype=DTYPES, turned=st.booleans(), normed=st.booleans(),
+    rest=st.sampled_from([0, 0, 4, 24]), dtype=DTYPES, turned=st.booleans(), normed=st.booleans(),
     kind=st.sampled_from([None, torch.int8, torch.float8_e4m3fn]), seed=st.integers(0, 99),
 )  # fmt: skip
 @few
 def test_rotation_and_pages(
-    tokens: int, heads: int, kv_heads: int, half: int, dtype: torch.dtype, turned: bool, normed: bool,
+    tokens: int, heads: int, kv_heads: int, half: int, rest: int, dtype: torch.dtype, turned: bool, normed: bool,
     kind: torch.dtype | None, seed: int,
 ) -> None:  # fmt: skip
-    """Against torch, in place and in the pages; tokens are spread over the pages, and the rest of them is untouched."""
-    dim, page_tokens, cells = 2 * half, 8, 4
+    """Against torch, in place and in the pages; tokens are spread over the pages, and the rest of them is untouched.
+
+    `rest`: numbers of a head that are not rotated."""
+    dim, page_tokens, cells = 2 * half + rest, 8, 4
     qkv = random(seed, tokens, heads + 2 * kv_heads, dim, dtype=dtype)
     angle = random(seed + 1, tokens, half) * 100
     angles = (angle.cos(), angle.sin()) if turned else None
@@ -150,3 +162,26 @@ def test_gathered_logits_stand_in_the_order_of_the_vocabulary(
     parts = random(seed, len(sizes), rows, max(sizes), dtype=dtype) * 6
     found = embedding.assemble_logits(parts, sizes, cap, TUNING)
     torch.testing.assert_close(found, embedding.assemble_reference(parts, sizes, cap), rtol=1e-5, atol=1e-5)
+
+
+@given(
+    tokens=st.integers(1, 9), chosen=st.integers(1, 3), experts=st.integers(1, 6), first=st.integers(0, 3),
+    outputs=st.integers(1, 90), inputs=st.integers(1, 70), dtype=DTYPES, seed=st.integers(0, 99),
+)  # fmt: skip
+@few
+def test_each_row_is_multiplied_by_its_expert(
+    tokens: int, chosen: int, experts: int, first: int, outputs: int, inputs: int, dtype: torch.dtype, seed: int
+) -> None:
+    """Law: as torch has it, for any choices, experts of other ranks and experts that nobody has chosen among them."""
+    generator = torch.Generator().manual_seed(seed)
+    choices = torch.randint(0, experts + 4, (tokens, chosen), generator=generator).flatten() - first
+    x, weight = random(seed, tokens, inputs, dtype=dtype), random(seed + 1, experts, outputs, inputs, dtype=dtype)
+    block = TUNING.grouped_for(len(choices) // experts).rows
+    blocks = grouped_experts.align(choices, experts, block)
+    kept = blocks.rows[blocks.rows >= 0].tolist()
+    assert sorted(kept) == [row for row, expert in enumerate(choices.tolist()) if 0 <= expert < experts]
+    found = grouped_experts.grouped(x, weight, blocks, len(choices), TUNING)
+    close(found, grouped_experts.reference(x, weight, choices), dtype, 20)
+    wide = random(seed + 2, len(choices), inputs, dtype=dtype)
+    found = grouped_experts.grouped(wide, weight, blocks, len(choices), TUNING)
+    close(found, grouped_experts.reference(wide, weight, choices), dtype, 20)

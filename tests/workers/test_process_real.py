@@ -219,7 +219,10 @@ def test_it_serves_through_the_loss_of_kv_and_of_its_scheduler(run: Path, prompt
         host.close()
 
 
-def test_a_model_that_is_not_there_ends_with_78_and_says_how_to_get_it(run: Path) -> None:
+def test_a_model_that_is_not_there_ends_with_78_and_says_how_to_get_it(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADRACE_MODELS", str(run / "no models"))
     host = Host(run, source="catalog:qwen2.5-coder-1.5b-instruct")
     try:
         worker = host.start("worker@smol.0.0")

@@ -104,6 +104,19 @@ def test_a_row_that_cannot_go_on_fails_alone(run: Path) -> None:
     assert as_array(result.tokens)[1] == expected_greedy([1, 2, 3], 1)[0]
 
 
+@pytest.mark.parametrize(("text", "least"), [(WORD, 6), ('%llguidance {}\nstart: "a" | "b" "b"', 1)])
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+def test_the_end_is_held_back_while_there_is_another_way(run: Path, text: str, least: int, temperature: float) -> None:
+    """`min_tokens` beside a grammar: where only the end is left, it comes."""
+    for seed in range(6):
+        sampling = Sampling(
+            temperature=temperature, seed=seed, grammar=grammar(run, text), min_tokens=8, suppress=pack_u32([END]),
+            logit_bias=((END, 50.0),),
+        )  # fmt: skip
+        ids = new_driver(run).generate([[1, 2, seed]], 20, [sampling])[0]
+        assert least <= ids.index(END) <= 12
+
+
 def test_log_probabilities_are_of_what_the_grammar_leaves(run: Path) -> None:
     driver = new_driver(run)
     sampling = Sampling(logprobs=5, grammar=grammar(run, '%llguidance {}\nstart: "a" | "b"'))
@@ -112,6 +125,30 @@ def test_log_probabilities_are_of_what_the_grammar_leaves(run: Path) -> None:
     kept = unpack_u32(value.top_ids).tolist()
     assert {TOKENS[token] for token in kept} <= {b"a", b"b", b"ab"}
     assert np.isclose(np.exp(unpack_f32(value.top)).sum(), 1.0)
+
+
+def test_forced_tokens_are_what_is_drawn_where_one_text_is_left(run: Path) -> None:
+    """Of a constant all, of a choice up to where it parts, of anything none; and each is one that may be drawn."""
+    grammars = Grammars(VOCABULARY, lambda digest: read(run, digest), torch.device("cpu"))
+    for slot, text in enumerate(('"x12y"', '"12x" | "12y"', "/[a-z]+/", '"é"')):
+        grammars.open(slot, grammar(run, f"%llguidance {{}}\nstart: {text}"), [])
+    whole, choice, anything, hopeless = (grammars.forced_tokens(slot) for slot in range(4))
+    assert text_of(whole) == "x12y"
+    assert "12".startswith(text_of(choice))
+    assert choice
+    assert anything == hopeless == grammars.forced_tokens(7) == []
+    for token in whole:
+        grammars.begin([0])
+        masks = grammars.masks()
+        assert masks is not None
+        logits = torch.zeros(VOCABULARY)
+        masks.banned[0].apply(logits)
+        assert logits[token] == 0
+        grammars.append([0], [token])
+    assert grammars.forced_tokens(0) in ([], [END])
+    grammars.append([0], [END])
+    assert grammars.forced_tokens(0) == []
+    grammars.stop()
 
 
 def test_tokens_that_are_damaged_are_not_read(run: Path) -> None:

@@ -198,4 +198,4 @@ def test_rows_become_a_batch() -> None:
     assert batch.row_starts == [0, 7, 8]
     assert batch.row_context == [7, 6]
     assert [table.tolist() for table in batch.block_tables] == [[3, 9], [8, 2]]
-    assert [values.tolist() for values in rows.written(state)] == [[3, 9, 2], [1003, 1009, 1002], [4, 3, 2]]
+    assert [values.tolist() for values in rows.written(state, rows.ends)] == [[3, 9, 2], [1003, 1009, 1002], [4, 3, 2]]

@@ -65,7 +65,7 @@ class Toy:
                 hidden[index] = torch.tensor([_hash([int(token) for token in upto]), upto[-1]])
         return hidden
 
-    def logits(self, hidden: Tensor) -> Tensor:
+    def logits(self, hidden: Tensor, adapters: object = ()) -> Tensor:  # noqa: ARG002
         logits = _logits(hidden[:, 0])
         logits[hidden[:, 1] == self.poison, 3] = torch.nan
         return logits

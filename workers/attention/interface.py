@@ -60,7 +60,7 @@ class RotatingAttention(Attention, Protocol):
 
         Args:
             qkv: [tokens, heads + 2 * kv_heads, head_dim], queries first; queries and keys are changed in place.
-            angles: cosines and sines, float32 [tokens, head_dim / 2].
+            angles: cosines and sines, float32 [tokens, rotated / 2], of the first `rotated` numbers of a head.
             layer: which.
             norms: for models that have them.
         """

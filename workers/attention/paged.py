@@ -4,7 +4,8 @@ Per layer: scatter the new K and V into their pages, then for every row gather i
 attend to that. Decode rows of similar length share two batched matrix products, with the query heads of a KV head as
 rows of one of them (torch's own grouped-query path is 1.4 times slower); a prefill chunk is one row, in blocks of
 queries. Layers with a window gather only the pages that it reaches into: the step is cut into parts once for each
-window that there is. Whatever the pages' dtype is, the attention itself is computed in float32.
+window that there is. Whatever the pages' dtype is, the attention itself is computed in float32; numbers of int8 are
+multiplied with their scales first.
 
 Every cell whose first token was written here holds finite numbers everywhere: what is behind a sequence's end in its
 last page is read, with a weight of zero, and zero times a stray NaN of the page's former life would be NaN.
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from workers.attention.groups import group_rows
 from workers.models.interface import Batch
+from workers.pages import quantised_kv, scales_of, spread, spread_block
 
 _SCRATCH_BYTES: Final = 64 << 20
 _MASK_NUMBERS: Final = 1 << 20
@@ -81,12 +83,15 @@ class PagedAttention:
 
     def forward(self, query: Tensor, kv: Tensor, layer: int) -> Tensor:
         pages = self._pages[:, layer]
+        out = torch.empty_like(query)
+        if pages.dtype == torch.int8:
+            kv, scales_of(pages)[self._page_of, :, :, self._offset_of] = quantised_kv(kv)
+            query = spread(query) / spread_block(query.shape[2])
         pages[self._page_of, :, :, self._offset_of] = kv.to(pages.dtype)
-        grouped = query.view(query.shape[0], len(self._kv_heads), self._group, query.shape[2])
-        out = torch.empty_like(grouped)
+        heads = query.shape[0], len(self._kv_heads), self._group, query.shape[2]
         for part in self._parts[self._windows[layer] if self._windows else 0]:
-            part.attend(grouped, pages, out)
-        return out.view(query.shape)
+            part.attend(query.view(heads), pages, out.view(heads))
+        return out
 
     def _clean(self, batch: Batch) -> None:
         """Zero the cells that this step begins and does not fill."""
@@ -95,6 +100,8 @@ class PagedAttention:
         partly = begun[~torch.isin(begun, filled)]
         if len(partly):
             self._pages[partly] = 0
+            if self._pages.dtype == torch.int8:
+                scales_of(self._pages)[partly] = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +166,11 @@ class _Gather:
     def __call__(self, pages: Tensor) -> Tensor:
         """[2, kv_heads, pages * page tokens, dim] float32."""
         torch.index_select(pages.permute(1, 2, 0, 3, 4), 2, self.cells, out=self.buffer)
-        return self.buffer.flatten(2, 3).float()
+        found = self.buffer.flatten(2, 3).float()
+        if pages.dtype == torch.int8:
+            scales = scales_of(pages).permute(1, 2, 0, 3).index_select(2, self.cells)
+            found *= scales.flatten(2, 3)[..., None]
+        return found
 
 
 class _Decodes:

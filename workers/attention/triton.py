@@ -27,16 +27,12 @@ from workers.attention.interface import HeadNorms
 from workers.kernels.triton import decode, prefill
 from workers.kernels.triton.attend import Paged, Shape
 from workers.kernels.triton.rotary import Destination, rotate_and_write
-from workers.kernels.triton.tuning import Tuning, tuning_of
+from workers.kernels.triton.tuning import Tuning, Unsupported, tuning_of
 from workers.models.interface import Batch
 
 _QUANTISED: Final = (torch.int8, torch.float8_e4m3fn)
 # Where there is no GPU the interpreter runs one program after another; more than one, so that they share work out.
 _PROCESSORS_OF_NONE: Final = 3
-
-
-class Unsupported(ValueError):
-    """A model, or a form of KV, that the kernels or the GPU do not have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +76,7 @@ class TritonAttention:
         tuning: of the GPU; looked up where it is not given.
 
     Raises:
-        Unsupported: the GPU or the kernels do not do this.
+        workers.kernels.triton.tuning.Unsupported: the GPU or the kernels do not do this.
         workers.kernels.triton.tuning.NoTuning: there is no table for this GPU, or nothing in it for this model.
     """
 
@@ -155,13 +151,13 @@ class TritonAttention:
         count = len(batch.row_context)
         if static is None or limits is None or count > rows or batch.row_starts[-1] != count:
             return False
-        if sum(batch.row_context) > limits.tokens or max(map(len, batch.block_tables), default=0) > limits.pages:
+        tables = _tables(batch, range(count))
+        if sum(batch.row_context) > limits.tokens or tables.shape[1] > limits.pages:
             return False
         contexts = torch.tensor(batch.row_context + [1] * (rows - count), dtype=torch.int32)
         static.contexts[:rows].copy_(contexts, non_blocking=True)
         static.tables[count:rows, 0] = limits.dummy
-        for row, table in enumerate(batch.block_tables):
-            static.tables[row, : len(table)] = table
+        static.tables[:count, : tables.shape[1]] = tables
         static.page_of[:count], static.offset_of[:count] = batch.page_of, batch.offset_of
         static.page_of[count:rows], static.offset_of[count:rows] = limits.dummy, 0
         return True
@@ -184,7 +180,7 @@ class TritonAttention:
         contexts = [batch.row_context[row] for row in few]
         numbers = torch.tensor([contexts, *zip(*(spans[row] for row in few), strict=True)], dtype=torch.int32)
         on_device = numbers.to(self._device, non_blocking=True)
-        tables = _padded([batch.block_tables[row] for row in few])
+        tables = _tables(batch, few)
         tokens = max(end - begin for begin, end in (spans[row] for row in few))
         most = 0
         for window in self._windows:
@@ -210,7 +206,7 @@ class TritonAttention:
             numbers = torch.tensor([[batch.row_context[row] for row in paged], begins, ends], dtype=torch.int32)
             on_device = numbers.to(self._device, non_blocking=True)
             listed = prefill.list_blocks(counts, self._block_tokens, self._device)
-            tables = _padded([batch.block_tables[row] for row in paged])
+            tables = _tables(batch, paged)
             blocks = prefill.Blocks(*listed, on_device[0], on_device[1], on_device[2], tables)
         return _Chunks([slice(*spans[row]) for row in many if dense(row)], blocks)
 
@@ -287,9 +283,14 @@ def _check(tuning: Tuning, group: int, head_dim: int, kv_dtype: torch.dtype, sca
     tuning.chunk_for(head_dim, kv_dtype.itemsize)
 
 
-def _padded(tables: list[Tensor]) -> Tensor:
-    """int32 [rows, pages of the longest]; what is behind a row's end is never looked up."""
-    return torch.nn.utils.rnn.pad_sequence(tables, batch_first=True).to(torch.int32)
+def _tables(batch: Batch, rows: Sequence[int]) -> Tensor:
+    """Of some rows, int32 [rows, pages of the longest]; what is behind a row's end is never looked up."""
+    if batch.table is None:
+        tables = [batch.block_tables[row] for row in rows]
+        return torch.nn.utils.rnn.pad_sequence(tables, batch_first=True).to(torch.int32)
+    if len(rows) == len(batch.table):
+        return batch.table.to(torch.int32)
+    return batch.table[torch.tensor(rows).to(batch.table.device)].to(torch.int32)
 
 
 def _dense(query: Tensor, kv: Tensor, scale: float) -> Tensor:

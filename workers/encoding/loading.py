@@ -149,9 +149,11 @@ def dtype_of(model: ModelConfig) -> torch.dtype:
     """
     for name, given in (
         ("tensor_parallel", model.tensor_parallel > 1),
+        ("kv_dtype", model.kv_dtype != "auto"),
         ("quantize", model.quantize in ("int8", "int4")),
         ("deterministic", model.deterministic),
         ("pools", model.pools is not None),
+        ('device = "cuda"', model.device == "cuda"),
     ):
         if given:
             raise Unsuitable(f"model {model.name!r} is an encoder: {name} is not for encoders; leave it out")

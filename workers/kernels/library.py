@@ -21,6 +21,8 @@ PARTS: Final = (
     "embedding", "norms", "qkv", "rope and kv write", "attention", "attention out", "gate and up", "down",
     "output head",
 )  # fmt: skip
+# Of pages, as `native/attention.h` counts what they hold.
+NUMBERS: Final = {torch.bfloat16: 0, torch.float32: 1, torch.int8: 2}
 REDUCE = ctypes.CFUNCTYPE(None, POINTER(c_float), c_int64)
 
 
@@ -53,6 +55,20 @@ class Model(Structure):
     )  # fmt: skip
 
 
+class Low(Structure):
+    """`native/lora.h`, Low."""
+
+    _fields_ = (
+        ("a", c_void_p), ("b", c_void_p), ("rank", c_int32), ("rows", c_int32), ("bits", c_int32), ("scale", c_float),
+    )  # fmt: skip
+
+
+class Adapted(Structure):
+    """`native/lora.h`, Adapted."""
+
+    _fields_ = (("low", POINTER(Low)), ("tokens", c_void_p), ("count", c_int64))
+
+
 class Batch(Structure):
     """`native/decoder.cpp`, Batch."""
 
@@ -60,7 +76,8 @@ class Batch(Structure):
         ("tokens", c_int32), ("rows", c_int32), ("ids", c_void_p), ("positions", c_void_p), ("page_of", c_void_p),
         ("offset_of", c_void_p), ("row_starts", c_void_p), ("row_context", c_void_p), ("tables", c_void_p),
         ("table_starts", c_void_p), ("pages", c_void_p), ("cell", c_int64), ("layer", c_int64), ("value", c_int64),
-        ("kv_head", c_int64), ("page_tokens", c_int32), ("wide", c_int32),
+        ("kv_head", c_int64), ("page_tokens", c_int32), ("numbers", c_int32), ("adapted", POINTER(Adapted)),
+        ("adapters", c_int64),
     )  # fmt: skip
 
 
@@ -124,12 +141,14 @@ class Native:
         """One step; `hidden` is float32 [tokens, hidden] and is filled."""
         self._check(self._library.headrace_forward(self._decoder, ctypes.byref(batch), c_void_p(hidden.data_ptr())))
 
-    def logits(self, hidden: Tensor, out: Tensor) -> None:
-        """float32 [rows, hidden] to float32 [rows, vocabulary of this rank]."""
-        rows = c_int32(len(hidden))
+    def logits(self, hidden: Tensor, out: Tensor, adapted: object = None, adapters: int = 0) -> None:
+        """float32 [rows, hidden] to float32 [rows, vocabulary of this rank]. adapted: `Adapted`, `adapters` of them."""
         self._check(
-            self._library.headrace_logits(self._decoder, c_void_p(hidden.data_ptr()), rows, c_void_p(out.data_ptr()))
-        )
+            self._library.headrace_logits(
+                self._decoder, c_void_p(hidden.data_ptr()), c_int32(len(hidden)), c_void_p(out.data_ptr()), adapted,
+                c_int32(adapters),
+            )
+        )  # fmt: skip
 
     def spent_ns(self) -> dict[str, int]:
         """Time in each part of all steps so far."""

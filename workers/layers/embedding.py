@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from workers.layers.linear import Linear
+from workers.layers.linear import Product
 from workers.models.interface import Collectives
 
 
@@ -55,7 +55,7 @@ class Head:
     """
 
     def __init__(
-        self, linear: Linear, sizes: Sequence[int], collectives: Collectives, *, scale: float = 1.0, cap: float = 0.0
+        self, linear: Product, sizes: Sequence[int], collectives: Collectives, *, scale: float = 1.0, cap: float = 0.0
     ) -> None:
         self._linear, self._sizes, self._collectives = linear, sizes, collectives
         self._scale, self._cap = scale, cap

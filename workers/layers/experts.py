@@ -6,14 +6,12 @@ what its experts are chosen for, and the sum over ranks that ends an MLP anyway 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
 from workers.layers.linear import Linear
-from workers.layers.mlp import GatedMlp
 from workers.models.interface import Collectives
+from workers.operators.interface import Mixture
 
 
 def route(logits: Tensor, chosen: int, *, normalised: bool) -> tuple[Tensor, Tensor]:
@@ -34,38 +32,24 @@ def route(logits: Tensor, chosen: int, *, normalised: bool) -> tuple[Tensor, Ten
 class ExpertMlp:
     """Implements what `GatedMlp` does, with experts.
 
-    Tokens are sorted by expert, so that each expert that was chosen at all computes its tokens in one product. A
-    token's results are added in the order of its choice, whatever else is in the batch.
+    A token's results are added in the order of its choice, whatever else is in the batch.
 
     Args:
         router: to the logits of all experts.
-        experts: of this rank, by their number.
+        mixture: the experts of this rank.
         chosen, normalised: see `route`.
         collectives: the ranks.
     """
 
     def __init__(
-        self,
-        router: Linear,
-        experts: Mapping[int, GatedMlp],
-        *,
-        chosen: int,
-        normalised: bool,
-        collectives: Collectives,
+        self, router: Linear, mixture: Mixture, *, chosen: int, normalised: bool, collectives: Collectives
     ) -> None:
-        self._router, self._experts, self._collectives = router, experts, collectives
+        self._router, self._mixture, self._collectives = router, mixture, collectives
         self._chosen, self._normalised = chosen, normalised
 
     def __call__(self, x: Tensor) -> Tensor:
         """[tokens, hidden] to the same."""
         weights, choices = route(self._router(x), self._chosen, normalised=self._normalised)
-        flat = choices.flatten()
-        order = flat.argsort(stable=True)
-        ends = flat.bincount(minlength=max(self._experts, default=-1) + 1).cumsum(0).tolist()
-        results = x.new_zeros(len(flat), x.shape[1])
-        for number, expert in self._experts.items():
-            rows = order[ends[number - 1] if number else 0 : ends[number]]
-            if len(rows):
-                results[rows] = expert(x[rows // self._chosen])
+        results = self._mixture(x, choices)
         weighted = results.view(*choices.shape, -1).float() * weights[..., None]
         return self._collectives.all_reduce(weighted.sum(1).to(x.dtype))

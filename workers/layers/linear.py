@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from typing import Final
 
 import torch
@@ -13,6 +14,9 @@ from torch import Tensor
 from workers.host import cpu_flags
 from workers.models.interface import Collectives
 from workers.weights import opaque
+
+Product = Callable[[Tensor], Tensor]
+"""[rows, inputs] to [rows, outputs]."""
 
 # Rows that oneDNN lays the weight out for. The layout serves any number; a small one favours decoding.
 _ROWS_HINT: Final = 16
@@ -58,12 +62,12 @@ class RowParallelLinear:
     """A product over inputs that the ranks share out: each has some columns of the weight, and the results are added.
 
     Args:
-        weight: [outputs, inputs of this rank], of `pack`.
+        linear: of a weight [outputs, inputs of this rank].
         collectives: the ranks.
     """
 
-    def __init__(self, weight: Tensor, collectives: Collectives) -> None:
-        self._linear, self._collectives = Linear(weight), collectives
+    def __init__(self, linear: Product, collectives: Collectives) -> None:
+        self._linear, self._collectives = linear, collectives
 
     def __call__(self, x: Tensor) -> Tensor:
         """[rows, inputs of this rank] to [rows, outputs]."""

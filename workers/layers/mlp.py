@@ -9,7 +9,7 @@ from typing import Final
 import torch.nn.functional as F
 from torch import Tensor
 
-from workers.layers.linear import Linear, RowParallelLinear
+from workers.layers.linear import Product
 
 Activate = Callable[[Tensor], Tensor]
 
@@ -22,13 +22,12 @@ class GatedMlp:
     Args:
         gate_up: to [gate, up], fused.
         down: back to the residual stream.
-        activate: one of `ACTIVATIONS`.
+        activate: what is between the two, of `workers.operators`.
     """
 
-    def __init__(self, gate_up: Linear, down: Linear | RowParallelLinear, activate: Activate) -> None:
+    def __init__(self, gate_up: Product, down: Product, activate: Activate) -> None:
         self._gate_up, self._down, self._activate = gate_up, down, activate
 
     def __call__(self, x: Tensor) -> Tensor:
         """[tokens, hidden] to the same."""
-        gate, up = self._gate_up(x).chunk(2, -1)
-        return self._down(self._activate(gate).mul_(up))
+        return self._down(self._activate(self._gate_up(x)))

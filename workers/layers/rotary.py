@@ -27,6 +27,11 @@ class Rotary:
             self._cos *= self._magnitude
             self._sin *= self._magnitude
 
+    @property
+    def angles(self) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of the step, float32 [tokens, rotated / 2]."""
+        return self._cos[:, 0], self._sin[:, 0]
+
     def __call__(self, heads: Tensor) -> None:
         """Rotate [tokens, heads, head_dim] in place, in float32: the first half of the part against the second."""
         first, second = heads[..., : self._rotated].chunk(2, -1)

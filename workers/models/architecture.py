@@ -9,11 +9,12 @@ import torch
 
 from bus.messages.steps import KvShape
 from workers.models.rope import Rope
+from workers.pages import KV_DTYPES
 
 Format = Literal["gguf", "safetensors"]
 Activation = Literal["silu", "gelu_tanh"]
 DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_DTYPE_NAMES: Final = {dtype: name for name, dtype in DTYPES.items()}
+_KV_NAMES: Final = {dtype: name for name, dtype in KV_DTYPES.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,5 +136,5 @@ def kv_shape(architecture: Architecture, page_tokens: int, dtype: torch.dtype) -
         kv_heads=architecture.kv_heads,
         page_tokens=page_tokens,
         head_dim=architecture.head_dim,
-        dtype=_DTYPE_NAMES[dtype],
+        dtype=_KV_NAMES[dtype],
     )

@@ -2,42 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from workers.attention.interface import Attention
-from workers.layers.rotary import Rotary
+from workers.lora.adapter import Adapter
+from workers.lora.layers import Grouped
 from workers.models.architecture import Architecture
 from workers.models.interface import Batch
-
-Layer = Callable[[Tensor], Tensor]
+from workers.operators.interface import AddNorm, Layer, Operators
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """`x + scale * attention(norm(x))`, then `x + scale * mlp(norm(x))`; what is added may be normed before."""
+    """`x + scale * attention(norm(x))`, then `x + scale * mlp(norm(x))`; what is added may be normed before.
 
-    attention_norm: Layer
+    Each sum is left to the norm that comes after it, which does both at once.
+    """
+
+    attention_norm: AddNorm
     attention: Layer
-    mlp_norm: Layer
+    mlp_norm: AddNorm
     mlp: Layer
     post_attention_norm: Layer | None = None
     post_mlp_norm: Layer | None = None
-    scale: float = 1.0
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """[tokens, hidden] to the same; `x` is overwritten."""
-        attended = self.attention(self.attention_norm(x))
+    def __call__(self, x: Tensor | None, residual: Tensor) -> Tensor:
+        """What this block brings, [tokens, hidden]; x is what the one before brought, and goes into the residual."""
+        attended = self.attention(self.attention_norm(x, residual))
         if self.post_attention_norm is not None:
             attended = self.post_attention_norm(attended)
-        x.add_(attended, alpha=self.scale)
-        computed = self.mlp(self.mlp_norm(x))
-        if self.post_mlp_norm is not None:
-            computed = self.post_mlp_norm(computed)
-        return x.add_(computed, alpha=self.scale)
+        computed = self.mlp(self.mlp_norm(attended, residual))
+        return computed if self.post_mlp_norm is None else self.post_mlp_norm(computed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,23 +47,27 @@ class Decoder:
     dtype: torch.dtype
     embedding: Layer
     blocks: Sequence[Block]
-    norm: Layer
+    norm: AddNorm
     head: Layer
-    rotaries: Sequence[Rotary]
-    backend: Attention
+    operators: Operators
+    adapted: Grouped
 
     @torch.inference_mode()
     def forward(self, ids: Tensor, batch: Batch, pages: Tensor) -> Tensor:
-        for rotary in self.rotaries:
-            rotary.plan(batch.positions)
-        self.backend.plan(batch, pages)
-        x = self.embedding(ids)
+        self.operators.plan(batch, pages)
+        self.adapted.plan(batch.adapters, batch.row_starts)
+        return self.compute(ids)
+
+    def compute(self, ids: Tensor) -> Tensor:
+        """`forward` of a step that is planned: nothing but operations on the device, which a graph can keep."""
+        residual, brought = self.embedding(ids), None
         for block in self.blocks:
-            x = block(x)
-        return self.norm(x)
+            brought = block(brought, residual)
+        return self.norm(brought, residual)
 
     @torch.inference_mode()
-    def logits(self, hidden: Tensor) -> Tensor:
+    def logits(self, hidden: Tensor, adapters: Sequence[Adapter | None] = ()) -> Tensor:
+        self.adapted.plan(adapters)
         return self.head(hidden)
 
     def spent_ns(self) -> dict[str, int]:

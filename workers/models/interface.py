@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from workers.lora.adapter import Adapter
     from workers.models.architecture import Architecture
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One step: a flat list of tokens, cut into rows (one row is one request's share). Prefill rows come first.
+    """One step: a flat list of tokens, cut into rows (one row is one request's share).
 
     Attributes:
         positions: [tokens] int64, place of each token in its sequence.
@@ -27,6 +28,9 @@ class Batch:
         row_starts: first token of each row in the flat list, and the end: rows + 1 numbers.
         row_context: tokens of each row's sequence after this step (computed before, plus this step's).
         block_tables: per row [ceil(context / page_tokens)] int64, the cells of its pages in order.
+        adapters: of each row; empty where no row has one.
+        table: the same in one tensor, int64 [rows, pages of the longest]; what is behind a row's end means nothing.
+            None where nobody has asked for it.
     """
 
     positions: Tensor
@@ -35,6 +39,8 @@ class Batch:
     row_starts: list[int]
     row_context: list[int]
     block_tables: list[Tensor]
+    adapters: Sequence[Adapter | None] = ()
+    table: Tensor | None = None
 
 
 class Collectives(Protocol):
@@ -86,8 +92,12 @@ class Model(Protocol):
         """
         ...
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """[rows, hidden] to float32 [rows, vocabulary], the same on every rank. The next call may overwrite it."""
+    def logits(self, hidden: Tensor, adapters: Sequence[Adapter | None] = ()) -> Tensor:
+        """[rows, hidden] to float32 [rows, vocabulary], the same on every rank. The next call may overwrite it.
+
+        Args:
+            adapters: of each row; empty where no row has one.
+        """
         ...
 
     def spent_ns(self) -> Mapping[str, int]:

@@ -20,10 +20,12 @@ from workers.models.interface import SINGLE, Collectives, Model
 from workers.models.packed import Misfit, PackedDecoder, misfit
 from workers.models.rope import Rope
 from workers.models.wiring import wire
+from workers.operators.interface import MakeOperators
+from workers.operators.plain import plain
 from workers.weights.loader import Weights
 from workers.weights.names import Layout, layout
 from workers.weights.parts import Parts
-from workers.weights.prepared import Prepared, prepare
+from workers.weights.prepared import Pack, Prepared, prepare
 from workers.weights.quantised.config import quantisation_of
 from workers.weights.room import require_room
 from workers.weights.safetensors_dir import SafetensorsDirectory
@@ -51,6 +53,7 @@ def load_weights(
     keep: Keep = _made,
     kernels: Kernels | None = None,
     context: int = 0,
+    lay_out: Pack = pack,
 ) -> Prepared:
     """One rank's share of a model's weights, ready to compute with.
 
@@ -62,6 +65,7 @@ def load_weights(
         keep: where ready tensors are found or made; in memory if not given.
         kernels: what computes; torch's operators where there are none.
         context: most tokens of a sequence that is served; 0 is what the model has.
+        lay_out: matrices for what multiplies them, where the kernels do not.
 
     Raises:
         Misfit: the kernels cannot compute this model.
@@ -77,7 +81,7 @@ def load_weights(
         source = _source(path)
         require_room(source, ranks, dtype, kernels)
         parts = Parts(source, architecture, shard, _layout(architecture), progress)
-        made = _packed(parts, kernels) if kernels is not None else prepare(Weights(parts, dtype), pack)
+        made = _packed(parts, kernels) if kernels is not None else prepare(Weights(parts, dtype), lay_out)
         return {_ARCHITECTURE: _as_tensor(architecture), **made}
 
     tensors = keep(make)
@@ -118,16 +122,20 @@ def _as_tensor(architecture: Architecture) -> Tensor:
     return torch.frombuffer(bytearray(msgspec.json.encode(architecture)), dtype=torch.uint8)
 
 
-def build(weights: Prepared, collectives: Collectives, device: torch.device) -> Model:
+def build(
+    weights: Prepared, collectives: Collectives, device: torch.device, make_operators: MakeOperators = plain
+) -> Model:
     """Wire a model. Takes milliseconds: no weight is touched.
 
     Args:
+        weights: on the device.
         collectives: the group of the rank that the weights are of.
-        device: where; only the CPU so far.
+        device: where.
+        make_operators: what computes between the products, where the CPU kernels do not compute all of it.
     """
     if weights.kernels is not None:
         return PackedDecoder(weights.tensors, weights.architecture, weights.shard, collectives, weights.kernels)
-    return wire(weights, collectives, device)
+    return wire(weights, collectives, device, make_operators)
 
 
 def load_model(
@@ -141,7 +149,11 @@ def load_model(
     keep: Keep = _made,
     kernels: Kernels | None = None,
     context: int = 0,
+    make_operators: MakeOperators = plain,
+    lay_out: Pack = pack,
 ) -> Model:
     """`load_weights`, then `build`."""
-    weights = load_weights(path, dtype=dtype, rank=rank, ranks=ranks, keep=keep, kernels=kernels, context=context)
-    return build(weights, collectives, device)
+    weights = load_weights(
+        path, dtype=dtype, rank=rank, ranks=ranks, keep=keep, kernels=kernels, context=context, lay_out=lay_out
+    )
+    return build(weights, collectives, device, make_operators)

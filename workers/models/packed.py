@@ -6,7 +6,7 @@ What does not fit the kernels is told by `misfit`; torch's operators serve it th
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -15,6 +15,8 @@ from torch import Tensor
 
 from workers.kernels import library as c
 from workers.kernels.pack import MATRICES, Kernels, packed
+from workers.lora.adapter import Adapter
+from workers.lora.layers import grouped
 from workers.models.architecture import Architecture
 from workers.models.interface import Batch, Collectives
 from workers.models.rope import inverse_frequencies
@@ -101,23 +103,25 @@ class PackedDecoder:
         tables = torch.cat(batch.block_tables) if len(batch.block_tables) > 1 else batch.block_tables[0]
         table_starts = np.fromiter(itertools.accumulate(map(len, batch.block_tables), initial=0), np.int64)
         cell, layer, value, kv_head = (stride * pages.element_size() for stride in pages.stride()[:4])
+        adapted, count, _kept = _adapted(batch.adapters, batch.row_starts)
         self._native.forward(
             c.Batch(
                 len(ids), len(context), ids.data_ptr(), batch.positions.data_ptr(), batch.page_of.data_ptr(),
                 batch.offset_of.data_ptr(), starts.ctypes.data, context.ctypes.data, tables.data_ptr(),
                 table_starts.ctypes.data, pages.data_ptr() + self._shard.kv_heads.start * kv_head, cell, layer, value,
-                kv_head, pages.shape[4], pages.dtype == torch.float32,
+                kv_head, pages.shape[4], c.NUMBERS[pages.dtype], adapted, count,
             ),
             hidden,
         )  # fmt: skip
         return hidden
 
-    def logits(self, hidden: Tensor) -> Tensor:
+    def logits(self, hidden: Tensor, adapters: Sequence[Adapter | None] = ()) -> Tensor:
         # Kept from step to step: the kernel would clear megabytes for each.
         if len(self._logits) < len(hidden):
             self._logits = torch.empty(len(hidden), len(self._shard.vocabulary))
         out = self._logits[: len(hidden)]
-        self._native.logits(hidden.contiguous(), out)
+        adapted, count, _kept = _adapted(adapters)
+        self._native.logits(hidden.contiguous(), out, adapted, count)
         return self._collectives.all_gather_last(out, self._shard.vocabulary_sizes)
 
     def spent_ns(self) -> dict[str, int]:
@@ -128,6 +132,18 @@ class PackedDecoder:
         total = self._collectives.all_reduce(mine)
         if total is not mine:
             mine.copy_(total)
+
+
+def _adapted(adapters: Sequence[Adapter | None], starts: Sequence[int] | None = None) -> tuple[object, int, object]:
+    """What the kernels are told of adapters: `c.Adapted`, how many, and what must outlive the call."""
+    if not any(adapters):
+        return None, 0, None
+    groups = grouped(adapters, starts)
+    found = (c.Adapted * len(groups))()
+    for each, group in zip(found, groups, strict=True):
+        assert group.adapter.lows is not None
+        each.low, each.tokens, each.count = group.adapter.lows.table, group.tokens.ctypes.data, len(group.tokens)
+    return found, len(groups), groups
 
 
 def _layer(tensors: Mapping[str, Tensor], layer: int) -> c.Layer:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bus.messages.requests import Sampling
 from bus.packed import unpack_u32
+from workers.sampling.banned import Banned
 
 
 class Adjustment:
@@ -61,8 +62,8 @@ class Adjustment:
             self._counts[token] += 1
             self._seen[token] = True
 
-    def apply(self, logits: Tensor, banned: Tensor | None = None) -> None:
-        """Adjust one row in place. logits: float32 [vocabulary]; banned: bool [vocabulary], by its grammar."""
+    def apply(self, logits: Tensor, banned: Banned | None = None) -> None:
+        """Adjust one row in place. logits: float32 [vocabulary]; banned: by its grammar."""
         if len(self._bias_ids):
             logits[self._bias_ids] += self._bias
         if self._counts is not None and self._seen is not None:
@@ -74,9 +75,12 @@ class Adjustment:
             if self._presence != 0.0:
                 logits.sub_(self._counts.clamp(max=1.0), alpha=self._presence)
         if banned is not None:
-            logits.masked_fill_(banned, -torch.inf)
+            banned.apply(logits)
         if self._generated < self._min_tokens and len(self._suppress):
+            held = logits[self._suppress]
             logits[self._suppress] = -torch.inf
+            if banned is not None and not bool(logits.isfinite().any()):  # its answer is whole: only an end is left
+                logits[self._suppress] = held
 
 
 def _penalised(sampling: Sampling) -> bool:

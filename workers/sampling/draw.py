@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +17,12 @@ from torch import Tensor
 
 from bus.messages.requests import TokenLogprobs
 from workers.sampling.adjust import Adjustment
+from workers.sampling.banned import Banned
 from workers.sampling.logprobs import token_logprobs
 from workers.sampling.philox import noise_everywhere, noise_of
 from workers.sampling.truncate import Truncation, candidates
+
+_FEW: Final = 2048  # tokens
 
 
 class BrokenLogits(ArithmeticError):
@@ -45,7 +48,8 @@ class Rows:
         positions: int64, index in its sequence of the token to be drawn.
         logprobs: alternatives wanted; -1 for no log probabilities at all.
         adjustments: per row, None where the logits stay as they are.
-        banned: by row, what its grammar rules out: bool [vocabulary], never everything.
+        banned: by row, what its grammar rules out, never everything.
+        forced: by row, the token that comes whatever is drawn; its log probability is the model's.
     """
 
     temperature: npt.NDArray[np.float32]
@@ -56,7 +60,8 @@ class Rows:
     positions: npt.NDArray[np.int64]
     logprobs: npt.NDArray[np.int64]
     adjustments: Sequence[Adjustment | None]
-    banned: Mapping[int, Tensor] = field(default_factory=dict)
+    banned: Mapping[int, Banned] = field(default_factory=dict)
+    forced: Mapping[int, int] = field(default_factory=dict)
 
 
 class Drawn(NamedTuple):
@@ -87,13 +92,15 @@ def draw(logits: Tensor, rows: Rows) -> Drawn:
         adjustment.apply(logits[row], rows.banned.get(row))
     for row, banned in rows.banned.items():
         if rows.adjustments[row] is None:
-            logits[row].masked_fill_(banned, -torch.inf)
+            banned.apply(logits[row])
     if adjusted:
         _require_finite(logits.amax(dim=-1, keepdim=True))
     tokens = _argmax(logits)
     sampled = np.flatnonzero(rows.temperature > 0)
     if len(sampled):
         tokens[torch.from_numpy(sampled).to(logits.device)] = _sample(logits, rows, sampled)
+    for row, token in rows.forced.items():
+        tokens[row] = token
     return Drawn(tokens, _logprobs(logits, tokens, rows))
 
 
@@ -120,8 +127,11 @@ def _sample(logits: Tensor, rows: Rows, which: npt.NDArray[np.intp]) -> Tensor:
 
     tokens = torch.empty(len(which), dtype=torch.int64, device=device)
     truncated = (rows.top_k[which] > 0) | (rows.top_p[which] < 1) | (rows.min_p[which] > 0)
+    few = np.array([_few(rows.banned.get(row)) for row in which.tolist()]) & ~truncated
+    for at in np.flatnonzero(few).tolist():
+        tokens[at] = _among(logits, rows, int(which[at]))
     for narrow in (False, True):
-        chosen = np.flatnonzero(truncated == narrow)
+        chosen = np.flatnonzero((truncated == narrow) & ~few)
         if not len(chosen):
             continue
         index = which[chosen]
@@ -135,6 +145,19 @@ def _sample(logits: Tensor, rows: Rows, which: npt.NDArray[np.intp]) -> Tensor:
             drawn = _argmax(scaled + noise_everywhere(seeds, positions, scaled.shape[-1]))
         tokens[torch.from_numpy(chosen).to(device)] = drawn
     return tokens
+
+
+def _few(banned: Banned | None) -> bool:
+    """Whether so little is left that noise for all else would be the most of a draw's work."""
+    return banned is not None and banned.left and len(banned.ids) <= _FEW
+
+
+def _among(logits: Tensor, rows: Rows, row: int) -> Tensor:
+    """The token of a row of which a grammar has left a few: the same as of all with the rest ruled out."""
+    ids = rows.banned[row].ids
+    own = (rows.seeds, rows.positions, rows.temperature)
+    seed, position, temperature = (torch.from_numpy(values[row : row + 1]).to(ids.device) for values in own)
+    return ids[(logits[row, ids] / temperature + noise_of(seed, position, ids.unsqueeze(0)).squeeze(0)).argmax()]
 
 
 def _logprobs(logits: Tensor, tokens: Tensor, rows: Rows) -> tuple[tuple[int, TokenLogprobs], ...]:

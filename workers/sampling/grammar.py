@@ -17,12 +17,12 @@ from typing import Any, Final, NamedTuple, cast
 import llguidance
 import numpy as np
 import torch
-from torch import Tensor
 
 from bus.grammars import LIMITS
 from bus.messages.requests import Grammar
 from bus.packed import unpack_u32
 from bus.vocabulary import Vocabulary
+from workers.sampling.banned import Banned, banned_by
 
 log = logging.getLogger(__name__)
 
@@ -39,11 +39,11 @@ class Masks(NamedTuple):
     """What may not be drawn.
 
     Attributes:
-        banned: by row of the draw, bool [vocabulary].
+        banned: by row of the draw.
         failed: by row of the draw, why there is no mask.
     """
 
-    banned: dict[int, Tensor]
+    banned: dict[int, Banned]
     failed: dict[int, str]
 
 
@@ -100,6 +100,12 @@ class Grammars:
         due, self._due = self._due, None
         return due.result() if due is not None else None
 
+    def forced_tokens(self, slot: int) -> list[int]:
+        """Tokens that a slot's answer goes on with where its grammar leaves one text: guesses of what will be drawn, as
+        that text can be cut into tokens in other ways. None where it leaves several, or the slot has no grammar."""
+        row = self._rows.get(slot)
+        return self._lane.submit(self._forced, row).result() if row is not None else []
+
     def stop(self) -> None:
         """End the thread."""
         self._lane.shutdown(wait=False, cancel_futures=True)
@@ -122,30 +128,38 @@ class Grammars:
                 made.banned[at] = banned
         return made
 
-    def _banned(self, row: _Row) -> Tensor | None:
-        """Of one row; None where its answer is at its end, and what is drawn after it means nothing."""
-        matcher, pending = row.matcher, row.pending
-        row.pending = []
+    def _forced(self, row: _Row) -> list[int]:
+        if row.trouble or not self._caught_up(row):
+            return []
+        forced: list[int] = row.matcher.compute_ff_tokens()
+        return forced
+
+    def _caught_up(self, row: _Row) -> bool:
+        """Have a row's matcher take in what was drawn; whether its answer goes on after that."""
+        pending, row.pending = row.pending, []
         for token in pending:
             if row.over or token in self._builder.ends:
                 row.over = True
-            elif not matcher.consume_token(token):
-                row.trouble = _trouble(matcher)
-                return None
-        if row.over:
+            elif not row.matcher.consume_token(token):
+                row.trouble = _trouble(row.matcher)
+                return False
+        return not row.over
+
+    def _banned(self, row: _Row) -> Banned | None:
+        """Of one row; None where its answer is at its end, and what is drawn after it means nothing."""
+        if not self._caught_up(row):
             return None
-        mask = np.zeros(-(-self._builder.tokens // 32), np.uint32)
-        matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
+        matcher = row.matcher
+        made = -(-self._builder.tokens // 32)
+        words = np.zeros(max(made, -(-self._vocabulary // 32)), np.uint32)
+        matcher.unsafe_compute_mask_ptr(words.ctypes.data, 4 * made)
         if matcher.is_error():
             row.trouble = _trouble(matcher)
             return None
-        banned = np.ones(self._vocabulary, np.bool_)
-        allowed = np.unpackbits(mask.view(np.uint8), bitorder="little")[: self._builder.tokens]
-        np.logical_not(allowed[: self._vocabulary], out=banned[: len(allowed)])
-        if banned.all():
+        banned = banned_by(words[: -(-self._vocabulary // 32)], self._vocabulary, self._device)
+        if banned is None:
             row.trouble = "no token of this model goes on with what the grammar asks for"
-            return None
-        return torch.from_numpy(banned).to(self._device)
+        return banned
 
 
 class _Builder:

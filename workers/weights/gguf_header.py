@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import mmap
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Final
@@ -41,9 +41,10 @@ _U64: Final = _SCALARS[10]
 
 @dataclass(frozen=True, slots=True)
 class Strings:
-    """An array of strings that was counted, not read."""
+    """An array of strings that was counted, not read. `begin`: of the file, where it lies."""
 
     count: int
+    begin: int = field(default=0, compare=False)
 
 
 Value = bool | int | float | str | tuple[bool | int | float, ...] | Strings
@@ -113,8 +114,9 @@ class _Cursor:
             code = layout.format.removeprefix("<")
             return struct.unpack_from(f"<{count}{code}", self.data, begin)
         if kind == _STRING:
+            begin = self.at
             self._skip_strings(count)
-            return Strings(count)
+            return Strings(count, begin)
         raise WeightsError(self.path, f"corrupt: an array of type {kind} at {self.at}")
 
     def _skip_strings(self, count: int) -> None:

@@ -6,7 +6,7 @@ the loader's names, whether the tensors were just made or lie in a mapped file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -89,6 +89,29 @@ class Prepared:
         self.architecture, self.shard, self.dtype, self.kernels = architecture, shard, dtype, kernels
         self.tensors = tensors
 
+    def on(self, device: torch.device) -> Prepared:
+        """The same in a device's memory. What lies in one place lies in one place there too; experts of a layer lie one
+        behind the other (`stacked`)."""
+        moved: dict[tuple[int, int], Tensor] = {}
+
+        def move(tensor: Tensor) -> Tensor:
+            at = _memory(tensor)
+            if at not in moved:
+                moved[at] = tensor.to(device, copy=True)
+            return moved[at].view(tensor.shape)
+
+        tensors: dict[str, Tensor] = {}
+        for layer in range(self.architecture.layers):
+            for part in ("gate_up", "down") if self.architecture.experts_of(layer) else ():
+                names = [f"{layer}.{expert}.{part}" for expert in self.shard.experts]
+                # Filled one by one: all of a layer's experts twice might not fit.
+                room = torch.empty(len(names), *self.tensors[names[0]].shape, dtype=self.dtype, device=device)
+                for at, name in enumerate(names):
+                    tensors[name] = room[at].copy_(self.tensors[name])
+        rest = {name: tensor for name, tensor in self.tensors.items() if name not in tensors}
+        tensors |= {name: move(tensor) for name, tensor in rest.items()}
+        return Prepared(tensors, self.architecture, self.shard, self.dtype, self.kernels)
+
     @property
     def bytes(self) -> int:
         """Of all tensors; those that lie in the same memory count once."""
@@ -149,3 +172,13 @@ def _memory(tensor: Tensor) -> tuple[int, int]:
     if tensor.is_mkldnn:
         return torch.ops.mkldnn.data_ptr(tensor), torch.ops.mkldnn._nbytes(tensor)
     return tensor.data_ptr(), tensor.nbytes
+
+
+def stacked(tensors: Sequence[Tensor]) -> Tensor:
+    """Tensors of one shape as one, [n, ...]; without a copy where they lie one behind the other."""
+    first = tensors[0]
+    step = first.numel() * first.element_size()
+    if all(each.is_contiguous() and each.data_ptr() == first.data_ptr() + at * step for at, each in enumerate(tensors)):
+        strides = (first.numel(), *first.stride())
+        return first.as_strided((len(tensors), *first.shape), strides)
+    return torch.stack(list(tensors))

@@ -34,6 +34,7 @@ _CODE: Final = re.compile(
 _AGAIN: Final = re.compile(
     r"^(again|more|continue|go on|another|retry|regenerate|yes|no|ok|okay|thanks|and|why)\b[ .?!]*$"
 )
+_LETTER: Final = re.compile(r"[A-Za-z\s]", re.ASCII)
 
 
 def question(request: ChatRequest) -> str | None:
@@ -60,7 +61,7 @@ def excluded(text: str) -> str:
         return "account"
     if _AGAIN.match(low):
         return "depends"
-    if sum(char.isascii() and (char.isalpha() or char.isspace()) for char in text) < 0.6 * len(text):
+    if len(_LETTER.findall(text)) < 0.6 * len(text):
         return "language"  # guards and verifier know English only
     return ""
 

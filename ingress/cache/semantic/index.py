@@ -120,11 +120,14 @@ class Partition:
             found = [Near(place, cosine) for place, cosine in zip(places, cosines, strict=True) if cosine >= least]
             return sorted(found, key=lambda near: -near.cosine)
         all_cosines = self._rows[:count] @ gate
-        places = np.flatnonzero(all_cosines >= least)
-        if not len(places):
-            return ()
-        best = places[np.argsort(-all_cosines[places])[:most]]
-        return [Near(int(place), float(all_cosines[place])) for place in best]
+        best: list[Near] = []
+        while len(best) < most:  # most questions are near nothing: one look
+            place = int(all_cosines.argmax())
+            if (cosine := float(all_cosines[place])) < least:
+                break
+            best.append(Near(place, cosine))
+            all_cosines[place] = -np.inf
+        return best
 
 
 class Partitions:

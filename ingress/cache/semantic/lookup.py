@@ -1,7 +1,9 @@
 """For one question: is there one that means the same, whose answer may be served, or has to be compared?
 
 Most questions stop at the gate: a static vector and a look at the partition's matrix, without waiting. Only what passes
-goes to the encoder, which is asked over the engine with a deadline; without its answer in time it is a miss.
+goes to the encoder, together with the kept questions that it came near to and that nobody has come near to before: so
+what is never asked again costs the encoder nothing. It is asked over the engine with a deadline; without its answer in
+time it is a miss.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, Protocol
@@ -40,11 +42,12 @@ from ingress.models import ServedModel
 log = logging.getLogger(__name__)
 
 Vector = npt.NDArray[np.float32]
+Vectors = npt.NDArray[np.float32]  # [texts, dimensions]
 
 GATE: Final = 0.55  # cosine of static vectors
 CANDIDATES: Final = 4  # that the verifier looks at
 EMBED_LATER_S: Final = 60.0  # for the encoder, while no client waits
-MAX_TASKS: Final = 64  # questions that wait to be remembered or compared; more are left out
+MAX_TASKS: Final = 64  # questions that wait to be compared, or for their vector; more are left out
 ROWS_AT_ONCE: Final = 16  # of a partition that are read before a lookup, and at a time beside it: 2 ms of a graph
 READ_ON_S: Final = 0.005  # between two times
 BLIND_S: Final = 1.0  # after an encoder that did not answer, nobody waits for it for so long
@@ -61,6 +64,10 @@ class Embedder(Protocol):
         Raises:
             ApiError: not served, or not in time.
         """
+        ...
+
+    async def embed_all(self, model: str, texts: Sequence[str], deadline_s: float) -> Vectors:
+        """The same for several at once; all of them or none."""
         ...
 
 
@@ -180,7 +187,7 @@ class Semantic:
         partition, candidates = self.near(asked)
         if not candidates:
             return None
-        vector = await self._embed(asked, self._wait_s, waits=True)
+        vector = await self._embed(asked, partition, candidates)
         if vector is None:
             return None
         best: Match | None = None
@@ -232,19 +239,15 @@ class Semantic:
     # --- afterwards ------------------------------------------------------------------------------------------------
 
     def remember(self, asked: Asked, key: bytes) -> None:
-        """An answer is kept: have it found by what its question means."""
-        self._later(self._remember(asked, key))
+        """An answer is kept: have it found by what its question means. With the encoder's vector where there is one
+        already; else that is made when a question first comes near."""
+        vector = self._vectors.pop((asked.part, asked.text), None)
+        packed = _packed(vector) if vector is not None else b""
+        self._store.add_turn(Turn(asked.part, key, asked.text, _packed(asked.gate), packed))
 
     def compared(self, asked: Asked, match: Match, kept: str, fresh: str) -> None:
         """A match was not served: what it would have said, and what was generated."""
         self._later(self._compare(asked, match, kept, fresh))
-
-    async def _remember(self, asked: Asked, key: bytes) -> None:
-        vector = await self._embed(asked, EMBED_LATER_S, waits=False)
-        self._vectors.pop((asked.part, asked.text), None)
-        if vector is not None:
-            gate = asked.gate.astype(np.float16).tobytes()
-            self._store.add_turn(Turn(asked.part, key, asked.text, gate, vector.astype(np.float16).tobytes()))
 
     async def _compare(self, asked: Asked, match: Match, kept: str, fresh: str) -> None:
         same = same_text(kept, fresh)
@@ -287,25 +290,51 @@ class Semantic:
             except OSError as error:
                 log.error("that could not be written down: %s", error)
 
-    async def _embed(self, asked: Asked, deadline_s: float, *, waits: bool) -> Vector | None:
-        if (known := self._vectors.get((asked.part, asked.text))) is not None:
-            return known
-        if waits and time.monotonic() < self._blind_until:
+    async def _embed(self, asked: Asked, partition: Partition, candidates: Sequence[Near]) -> Vector | None:
+        """The vector of a question, with a client that waits; those of the candidates are there too then."""
+        vector = self._vectors.get((asked.part, asked.text))
+        places = [one.place for one in candidates if not partition.vectors[one.place]]
+        if vector is not None and not places:
+            return vector
+        if time.monotonic() < self._blind_until:
             return None
+        texts = [asked.text, *(partition.texts[place] for place in places)]
         try:
-            async with asyncio.timeout(deadline_s):  # also where its scheduler is stuck
-                vector = await self._embedder.embed(self._encoder, asked.text, deadline_s)
+            async with asyncio.timeout(self._wait_s):  # also where its scheduler is stuck
+                found = await self._embedder.embed_all(self._encoder, texts, self._wait_s)
         except (ApiError, TimeoutError) as error:
-            if waits:
-                self._blind_until = time.monotonic() + BLIND_S
-            self._telemetry.counter(
-                "headrace_cache_unverified_total", "Questions that the encoder did not answer in time."
-            ).add()
-            log.debug("a question could not be embedded: %r", error)
+            self._blind_until = time.monotonic() + BLIND_S
+            self._unverified(error)
+            if places:  # the next one shall wait for less
+                self._later(self._embed_later(partition, places))
             return None
+        self._keep(partition, places, found[1:])
+        fresh: Vector = found[0]
         if len(self._vectors) < MAX_TASKS:
-            self._vectors[asked.part, asked.text] = vector
-        return vector
+            self._vectors[asked.part, asked.text] = fresh
+        return fresh
+
+    async def _embed_later(self, partition: Partition, places: Sequence[int]) -> None:
+        texts = [partition.texts[place] for place in places]
+        try:
+            async with asyncio.timeout(EMBED_LATER_S):
+                found = await self._embedder.embed_all(self._encoder, texts, EMBED_LATER_S)
+        except (ApiError, TimeoutError) as error:
+            self._unverified(error)
+        else:
+            self._keep(partition, places, found)
+
+    def _keep(self, partition: Partition, places: Sequence[int], vectors: Vectors) -> None:
+        """Vectors of kept questions: here, and for the other ingresses that read them after this."""
+        for place, vector in zip(places, vectors, strict=True):
+            partition.vectors[place] = packed = _packed(vector)
+            self._store.add_vector(partition.keys[place], packed)
+
+    def _unverified(self, error: Exception) -> None:
+        self._telemetry.counter(
+            "headrace_cache_unverified_total", "Questions that the encoder did not answer in time."
+        ).add()
+        log.debug("a question could not be embedded: %r", error)
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
         if len(self._tasks) >= MAX_TASKS:
@@ -321,6 +350,11 @@ class Semantic:
             log.error("after a question: %r", error)
 
     def close(self) -> None:
-        """Leave what is not remembered yet."""
+        """Leave what is not compared yet."""
         for task in tuple(self._tasks):
             task.cancel()
+
+
+def _packed(vector: Vector) -> bytes:
+    """As it is kept."""
+    return vector.astype(np.float16).tobytes()

@@ -7,6 +7,7 @@ two questions mean the same.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +20,8 @@ Vector = npt.NDArray[np.float32]
 
 FORMAT: Final = 1
 MAX_TOKENS: Final = 256
+WORDS: Final = 16_384  # that are remembered with their tokens
+_AT_SPACES: Final = frozenset({"BertPreTokenizer", "Whitespace"})
 
 
 class NotPrepared(OSError):
@@ -48,7 +51,8 @@ class StaticVectors:
     def __init__(self, directory: Path) -> None:
         try:
             self.about = msgspec.json.decode((directory / "about.json").read_bytes(), type=About)
-            self._table = np.load(directory / "vectors.npy", mmap_mode="r")
+            # Mapped all the same; as a plain array its rows are taken in half the time.
+            self._table = np.load(directory / "vectors.npy", mmap_mode="r").view(np.ndarray)
             self._tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
         except Exception as error:  # `tokenizers` raises bare exceptions
             raise NotPrepared(f"{directory}: {error}; make them with: headrace cache prepare") from None
@@ -57,6 +61,8 @@ class StaticVectors:
             raise NotPrepared(f"{directory} is of another release; make them anew: headrace cache prepare")
         self._tokenizer.enable_truncation(MAX_TOKENS)
         self._tokenizer.no_padding()
+        self._part = lru_cache(maxsize=WORDS)(self._ids)
+        self._by_words = type(self._tokenizer.pre_tokenizer).__name__ in _AT_SPACES
 
     @property
     def dimensions(self) -> int:
@@ -65,9 +71,15 @@ class StaticVectors:
 
     def tokens(self, text: str) -> npt.NDArray[np.float32]:
         """A vector for each token, in order; lengths say how much a token counts. [tokens, dimensions]"""
-        ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+        if self._by_words:  # what stands between spaces is the same wherever it stands, and mostly seen before
+            ids = [id for part in text.split(" ") if part for id in self._part(part)][:MAX_TOKENS]
+        else:
+            ids = list(self._ids(text))
         rows: npt.NDArray[np.float32] = self._table[ids].astype(np.float32)
         return rows
+
+    def _ids(self, text: str) -> tuple[int, ...]:
+        return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def vector(self, text: str) -> Vector:
         """Of length 1, or all zeros where there is nothing in the text. [dimensions]"""

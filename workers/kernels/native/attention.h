@@ -13,7 +13,13 @@
 //     attention_dot.h     `vdpbf16ps` is two fused multiply-adds (first the odd place, then the even one), so it is given
 //                         two even places of the order above, or two odd ones
 //     attention_float.h   fused multiply-adds of floats; and those alone where pages are float32
+//
+// On pages of int8, each key and each value of a head has a scale. Their numbers are exact in bfloat16, so tiles take them
+// as they are: a key's scale multiplies its score, and a value's scale its weight before that is rounded. Keys that were
+// written without their bias are made bfloat16 again first.
 #pragma once
+#include <algorithm>
+
 #include "simd.h"
 
 constexpr int SPLIT = 256;    // keys
@@ -26,18 +32,29 @@ constexpr int MAX_DIM = 256;  // of a head
 // Numbers of a head that tiles are given room for.
 constexpr int padded(int dim) { return (dim + STRETCH - 1) / STRETCH * STRETCH; }
 
+// What pages hold. In the order of `library.NUMBERS`.
+enum class Numbers : int32_t { BFLOAT16, FLOAT32, INT8 };
+
+constexpr int size_of(Numbers numbers) {
+    return numbers == Numbers::INT8 ? 1 : numbers == Numbers::BFLOAT16 ? 2 : 4;
+}
+
 // One layer's pages, as one KV head sees them.
 struct Keys {
     const uint8_t* base;    // K of the head at token 0 of cell 0
     int64_t cell, value;    // bytes from cell to cell; from K to V
     const int64_t* table;   // cells of the sequence
     int page_tokens, dim;
-    bool wide;              // float32, else bfloat16
+    Numbers numbers;
+    const float* bias = nullptr;    // that was taken out of keys of int8 before they were rotated; else null
+    const float* angles = nullptr;  // cosines, then sines, of each position: [dim]
 
-    int size() const { return dim * (wide ? 4 : 2); }  // bytes of a key
-    const uint8_t* at(int64_t key) const {
-        return base + table[key / page_tokens] * cell + (key % page_tokens) * size();
-    }
+    int size() const { return dim * size_of(numbers); }  // bytes of a key, without its scale
+    const uint8_t* page(int64_t key) const { return base + table[key / page_tokens] * cell; }
+    const uint8_t* at(int64_t key) const { return page(key) + (key % page_tokens) * size(); }
+    bool scaled() const { return numbers == Numbers::INT8; }
+    // Where the scales of a page's keys are, one float each: behind the numbers of all of them.
+    const float* scales(int64_t key) const { return (const float*)(page(key) + (int64_t)page_tokens * size()); }
 };
 
 // What a query vector has seen: the largest score, the sum of 2^(score - largest), and the values weighted by it.
@@ -110,6 +127,63 @@ struct Stretch {
     }
 };
 
+// By what the keys and values of a split are multiplied, where they are int8.
+struct Scales {
+    alignas(64) float keys[SPLIT], values[SPLIT];
+
+    static void fetch(const Keys& keys, int64_t first, int64_t last) {
+        each_page(keys, first, last, [&](const float* of_keys, int64_t, int64_t) {
+            __builtin_prefetch(of_keys);
+            __builtin_prefetch((const uint8_t*)of_keys + keys.value);
+        });
+    }
+    // What is behind the last one is used with weight zero, so it must be finite.
+    void find(const Keys& from, int64_t first, int64_t last) {
+        each_page(from, first, last, [&](const float* of_keys, int64_t at, int64_t count) {
+            std::memcpy(keys + at, of_keys, count * sizeof(float));
+            std::memcpy(values + at, (const uint8_t*)of_keys + from.value, count * sizeof(float));
+        });
+        for (int64_t at = last - first; at % STRETCH; at++) keys[at] = values[at] = 0;
+    }
+
+  private:
+    // `f(scale of the first key, its place in the split, how many)` for the part of each page.
+    template <class F>
+    static void each_page(const Keys& keys, int64_t first, int64_t last, const F& f) {
+        for (int64_t key = first, count; key < last; key += count) {
+            const int64_t offset = key % keys.page_tokens, left = keys.page_tokens - offset;
+            count = left < last - key ? left : last - key;
+            f(keys.scales(key) + offset, key - first, count);
+        }
+    }
+};
+
+// Keys of int8 with their bias again, rounded to bfloat16: how tiles see keys of models that have one.
+struct Restored {
+    alignas(64) uint16_t rows[STRETCH][MAX_DIM];
+    Stretch where;
+
+    Restored() {
+        for (int i = 0; i < STRETCH; i++) where.of[i] = (const uint8_t*)rows[i];
+    }
+    // `stretch` begins at key `first`. What is read behind the ends of bias and angles is not used.
+    void find(const Keys& keys, const Stretch& stretch, int64_t first, const float* scales) {
+        const int half = keys.dim / 2;
+        const float *x = keys.bias, *y = x + half;
+        for (int i = 0; i < STRETCH; i++) {
+            const float *cosines = keys.angles + (first + i) * keys.dim, *sines = cosines + half;
+            alignas(64) float rotated[MAX_DIM + LANES];
+            for (int d = 0; d < half; d += LANES)
+                store(rotated + d, load(x + d) * load(cosines + d) - load(y + d) * load(sines + d));
+            for (int d = 0; d < half; d += LANES)
+                store(rotated + half + d, load(x + d) * load(sines + d) + load(y + d) * load(cosines + d));
+            const int8_t* numbers = (const int8_t*)stretch.of[i];
+            for (int d = 0; d < keys.dim; d += LANES)
+                float_to_bf16(rows[i] + d, fma(int8_to_float(numbers + d), set1(scales[i]), load(rotated + d)));
+        }
+    }
+};
+
 // Queries of a strip that see anything of a stretch are those from `begin` on; each sees all of the stretches before.
 struct Strip {
     int count, stretches;  // queries; stretches that the last of them sees
@@ -135,32 +209,36 @@ struct Strip {
     }
 };
 
-// Scores of the first `keys` of a split become weights, and those of the others up to `end` nothing.
-template <class Tiles>
-static void weigh(const float* scores, int keys, int end, typename Tiles::Number* weights, Seen& seen) {
+// Scores of the first `keys` of a split become weights, and those of the others up to `end` nothing. `scales` are there
+// where keys and values have them (SCALED).
+template <class Tiles, bool SCALED>
+static void weigh(
+    float* scores, int keys, int end, const Scales& scales, typename Tiles::Number* weights, Seen& seen) {
     const vf nothing = set1(-INFINITY);
     const auto score = [&](int i) {
         return i + LANES <= keys ? load(scores + i) : where_less(lane_numbers(), set1_int(keys - i), load(scores + i), nothing);
     };
     vf most = nothing, total{};
-    for (int i = 0; i < keys; i += LANES) most = max(score(i), most);
+    for (int i = 0; i < keys; i += LANES) {
+        if constexpr (SCALED) store(scores + i, load(scores + i) * load(scales.keys + i));
+        most = max(score(i), most);
+    }
     seen.most = largest(most);
     const vf by = set1(seen.most);
-    int i = 0;
-    for (; i + STRETCH <= keys; i += STRETCH) {
-        const vf low = exp2_down(load(scores + i) - by), high = exp2_down(load(scores + i + LANES) - by);
+    const auto put = [&](int at, vf low, vf high) {
         total += low;
         total += high;
-        Tiles::put_weights(low, high, weights + i);
-    }
+        if constexpr (SCALED) low = low * load(scales.values + at), high = high * load(scales.values + at + LANES);
+        Tiles::put_weights(low, high, weights + at);
+    };
+    int i = 0;
+    for (; i + STRETCH <= keys; i += STRETCH)
+        put(i, exp2_down(load(scores + i) - by), exp2_down(load(scores + i + LANES) - by));
     for (; i < end; i += STRETCH) {
         const auto weight = [&](int at) {
             return where_less(lane_numbers(), set1_int(keys - at), exp2_down(load(scores + at) - by), vf{});
         };
-        const vf low = weight(i), high = weight(i + LANES);
-        total += low;
-        total += high;
-        Tiles::put_weights(low, high, weights + i);
+        put(i, weight(i), weight(i + LANES));
     }
     seen.total = sum(total);
 }
@@ -180,6 +258,9 @@ static __attribute__((noinline)) void attend(
     alignas(64) float scores[STRIP][SPLIT];
     alignas(64) Number weights[STRIP][SPLIT];
     Stretch where[STRETCHES];
+    Scales scales;
+    Restored restored;
+    if (keys.scaled()) Scales::fetch(keys, first, last);
     // What one strip alone reads is made ready stretch by stretch, in the same place: it stays in the first cache.
     const bool alone = count <= STRIP;
     const auto keys_of = [&](int s) { return room + (alone ? 0 : (size_t)s * STRETCH * width); };
@@ -189,12 +270,20 @@ static __attribute__((noinline)) void attend(
         where[s].find(keys, first + s * STRETCH, last);
         where[s].fetch(keys);
     }
+    Keys plain = keys;  // as tiles see them
+    if (keys.scaled()) scales.find(keys, first, last);
+    if (keys.bias) plain.numbers = Numbers::BFLOAT16;
     const Strip only(positions, alone ? count : 1, first, last - first);
     for (int s = 0; s < stretches; s++) {
         where[s].fetch(keys, keys.value);
-        Tiles::put_keys(keys, where[s], keys_of(s));
+        if (keys.bias) {
+            restored.find(keys, where[s], first + s * STRETCH, scales.keys + s * STRETCH);
+            Tiles::put_keys(plain, restored.where, keys_of(s));
+        } else Tiles::put_keys(keys, where[s], keys_of(s));
         if (alone) Tiles::score(only, s, queries, width, keys_of(s), dim, scores);
     }
+    if (keys.bias) std::fill(scales.keys, scales.keys + SPLIT, 1.0f);
+    const auto weigh_by = keys.scaled() ? weigh<Tiles, true> : weigh<Tiles, false>;
     if (!alone || Tiles::AT_ONCE)
         for (int s = 0; s < stretches; s++) Tiles::put_values(keys, where[s], values_of(s));
     for (int from = 0; from < count; from += STRIP) {
@@ -206,7 +295,8 @@ static __attribute__((noinline)) void attend(
         for (int i = 0; i < n; i++) {
             const int64_t reach = positions[from + i] < last ? positions[from + i] + 1 : last;
             if (reach > first)
-                weigh<Tiles>(scores[i], (int)(reach - first), strip.stretches * STRETCH, weights[i], seen[from + i]);
+                weigh_by(
+                    scores[i], (int)(reach - first), strip.stretches * STRETCH, scales, weights[i], seen[from + i]);
             else std::memset(weights[i], 0, sizeof(weights[i]));
         }
         if constexpr (Tiles::AT_ONCE) Tiles::add_values(strip, weights, values, dim, seen + from);

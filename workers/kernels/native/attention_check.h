@@ -88,7 +88,7 @@ struct HardSums {
         }
         const Strip strip(positions, STRIP, 0, KEYS);
         const int64_t first = 0;
-        const Keys page{(const uint8_t*)hard.page, 0, sizeof(hard.page[0]), &first, KEYS, DIM, false};
+        const Keys page{(const uint8_t*)hard.page, 0, sizeof(hard.page[0]), &first, KEYS, DIM, Numbers::BFLOAT16};
         for (int s = 0; s < strip.stretches; s++) {
             Stretch where;
             where.find(page, s * STRETCH, KEYS);

@@ -86,7 +86,7 @@ static void add_stretch(
     });
 }
 
-// Keys of bfloat16 (BF16), or of float32, whose queries and weights aren't rounded then.
+// Keys that are exact in bfloat16 (BF16), or of float32, whose queries and weights aren't rounded then.
 template <bool BF16>
 struct FloatTiles {
     using Number = float;
@@ -101,9 +101,9 @@ struct FloatTiles {
         float_to_bf16(to, v + set1(0.0f));
         return bf16_to_float(to);
     }
-    static vf load16(const uint8_t* p, int from) {
-        if constexpr (BF16) return bf16_to_float((const uint16_t*)p + from);
-        return load((const float*)p + from);
+    static vf load16(Numbers numbers, const uint8_t* p, int from) {
+        if constexpr (!BF16) return load((const float*)p + from);
+        return numbers == Numbers::INT8 ? int8_to_float((const int8_t*)p + from) : bf16_to_float((const uint16_t*)p + from);
     }
 
     static void put_query(const float* query, int dim, float* out) {
@@ -113,19 +113,28 @@ struct FloatTiles {
         store(out, rounded(low));
         store(out + LANES, rounded(high));
     }
-    // [dim][32]. Keys of bfloat16 are turned as pairs, which takes half as many shuffles.
+    // [dim][32]. Keys of bfloat16 are turned as pairs, which takes half as many shuffles, and those of int8 in fours.
     static void put_keys(const Keys& keys, const Stretch& stretch, float* out) {
         for (int half = 0; half < STRETCH; half += LANES) {
             vf rows[LANES];
             const auto put = [&](int d, vf value) { store(out + d * STRETCH + half, value); };
             int d = 0;
-            for (; BF16 && d + 2 * LANES <= keys.dim; d += 2 * LANES) {
+            const bool fours = keys.numbers == Numbers::INT8;
+            for (; BF16 && fours && d + 4 * LANES <= keys.dim; d += 4 * LANES) {
+                for (int i = 0; i < LANES; i++) rows[i] = load((const float*)(stretch.of[half + i] + d));
+                transpose(rows);
+                for (int i = 0; i < LANES; i++) {
+                    put(d + 4 * i, quarter<0>(rows[i])), put(d + 4 * i + 1, quarter<1>(rows[i]));
+                    put(d + 4 * i + 2, quarter<2>(rows[i])), put(d + 4 * i + 3, quarter<3>(rows[i]));
+                }
+            }
+            for (; BF16 && !fours && d + 2 * LANES <= keys.dim; d += 2 * LANES) {
                 for (int i = 0; i < LANES; i++) rows[i] = load((const float*)(stretch.of[half + i] + 2 * d));
                 transpose(rows);
                 for (int i = 0; i < LANES; i++) put(d + 2 * i, even_bf16(rows[i])), put(d + 2 * i + 1, odd_bf16(rows[i]));
             }
             for (; d < keys.dim; d += LANES) {
-                for (int i = 0; i < LANES; i++) rows[i] = load16(stretch.of[half + i], d);
+                for (int i = 0; i < LANES; i++) rows[i] = load16(keys.numbers, stretch.of[half + i], d);
                 transpose(rows);
                 for (int i = 0; i < LANES; i++) put(d + i, rows[i]);
             }
@@ -135,7 +144,7 @@ struct FloatTiles {
     static void put_values(const Keys& keys, const Stretch& stretch, float* out) {
         for (int i = 0; i < STRETCH; i++)
             for (int d = 0; d < keys.dim; d += LANES)
-                store(out + i * keys.dim + d, load16(stretch.of[i] + keys.value, d));
+                store(out + i * keys.dim + d, load16(keys.numbers, stretch.of[i] + keys.value, d));
     }
     static constexpr auto score = score_stretch;
     static constexpr auto add_values = add_stretch;

@@ -10,7 +10,9 @@
 #include <new>
 
 #include "attention_check.h"
+#include "attention_int8.h"
 #include "linear.h"
+#include "lora.h"
 #include "threads.h"
 
 namespace {
@@ -19,6 +21,7 @@ struct Layer {
     const float *attention_norm, *mlp_norm;
     Matrix q, k, v, out, gate, up, down;
 };
+enum { Q, K, V, ATTENTION_OUT, GATE, UP, MLP_DOWN, MATRICES };  // in an adapter's list
 
 struct Model {
     int32_t layers, hidden, heads, kv_heads, head_dim, intermediate;  // of this rank
@@ -38,7 +41,10 @@ struct Batch {
     const int64_t *tables, *table_starts;                  // cells of all rows; [rows + 1]
     uint8_t* pages;                                        // K of this rank's first KV head, layer 0, cell 0
     int64_t cell, layer, value, kv_head;                   // bytes to the next cell, layer, from K to V, KV head
-    int32_t page_tokens, wide;                             // wide: float32 pages, else bfloat16
+    int32_t page_tokens;
+    Numbers numbers;                                       // of pages
+    const Adapted* adapted;                                // tokens by adapter; those of none are in none
+    int64_t adapters;
 };
 
 // Adds up what the ranks have, in place; null where there is one rank.
@@ -70,6 +76,12 @@ struct Piece {  // a task of attention, for each KV head
     int32_t row, first, tokens;  // tokens of the step; a decode row has one
     int64_t begin, end;          // keys
     int32_t partial;             // of a decode row: where its result is left; else -1
+};
+
+struct LowTask {  // a task of adapters, for each matrix
+    const Low* low;
+    const int32_t* tokens;
+    int32_t count, first;  // tokens, and how many tokens of adapters are before them
 };
 
 // Where the time of steps goes, by what the calling thread does or waits for. In the order of `library.PARTS`.
@@ -105,6 +117,11 @@ class Decoder {
             for (const Matrix* each : {&m_.layer[i].q, &m_.layer[i].k, &m_.layer[i].v, &m_.layer[i].out,
                                        &m_.layer[i].gate, &m_.layer[i].up, &m_.layer[i].down})
                 note(*each);
+        for (int i = 0; i < m_.layers; i++) {
+            const Matrix& k = m_.layer[i].k;
+            if (k.bias) key_biases_.insert(key_biases_.end(), k.bias, k.bias + k.rows);
+        }
+        if (!key_biases_.empty()) key_biases_.insert(key_biases_.end(), LANES, 0.0f);  // a vector reads on behind the last
     }
 
     void forward(const Batch& batch, float* hidden) {
@@ -116,7 +133,9 @@ class Decoder {
         watch_.to(EMBED);
         embed(x);
         rotations();
+        if (takes_out_biases()) angles();
         pieces();
+        low_tasks(batch.adapted, batch.adapters, tokens);
         for (int l = 0; l < m_.layers; l++) {
             const Layer& layer = m_.layer[l];
             watch_.to(NORM);
@@ -124,6 +143,10 @@ class Decoder {
             each_token([&](int t) { norm(normed, t, x + (size_t)t * width, layer.attention_norm); });
             watch_.to(QKV);
             product({&layer.q, &layer.k, &layer.v}, normed, qkv, all * dim, false);
+            adapt(normed, l, Q, 3, true, [&](int which, int t, int) {
+                const int before = which == Q ? 0 : which == K ? heads : heads + m_.kv_heads;
+                return qkv + ((size_t)t * all + before) * dim;
+            });
             watch_.to(ROTATE);
             each_token([&](int t) { rotate_and_write(qkv + (size_t)t * all * dim, t, l); });
             watch_.to(ATTENTION);
@@ -131,26 +154,28 @@ class Decoder {
             const Activations found = activations(first_, heads * dim, tokens);
             each_token([&](int t) { gather(found, t, qkv + (size_t)t * all * dim); });
             watch_.to(OUT);
-            residual(layer.out, found, x);
+            residual(layer.out, found, x, l, ATTENTION_OUT);
             watch_.to(NORM);
             const Activations again = activations(first_, width, tokens);
             each_token([&](int t) { norm(again, t, x + (size_t)t * width, layer.mlp_norm); });
             watch_.to(GATED);
             const Activations between = activations(gated_, m_.intermediate, tokens);
-            gated(layer.gate, layer.up, again, between);
+            gated(layer.gate, layer.up, again, between, l);
             watch_.to(DOWN);
-            residual(layer.down, between, x);
+            residual(layer.down, between, x, l, MLP_DOWN);
         }
         watch_.to(NORM);
         each_token([&](int t) { normalise(x + (size_t)t * width, m_.final_norm, hidden + (size_t)t * width); });
         watch_.to(PARTS);
     }
 
-    void logits(const float* hidden, int rows, float* out) {
+    void logits(const float* hidden, int rows, float* out, const Adapted* adapted, int adapters) {
         watch_.to(HEAD);
+        low_tasks(adapted, adapters, rows);
         const Activations a = activations(first_, m_.hidden, rows);
         each_of(rows, [&](int t) { place(a, t, hidden + (size_t)t * m_.hidden); });
         product({&m_.head}, a, out, m_.head.rows, false);
+        adapt(a, m_.layers, 0, 1, true, [&](int, int t, int) { return out + (size_t)t * m_.head.rows; });
         watch_.to(PARTS);
     }
 
@@ -158,6 +183,7 @@ class Decoder {
 
     void linear(const Matrix& matrix, const float* x, int tokens, float* out) {
         note(matrix);
+        low_tasks_.clear();
         if (matrix.inputs > wide_) wide_ = matrix.inputs;
         const Activations a = activations(first_, matrix.inputs, tokens);
         each_of(tokens, [&](int t) { place(a, t, x + (size_t)t * matrix.inputs); });
@@ -193,14 +219,14 @@ class Decoder {
         Activations a{nullptr, nullptr, nullptr, inputs, tokens, integers_ && amx_pays(tokens)};
         const size_t cells = (size_t)a.cells() * tokens, behind = a.full ? FULL : 0;
         if (integers_) a.codes = room.codes.get((cells + behind) * CELL), a.notes = room.notes.get(cells + behind);
-        if (floats_used_) a.floats = room.floats.get(cells * CELL);
+        if (floats_used_ || adapted()) a.floats = room.floats.get(cells * CELL);
         return a;
     }
 
     // Inputs [k, k + 32) of a token become what products read.
     void place(const Activations& a, const Place& at, int k, vf low, vf high) const {
         if (integers_) quantise(a, at, k, low, high);
-        if (floats_used_) place_floats(a, at, k, low, high);
+        if (a.floats) place_floats(a, at, k, low, high);
     }
 
     void place(const Activations& a, int token, const float* x) const {
@@ -231,6 +257,30 @@ class Decoder {
         });
     }
 
+    // Whether keys are written without their bias.
+    bool takes_out_biases() const { return b_->numbers == Numbers::INT8 && !key_biases_.empty(); }
+    const float* key_bias(int layer, int head) const {
+        return key_biases_.data() + ((size_t)layer * m_.kv_heads + head) * m_.head_dim;
+    }
+
+    // Of all positions that attention sees, to whole stretches. Those that are there stay.
+    void angles() {
+        const int half = m_.head_dim / 2;
+        const int64_t most = *std::max_element(b_->row_context, b_->row_context + b_->rows), known = known_angles_;
+        const int64_t wanted = (most + SPLIT - 1) / SPLIT * SPLIT;
+        if (wanted <= known) return;
+        angles_.resize(wanted * m_.head_dim + LANES);
+        threads_.run((int)(wanted - known) / SPLIT, [&](int task, int) {
+            for (int64_t position = known + task * SPLIT, end = position + SPLIT; position < end; position++)
+                for (int i = 0; i < half; i++) {
+                    const float angle = (float)position * m_.frequencies[i];
+                    angles_[position * m_.head_dim + i] = std::cos(angle);
+                    angles_[position * m_.head_dim + half + i] = std::sin(angle);
+                }
+        });
+        known_angles_ = wanted;
+    }
+
     void normalise(const float* x, const float* weight, float* out) const {
         vf squares{};
         for (int i = 0; i < m_.hidden; i += LANES) squares = fma(load(x + i), load(x + i), squares);
@@ -242,6 +292,48 @@ class Decoder {
         alignas(64) float normed[MAX_HIDDEN];
         normalise(x, weight, normed);
         place(a, token, normed);
+    }
+
+    bool adapted() const { return !low_tasks_.empty(); }
+
+    // Cuts the tokens that have adapters into tasks.
+    void low_tasks(const Adapted* adapted, int64_t adapters, int tokens) {
+        low_tasks_.clear();
+        int before = 0;
+        for (int64_t i = 0; i < adapters; i++)
+            for (int64_t from = 0; from < adapted[i].count; from += LOW_TILE) {
+                const int64_t left = adapted[i].count - from;
+                const int count = (int)(left < LOW_TILE ? left : LOW_TILE);
+                low_tasks_.push_back({adapted[i].low, adapted[i].tokens + from, count, before});
+                before += count;
+            }
+        if (!before) return;
+        gate_and_up_.get((size_t)before * 2 * m_.intermediate);
+        int32_t* numbers = number_of_.get(tokens);
+        std::fill(numbers, numbers + tokens, -1);
+        for (const LowTask& task : low_tasks_)
+            for (int t = 0; t < task.count; t++) numbers[task.tokens[t]] = task.first + t;
+    }
+
+    // What adapters add to the products of `count` matrices of a layer from `first` on: `to(matrix, token, number)` is
+    // where a token's outputs are, `number` its own among those that have adapters.
+    template <class To>
+    void adapt(const Activations& a, int layer, int first, int count, bool add, const To& to) {
+        threads_.run((int)low_tasks_.size() * count, [&](int index, int) {
+            const LowTask& task = low_tasks_[index / count];
+            const int which = first + index % count;
+            const Low& low = task.low[layer * MATRICES + which];
+            const auto out = [&](int t) { return to(which, task.tokens[t], task.first + t); };
+            if (low.rank) return low_product(low, a, task.tokens, task.count, out, add);
+            if (add) return;
+            for (int t = 0; t < task.count; t++) std::fill(out(t), out(t) + m_.intermediate, 0.0f);
+        });
+    }
+
+    // Of a token, what its adapter adds to `GATE` or `UP`; null where it has none.
+    const float* added(int token, int which) {
+        if (!adapted() || number_of_.get(0)[token] < 0) return nullptr;
+        return gate_and_up_.get(0) + ((size_t)number_of_.get(0)[token] * 2 + which - GATE) * m_.intermediate;
     }
 
     // out[token][...] = (or +=) the matrices' outputs, one after the other.
@@ -289,7 +381,11 @@ class Decoder {
 
     // silu(gate) * up: the 32 outputs of a token by a block are a group of the next product's inputs. A task has both
     // groups of a cell. Of few tokens some cells are taken at once: a longer stream of memory for either matrix.
-    void gated(const Matrix& gate, const Matrix& up, const Activations& a, const Activations& out) {
+    void gated(const Matrix& gate, const Matrix& up, const Activations& a, const Activations& out, int l) {
+        if (adapted())
+            adapt(a, l, GATE, 2, false, [&](int which, int, int number) {
+                return gate_and_up_.get(0) + ((size_t)number * 2 + which - GATE) * m_.intermediate;
+            });
         const int at_once = a.tokens > TILE ? 2 : 16;
         const size_t room = (size_t)a.tokens * BLOCK * at_once;
         for (auto& each : gates_) each.get(room);  // here, since a task has nobody who would hear that there is none
@@ -303,13 +399,19 @@ class Decoder {
                 };
                 for (int block = from; block < to; block++)
                     block_product(gate, block, a, scratch, [&](const Place& at, vf low, vf high) {
-                        store(kept(block, at), silu(biased(gate, block * BLOCK, low)));
-                        store(kept(block, at) + LANES, silu(biased(gate, block * BLOCK + LANES, high)));
+                        low = biased(gate, block * BLOCK, low), high = biased(gate, block * BLOCK + LANES, high);
+                        if (const float* more = added(at.token(), GATE))
+                            low += load(more + block * BLOCK), high += load(more + block * BLOCK + LANES);
+                        store(kept(block, at), silu(low));
+                        store(kept(block, at) + LANES, silu(high));
                     });
                 for (int block = from; block < to; block++)
                     block_product(up, block, a, scratch, [&](const Place& at, vf low, vf high) {
-                        place(out, at, block * BLOCK, load(kept(block, at)) * biased(up, block * BLOCK, low),
-                              load(kept(block, at) + LANES) * biased(up, block * BLOCK + LANES, high));
+                        low = biased(up, block * BLOCK, low), high = biased(up, block * BLOCK + LANES, high);
+                        if (const float* more = added(at.token(), UP))
+                            low += load(more + block * BLOCK), high += load(more + block * BLOCK + LANES);
+                        place(out, at, block * BLOCK, load(kept(block, at)) * low,
+                              load(kept(block, at) + LANES) * high);
                     });
             }
         });
@@ -337,11 +439,12 @@ class Decoder {
     }
 
     // x += matrix * a, over all ranks.
-    void residual(const Matrix& matrix, const Activations& a, float* x) {
-        if (!reduce_) return product({&matrix}, a, x, m_.hidden, true);
+    void residual(const Matrix& matrix, const Activations& a, float* x, int l, int which) {
         const size_t count = (size_t)b_->tokens * m_.hidden;
-        float* share = share_.get(count);
-        product({&matrix}, a, share, m_.hidden, false);
+        float* share = reduce_ ? share_.get(count) : x;
+        product({&matrix}, a, share, m_.hidden, !reduce_);
+        adapt(a, l, which, 1, true, [&](int, int t, int) { return share + (size_t)t * m_.hidden; });
+        if (!reduce_) return;
         reduce_(share, (int64_t)count);
         for (size_t i = 0; i < count; i++) x[i] += share[i];
     }
@@ -353,28 +456,36 @@ class Decoder {
         const float scale = 1.44269504f / std::sqrt((float)dim);
         for (int h = 0; h < heads + kv_heads; h++) {
             float *first = qkv + (size_t)h * dim, *second = first + half;
+            if (takes_out_biases() && h >= heads) {
+                const float* bias = key_bias(l, h - heads);
+                for (int d = 0; d < dim; d++) first[d] -= bias[d];
+            }
             const float by = h < heads ? scale : 1.0f;
             for (int i = 0; i < half; i++) {
                 const float x = first[i], y = second[i];
                 first[i] = (x * c[i] - y * s[i]) * by;
                 second[i] = (x * s[i] + y * c[i]) * by;
             }
+            if (b_->numbers != Numbers::INT8 || takes_out_biases()) continue;
+            if (h < heads) spread_query(first, dim);
+            else spread_key(first, dim);
         }
-        const int64_t element = b_->wide ? 4 : 2;
-        uint8_t* page = b_->pages + b_->page_of[t] * b_->cell + l * b_->layer + b_->offset_of[t] * dim * element;
+        uint8_t* page = b_->pages + b_->page_of[t] * b_->cell + l * b_->layer;
         for (int h = 0; h < kv_heads; h++) {
             const float *k = qkv + (size_t)(heads + h) * dim, *v = k + (size_t)kv_heads * dim;
-            uint8_t* to = page + h * b_->kv_head;
-            for (int d = 0; d < dim; d += LANES) {
-                if (b_->wide) {
-                    store((float*)to + d, load(k + d));
-                    store((float*)(to + b_->value) + d, load(v + d));
-                } else {
-                    float_to_bf16((uint16_t*)to + d, load(k + d));
-                    float_to_bf16((uint16_t*)(to + b_->value) + d, load(v + d));
-                }
-            }
+            write(k, dim, t, page + h * b_->kv_head);
+            write(v, dim, t, page + h * b_->kv_head + b_->value);
         }
+    }
+
+    // A token's key or value, where the `page` of its head begins.
+    void write(const float* x, int dim, int t, uint8_t* page) const {
+        const int64_t offset = b_->offset_of[t], from = offset * dim;
+        if (b_->numbers == Numbers::INT8)
+            ((float*)(page + (int64_t)b_->page_tokens * dim))[offset] = quantise_head(x, dim, (int8_t*)page + from);
+        else if (b_->numbers == Numbers::FLOAT32) std::memcpy((float*)page + from, x, dim * sizeof(float));
+        else
+            for (int d = 0; d < dim; d += LANES) float_to_bf16((uint16_t*)page + from + d, load(x + d));
     }
 
     // Cuts the step's attention into tasks. A decode row is cut by splits of its keys, a chunk by its queries: tokens
@@ -404,7 +515,7 @@ class Decoder {
     void attention(float* qkv, int stride, int l) {
         seen_.get((size_t)partials_ * m_.heads);
         for (auto& each : splits_) each.get(split_room(m_.head_dim));  // here: a task has nobody to tell
-        if (b_->wide) return attention_by<FloatTiles<false>>(qkv, stride, l);
+        if (b_->numbers == Numbers::FLOAT32) return attention_by<FloatTiles<false>>(qkv, stride, l);
         if (own_tiles() == Own::USED) return attention_by<OwnTiles>(qkv, stride, l);
         attention_by<FloatTiles<true>>(qkv, stride, l);
     }
@@ -419,7 +530,8 @@ class Decoder {
             const Piece& piece = pieces_[pieces_.size() - 1 - task / kv_heads];  // the long ones of a chunk first
             const int head = task % kv_heads;
             const Keys keys{b_->pages + l * b_->layer + head * b_->kv_head, b_->cell, b_->value,
-                            b_->tables + b_->table_starts[piece.row], b_->page_tokens, dim, b_->wide != 0};
+                            b_->tables + b_->table_starts[piece.row], b_->page_tokens, dim, b_->numbers,
+                            takes_out_biases() ? key_bias(l, head) : nullptr, angles_.data()};
             Number* room = (Number*)splits_[thread].get(0);
             for (int from = 0; from < piece.tokens * group; from += VECTORS) {
                 alignas(64) Number queries[VECTORS * MAX_DIM];
@@ -483,9 +595,13 @@ class Decoder {
     std::vector<Buffer<uint8_t>> scratch_;
     std::vector<Piece> pieces_;
     std::vector<Buffer<float>> gates_, splits_;
-    Buffer<float> x_, qkv_, share_, cosines_, sines_;
+    Buffer<float> x_, qkv_, share_, cosines_, sines_, gate_and_up_;
+    std::vector<LowTask> low_tasks_;
+    Buffer<int32_t> number_of_;  // of each token among those that have adapters; -1 of the others
     Room first_, gated_;
     std::vector<int> cuts_;
+    std::vector<float> key_biases_, angles_;  // [layer][kv head][head dim]; [position][head dim]
+    int64_t known_angles_ = 0;
     Buffer<Seen> seen_;
     Buffer<int64_t> partial_of_;
 };
@@ -507,9 +623,9 @@ int headrace_forward(void* decoder, const Batch* batch, float* hidden) {
         return -1;
     }
 }
-int headrace_logits(void* decoder, const float* hidden, int rows, float* out) {
+int headrace_logits(void* decoder, const float* hidden, int rows, float* out, const Adapted* adapted, int adapters) {
     try {
-        ((Decoder*)decoder)->logits(hidden, rows, out);
+        ((Decoder*)decoder)->logits(hidden, rows, out, adapted, adapters);
         return 0;
     } catch (const std::bad_alloc&) {
         return -1;

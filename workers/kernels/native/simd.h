@@ -58,6 +58,12 @@ INLINE vi round_to_int(vf v) {
     return to_int((v + magic) - magic);
 }
 
+// Of sixteen times four numbers of -128 to 127, those at place `PART` of the four.
+template <int PART>
+INLINE vf quarter(vf quads) {
+    return to_float((as_int(quads) << (24 - 8 * PART)) >> 24);
+}
+
 // Calls `f` with `n`, 1 <= n <= MOST, as a constant.
 template <int MOST, class F>
 INLINE void with_constant(int n, const F& f) {

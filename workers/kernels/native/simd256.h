@@ -82,6 +82,13 @@ INLINE void store_int8(int8_t* p, vi v) {
         (__m128i*)p, _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
 }
 
+INLINE vf int8_to_float(const int8_t* p) {
+    const auto half = [](const int8_t* q) {
+        return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)q)));
+    };
+    return both(half(p), half(p + 8));
+}
+
 INLINE vf half_to_float(const uint16_t* p) {
     return both(
         _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)), _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(p + 8))));

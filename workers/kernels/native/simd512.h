@@ -39,6 +39,10 @@ INLINE vb broadcast4(const int8_t* p) {
 // Sixteen numbers of -128 to 127.
 INLINE void store_int8(int8_t* p, vi v) { _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8((__m512i)v)); }
 
+INLINE vf int8_to_float(const int8_t* p) {
+    return (vf)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));
+}
+
 INLINE vf half_to_float(const uint16_t* p) {
     return (vf)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
 }

@@ -13,21 +13,24 @@ from workers.kernels.triton.numerics import narrow, rounded, row_scale
 from workers.kernels.triton.tuning import Tuning
 
 
-def add_rms_norm(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float, tuning: Tuning) -> Tensor:
-    """`rms_norm(residual + x) * weight`; the sum is the new residual, in place.
+def add_rms_norm(
+    x: Tensor, residual: Tensor | None, weight: Tensor, eps: float, tuning: Tuning, scale: float = 1.0
+) -> Tensor:
+    """`rms_norm(residual + scale * x) * weight`; the sum is the new residual, in place.
 
     Args:
         x: [rows, hidden], what a block brought; of the embedding where there is no residual yet.
         residual: [rows, hidden], overwritten; None for a plain norm of x.
-        weight: [hidden].
+        weight: [hidden]. One in float32 multiplies before the result is rounded to x's dtype, any other one after it.
         eps: added to the mean square.
         tuning: of the GPU.
+        scale: multiplies x, where there is a residual.
 
     Returns:
         [rows, hidden] in x's dtype.
     """
     out = torch.empty_like(x)
-    _launch(x, residual, weight, eps, tuning, out, None)
+    _launch(x, residual, weight, eps, tuning, out, None, scale)
     return out
 
 
@@ -45,10 +48,14 @@ def add_rms_norm_quantised(
     return out, scales
 
 
-def reference(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+def reference(
+    x: Tensor, residual: Tensor | None, weight: Tensor, eps: float, scale: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """The same with torch: the norm in x's dtype, and the new residual."""
-    total = x if residual is None else residual + x
+    total = x if residual is None else torch.add(residual, x, alpha=scale)
     normed = F.rms_norm(total.float(), weight.shape, None, eps)
+    if weight.dtype == torch.float32:
+        return (normed * weight).to(x.dtype), total
     return normed.to(x.dtype) * weight, total
 
 
@@ -69,6 +76,7 @@ def _launch(
     tuning: Tuning,
     out: Tensor,
     scales: Tensor | None,
+    scale: float = 1.0,
 ) -> None:
     rows, hidden = x.shape
     launch(
@@ -83,12 +91,13 @@ def _launch(
         x_stride=x.stride(0),
         hidden=hidden,
         eps=eps,
+        factor=scale,
         BLOCK=triton.next_power_of_2(hidden),
     )
 
 
 @triton.jit
-def _norm(x, residual, weight, out, scales, x_stride, hidden, eps, BLOCK: tl.constexpr):
+def _norm(x, residual, weight, out, scales, x_stride, hidden, eps, factor, BLOCK: tl.constexpr):
     """One program per row."""
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK)
@@ -97,11 +106,12 @@ def _norm(x, residual, weight, out, scales, x_stride, hidden, eps, BLOCK: tl.con
     value = tl.load(x + row * x_stride + at, mask=inside, other=0.0).to(tl.float32)
     if residual is not None:
         total = residual + row * hidden + at
-        value = rounded(value + tl.load(total, mask=inside, other=0.0).to(tl.float32), dtype)
+        value = rounded(value * factor + tl.load(total, mask=inside, other=0.0).to(tl.float32), dtype)
         tl.store(total, value.to(dtype), mask=inside)
     mean = tl.sum(value * value, 0) / hidden
-    # The weight is applied after rounding to the model's dtype, as the models were trained.
-    normed = rounded(tl.div_rn(value, tl.sqrt_rn(mean + eps)), dtype)
+    normed = tl.div_rn(value, tl.sqrt_rn(mean + eps))
+    if weight.dtype.element_ty != tl.float32:
+        normed = rounded(normed, dtype)
     found = normed * tl.load(weight + at, mask=inside, other=0.0).to(tl.float32)
     if scales is not None:
         found = rounded(found, dtype)

@@ -33,6 +33,10 @@ class NoTuning(ValueError):
     """There is no table for a GPU, or no entry for a size."""
 
 
+class Unsupported(ValueError):
+    """A model, or a form of KV, that the kernels or the GPU do not have."""
+
+
 class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`decode.split`: keys per tile; programs per multiprocessor that share out the work."""
 
@@ -69,6 +73,17 @@ class Elementwise(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     warps: int
 
 
+class Grouped(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Products of experts: up to `tokens` rows of each on average; rows, columns and inner numbers of a tile."""
+
+    tokens: int
+    rows: int
+    columns: int
+    inner: int
+    warps: int
+    stages: int
+
+
 class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Drawing: logits of a program that has a piece of a row, and of a step of one that walks a whole row."""
 
@@ -86,6 +101,7 @@ class Tuning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         measured: how it was found, in words.
         split, chunk: attention.
         rowwise: norms.
+        grouped: mixtures of experts.
         elementwise: activations, embedding, assembling logits.
         sample: drawing.
     """
@@ -95,6 +111,7 @@ class Tuning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     split: tuple[Split, ...]
     chunk: tuple[Chunk, ...]
     rowwise: tuple[Rowwise, ...]
+    grouped: tuple[Grouped, ...]
     elementwise: Elementwise
     sample: Sample
 
@@ -115,6 +132,10 @@ class Tuning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Raises NoTuning where nothing in the table is large enough."""
         return self._first(self.rowwise, "rows", width=width)
 
+    def grouped_for(self, tokens: int) -> Grouped:
+        """Raises NoTuning where nothing in the table is large enough."""
+        return self._first(self.grouped, "rows of an expert", tokens=tokens)
+
     def _first(self, entries: tuple[_Entry, ...], what: str, **sizes: int) -> _Entry:
         for entry in entries:
             if all(getattr(entry, name) >= size for name, size in sizes.items()):
@@ -123,7 +144,7 @@ class Tuning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         raise NoTuning(f"{self.gpu}: nothing for {what} with {wanted}")
 
 
-_Entry = TypeVar("_Entry", Split, Chunk, Rowwise)
+_Entry = TypeVar("_Entry", Split, Chunk, Rowwise, Grouped)
 
 
 @functools.cache

@@ -1,0 +1,158 @@
+"""A loaded model made ready for steps: what computes it, on which pages, and what draws.
+
+| device                       | computes                         | pages                                     |
+|------------------------------|----------------------------------|-------------------------------------------|
+| CPU                          | the C++ kernels, or torch        | the arena's own, in place                 |
+| GPU                          | Triton's kernels, graphs         | in device memory, as many as fit          |
+| a GPU's stand-in (tests)     | torch                            | in other memory than the arena            |
+
+On a GPU the largest step is computed once before there are pages, so that it is known what is left for them.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import torch
+
+from bus.config import parse_size
+from workers import gpu
+from workers.arena import ArenaPages
+from workers.execute import Pages
+from workers.graphs.book import Book, room_for, sizes_up_to
+from workers.hbm.balance import Balance, Measured, pages_that_fit
+from workers.hbm.copier import Copier, HostCopier
+from workers.hbm.pages import DevicePages
+from workers.host import Assignment, Unsuitable
+from workers.kernels.triton.tuning import NoTuning, Unsupported
+from workers.models.decoder import Decoder
+from workers.models.interface import Collectives, Model
+from workers.models.load import build
+from workers.models.warm import step_of
+from workers.sampling.table import Sampler
+
+if TYPE_CHECKING:
+    from workers.loading import Loaded
+
+log = logging.getLogger(__name__)
+
+_GRAPH_ROWS: Final = 256  # a step of more is bound by products, not by launches
+_LEAST: Final = 2  # pages of the shortest sequence that goes on
+
+
+class Device(NamedTuple):
+    """A GPU's memory, and the pages in it."""
+
+    pages: DevicePages
+    balance: Balance
+
+
+class Ready(NamedTuple):
+    """What slots and executor are made with.
+
+    Attributes:
+        pages: for the executor.
+        cells: pages of plans are below it.
+        device: None where pages are the arena's.
+        sampler: None for torch's.
+    """
+
+    model: Model
+    pages: Pages
+    cells: int
+    device: Device | None = None
+    sampler: Sampler | None = None
+
+    @property
+    def device_pages(self) -> int:
+        """That slots can hold at once; 0 where pages are the arena's."""
+        return 0 if self.device is None else self.device.pages.frames.count
+
+
+def bring_up(loaded: Loaded, arena: ArenaPages, assignment: Assignment, collectives: Collectives) -> Ready:
+    """On a GPU it takes seconds, and belongs on a thread beside the loop.
+
+    Raises:
+        workers.hbm.balance.NoRoom: device memory is too small.
+        workers.host.Unsuitable: the GPU's kernels do not compute this model.
+    """
+    if not assignment.in_device_memory:
+        return Ready(build(loaded.weights, collectives, assignment.device), arena, arena.cells)
+    if assignment.device.type == "cuda":
+        try:
+            return _on_gpu(loaded, arena, assignment, collectives)
+        except (Unsupported, NoTuning) as problem:
+            raise Unsuitable(f"the GPU's kernels do not compute {loaded.file}: {problem}") from problem
+    log.warning("this worker's GPU is a stand-in of %s: for tests only", gpu.TEST_MEMORY)
+    memory = gpu.test_memory()
+    measured = Measured(memory, memory, 0, 0)
+    count, balance = pages_that_fit(measured, loaded.kv.page_bytes, graphs=0, budget=0, least=_LEAST, spare=0)
+    frames = torch.zeros(count + 1, *arena.tensor.shape[1:], dtype=arena.tensor.dtype)
+    model = build(loaded.weights, collectives, assignment.device)
+    return _ready(model, arena, frames, HostCopier(frames, arena.tensor), balance)
+
+
+def _on_gpu(loaded: Loaded, arena: ArenaPages, assignment: Assignment, collectives: Collectives) -> Ready:
+    # Slow to import, and not there on hosts without GPUs.
+    from workers.attention.triton import GraphLimits
+    from workers.graphs.recorder import CudaRecorder
+    from workers.graphs.runner import GraphedDecoder
+    from workers.hbm.copier import CudaCopier
+    from workers.hbm.register import register_in_background
+    from workers.kernels.triton.tuning import tuning_of
+    from workers.operators.fused import FusedOperators, fused
+    from workers.sampling.on_device import DeviceSamplingTable
+
+    device, config, weights = assignment.device, assignment.model, loaded.weights
+    torch.cuda.set_device(device)
+    architecture = weights.architecture
+    sampler = DeviceSamplingTable(config.slots, architecture.vocabulary, device, tuning_of(device))
+    sizes = sizes_up_to(min(config.slots, _GRAPH_ROWS))
+    graphs = room_for(sizes)
+    measured = _measure(build(weights, collectives, device, fused(weights.dtype, device)), loaded, assignment)
+    count, balance = pages_that_fit(
+        measured, loaded.kv.page_bytes, graphs=graphs, budget=parse_size(config.device_kv), least=_LEAST
+    )
+    frames = torch.zeros(count + 1, *arena.tensor.shape[1:], dtype=arena.tensor.dtype, device=device)
+    copier = CudaCopier(frames, arena.tensor, register_in_background(arena.tensor))
+    pages = -(-loaded.context_tokens // loaded.kv.page_tokens)
+    limits = GraphLimits(sizes[-1], pages, min(count * loaded.kv.page_tokens, sizes[-1] * loaded.context_tokens), count)
+    decoder = build(weights, collectives, device, fused(weights.dtype, device, limits))
+    assert isinstance(decoder, Decoder)
+    assert isinstance(decoder.operators, FusedOperators)
+    model = GraphedDecoder(decoder, decoder.operators, CudaRecorder(device), Book(sizes, graphs), frames)
+    return _ready(model, arena, frames, copier, balance, sampler)
+
+
+def _measure(model: Model, loaded: Loaded, assignment: Assignment) -> Measured:
+    """Compute the largest prefill and the largest decode step, on pages that are given back."""
+    device, shape, config = assignment.device, loaded.kv, assignment.model
+    most = 0
+    prompt, decodes = min(config.step_tokens, loaded.context_tokens), min(config.slots, config.step_tokens)
+    for rows, tokens in ((1, prompt), (decodes, 1)):
+        cells = rows * -(-tokens // shape.page_tokens)
+        pages = torch.zeros(
+            cells, shape.layers, 2, shape.kv_heads, shape.page_tokens, shape.head_dim,
+            dtype=loaded.weights.dtype, device=device,
+        )  # fmt: skip
+        held = pages.nbytes
+        torch.cuda.reset_peak_memory_stats(device)
+        ids, batch = step_of(rows, tokens, shape.page_tokens, device)
+        hidden = model.forward(ids, batch, pages)
+        model.logits(hidden[:: max(1, len(hidden) // config.slots)][: config.slots])
+        torch.cuda.synchronize(device)
+        most = max(most, torch.cuda.max_memory_allocated(device) - held)
+        del pages, hidden
+    torch.cuda.empty_cache()
+    free, total = torch.cuda.mem_get_info(device)
+    return Measured(total, free, loaded.weights.bytes, most)
+
+
+def _ready(
+    model: Model, arena: ArenaPages, frames: torch.Tensor, copier: Copier, balance: Balance,
+    sampler: Sampler | None = None,
+) -> Ready:  # fmt: skip
+    pages = DevicePages(frames, copier, arena)
+    log.info("device memory: %s", balance, extra={"pages": pages.frames.count})
+    return Ready(model, pages, arena.cells, Device(pages, balance), sampler)

@@ -1,0 +1,66 @@
+"""What records a step and plays it back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Recording(Protocol):
+    """A step that was recorded."""
+
+    @property
+    def out(self) -> Tensor:
+        """What it gave; overwritten whenever any recording is played."""
+        ...
+
+    @property
+    def took_bytes(self) -> int:
+        """Memory that it holds."""
+        ...
+
+    def play(self) -> None:
+        """Compute it again, from what its buffers hold now."""
+        ...
+
+
+class Recorder(Protocol):
+    """Records steps on a device."""
+
+    def record(self, step: Callable[[], Tensor]) -> Recording:
+        """Keep what `step` would do. It need not do it.
+
+        Raises:
+            RuntimeError: it does something that cannot be kept.
+        """
+        ...
+
+
+class CudaRecording:
+    """Implements `Recording`."""
+
+    def __init__(self, graph: torch.cuda.CUDAGraph, out: Tensor, took_bytes: int) -> None:
+        self._graph, self.out, self.took_bytes = graph, out, took_bytes
+
+    def play(self) -> None:
+        self._graph.replay()
+
+
+class CudaRecorder:
+    """CUDA graphs, which share one pool of memory: only one is played at a time. Implements `Recorder`."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def record(self, step: Callable[[], Tensor]) -> CudaRecording:
+        torch.cuda.synchronize(self._device)
+        before, _ = torch.cuda.mem_get_info(self._device)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            out = step()
+        after, _ = torch.cuda.mem_get_info(self._device)
+        return CudaRecording(graph, out, max(0, before - after))
