@@ -19,7 +19,7 @@ import psutil
 from stack import Stack
 
 from bus.messages.control import Audit, Audited
-from bus.names import KV
+from bus.names import KV, SUPERVISOR
 from chaos.checker import Violation
 from cli.control import Caller, Unreachable, running_names
 
@@ -120,10 +120,12 @@ class Auditor:
         return pages
 
     def _strangers(self) -> Iterator[str]:
-        """Processes of this run directory that nobody has on a list: left over from an incarnation that is dead."""
-        known = set(running_names(self._stack.run).values())
+        """Processes of this run directory that nobody has on a list: left over from an incarnation that is dead. An
+        ingress may have a child, in which grammars are tried; those of dead parents are the supervisor's."""
+        names = running_names(self._stack.run)
+        known, keepers = set(names.values()), {names.get(SUPERVISOR, 0), 1}
         for pid, command in self._stack.members().items():
-            if pid not in known:
+            if pid not in known and parent_of(pid) not in known - keepers:
                 yield f"pid {pid} is left over: {command[:200]}"
 
     def _growth(self, taken: list[Vitals]) -> Iterator[str]:
@@ -168,3 +170,11 @@ def _rollup(pid: int) -> dict[str, int]:
     """Bytes by kind, from smaps_rollup."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
     return {line.split(":")[0]: int(line.split()[1]) << 10 for line in lines}
+
+
+def parent_of(pid: int) -> int:
+    """0 of one that is gone."""
+    try:
+        return psutil.Process(pid).ppid()
+    except psutil.Error:
+        return 0

@@ -16,6 +16,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 MODEL: Final = "smollm2"
+ADAPTER: Final = "sailor"  # random numbers, under a name of its own
 
 # One of each kind, for a run that has two minutes.
 _BRIEF: Final = frozenset(
@@ -23,6 +24,7 @@ _BRIEF: Final = frozenset(
         "greedy-story", "greedy-chat", "seeded", "seeded-min-p", "repetition", "presence", "biased", "stop-string",
         "stop-late", "stop-included", "stop-token", "stop-chat", "logprobs", "logprobs-chat", "echo", "prompt-logprobs",
         "three", "two-prompts", "prefix-0", "prefix-1", "prefix-salted", "long-a", "long-b", "turn-0", "turn-1",
+        "schema", "copied", "best-of", "beams", "adapted",
     }
 )  # fmt: skip
 
@@ -40,7 +42,17 @@ class Entry(msgspec.Struct, frozen=True):
 
 def catalogue() -> list[Entry]:
     """All of them, in a fixed order."""
-    return [*_greedy(), *_sampled(), *_stopping(), *_observed(), *_choices(), *_prefixes(), *_long(), *_turns()]
+    return [
+        *_greedy(),
+        *_sampled(),
+        *_stopping(),
+        *_observed(),
+        *_choices(),
+        *_prefixes(),
+        *_long(),
+        *_turns(),
+        *_shaped(),
+    ]
 
 
 def brief() -> list[Entry]:
@@ -172,6 +184,31 @@ def _turns() -> list[Entry]:
         ("user", "When should I plant them?"),
     ]
     return [_chat(f"turn-{at}", said[: 2 * at + 1], 40, seed=70 + at, temperature=0.7) for at in range(3)]
+
+
+def _shaped() -> list[Entry]:
+    """What follows a grammar, has drafts that are right, is the best of several, is searched for, or has an adapter."""
+    person = {
+        "type": "object",
+        "properties": {"name": {"type": "string", "maxLength": 12}, "age": {"type": "integer"}},
+        "required": ["name", "age"],
+    }
+    form = {"type": "json_schema", "json_schema": {"name": "person", "schema": person}}
+    date = {"regex": "[0-9]{4}-[0-9]{2}-[0-9]{2}"}
+    text = prose(4, 6)
+    return [
+        _chat("schema", [("user", "Describe a person.")], 80, seed=81, temperature=0.8, response_format=form),
+        _completion("expression", "The date is", 24, seed=82, temperature=0.9, structured_outputs=date),
+        _completion("copied", text + text[: len(text) // 3], 64, temperature=0, ignore_eos=True),
+        _completion(
+            "best-of", "My favourite place is", 24, seed=83, temperature=0.9, n=2, best_of=3, ignore_eos=True,
+            streams=False,
+        ),
+        _completion(
+            "beams", "The sea is", 12, n=2, use_beam_search=True, beam_width=2, ignore_eos=True, streams=False
+        ),
+        _completion("adapted", "The captain said:", 48, model=ADAPTER, seed=84, temperature=0.8, ignore_eos=True),
+    ]  # fmt: skip
 
 
 _NOUNS: Final = (

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+from lora_files import made
 from stack import SMOLLM2
 
 from bus.names import SUPERVISOR
+from chaos.catalogue import ADAPTER
 
 # The same by the kernels, on the file's own bits: what is in a batch changes no bit there.
 _KERNELS: Final = SMOLLM2.replace('dtype = "float32"\n', "deterministic = true\n")
@@ -44,6 +47,11 @@ LAYOUTS: Final = (
     Layout("ranks", SMOLLM2 + _SOON + "tensor_parallel = 2\n", numerics="ranks"),  # a rank dies: the group starts again
     Layout("tight", SMOLLM2 + _SOON, arena="192MiB", share=0.5),  # pages run out: eviction and preemption
 )
+
+
+def with_adapter(layout: Layout, directory: Path) -> str:
+    """Its `[[model]]`, with the adapter that the catalogue asks for, which is written into a directory."""
+    return f'{layout.model}[[model.adapter]]\nname = "{ADAPTER}"\nsource = "path:{made(directory / ADAPTER, seed=1)}"\n'
 
 
 def victims(status: Mapping[str, Any], spared: frozenset[str]) -> dict[str, list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from chaos.audit import Auditor, Snapshot
 from chaos.catalogue import Entry
 from chaos.checker import Violation, violations
 from chaos.killer import Killer, Struck
-from chaos.layouts import LAYOUTS, Layout, victims
+from chaos.layouts import LAYOUTS, Layout, victims, with_adapter
 from chaos.load import Load
 from chaos.outcome import Outcome
 from chaos.report import Slice
@@ -82,7 +83,10 @@ def perform(task: Task, entries: list[Entry], tell: Callable[[str], None], logs:
         logs: where the logs of a stack go in which something was violated.
     """
     layout = next(layout for layout in LAYOUTS if layout.name == task.layout)
-    with running(layout.model, ingresses=layout.ingresses, arena=layout.arena) as stack:
+    with (
+        tempfile.TemporaryDirectory() as home,
+        running(with_adapter(layout, Path(home)), ingresses=layout.ingresses, arena=layout.arena) as stack,
+    ):
         done = asyncio.run(_Slice(stack, task, layout, entries, tell).perform())
         if done.violations and logs is not None:
             shutil.copytree(stack.home / "s" / "log", logs, dirs_exist_ok=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ from chaos.audit import Auditor, Snapshot, Vitals
 from chaos.catalogue import catalogue
 from chaos.checker import Violation, violations
 from chaos.killer import Killer, Struck
-from chaos.layouts import LAYOUTS, Layout, victims
+from chaos.layouts import LAYOUTS, Layout, victims, with_adapter
 from chaos.load import Load
 from chaos.schedule import schedule
 from chaos.undisturbed import Answers, undisturbed
@@ -72,7 +73,10 @@ def run(
         spare: Roles that are not struck.
     """
     layout = next(layout for layout in LAYOUTS if layout.name == "kernels")
-    with running(layout.model, ingresses=layout.ingresses, arena=layout.arena) as stack:
+    with (
+        tempfile.TemporaryDirectory() as home,
+        running(with_adapter(layout, Path(home)), ingresses=layout.ingresses, arena=layout.arena) as stack,
+    ):
         soaked = asyncio.run(_soak(stack, layout, minutes * 60, seed, every, concurrency, frozenset(spare or ())))
     soaked.violations += [Violation("growth", what) for what in growth(soaked.snapshots)]
     output.parent.mkdir(parents=True, exist_ok=True)
