@@ -25,6 +25,7 @@ from workers.models.interface import Model
 from workers.models.load import load_model
 from workers.operators.fused import fused
 from workers.operators.plain import plain
+from workers.sampling.banned import Banned
 from workers.sampling.on_device import DeviceSamplingTable
 from workers.slots import Slots
 
@@ -91,19 +92,36 @@ def test_tokens_and_log_probabilities_are_those_of_the_cpu(path: Path) -> None:
         assert unpack_u32(found.top_ids).tolist() == unpack_u32(expected.top_ids).tolist()
 
 
-def test_what_a_grammar_rules_out_is_not_drawn() -> None:
+@pytest.mark.parametrize(
+    "banned",
+    [
+        Banned(torch.tensor([4, 6]), left=True),
+        Banned(torch.tensor([token for token in range(30) if token not in (4, 6)]), left=False),
+    ],
+    ids=["by what is left", "by what is not"],
+)
+def test_what_a_grammar_rules_out_is_not_drawn(banned: Banned) -> None:
     """Masks come row by row; alternatives that are ruled out are not told."""
-    table = DeviceSamplingTable(2, 30, CPU, tuning(INTERPRETER))
-    for slot in range(2):
-        table.open(slot, Sampling(temperature=0.0, logprobs=5, logit_bias=((8, 2.0),)), *NOTHING)
-    banned = torch.ones(30, dtype=torch.bool)
-    banned[[4, 6]] = False
-    logits = torch.arange(30.0).repeat(2, 1)
-    drawn = table.draw(logits, np.array([1, 0]), np.array([5, 5]), {1: banned})
+    drawn = two_rows().draw(torch.arange(30.0).repeat(2, 1), np.array([1, 0]), np.array([5, 5]), {1: banned}, {})
     assert drawn.tokens.tolist() == [29, 6]
     (_, free), (_, masked) = drawn.logprobs
     assert unpack_u32(free.top_ids).tolist() == [29, 28, 27, 26, 25]
     assert unpack_u32(masked.top_ids).tolist() == [6, 4]
+
+
+def test_what_is_forced_stands_there_with_the_model_s_log_probability() -> None:
+    logits = torch.arange(30.0).repeat(2, 1)
+    expected = logits[0].log_softmax(-1)[3].item()
+    drawn = two_rows(bias=()).draw(logits, np.array([1, 0]), np.array([5, 5]), {}, {1: 3})
+    assert drawn.tokens.tolist() == [29, 3]
+    assert drawn.logprobs[1][1].chosen == pytest.approx(expected, abs=1e-4)
+
+
+def two_rows(bias: tuple[tuple[int, float], ...] = ((8, 2.0),)) -> DeviceSamplingTable:
+    table = DeviceSamplingTable(2, 30, CPU, tuning(INTERPRETER))
+    for slot in range(2):
+        table.open(slot, Sampling(temperature=0.0, logprobs=5, logit_bias=bias), *NOTHING)
+    return table
 
 
 def test_logits_that_are_broken_name_their_slot(path: Path) -> None:
@@ -111,7 +129,7 @@ def test_logits_that_are_broken_name_their_slot(path: Path) -> None:
     ours = driver(path, kernels=True)
     ours.generate(PROMPTS[1:2], 1)
     model = ours.executor._model
-    model.blocks[0].mlp._down._linear._weight[:] = float("nan")  # type: ignore[attr-defined]
+    model.blocks[0].mlp._down._linear._linear._weight[:] = float("nan")  # type: ignore[attr-defined]
     with pytest.raises(StepBroken) as broken:
         ours.generate(PROMPTS[1:2], 1)
     assert broken.value.slots == (0,)
