@@ -45,6 +45,7 @@ def kill_while_answering(stack: Stack, model: str, victim: str, prompts: list[di
             assert answer.result() == prompt["tokens"][:48], prompt["name"]
 
 
+@pytest.mark.slow
 def test_two_ranks_and_the_death_of_one() -> None:
     """SmolLM2's three KV heads, uneven on two ranks. The group restarts as one."""
     with running(SMOLLM2 + "tensor_parallel = 2\n") as stack:

@@ -13,6 +13,7 @@ TOKENS = 200
 pytestmark = [pytest.mark.system, pytest.mark.model, pytest.mark.kernels]
 
 
+@pytest.mark.slow
 def test_kills_and_neighbours_change_no_token() -> None:
     """Alone first; then all at once, while every process is killed in turn."""
     with running(SMOLLM2.replace('dtype = "float32"\n', "deterministic = true\n")) as stack:

@@ -72,6 +72,7 @@ def kill_while_answering(stack: Stack, victim: str, expected: list[list[list[int
         assert [done.result() for done in answers] == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", [PREFILL, DECODE])
 def test_either_may_die(pools: Stack, undisturbed: list[list[list[int]]], victim: str) -> None:
     until(lambda: pools.replicas_ready() == 2, 60, "both workers")

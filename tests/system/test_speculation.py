@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import pytest
-from stack import Stack, until
+from stack import SMOLLM2_KERNELS, Stack, running, until
 
 pytestmark = [pytest.mark.system, pytest.mark.model, pytest.mark.kernels]
 
@@ -17,6 +18,13 @@ KINDS: list[dict[str, Any]] = [
     {"temperature": 0.7, "seed": 7, "top_p": 0.9},
     {"temperature": 0, "repetition_penalty": 1.05, "logprobs": 2},
 ]
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    with running(SMOLLM2_KERNELS) as started:
+        until(lambda: started.replicas_ready() == 1, 60, "a replica")
+        yield started
 
 
 def answer(stack: Stack, kind: dict[str, Any]) -> dict[str, Any]:

@@ -88,6 +88,7 @@ def test_standbys_take_over_again_and_again_and_without_a_supervisor(monkeypatch
         assert {each["build"] for each in stack.status()["processes"] if each["role"] != "standby"} == {"9.9.9"}
 
 
+@pytest.mark.slow
 def test_the_standbys_of_a_group_take_over_together() -> None:
     with running(SMOLLM2 + "tensor_parallel = 2\nstandby = 1\n") as stack:
         with ThreadPoolExecutor(len(PROMPTS)) as pool:
