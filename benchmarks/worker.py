@@ -68,6 +68,12 @@ class Memory:
     def __init__(self, tensor: torch.Tensor) -> None:
         self.tensor = tensor
 
+    def launched(self, written: Written) -> None:
+        """They are written in place."""
+
+    def abandon(self) -> None:
+        """Nobody reads what was not committed."""
+
     def commit(self, written: Written) -> None:
         """Nobody reads it."""
 
