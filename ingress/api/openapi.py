@@ -35,7 +35,7 @@ _RESUMABLE = {
     "name": "X-Resumable",
     "in": "header",
     "required": False,
-    "schema": {"type": "string", "enum": ["true"]},
+    "schema": {"type": "string", "enum": ["true", "false"]},
     "description": "Generation goes on for a while when the connection is lost, and `/v1/streams` has the rest.",
 }
 _IDEMPOTENCY_KEY = {

@@ -107,17 +107,19 @@ class Request:
     @property
     def resumable(self) -> bool:
         """Whether generation goes on for the grace time when this client disconnects."""
-        return self.header(b"x-resumable").strip().lower() in ("1", "true", "?1", "yes")
+        return self.header(b"x-resumable").lower() == "true"
 
     def check_head(self) -> None:
         """Refuse floods of headers.
 
         Raises:
-            ApiError: 431.
+            ApiError: 431; 400 where what they say is not understood.
         """
         if self._client_name and not self.client_name:
             header = "X-Client-Request-Id" if self.header(CLIENT_ID) else "X-Request-Id"
             raise invalid_request(f"{header} is 1 to {MAX_NAME} visible ASCII characters.", param=header)
+        if self.header(b"x-resumable").lower() not in ("", "true", "false"):
+            raise invalid_request("X-Resumable is true or false.", param="X-Resumable")
         size = sum(len(name) + len(value) for name, value in self._headers)
         if len(self._headers) > MAX_HEADERS or size > MAX_HEADER_BYTES:
             raise ApiError(

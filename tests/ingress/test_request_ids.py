@@ -118,6 +118,14 @@ def test_the_same_call_again_has_the_same_name(stage: Stage) -> None:
     assert len(names) == 1
 
 
+def test_whether_an_answer_outlives_its_client_is_said_in_one_way(stage: Stage) -> None:
+    for right in ("true", "false", "True"):
+        assert httpx.get(f"{stage.url}/v1/models", headers={"X-Resumable": right}).status_code == 200
+    for wrong in ("yes", "1", "null"):
+        refused = httpx.get(f"{stage.url}/v1/models", headers={"X-Resumable": wrong})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "X-Resumable")
+
+
 @pytest.mark.parametrize("header", ["X-Client-Request-Id", "X-Request-Id"])
 def test_what_a_client_calls_it_comes_back_and_must_be_a_name(stage: Stage, header: str) -> None:
     ours = ask(stage, "GET", "/v1/models", None, **{header: "client-7/a"})
