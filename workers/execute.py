@@ -155,14 +155,14 @@ class Executor:
             grammars.begin(rows.slots[rows.samples].tolist())
         ids = self._slots.ids(rows.token_slots, rows.positions)
         hidden = self._model.forward(ids, rows.batch(self._slots, self._model.device), self._pages.tensor)
-        guessed = bool(rows.drafts.counts.any())
-        written = rows.written(self._slots, rows.ends)
-        if not guessed:
+        # What is behind a wrong draft is no KV: with drafts, what was written is known when tokens are drawn.
+        written = None if rows.drafts.counts.any() else rows.written(self._slots, rows.ends)
+        if written is not None:
             self._pages.launched(written)
         prompt = self._prompt_logprobs(rows, hidden)
         tokens, counts, logprobs, failed = self._draw(rows, hidden)
         ends = rows.valid(self._slots)
-        if guessed:  # what is behind a wrong draft is no KV
+        if written is None:
             written = rows.written(self._slots, ends)
             self._pages.launched(written)
         self._slots.computed(rows.slots, ends)

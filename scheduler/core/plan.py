@@ -130,15 +130,19 @@ def _page_decodes(replica: Replica, pool: PagePool, decodes: Ints, diff: _PageDi
         crossing = crossing[np.argsort(replica.order[crossing], kind="stable")]
         decodes = np.setdiff1d(decodes, crossing[len(pages) :], assume_unique=True)
         crossing = crossing[: len(pages)]
-    slots = crossing.tolist()
-    for slot, page in zip(slots, pages, strict=True):
+    _append(replica, crossing, pages, diff)
+    return decodes, room - len(pages)
+
+
+def _append(replica: Replica, slots: Ints, pages: list[int], diff: _PageDiff) -> None:
+    """A page to the block table of each of these slots."""
+    for slot, page in zip(slots.tolist(), pages, strict=True):
         request = replica.requests[slot]
         assert request is not None
         request.table.append(page)
-    replica.room[crossing] += replica.page_tokens
-    diff.slots += slots
+    replica.room[slots] += replica.page_tokens
+    diff.slots += slots.tolist()
     diff.pages += pages
-    return decodes, room - len(pages)
 
 
 def _drafts(replica: Replica, pool: PagePool, decodes: Ints, budget: int, target_ns: float, diff: _PageDiff) -> Ints:
@@ -148,16 +152,9 @@ def _drafts(replica: Replica, pool: PagePool, decodes: Ints, budget: int, target
         return np.zeros(len(decodes), np.int64)
     behind = replica.planned[decodes] + speculation.ahead[decodes] + 1  # where a row ends at most, without drafts
     drafts = speculation.choose(decodes, replica.last_start[decodes] - behind, budget, target_ns)
-    short = decodes[behind + drafts > replica.room[decodes]].tolist()
-    if short and pool.free >= len(short) + len(decodes) and replica.spare_pages >= len(short):
-        pages = pool.take(len(short))
-        for slot, page in zip(short, pages, strict=True):
-            request = replica.requests[slot]
-            assert request is not None
-            request.table.append(page)
-        replica.room[short] += replica.page_tokens
-        diff.slots += short
-        diff.pages += pages
+    short = decodes[behind + drafts > replica.room[decodes]]
+    if len(short) and pool.free >= len(short) + len(decodes) and replica.spare_pages >= len(short):
+        _append(replica, short, pool.take(len(short)), diff)
     kept: Ints = np.minimum(drafts, replica.room[decodes] - behind).clip(0)
     return kept
 
