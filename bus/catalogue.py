@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from bus.config.sampling import SamplingConfig
 from bus.names import models_directory
 
 
@@ -55,6 +56,7 @@ class CatalogueEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         sha256: of the whole file, hex; empty where there are `files`.
         files: of a directory. A source then has them all; `packages.member` and `hub.file` say where, with `{path}`.
         unsupported: why it is listed but cannot be served; empty where it can.
+        sampling: what its publisher recommends, where its files do not say it.
         packages, hub: sources, tried in this order.
     """
 
@@ -70,6 +72,7 @@ class CatalogueEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     packages: PackageParts | None = None
     hub: HubFile | None = None
     unsupported: str = ""
+    sampling: SamplingConfig = SamplingConfig()
 
 
 class _Catalogue(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -94,6 +97,12 @@ def entry_named(name: str) -> CatalogueEntry:
     except KeyError:
         known = ", ".join(sorted(catalogue()))
         raise ModelMissing(f"{name!r} is not in the catalogue; it has {known}") from None
+
+
+def recommended(source: str) -> SamplingConfig:
+    """What the catalogue says of sampling; nothing where a source is not in it."""
+    entry = catalogue().get(source.removeprefix("catalog:")) if source.startswith("catalog:") else None
+    return entry.sampling if entry is not None else SamplingConfig()
 
 
 def locate(source: str) -> Path:

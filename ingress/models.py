@@ -6,10 +6,11 @@ import asyncio
 import copy
 from pathlib import Path
 
-from bus.catalogue import locate
-from bus.config import ModelConfig, ReasoningConfig
+from bus.catalogue import locate, recommended
+from bus.config import ModelConfig, ReasoningConfig, SamplingConfig
 from bus.encoders import BadEncoder, EncoderFacts, Kind, kind_of, read_facts
 from bus.messages.requests import ModelFacts
+from ingress.drawing import Drawing, recommended_by, said_by_directory, said_by_gguf
 from ingress.errors import context_length_exceeded
 from ingress.grammar.trial import Trials
 from ingress.text import template, tokenizer
@@ -57,6 +58,7 @@ class ServedModel:
         calls: how it writes tool calls; `None` where it makes none.
         control_tokens: ids of control tokens by name.
         reasoning: how it thinks.
+        drawing: how tokens are drawn for requests that say nothing of it.
     """
 
     trials: Trials
@@ -74,6 +76,7 @@ class ServedModel:
         encoder: EncoderFacts | None = None,
         tool_parser: str = "auto",
         reasoning: ReasoningConfig | None = None,
+        drawing: Drawing | None = None,
     ) -> None:
         self.encoder = encoder
         self.name = name
@@ -88,6 +91,7 @@ class ServedModel:
             tokenizer.token_bytes(index).decode("utf-8", "replace"): index for index in tokenizer.control_ids
         }
         self.eos_ids = eos_ids
+        self.drawing = drawing or Drawing()
         self.created = created
         self.prefix_cache = prefix_cache
         self.base, self.adapter, self.trouble = name, b"", ""
@@ -202,7 +206,7 @@ def _from_gguf(config: ModelConfig, path: Path) -> ServedModel:
         if isinstance(index := metadata.get(f"tokenizer.ggml.{key}_token_id"), int)
     }
     context = metadata.get(f"{metadata.get('general.architecture')}.context_length")
-    return _served(config, path, tokens, source, names, context)
+    return _served(config, path, tokens, source, names, context, said_by_gguf(metadata, path))
 
 
 def _from_directory(config: ModelConfig, path: Path) -> ServedModel:
@@ -210,7 +214,9 @@ def _from_directory(config: ModelConfig, path: Path) -> ServedModel:
         return _encoder(config, path)
     context = tokenizer.read_json(path / "config.json").get("max_position_embeddings")
     names = tokenizer.special_tokens(path)
-    return _served(config, path, tokenizer.from_directory(path), template.from_directory(path), names, context)
+    generation = path / "generation_config.json"
+    said = said_by_directory(tokenizer.read_json(generation), generation)
+    return _served(config, path, tokenizer.from_directory(path), template.from_directory(path), names, context, said)
 
 
 def _encoder(config: ModelConfig, path: Path) -> ServedModel:
@@ -227,7 +233,13 @@ def _encoder(config: ModelConfig, path: Path) -> ServedModel:
 
 
 def _served(
-    config: ModelConfig, path: Path, tokens: Tokenizer, source: object, names: dict[str, str], context: object
+    config: ModelConfig,
+    path: Path,
+    tokens: Tokenizer,
+    source: object,
+    names: dict[str, str],
+    context: object,
+    said: SamplingConfig,
 ) -> ServedModel:
     limits = [limit for limit in (config.context_tokens, context) if isinstance(limit, int) and limit > 0]
     return ServedModel(
@@ -240,4 +252,5 @@ def _served(
         prefix_cache=config.prefix_cache,
         tool_parser=config.tool_parser,
         reasoning=config.reasoning,
+        drawing=recommended_by(config.sampling, said, recommended(config.source)),
     )

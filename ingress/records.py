@@ -15,6 +15,7 @@ import msgspec
 
 from bus.messages.clients import Operation
 from bus.messages.requests import TokenLogprobs
+from ingress.drawing import Drawing
 from ingress.streams import Finish, Part
 from ingress.timing import Timing
 
@@ -37,6 +38,7 @@ class Opening(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=0):
         cached: the stored answer (`cache.entry`) that it is told from; empty where it is generated.
         target: the model that answers, where the call names a route; empty where it names the model.
         grammar: that the answer follows, which was tried; empty where there is none.
+        drawing: what the model recommended to draw with.
     """
 
     operation: Operation
@@ -59,6 +61,7 @@ class Opening(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=0):
     partition: str | None = None
     target: str = ""
     grammar: str = ""
+    drawing: Drawing = Drawing()
 
 
 class Drawn(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=1):

@@ -24,6 +24,7 @@ from bus.config.operating import (
 from bus.config.reading import find_config, load_config, parse_config
 from bus.config.reasoning import EffortsConfig, ReasoningConfig
 from bus.config.routes import CascadeConfig, RouteConfig, RuleConfig, ScoreConfig, TargetConfig
+from bus.config.sampling import SamplingConfig
 from bus.config.section import ConfigError, Section, parse_address, parse_size
 from bus.config.upstreams import Capability, UpstreamConfig, UpstreamKind, UpstreamModelConfig
 from bus.config.whole import Config
@@ -57,6 +58,7 @@ __all__ = [
     "ReasoningConfig",
     "RouteConfig",
     "RuleConfig",
+    "SamplingConfig",
     "ScoreConfig",
     "Section",
     "SystemdConfig",

@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from bus.config.reasoning import ReasoningConfig
 from bus.config.reasoning import problems as reasoning_problems
+from bus.config.sampling import SamplingConfig
 from bus.config.section import Positive, Problem, Seconds, Section, parse_size, unless
 from bus.names import MODEL_NAME
 
@@ -87,6 +88,7 @@ class ModelConfig(Section, frozen=True):
         hang_s: a step longer than this means that the worker hangs. Once step times are known, a third of it and ten
             times the prediction; a tenth of it where the worker uses no CPU.
         reasoning: how it thinks, beside what its chat template tells.
+        sampling: how tokens are drawn for requests that say nothing of it.
         lora, adapter: adapters that are served beside it.
     """
 
@@ -119,7 +121,7 @@ class ModelConfig(Section, frozen=True):
     device_kv: str = "0"
     pools: PoolsConfig | None = None
     reasoning: ReasoningConfig = ReasoningConfig()
-
+    sampling: SamplingConfig = SamplingConfig()
     lora: LoraConfig = LoraConfig()
     adapter: tuple[AdapterConfig, ...] = ()
 

@@ -20,6 +20,7 @@ from ingress.api.schema_chat import AssistantMessage, ChatRequest, DeveloperMess
 from ingress.api.schema_common import Generation
 from ingress.api.schema_completion import CompletionRequest
 from ingress.api.validate import prompts_of
+from ingress.drawing import Drawing, drawing_of
 from ingress.engine import Job, ServedModel
 from ingress.errors import invalid_request
 from ingress.gate.roster import Grantee
@@ -130,11 +131,13 @@ class Settled(NamedTuple):
         prompts: token ids of each.
         seed: of choice 0.
         grammar: that was tried; empty where there is none.
+        drawing: that the model recommends; see `ingress.drawing`.
     """
 
     prompts: list[list[int]]
     seed: int
     grammar: str = ""
+    drawing: Drawing = Drawing()
 
 
 class Plan(NamedTuple):
@@ -143,6 +146,8 @@ class Plan(NamedTuple):
 
     Attributes:
         drawn: `samples`, where that is not `n`.
+        drawing: what the call is drawn with.
+        recommended: what it is drawn with where it does not say.
     """
 
     prompts: list[Prompt]
@@ -152,6 +157,8 @@ class Plan(NamedTuple):
     streams: bool = True
     grammar: str = ""
     drawn: int = 0
+    drawing: Drawing = Drawing()
+    recommended: Drawing = Drawing()
 
     @property
     def samples(self) -> int:
@@ -161,7 +168,7 @@ class Plan(NamedTuple):
     @property
     def settled(self) -> Settled:
         """For the same plan again."""
-        return Settled([prompt.ids for prompt in self.prompts], self.seed, self.grammar)
+        return Settled([prompt.ids for prompt in self.prompts], self.seed, self.grammar, self.recommended)
 
 
 async def plan_chat(request: ChatRequest, model: ServedModel, caller: Caller, settled: Settled | None = None) -> Plan:
@@ -185,9 +192,9 @@ async def plan_chat(request: ChatRequest, model: ServedModel, caller: Caller, se
     else:
         text = await manner.grammar(request, model, caller.tenant, thinking)
     return _plan(
-        request, model.name, caller, prompts, settled, request.limit, alternatives, request.prompt_logprobs,
-        manner.followed(text, model), thinking, calling.style.name if calling is not None else "",
-        manner.bounded(thinking, budget, model),
+        request, model.name, caller, model.drawing, prompts, settled, request.limit, alternatives,
+        request.prompt_logprobs, manner.followed(text, model), thinking,
+        calling.style.name if calling is not None else "", manner.bounded(thinking, budget, model),
     )  # fmt: skip
 
 
@@ -199,7 +206,9 @@ def plan_elsewhere(request: ChatRequest, name: str, caller: Caller, tokens: int)
     """
     require_here(request, name)
     alternatives = -1 if not request.logprobs else request.top_logprobs or 0
-    return _plan(request, name, caller, [Prompt(None, [], tokens)], None, request.limit, alternatives, None, None)
+    return _plan(
+        request, name, caller, Drawing(), [Prompt(None, [], tokens)], None, request.limit, alternatives, None, None
+    )
 
 
 async def ids_of(request: ChatRequest, model: ServedModel, marks: Marks | None = None) -> list[int]:
@@ -241,7 +250,16 @@ async def plan_completion(
     limit = DEFAULT_COMPLETION_TOKENS if request.max_tokens is None else request.max_tokens
     text = settled.grammar if settled is not None else await manner.grammar(request, model, caller.tenant)
     return _plan(
-        request, model.name, caller, prompts, settled, limit, alternatives, scored, manner.followed(text, model)
+        request,
+        model.name,
+        caller,
+        model.drawing,
+        prompts,
+        settled,
+        limit,
+        alternatives,
+        scored,
+        manner.followed(text, model),
     )
 
 
@@ -318,6 +336,7 @@ def _plan(
     request: Generation,
     name: str,
     caller: Caller,
+    recommended: Drawing,
     prompts: list[Prompt],
     settled: Settled | None,
     limit: int | None,
@@ -331,7 +350,7 @@ def _plan(
     if caller.marks is not None:
         caller.marks.tokenized()
     if settled is not None:
-        seed = settled.seed
+        seed, recommended = settled.seed, settled.drawing
     elif (named := request.seed if request.seed is not None else caller.seed) is not None:
         seed = named
     else:
@@ -343,11 +362,12 @@ def _plan(
     call = caller.request or secrets.randbits(63) if len(prompts) * drawn > 1 else 0
     if pool is not None and limit is not None:
         limit = min(limit, pool.size)
+    drawing = drawing_of(request, recommended)
     sampling = Sampling(
-        temperature=1.0 if request.temperature is None else request.temperature,
-        top_p=1.0 if request.top_p is None else request.top_p,
-        top_k=max(0, request.top_k or 0),  # -1 is off too
-        min_p=request.min_p or 0.0,
+        temperature=drawing.temperature,
+        top_p=drawing.top_p,
+        top_k=drawing.top_k,
+        min_p=drawing.min_p,
         repetition_penalty=1.0 if request.repetition_penalty is None else request.repetition_penalty,
         presence_penalty=request.presence_penalty or 0.0,
         frequency_penalty=request.frequency_penalty or 0.0,
@@ -396,5 +416,5 @@ def _plan(
 
     return Plan(
         prompts, list(jobs()), request.n or 1, seed, request.streams, grammar.text if grammar is not None else "",
-        samples,
+        samples, drawing, recommended,
     )  # fmt: skip

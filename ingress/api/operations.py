@@ -111,7 +111,7 @@ KINDS: Final[dict[Operation, Kind]] = {
         _of_this_host(from_responses.responses_request),
         _plan_response,
         _response_as_chat,
-        lambda head, request, *_: ResponsesRenderer(head, request),
+        lambda head, request, plan, _: ResponsesRenderer(head, request, plan.drawing),
         keeping=lambda request: Keeping(request.stores, bool(request.background)),
         read=lambda request, events: begun(events) if request.background else ended(events),
     ),

@@ -322,6 +322,7 @@ class Pipeline:
             head.fingerprint, requests, tuple(pack_u32(prompt.ids) for prompt in plan.prompts), plan.seed,
             caller.key, caller.traceparent, caller.batch, caller.weight, caller.earlier, opened.stored,
             caller.partition, tried.model if tried.model != request.model else "", plan.grammar,
+            plan.recommended,
         )  # fmt: skip
         renderer = kind.render(head, request, plan, tried.tokenizer)
         read = partial(kind.read, request)

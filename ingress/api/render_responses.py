@@ -17,6 +17,7 @@ from ingress.api.answer import Head, call_id, encode, finite, readable
 from ingress.api.from_responses import LOGPROBS
 from ingress.api.jobs import tier_of
 from ingress.api.schema_chat import TextFormat
+from ingress.drawing import Drawing
 from ingress.engine import Finish, Piece, TokenText
 from ingress.streams import ContentKind, Part, parts_of
 
@@ -35,10 +36,11 @@ class ResponsesRenderer:
     Args:
         head: its id and when it was made.
         request: what the response says again.
+        drawing: what it is drawn with.
     """
 
-    def __init__(self, head: Head, request: schema.ResponsesRequest) -> None:
-        self._head, self._request = head, request
+    def __init__(self, head: Head, request: schema.ResponsesRequest, drawing: Drawing) -> None:
+        self._head, self._request, self._drawing = head, request, drawing
         self._logprobs = LOGPROBS in (request.include or ())
         self._number = itertools.count()
         self._output: list[schema.OutputItem] = []  # items that are complete
@@ -213,11 +215,11 @@ class ResponsesRenderer:
             store=request.stores,
             text=schema.TextReply((request.text.format if request.text is not None else None) or TextFormat()),
             service_tier=tier_of(request),
-            temperature=1.0 if request.temperature is None else request.temperature,
+            temperature=self._drawing.temperature,
             tool_choice="auto" if request.tool_choice is None else request.tool_choice,
             tools=request.tools or [],
             top_logprobs=request.top_logprobs or 0,
-            top_p=1.0 if request.top_p is None else request.top_p,
+            top_p=self._drawing.top_p,
             user=request.user if request.user is not None else msgspec.UNSET,
             metadata=request.metadata or {},
         )

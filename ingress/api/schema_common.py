@@ -61,7 +61,9 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         Annotated[int, Meta(ge=1, le=MAX_CHOICES, description="Choices per prompt; choice i draws with seed + i.")]
         | None
     ) = None
-    temperature: Annotated[float, Meta(ge=0, le=2, description="0 is greedy. Default 1.")] | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2, description="0 is greedy. Default: the model's, or 1.")] | None = (
+        None
+    )
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
     presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None

@@ -156,7 +156,9 @@ class MessagesRequest(CountRequest, frozen=True, kw_only=True, forbid_unknown_fi
     max_tokens: Annotated[int, Meta(ge=1, lt=2**31, description="Most tokens to generate.")]
     stream: Annotated[bool, Meta(description="Answer with server-sent events.")] | None = None
     stop_sequences: Annotated[list[StopString], Meta(max_length=16)] | None = None
-    temperature: Annotated[float, Meta(ge=0, le=1, description="0 is greedy. Default 1.")] | None = None
+    temperature: Annotated[float, Meta(ge=0, le=1, description="0 is greedy. Default: the model's, or 1.")] | None = (
+        None
+    )
     top_k: Annotated[int, Meta(ge=0, lt=2**31)] | None = None
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
     metadata: RequestMetadata | None = None

@@ -187,7 +187,9 @@ class ResponsesRequest(Extensions, frozen=True, kw_only=True, forbid_unknown_fie
     max_output_tokens: (
         Annotated[int, Meta(ge=1, lt=2**31, description="Most tokens to generate. Default: what fits.")] | None
     ) = None
-    temperature: Annotated[float, Meta(ge=0, le=2, description="0 is greedy. Default 1.")] | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2, description="0 is greedy. Default: the model's, or 1.")] | None = (
+        None
+    )
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
     top_logprobs: (
         Annotated[

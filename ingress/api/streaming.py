@@ -317,7 +317,8 @@ class Streaming:
             await self._engine.known(model, LOST_PATIENCE_S)
             if opening.fingerprint is not None and fingerprint(model) != opening.fingerprint:
                 raise internal("The model was changed before this answer was complete.", code="generation_failed")
-        settled = Settled([unpack_u32(ids).tolist() for ids in opening.prompts], opening.seed, opening.grammar)
+        prompts = [unpack_u32(ids).tolist() for ids in opening.prompts]
+        settled = Settled(prompts, opening.seed, opening.grammar, opening.drawing)
         plan = await kind.plan(request, model, caller, settled)
         drawn_on: GoOn = partial(replay_on, opening.cached) if opening.cached else self._engine.go_on
         if plan.jobs[0].beams is not None:

@@ -17,6 +17,7 @@ from ingress.api.render_messages import MessagesRenderer
 from ingress.api.render_responses import ResponsesRenderer
 from ingress.api.schema_chat import ChatRequest, UserMessage
 from ingress.api.schema_responses import ResponsesRequest
+from ingress.drawing import Drawing
 from ingress.streams import Finish, Part, Piece, Usage, joined, merge
 
 PUBLISHED: dict[str, Any] = json.loads((Path(__file__).parent / "openai_schema" / "schemas.json").read_text())
@@ -64,7 +65,7 @@ def test_chats(parts: list[Part], size: int) -> None:
 @given(PARTS, st.integers(1, 3), st.sampled_from(["stop", "length"]))
 def test_responses(parts: list[Part], size: int, reason: str) -> None:
     def renderer() -> ResponsesRenderer:
-        return ResponsesRenderer(HEAD, ResponsesRequest(model="m", input="x", store=False))
+        return ResponsesRenderer(HEAD, ResponsesRequest(model="m", input="x", store=False), Drawing())
 
     streamed, told = renderer(), pieces(parts, size, reason)
     events = [json.loads(event) for event in streamed.first()]
