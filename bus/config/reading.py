@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import tomllib
@@ -71,9 +72,23 @@ def _located(text: str, origin: str, message: str) -> str:
         int(number) if number else name for name, number in re.findall(r"\.([A-Za-z0-9_-]+)|\[(\d+)\]", path)
     ]
     if unknown := re.search(r"unknown field `([^`]*)`", problem):
+        near = difflib.get_close_matches(unknown[1], _keys(tuple(where)), 1)
         where.append(unknown[1])
-        problem = "unknown key"
+        problem = "unknown key" + (f"; did you mean {near[0]!r}?" if near else "")
     return f"{origin}:{_line_of(text, tuple(where))}: {_dotted(tuple(where))}: {problem}"
+
+
+def _keys(where: Where) -> list[str]:
+    """The keys of a section."""
+    kind: msgspec.inspect.Type = msgspec.inspect.type_info(Config)
+    for part in where:
+        if isinstance(part, str) and isinstance(kind, msgspec.inspect.StructType):
+            kind = next(field.type for field in kind.fields if field.encode_name == part)
+        elif isinstance(kind, msgspec.inspect.VarTupleType | msgspec.inspect.ListType):
+            kind = kind.item_type
+        if isinstance(kind, msgspec.inspect.UnionType):  # a section that may be left out
+            kind = next((one for one in kind.types if isinstance(one, msgspec.inspect.StructType)), kind)
+    return [field.encode_name for field in kind.fields] if isinstance(kind, msgspec.inspect.StructType) else []
 
 
 def _line_of(text: str, where: Where) -> int:

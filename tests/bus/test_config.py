@@ -45,6 +45,8 @@ def test_no_file_serves_the_demo_model() -> None:
         ("[kv]\nsize = 3\n", "h.toml:2: kv.size: unknown key"),
         ('[kv]\narena = "4 gigs"\n', "h.toml:2: kv.arena: '4 gigs' is not a size"),
         ("[gpu]\n", "h.toml:1: gpu: unknown key"),
+        ("[kv]\narna = 3\n", "h.toml:2: kv.arna: unknown key; did you mean 'arena'?"),
+        (GOOD + "pools = {prefil = 1}\n", "h.toml:9: model[1].pools.prefil: unknown key; did you mean 'prefill'?"),
         (GOOD + "speed = 3\n", "h.toml:13: model[1].speed: unknown key"),
         (GOOD.replace('"float32"', '"float8"'), "h.toml:12: model[1].dtype: Invalid enum value 'float8'"),
         (GOOD + 'kv_dtype = "int4"\n', "h.toml:13: model[1].kv_dtype: Invalid enum value 'int4'"),

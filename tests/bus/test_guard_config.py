@@ -12,7 +12,7 @@ HEAD = '[[model]]\nname = "m"\nsource = "x.gguf"\n[[guard]]\nname = "g"\n'
 @pytest.mark.parametrize(
     ("rest", "said"),
     [
-        ('kind = "pii"\nthreshhold = 0.5', "f.toml:7: guard[0].threshhold: unknown key"),
+        ('kind = "pii"\nthreshhold = 0.5', "f.toml:7: guard[0].threshhold: unknown key; did you mean 'threshold'?"),
         ('kind = "pii"\nthreshold = 0.9', "f.toml:7: guard[0].threshold: a guard of kind 'pii' has no such key"),
         ('kind = "injection"\naction = "mask"', "f.toml:7: guard[0].action: injection does not say where"),
         ('kind = "pii"\nentities = ["EMAILS"]', "f.toml:7: guard[0].entities: 'EMAILS' is none of EMAIL"),
