@@ -27,7 +27,7 @@ from workers import gpu
 from workers.host import Unsuitable, cpu_flags, dtype_of
 from workers.kernels.build import NoKernels, library
 from workers.kernels.library import attention_of
-from workers.kernels.pack import Kernels, Scheme
+from workers.kernels.pack import ROUNDING, Kernels, Scheme
 from workers.models.architecture import DTYPES, Architecture
 from workers.models.config import read_architecture
 from workers.pages import KV_DTYPES
@@ -80,7 +80,8 @@ class Engine(NamedTuple):
             return b"cuda 1"
         if self.kernels is None:
             return b"" if self.kv is self.dtype else f"torch {_name(self.dtype)}".encode()
-        return f"kernels {_NUMERICS} {self.kernels.scheme}".encode()
+        rounding = f" {ROUNDING}" if self.kernels.scheme == "int4" else ""
+        return f"kernels {_NUMERICS} {self.kernels.scheme}{rounding}".encode()
 
 
 def choose(model: ModelConfig, device: torch.device, threads: int, path: Path) -> Engine:

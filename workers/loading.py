@@ -23,7 +23,7 @@ from workers.encoding.loading import EncoderContext, LoadedEncoder, load_encoder
 from workers.engine import Engine, choose, require_kv, without_kernels
 from workers.hbm.balance import NoRoom
 from workers.host import Assignment, Unsuitable
-from workers.kernels.pack import PACKING
+from workers.kernels.pack import PACKING, ROUNDING
 from workers.layers.linear import layout, pack
 from workers.models.architecture import Architecture, kv_shape
 from workers.models.load import contents, load_weights
@@ -193,7 +193,7 @@ def load(assignment: Assignment, progress: Callable[[float], None]) -> Model:
         )
     kv = kv_shape(architecture, assignment.page_tokens, engine.kv)
     # What else computes, makes other KV: it must not be found under the same digests.
-    numerics = engine.numerics + architecture.rope.variant.encode()
+    numerics = engine.numerics + architecture.rope.variant.encode() + weights.rounded
     identity = hashlib.sha256(digest + numerics).digest() if numerics else digest
     load_s = time.monotonic() - began
     log.info("loaded %s in %.2f s", path.name, load_s, extra={"computed in": engine.name})
@@ -260,7 +260,9 @@ def store_key(digest: bytes, engine: Engine, rank: int, ranks: int) -> Key:
     if engine.kernels is None:
         laid_out = layout() if engine.device.type == "cpu" else "plain"
         return Key(digest, str(engine.dtype).removeprefix("torch."), rank, ranks, f"{laid_out}, {contents()}")
-    return Key(digest, f"packed-{engine.kernels.scheme}", rank, ranks, f"packed {PACKING}, {contents()}")
+    scheme = engine.kernels.scheme
+    rounding = f"rounding {ROUNDING}, " if scheme == "int4" else ""
+    return Key(digest, f"packed-{scheme}", rank, ranks, f"packed {PACKING}, {rounding}{contents()}")
 
 
 def why_not(model: str, error: Exception) -> tuple[str, int]:

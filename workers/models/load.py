@@ -81,7 +81,7 @@ def load_weights(
         source = _source(path)
         require_room(source, ranks, dtype, kernels)
         parts = Parts(source, architecture, shard, _layout(architecture), progress)
-        made = _packed(parts, kernels) if kernels is not None else prepare(Weights(parts, dtype), lay_out)
+        made = _packed(parts, kernels, path) if kernels is not None else prepare(Weights(parts, dtype), lay_out)
         return {_ARCHITECTURE: _as_tensor(architecture), **made}
 
     tensors = keep(make)
@@ -89,10 +89,16 @@ def load_weights(
     return Prepared(tensors, architecture, shard_of(architecture, rank, ranks), dtype, kernels)
 
 
-def _packed(parts: Parts, kernels: Kernels) -> Mapping[str, Tensor]:
+def _packed(parts: Parts, kernels: Kernels, path: Path) -> Mapping[str, Tensor]:
     from workers.weights.packed import PackedWeights, prepare_packed  # not needed where weights are mapped
 
-    return prepare_packed(PackedWeights(parts, kernels.scheme))
+    if kernels.scheme == "int4" and parts.shard.ranks == 1 and isinstance(parts.source, SafetensorsDirectory):
+        from workers.weights.calibrated import CalibratedWeights
+        from workers.weights.calibration import sequences_for
+
+        if (sequences := sequences_for(path, parts.architecture.vocabulary)) is not None:
+            return CalibratedWeights(parts, kernels, sequences).tensors()
+    return prepare_packed(PackedWeights(parts, kernels))
 
 
 def contents() -> str:

@@ -7,7 +7,7 @@ the loader's names, whether the tensors were just made or lie in a mapped file.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from workers.models.architecture import Architecture
 
 Pack = Callable[[Tensor], Tensor]
+ROUNDED: Final = "rounded"  # a digest of matrices whose rounding depends on sums that processors order differently
 
 
 def prepare(weights: Weights, pack: Pack) -> dict[str, Tensor]:
@@ -121,6 +122,12 @@ class Prepared:
     def bits(self) -> tuple[int, ...]:
         """Of a weight, in the matrices that the kernels multiply with; empty where torch does."""
         return tuple(sorted({int(tensor[0]) for name, tensor in self.tensors.items() if name.endswith(".form")}))
+
+    @property
+    def rounded(self) -> bytes:
+        """Tells apart weights of the same file that another host may have rounded otherwise; empty where none can."""
+        found = self.tensors.get(ROUNDED)
+        return b"" if found is None else bytes(found.tolist())
 
     def embedding(self) -> Tensor:
         """[vocabulary of this rank, hidden]."""

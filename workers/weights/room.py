@@ -14,7 +14,7 @@ from workers.weights.source import TensorSource, WeightsError
 if TYPE_CHECKING:
     from workers.kernels.pack import Kernels
 
-_BITS: Final = {"int8": 8.5, "int4": 4.5, "floats": 16.0}  # of a weight, with its share of scales
+_BITS: Final = {"int8": 8.5, "int4": 5.0, "floats": 16.0}  # of a weight, with its share of scales
 
 
 def require_room(source: TensorSource, ranks: int, dtype: torch.dtype, kernels: Kernels | None) -> None:
