@@ -193,7 +193,7 @@ def load(assignment: Assignment, progress: Callable[[float], None]) -> Model:
         )
     kv = kv_shape(architecture, assignment.page_tokens, engine.kv)
     # What else computes, makes other KV: it must not be found under the same digests.
-    numerics = engine.numerics + architecture.rope.variant.encode() + weights.rounded
+    numerics = engine.numerics + architecture.rope.variant.encode() + weights.rounded.encode()
     identity = hashlib.sha256(digest + numerics).digest() if numerics else digest
     load_s = time.monotonic() - began
     log.info("loaded %s in %.2f s", path.name, load_s, extra={"computed in": engine.name})

@@ -46,7 +46,7 @@ class CalibratedWeights(PackedWeights):
     def embedding(self) -> Packed:
         """[vocabulary, hidden]."""
         codes = from_floats(self._floats(self._parts.embedding()).numpy(), 8)
-        ids, places = self._sequences.unique(return_inverse=True)
+        ids, places = self._sequences.unique(return_inverse=True)  # type: ignore[no-untyped-call]
         rows = torch.from_numpy(codes.take(rows=ids.numpy()).weights())
         self._passage = Passage(rows[places], self.architecture, self.rope_factors())
         return pack_codes(codes)

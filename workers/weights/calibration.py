@@ -101,7 +101,7 @@ def activated(gate: Tensor, up: Tensor) -> Tensor:
 def by_bfloat16() -> Iterator[None]:
     """Within, products of float32 matrices are of their bfloat16 roundings, summed in float32: several times as fast,
     where the processor can, and the sums are what calibration is about."""
-    matmul = torch.backends.mkldnn.matmul
+    matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = matmul.fp32_precision
     matmul.fp32_precision = "bf16"
     try:

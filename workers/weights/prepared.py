@@ -124,10 +124,10 @@ class Prepared:
         return tuple(sorted({int(tensor[0]) for name, tensor in self.tensors.items() if name.endswith(".form")}))
 
     @property
-    def rounded(self) -> bytes:
+    def rounded(self) -> str:
         """Tells apart weights of the same file that another host may have rounded otherwise; empty where none can."""
         found = self.tensors.get(ROUNDED)
-        return b"" if found is None else bytes(found.tolist())
+        return "" if found is None else bytes(found.tolist()).hex()
 
     def embedding(self) -> Tensor:
         """[vocabulary of this rank, hidden]."""

@@ -77,7 +77,8 @@ def _factor(second: Tensor) -> Tensor:
         # Factors are of lower triangles: the last input first, and back.
         lower, failed = torch.linalg.cholesky_ex(second.flip(0, 1))
         if not failed:
-            return (lower / lower.diagonal()).flip(0, 1).contiguous()
+            unit: Tensor = lower / lower.diagonal()
+            return unit.flip(0, 1).contiguous()
         damping *= 10
     return torch.eye(len(second))  # samples that are no numbers tell nothing
 
