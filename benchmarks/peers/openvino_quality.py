@@ -13,7 +13,7 @@ import math
 from pathlib import Path
 
 import torch
-from optimum.intel import OVModelForCausalLM
+from optimum.intel import OVModelForCausalLM  # type: ignore[import-not-found]
 from tokenizers import Tokenizer
 
 TEXT = Path(__file__).parent.parent / "data" / "prose.txt"
