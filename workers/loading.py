@@ -192,9 +192,7 @@ def load(assignment: Assignment, progress: Callable[[float], None]) -> Model:
             f"{architecture.context}"
         )
     kv = kv_shape(architecture, assignment.page_tokens, engine.kv)
-    # What else computes, makes other KV: it must not be found under the same digests.
-    numerics = engine.numerics + architecture.rope.variant.encode()
-    identity = hashlib.sha256(digest + numerics).digest() if numerics else digest
+    identity = identity_of(digest, engine, architecture.rope.variant, ranks)
     load_s = time.monotonic() - began
     log.info("loaded %s in %.2f s", path.name, load_s, extra={"computed in": engine.name})
     return Loaded(
@@ -209,6 +207,19 @@ def load(assignment: Assignment, progress: Callable[[float], None]) -> Model:
         shared=is_kept(store_key(digest, engine, rank, ranks)),
         drafter=_load_drafter(assignment, path, architecture),
     )
+
+
+def identity_of(digest: bytes, engine: Engine, rope: str, ranks: int) -> bytes:
+    """What KV is known by. Whatever makes other numbers of the same weights makes another identity, so that their KV is
+    not found under the same digests: what computes, the rope's factors, and ranks, which add up each sum in parts.
+
+    Args:
+        digest: of the weights.
+        rope: variant of the factors; see `workers.models.rope`.
+        ranks: that share a replica.
+    """
+    numerics = engine.numerics + rope.encode() + (f"ranks {ranks}".encode() if ranks > 1 else b"")
+    return hashlib.sha256(digest + numerics).digest() if numerics else digest
 
 
 def _load_drafter(assignment: Assignment, path: Path, architecture: Architecture) -> Prepared | Head | None:
