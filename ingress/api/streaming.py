@@ -314,7 +314,7 @@ class Streaming:
             return
         model = self._engine.model(name)
         if not opening.cached:
-            await self._engine.known(model, LOST_PATIENCE_S)
+            model = await self._engine.known(model, LOST_PATIENCE_S)
             if opening.fingerprint is not None and fingerprint(model) != opening.fingerprint:
                 raise internal("The model was changed before this answer was complete.", code="generation_failed")
         settled = Settled([unpack_u32(ids).tolist() for ids in opening.prompts], opening.seed, opening.grammar)
