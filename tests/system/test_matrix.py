@@ -31,14 +31,14 @@ from asking import Stream, Told, ask, door_of, stream
 from chaos.checker import violations
 from chaos.http_door import HttpDoor
 from covering import covering
-from matrix import FACTORS, REGEX, SCHEMA, Cell, Question, models
+from matrix import FACTORS, REGEX, SCHEMA, Cell, Json, Question, models
 from stack import Stack, running, until
 
 pytestmark = [pytest.mark.system, pytest.mark.kernels]
 
 PAIRS: Final = [Cell(**row) for row in covering(FACTORS, 2)]
 TRIPLES: Final = [Cell(**row) for row in covering(FACTORS, 3)]
-TRIES: Final = 5  # of a cell whose answer was whole before anybody could be killed
+TRIES: Final = 5  # of a cell whose answer was whole before anybody could be killed, or whose prefix was not found
 EAGER: Final = str(Path(__file__).parents[1] / "eager")  # schedulers that draft whatever it costs
 MODELS: Final = [speculation + ranks for speculation in FACTORS["speculation"] for ranks in FACTORS["ranks"]]
 
@@ -62,7 +62,7 @@ class Board:
         if key not in self._rounds:
             together = [each for each in cells if each.crash == cell.crash]
             self._rounds[key] = asyncio.run(self._round(together))
-        assert cell in self._rounds[key], f"{cell}: it was over before anybody could be killed, {TRIES} times"
+        assert cell in self._rounds[key], f"{cell}: {TRIES} times it was over too soon, or its prefix was not found"
         return self._rounds[key][cell]
 
     async def _round(self, cells: list[Cell]) -> dict[Cell, list[Stream]]:
@@ -70,7 +70,8 @@ class Board:
         async with door_of(self.stack.url) as door:
             await self._answer_plainly(door, cells)
             for _ in range(TRIES):
-                left = [cell for cell in cells if cell not in done]
+                if not (left := [cell for cell in cells if cell not in done]):
+                    break
                 for cell, (streams, struck) in (await self._strike(door, left)).items():
                     if struck:
                         done[cell] = streams
@@ -99,11 +100,11 @@ class Board:
 
     async def _strike(self, door: HttpDoor, cells: list[Cell]) -> dict[Cell, tuple[list[Stream], bool]]:
         """Ask everything at once, and kill who is to die once all that depend on it are in the middle of their answers.
-        Whether each was, too."""
+        Whether each cell was what it says, too: under way at that time, and with its prefix found if it is warm."""
         salts = {cell: self._salt() for cell in cells}  # one for both adapters, whose pages must be apart all the same
         bodies = {cell: [each.body(cell.model, salts[cell]) for each in cell.questions] for cell in cells}
         warm = [body for cell in cells if cell.prefix == "warm" for body in bodies[cell]]
-        await asyncio.gather(*(ask(door, {**body, "max_tokens": 1}) for body in warm))
+        await asyncio.gather(*(_warm(door, body) for body in warm))
         streams = {cell: [stream() for _ in bodies[cell]] for cell in cells}
         calls = [
             asyncio.create_task(ask(door, body, into))
@@ -114,7 +115,10 @@ class Board:
         struck = await asyncio.gather(*(self._kill({cell: streams[cell] for cell in group}) for group in groups))
         await asyncio.gather(*calls)
         hit = {cell for group in struck for cell in group}
-        return {cell: (those, cell in hit or any(each.error for each in those)) for cell, those in streams.items()}
+        return {
+            cell: (those, any(each.error for each in those) or (cell in hit and _as_said(cell, those)))
+            for cell, those in streams.items()
+        }
 
     async def _kill(self, group: dict[Cell, list[Stream]]) -> list[Cell]:
         """Kill who is to die for these cells. Returns those all of whose streams were under way then."""
@@ -129,6 +133,26 @@ class Board:
     def _salt(self) -> str:
         self._asked += 1
         return f"cell {self._asked}"
+
+
+async def _warm(door: HttpDoor, body: Json) -> None:
+    """Have a prompt computed, and kept."""
+    for _ in range(TRIES):
+        if cached(await ask(door, {**body, "max_tokens": 1})):
+            return
+
+
+def _as_said(cell: Cell, those: list[Stream]) -> bool:
+    """Whether a warm prefix was found: a scheduler waits for kv a few milliseconds, then it computes. And whether those
+    that were struck had to be taken up again: the client may have been behind, and the answer whole."""
+    found = cell.prefix == "cold" or all(cached(each) for each in those)
+    return found and (cell.crash in ("none", "kv") or all(each.told.timing["resumptions"] for each in those))
+
+
+def cached(asked: Stream) -> int:
+    """Tokens of a prompt that were found in memory."""
+    assert asked.complete, asked.error
+    return int(asked.told.timing["cached_tokens"]["memory"])
 
 
 def _victims(cell: Cell) -> tuple[str, ...]:
@@ -171,12 +195,8 @@ def check(board: Board, cell: Cell, cells: list[Cell]) -> None:
         struck = asked.breaks if cell.crash == "ingress" else []
         assert not [*violations(asked, expected, struck)], f"{cell} {question}"
         assert asked.answer.choices == expected.choices, f"{cell} {question}: log probabilities of the same bits"
-        timing = asked.told.timing
-        assert (timing["resumptions"] > 0) == (cell.crash in ("worker", "scheduler", "ingress")), f"{cell}: {timing}"
-        if cell.prefix == "warm":
-            assert timing["cached_tokens"]["memory"] > 0, f"{cell}: the prefix was to be found"
-        elif cell.crash in ("none", "kv"):
-            assert timing["cached_tokens"]["memory"] == 0, f"{cell}: the prefix was to be computed"
+        if cell.prefix == "cold" and cell.crash in ("none", "kv"):
+            assert cached(asked) == 0, f"{cell}: the prefix was to be computed"
 
 
 @pytest.mark.parametrize("cell", PAIRS, ids=str)
@@ -210,15 +230,18 @@ def test_two_ranks_draw_the_tokens_of_one(answered: Board) -> None:
 def test_a_prefix_is_found_by_whoever_computes_the_same_bits(board: Board) -> None:
     """Schedulers of one host share pages. Two ranks round otherwise than one: theirs are not the same."""
 
-    def cached(model: str) -> int:
-        body = Question("", "free", "greedy").body(model, "by all") | {"max_tokens": 1}
-        told = httpx.post(f"{board.stack.url}/v1/completions", json=body, timeout=60).json()
-        return int(told["headrace"]["cached_tokens"]["memory"])
+    def found_by(model: str) -> int:
+        async def asked() -> int:
+            async with door_of(board.stack.url) as door:
+                body = Question("", "free", "greedy").body(model, "by all")
+                return cached(await ask(door, {**body, "max_tokens": 1}))
 
-    assert cached("off1") == 0
-    until(lambda: cached("draft1") > 0, 20, "another model with these weights finds it")
-    assert cached("off2") == 0
-    until(lambda: cached("lookup2") > 0, 20, "so it is with two ranks")
+        return asyncio.run(asked())
+
+    assert found_by("off1") == 0
+    until(lambda: found_by("draft1") > 0, 20, "another model with these weights finds it")
+    assert found_by("off2") == 0
+    until(lambda: found_by("lookup2") > 0, 20, "so it is with two ranks")
 
 
 def test_adapters_answer_otherwise_and_grammars_are_followed(answered: Board) -> None:
