@@ -27,7 +27,7 @@ TORTURES ?= 500
 CHAOS = PYTHONPATH=tests:tests/system $(BIN)/python
 run = { $(BIN)/pytest -q $1 || [ $$? -eq 5 ]; }$(if $(AGAIN), || { echo "=== once more and alone: what failed"; \
   $(BIN)/pytest -q --last-failed --last-failed-no-failures none tests; })
-PACKAGES := bus ingress scheduler workers kv metrics accounts batch admin_tui cli headrace_client
+PACKAGES := bus ingress scheduler workers kv metrics accounts batch admin_tui cli headrace_client benchmarks
 
 .DEFAULT_GOAL := help
 .PHONY: help serve test test-kernels test-systemd test-packaging test-slow test-chaos test-matrix test-soak test-torture lint imports types bench lock hashes wheel \

@@ -61,8 +61,7 @@ def main() -> None:
     step = microseconds(lambda _: bill(state, replica, flight, live, 20_000_001), 2000)
     print(f"split     {step:7.2f} us a step of {rows} rows, {step / rows:.3f} a token")
 
-    packed = [pack_u32(column) for column in (slots, slots + 99, ones)]
-    plan = StepPlan(1, b"", (), *packed, b"\x01" * rows, b"", b"", b"")
+    plan = StepPlan(1, b"", (), pack_u32(slots), pack_u32(slots + 99), pack_u32(ones), b"\x01" * rows, b"", b"", b"")
     effort = Effort(1, 1, 1, 1, 1, 1, "int8", "float32")
     step = microseconds(lambda _: effort.of(plan), 2000)
     print(f"effort    {step:7.2f} us a step, {step / rows:.3f} a token")

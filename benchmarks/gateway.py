@@ -257,7 +257,7 @@ def many(stack: control.Stack, options: argparse.Namespace) -> str:
     def look() -> bool:
         nonlocal most
         most = max(most, stack.queue().running)
-        return clients.requests >= options.many
+        return bool(clients.requests >= options.many)
 
     clients.run(control._now_and_then(look))
     clients.let_end()

@@ -48,8 +48,8 @@ def matrix(bits: int, rows: int, inputs: int, random: np.random.Generator) -> Pa
         dtype = torch.bfloat16 if bits == 16 else torch.float32
         return pack_floats(torch.from_numpy(random.standard_normal((rows, inputs), np.float32)).to(dtype))
     group = 16 if bits == 6 else 32
-    scales = random.random((rows, inputs // group), np.float32) / 100
-    mins, offset = (-8 * scales, 0) if bits == 4 else (None, 1 << (bits - 1))
+    scales = random.random((rows, inputs // group), np.float32) / np.float32(100)
+    mins, offset = (np.float32(-8) * scales, 0) if bits == 4 else (None, 1 << (bits - 1))
     codes = random.integers(0, 1 << bits, (rows, inputs), np.uint8)
     return pack_codes(Codes(bits, group, offset, codes, scales, mins))
 

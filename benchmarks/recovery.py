@@ -178,7 +178,10 @@ def main() -> None:
         f"{options.ingresses} ingresses  {options.streams} streams"
     )
     try:
-        ups = [stack.up_to_first_token() for _ in range(3) if stack.headrace("down") is None]
+        ups = []
+        for _ in range(3):
+            stack.headrace("down")
+            ups.append(stack.up_to_first_token())
         print(f"up to first token: {ups[0]:.2f} s with weights to lay out, then {statistics.median(ups[1:]):.2f} s")
         print(f"{'victim':19}{'kills':>6}{'p50 s':>8}{'max s':>8}   longest gap between two tokens of a stream")
         for victim in options.victims:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 
 from bus.config.routes import RouteConfig, RuleConfig, TargetConfig
 from ingress.api import validate
@@ -67,7 +68,7 @@ def main() -> None:
     for models, rules in ((2, 0), (8, 0), (8, 8)):
         route = policy(models, rules)
         candidates = {name: Candidate(name, context_tokens=8192) for name in route.models}
-        us = best_us(lambda route=route, known=candidates: decide(route, asked, known), 2000)
+        us = best_us(partial(decide, route, asked, candidates), 2000)
         print(f"decision, {models} models, {rules} rules    {us:7.1f} us")
     route = policy(8, 0)
     candidates = {name: Candidate(name, context_tokens=8192) for name in route.models}

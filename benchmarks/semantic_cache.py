@@ -69,12 +69,12 @@ def judge(pairs: list[dict[str, object]]) -> None:
         cosines.append(cosine)
         scores.append(forests[int(pair["fold"])].score(row))  # type: ignore[call-overload]
     same = np.array([bool(pair["same_answer"]) for pair in pairs])
-    score, cosine, free = np.array(scores), np.array(cosines), ~np.array(guarded)
+    score, closeness, free = np.array(scores), np.array(cosines), ~np.array(guarded)
     print("| what decides | same answer: served | traps: served |\n|---|---|---|")
     for least in (0.80, 0.92, 0.95):
-        _line(f"cosine of {least:.2f}", cosine >= least, same)
-        _line(f"cosine of {least:.2f} and guards", (cosine >= least) & free, same)
-    possible = free & (cosine >= LEAST_COSINE)
+        _line(f"cosine of {least:.2f}", closeness >= least, same)
+        _line(f"cosine of {least:.2f} and guards", (closeness >= least) & free, same)
+    possible = free & (closeness >= LEAST_COSINE)
     for least in (shipped().forest.threshold_5, 1.0, 1.29):
         _line(f"guards and verifier, threshold {least:.2f}", possible & (score > least), same)
 

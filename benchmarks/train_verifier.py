@@ -94,7 +94,8 @@ def fold_of(questions: list[str]) -> np.ndarray:
     """Of each pair: those that share their first question, up to wording, are together."""
     groups: dict[tuple[str, ...], int] = {}
     number = np.array([groups.setdefault(tuple(sorted(words(one).content)), len(groups)) for one in questions])
-    return np.random.default_rng(SEED).permutation(len(groups))[number] % FOLDS
+    folds: np.ndarray = np.random.default_rng(SEED).permutation(len(groups))[number] % FOLDS
+    return folds
 
 
 def unrelated(cosines: np.ndarray) -> list[tuple[int, int]]:

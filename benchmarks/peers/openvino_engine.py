@@ -14,6 +14,7 @@ import argparse
 import json
 import signal
 from multiprocessing.connection import Connection
+from typing import Any
 
 import numpy as np
 import openvino as ov
@@ -56,9 +57,9 @@ def main() -> None:
     stops = set(eos if isinstance(eos, list) else [eos])
     link.send("ready")
 
-    running: dict[int, list] = {}  # id -> [handle, tokens left]
+    running: dict[int, list[Any]] = {}  # id -> [handle, tokens left]
 
-    def take(message: tuple) -> list | None:
+    def take(message: tuple[Any, ...]) -> list[Any] | None:
         if message[0] == "cancel":
             if entry := running.pop(message[1], None):
                 entry[0].cancel()

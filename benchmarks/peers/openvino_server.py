@@ -20,6 +20,7 @@ import sys
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 from tokenizers import Tokenizer
@@ -31,9 +32,9 @@ HERE = Path(__file__).resolve().parent
 class Engine:
     """The child, and who waits for its tokens."""
 
-    def __init__(self, link: Connection, process: subprocess.Popen) -> None:
+    def __init__(self, link: Connection, process: subprocess.Popen[bytes]) -> None:
         self.link, self.process = link, process
-        self.queues: dict[int, asyncio.Queue] = {}
+        self.queues: dict[int, asyncio.Queue[Any]] = {}
         self.numbers = itertools.count(1)
 
     def listen(self) -> None:
@@ -51,7 +52,7 @@ class Engine:
 
     def add(
         self, ids: list[int], limit: int, temperature: float, top_p: float, ignore_eos: bool
-    ) -> tuple[int, asyncio.Queue]:
+    ) -> tuple[int, asyncio.Queue[Any]]:
         key = next(self.numbers)
         queue = self.queues[key] = asyncio.Queue()
         self.link.send(("add", key, ids, limit, temperature, top_p, ignore_eos))

@@ -11,6 +11,7 @@ import msgspec
 from bus.build import BUILD
 from ingress.api.from_messages import VERSIONS
 from ingress.api.once import MAX_KEY
+from ingress.api.request import RESUMABLE_NO, RESUMABLE_YES
 from ingress.api.routes import ROUTES, Route
 from ingress.api.schema_common import ErrorEnvelope
 from ingress.api.schema_messages import AnthropicError
@@ -35,7 +36,7 @@ _RESUMABLE = {
     "name": "X-Resumable",
     "in": "header",
     "required": False,
-    "schema": {"type": "string", "enum": ["true", "false"]},
+    "schema": {"type": "string", "enum": [*RESUMABLE_YES, *RESUMABLE_NO]},
     "description": "Generation goes on for a while when the connection is lost, and `/v1/streams` has the rest.",
 }
 _IDEMPOTENCY_KEY = {

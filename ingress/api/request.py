@@ -20,6 +20,9 @@ MAX_HEADER_BYTES: Final = 32 << 10
 MAX_NAME: Final = 512  # characters of a name that a client gives its request
 REQUEST_ID: Final = b"x-request-id"
 CLIENT_ID: Final = b"x-client-request-id"
+RESUMABLE: Final = b"x-resumable"
+RESUMABLE_YES: Final = ("true", "1", "?1", "yes", "on")  # `?1` is a boolean of RFC 9651
+RESUMABLE_NO: Final = ("false", "0", "?0", "no", "off")
 _NAME: Final = re.compile(rf"[\x21-\x7e]{{1,{MAX_NAME}}}")
 BODY_S: Final = 60.0  # for a whole body to arrive
 LINGER_S: Final = 1.0  # how long, and how much of, a body that was refused is read and thrown away: closing at once
@@ -107,7 +110,7 @@ class Request:
     @property
     def resumable(self) -> bool:
         """Whether generation goes on for the grace time when this client disconnects."""
-        return self.header(b"x-resumable").lower() == "true"
+        return self.header(RESUMABLE).lower() in RESUMABLE_YES
 
     def check_head(self) -> None:
         """Refuse floods of headers.
@@ -118,7 +121,7 @@ class Request:
         if self._client_name and not self.client_name:
             header = "X-Client-Request-Id" if self.header(CLIENT_ID) else "X-Request-Id"
             raise invalid_request(f"{header} is 1 to {MAX_NAME} visible ASCII characters.", param=header)
-        if self.header(b"x-resumable").lower() not in ("", "true", "false"):
+        if self.header(RESUMABLE).lower() not in ("", *RESUMABLE_YES, *RESUMABLE_NO):
             raise invalid_request("X-Resumable is true or false.", param="X-Resumable")
         size = sum(len(name) + len(value) for name, value in self._headers)
         if len(self._headers) > MAX_HEADERS or size > MAX_HEADER_BYTES:
