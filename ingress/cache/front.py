@@ -272,7 +272,10 @@ class AnswerCache:
         whose = Whose(job.model, job.tenant, job.key, job.counts_prompt)
         prompt = usage.prompt_tokens
         self._costs.ended(
-            Used(request, whose, outcome, prompt, prompt, usage.completion_tokens, received_ns, (0, 0))
+            Used(
+                request, whose, outcome, prompt, prompt, usage.completion_tokens, received_ns, (0, 0),
+                usage.reasoning_tokens,
+            )
         )  # fmt: skip
         now_ns = time.monotonic_ns()
         self._telemetry.event(TimelineEvent(request, received_ns, "received", detail=job.traceparent))

@@ -227,13 +227,14 @@ class Upstreams:
         self._ledger.ended(
             Used(
                 job.request, whose, outcome, usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens,
-                job.received_ns or now_ns, (0, 0),
+                job.received_ns or now_ns, (0, 0), usage.reasoning_tokens,
             )
         )  # fmt: skip
         self._note(job, now_ns, "finished", value=usage.completion_tokens, detail=outcome)
         self._attempts(self.models[order.model.name], what)
         for kind, tokens in (
             ("prompt", usage.prompt_tokens), ("cached", usage.cached_tokens), ("generated", usage.completion_tokens),
+            ("reasoning", usage.reasoning_tokens),
         ):  # fmt: skip
             self._telemetry.counter(
                 "headrace_upstream_tokens_total", "Tokens of upstreams' answers.", model=order.model.name, kind=kind
