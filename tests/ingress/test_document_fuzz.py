@@ -6,12 +6,14 @@ A short run, and a long one of a thousand requests for each operation; `HEADRACE
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import schemathesis
-from api_stage import Stage, staged
+from api_stage import Stage, staged, until
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
@@ -74,6 +76,42 @@ def served(case: Any) -> None:
     model = case.body.get("model") if isinstance(case.body, dict) else None
     if isinstance(model, str) and 1 <= len(model) <= 128:  # else it is meant to be wrong
         case.body["model"] = "m"
+
+
+MESSAGES = {"messages": [{"role": "user", "content": "hi"}]}
+STREAMS = {
+    "/v1/chat/completions": {**MESSAGES, "n": 2, "logprobs": True, "stream_options": {"include_usage": True}},
+    "/v1/completions": {"prompt": "hi", "logprobs": 2, "stream_options": {"include_usage": True}},
+    "/v1/responses": {"input": "hi"},
+    "/v1/messages": {**MESSAGES, "max_tokens": 20},
+}
+
+
+@pytest.mark.parametrize("path", STREAMS)
+@pytest.mark.parametrize("fails", [False, True])
+def test_every_event_of_a_stream_is_described(stage: Stage, path: str, fails: bool) -> None:
+    """Chance makes few streams that succeed."""
+    body = {"model": "m", "stream": True, "max_tokens": 20, **STREAMS[path]}
+    if path == "/v1/responses":
+        body["max_output_tokens"] = body.pop("max_tokens")
+    case = SCHEMA[path]["POST"].Case(body=body, media_type="application/json")
+    before = len(stage.player.submits)
+    if fails:
+        case.body["priority"] = 50
+        failing = threading.Thread(target=fail, args=(stage, before))
+        failing.start()
+    reply = case.call_and_validate(base_url=stage.url, checks=CHECKS, timeout=60)
+    assert reply.text.count("data: ") > 2
+    if fails:
+        failing.join()
+        assert "error" in reply.text
+
+
+def fail(stage: Stage, before: int) -> None:
+    """Fail the next request in its middle."""
+    until(lambda: len(stage.player.submits) > before, stage.logs)
+    time.sleep(0.2)
+    stage.player.fail(stage.player.submits[before].request)
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=NAMES)
