@@ -177,7 +177,12 @@ def test_streams_on_every_surface(stack: Stack, client: openai.OpenAI, llama: Ll
         assert "".join(event.delta for event in heard if event.type == "response.output_text.delta") == expected
     with (
         anthropic.Anthropic(base_url=stack.url, api_key="k", max_retries=0, timeout=240) as claude,
-        claude.messages.stream(messages=ASK, max_tokens=24, **asked) as events,  # type: ignore[arg-type]
+        claude.messages.stream(
+            model="far",
+            messages=ASK,  # type: ignore[arg-type]
+            max_tokens=24,
+            extra_body={"temperature": 0},
+        ) as events,
     ):
         assert events.get_final_text() == expected
 
