@@ -262,8 +262,17 @@ class Upstreams:
         told = await local.encode(text, special=False)
         rest = plan.jobs[0]
         sampling = msgspec.structs.replace(rest.sampling, seed=job.sampling.seed)
-        rest = msgspec.structs.replace(rest, sampling=sampling, max_tokens=job.max_tokens, pool=None, call=job.call)
-        return await self._engine.open(continuing(rest, told))
+        rest = continuing(
+            msgspec.structs.replace(
+                rest, sampling=sampling, max_tokens=job.max_tokens, pool=None, call=job.call,
+                request=secrets.randbits(63) or 1,
+            ),
+            told,
+        )  # fmt: skip
+        self._meter.adopt(
+            rest.request, rest.key, local.name, rest.prompt_tokens, rest.max_tokens or local.context_tokens
+        )
+        return await self._engine.open(rest)
 
     def _order(self, job: Job, chat: ChatRequest, model: Elsewhere, margins: int) -> Order:
         size = size_of(chat)

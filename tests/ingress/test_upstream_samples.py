@@ -125,6 +125,7 @@ def test_an_upstream_that_does_not_keep_to_the_limit_is_cut_off(stage: Stage) ->
     assert "longer" in reply.json()["error"]["message"]
 
 
+@pytest.mark.slow
 def test_with_a_key_the_best_is_found_again_when_its_ingress_has_died(stage: Stage, upstream: Upstream) -> None:
     asked = {"model": "samples", "messages": [{"role": "user", "content": "Say."}], "seed": 1, "best_of": 4, "n": 2}
     headers = {"Idempotency-Key": "again", "connection": "close"}

@@ -161,7 +161,7 @@ class Upstream:
         elif mode == "endless":
             while True:
                 await say("on and on ")
-                await asyncio.sleep(0)
+                await asyncio.sleep(0.005)
         elif mode == "json":
             await say('{"answer": 42}')
         elif mode in ("sure", "unsure"):
