@@ -287,11 +287,12 @@ class SealPages(Action, frozen=True, gc=False):
 
 
 class LookUp(Action, frozen=True, gc=False):
-    """Ask kv for the longest known prefix of a chain; `LookupExpired` is due after `LOOKUP_DEADLINE_S`, and `wait_ms`
-    where kv is to bring from disk what it has there: so long may that take."""
+    """Ask kv for the longest known prefix of a chain; `LookupExpired` is due after `due_ms`. `wait_ms`: kv is to bring
+    from disk what it has there, and so long may that take."""
 
     lookup: int
     digests: bytes
+    due_ms: float
     wait_ms: int = 0
 
 
