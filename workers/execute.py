@@ -25,6 +25,7 @@ from workers.sampling.logprobs import token_logprobs
 from workers.slots import Ints, PlanRefused, Slots
 from workers.speculative.interface import Proposer, Watcher
 from workers.speculative.verify import BROKEN, NOTHING, draw_along, follow
+from workers.windows import Folding
 
 # Logits held at once for prompt log probabilities: 16 MiB of float32. All of a 100k-token prompt would be 50 GB.
 _LOGITS_AT_ONCE: Final = 1 << 22
@@ -116,6 +117,7 @@ class Executor:
         self._proposer = proposer
         self._watcher = proposer if isinstance(proposer, Watcher) else None
         self._vocabulary = model.architecture.vocabulary
+        self._folding = Folding.of(model.architecture.windows)
 
     def reset(self) -> None:
         """Close all slots."""
@@ -151,6 +153,9 @@ class Executor:
         drafting_ns = self._clock() - began if plan.drafts else 0
         if not len(rows.slots):
             return StepResult(plan.step, b"", b"", waited_ns, 0)
+        for cells, target in self._slots.to_fold:
+            assert self._folding is not None
+            self._folding.fold(self._pages.tensor, cells, target)
         if (grammars := self._slots.grammars) is not None:
             grammars.begin(rows.slots[rows.samples].tolist())
         ids = self._slots.ids(rows.token_slots, rows.positions)

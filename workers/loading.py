@@ -37,6 +37,7 @@ from workers.weights.prepared import Prepared
 from workers.weights.sharding import TooManyRanks
 from workers.weights.source import WeightsError
 from workers.weights.store import Key, is_kept, open_or_make
+from workers.windows import Folding
 
 log = logging.getLogger(__name__)
 
@@ -70,12 +71,15 @@ class Loaded:
     shared: bool = False
     drafter: Prepared | Head | None = None
 
-    def registered(self, assignment: Assignment, group: int, device_pages: int = 0) -> Registered:
+    def registered(
+        self, assignment: Assignment, group: int, device_pages: int = 0, folding: Folding | None = None
+    ) -> Registered:
         """What a worker says when it is ready for plans.
 
         Args:
             group: incarnation of the rank group.
             device_pages: see `Registered`.
+            folding: where pages behind windows can be done without.
         """
         architecture = self.weights.architecture
         return Registered(
@@ -96,6 +100,8 @@ class Loaded:
             threads=assignment.threads if assignment.device.type == "cpu" else 1,
             drafts=0 if self.speculation(assignment) == "off" else assignment.model.drafts,
             device_pages=device_pages,
+            window=folding.window if folding is not None else 0,
+            fold=folding.blocks if folding is not None else 0,
         )
 
     def speculation(self, assignment: Assignment) -> Speculation:

@@ -45,6 +45,7 @@ from workers.sampling.grammar import Grammars
 from workers.sampling.thought import Thoughts
 from workers.slots import Slots
 from workers.speculative.choice import proposer_of
+from workers.windows import Folding
 
 log = logging.getLogger(__name__)
 
@@ -226,6 +227,9 @@ class WorkerService:
             thoughts = Thoughts(tokens)
         lora = self._model.lora
         shelf = Shelf(self._life.loop, loaded.weights, Bounds(lora.max_rank, parse_size(lora.max_size)))
+        # On a GPU pages behind windows stay: its kernels read whole pages by one table.
+        windows = ready.model.architecture.windows if ready.device is None else ()
+        folding = Folding.of(windows)
         self._slots = Slots(
             self._model.slots,
             loaded.context_tokens,
@@ -238,11 +242,12 @@ class WorkerService:
             shelf,
             ready.sampler,
             ready.device.pages if ready.device is not None else None,
+            folding.blocks if folding is not None else 0,
         )
         how = loaded.speculation(self._assignment)
         proposer = proposer_of(how, self._slots, self._group, ready.model, loaded.drafter)
         executor = Executor(ready.model, self._slots, ready.pages, self._group, proposer=proposer)
-        registered = loaded.registered(self._assignment, self._group_number, ready.device_pages)
+        registered = loaded.registered(self._assignment, self._group_number, ready.device_pages, folding)
         effort = effort_of(loaded.weights, loaded.kv, loaded.engine.attends_in)
         self._conversation = Conversation(self._life, registered, executor, self._group, self._pages, effort, shelf)
         self._life.ready()

@@ -64,6 +64,7 @@ class StepRows:
             block_tables=[slots.block_table(slot, end) for slot, end in zip(self.slots.tolist(), ends, strict=True)],
             adapters=slots.adapters_of(self.slots),
             table=slots.tables(self.slots, -(-max(ends) // slots.page_tokens)),
+            folds=slots.folds_of(self.slots),
         )
 
     def valid(self, slots: Slots) -> Ints:

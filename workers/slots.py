@@ -86,6 +86,7 @@ class Slots:
         shelf: of adapters; None where requests have none.
         sampler: None for torch's.
         placement: None where the model computes on the arena's cells.
+        fold: blocks of a fold; see `workers.windows`.
 
     Attributes:
         vocabulary, device: as given.
@@ -94,6 +95,7 @@ class Slots:
         prompt_length: [slots], how many of them are prompt.
         prompt_logprobs: [slots], alternatives wanted per prompt token; -1 for none.
         adapters: of the slots that have one.
+        to_fold: what the last plan wants folded before anything is computed: cells of blocks, and the cell for them.
     """
 
     def __init__(
@@ -109,10 +111,14 @@ class Slots:
         shelf: Shelf | None = None,
         sampler: Sampler | None = None,
         placement: Placement | None = None,
+        fold: int = 0,
     ) -> None:
         self.grammars, self.thoughts = grammars, thoughts
         self.adapters: dict[int, Adapter] = {}
         self._shelf = shelf
+        self._fold = fold
+        self._folds: dict[int, list[int]] = {}
+        self.to_fold: list[tuple[Tensor, int]] = []
         self.count, self.context_tokens, self.page_tokens = slots, context_tokens, page_tokens
         self.vocabulary, self._cells, self.device = vocabulary, cells, device
         most_pages = -(-context_tokens // page_tokens)
@@ -156,6 +162,9 @@ class Slots:
             raise PlanRefused("page differences of unequal length")
         for slot, page, generation in zip(slots.tolist(), pages.tolist(), generations.tolist(), strict=True):
             self._append_pages(slot, np.array([page], np.int64), np.array([generation], np.int64))
+        self.to_fold = []
+        for slot, page in zip(self._slots_of(plan.fold_slots).tolist(), unpack_u32(plan.folds).tolist(), strict=True):
+            self._append_fold(slot, page)
 
     def close_all(self) -> None:
         """Forget every request."""
@@ -187,6 +196,7 @@ class Slots:
         self._page_count[slot] = self.length[slot] = 0
         self.sampling.close(slot)
         self.adapters.pop(slot, None)
+        self._folds.pop(slot, None)
         if self.grammars is not None:
             self.grammars.close(slot)
         if self.thoughts is not None:
@@ -244,6 +254,16 @@ class Slots:
         self._table[slot, first:end] = torch.from_numpy(self._where[slot, first:end])
         self._page_count[slot] = end
 
+    def _append_fold(self, slot: int, page: int) -> None:
+        folds = self._folds.setdefault(slot, [])
+        first, end = len(folds) * self._fold, (len(folds) + 1) * self._fold
+        if not self._fold or not self._open[slot] or end * self.page_tokens > self._computed[slot]:
+            raise PlanRefused("a fold of blocks that are not computed", [slot])
+        if page >= self._cells:
+            raise PlanRefused(f"page {page} of a pool of {self._cells} cells", [slot])
+        self.to_fold.append((self._table[slot, first:end].clone(), page))
+        folds.append(page)
+
     # --- reading ---------------------------------------------------------------------------------------------------
 
     def check_rows(
@@ -298,6 +318,12 @@ class Slots:
     def block_table(self, slot: int, context: int) -> Tensor:
         """Cells of the pages that hold `context` tokens of a slot; int64 on the device."""
         return self._table[slot, : -(-context // self.page_tokens)]
+
+    def folds_of(self, slots: Ints) -> list[Tensor]:
+        """Cells of the folds of each of these slots, int64 [folds]; empty where none has any."""
+        if not self._folds:
+            return []
+        return [torch.tensor(self._folds.get(slot, []), dtype=torch.int64) for slot in slots.tolist()]
 
     def adapters_of(self, slots: Ints) -> list[Adapter | None]:
         """Of each of these slots; empty where none has one."""

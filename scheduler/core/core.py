@@ -207,7 +207,7 @@ class SchedulerCore:
         replica = Replica(
             event.replica, event.slots, event.step_tokens, state.geometry.context_tokens, state.geometry.page_tokens,
             event.cores, event.dimensions, min(event.drafts, state.limits.drafts), state.limits.adapters,
-            event.device_pages,
+            event.device_pages, event.window, event.fold,
         )  # fmt: skip
         previous = state.replicas.get(event.replica)
         if previous is not None:
