@@ -55,6 +55,7 @@ class Answering:
         self.free = [int(cell) for cell in np.random.default_rng(5).permutation(CELLS)]
         self.step, self.behind, self.most = 0, 0, 0
         self.table: list[int] = []
+        self.logprobs: list[float] = []
         self.folds: list[int] = []
 
     def run(self, start: int, count: int, *, sample: bool, opens: tuple[SlotOpen, ...] = ()) -> list[int]:
@@ -73,7 +74,9 @@ class Answering:
             pack_u32([1] * len(more)), pack_u32(more), pack_u32([1] * len(more)),
             fold_slots=pack_u32([1] * len(folds)), folds=pack_u32(folds), fold_generations=pack_u32([1] * len(folds)),
         )  # fmt: skip
-        drawn: list[int] = unpack_u32(self.executor.run(plan).tokens).tolist()
+        result = self.executor.run(plan)
+        drawn: list[int] = unpack_u32(result.tokens).tolist()
+        self.logprobs += [value.chosen for _, value in result.logprobs]
         for block in range(self.behind, unseen):
             self.pages[self.table[block]] = torch.nan
             self.free.insert(0, self.table[block])
@@ -82,7 +85,7 @@ class Answering:
         return drawn
 
     def answer(self) -> list[int]:
-        opened = SlotOpen(1, 7, pack_u32(PROMPT), len(PROMPT), 0, b"", b"", Sampling(temperature=0.0))
+        opened = SlotOpen(1, 7, pack_u32(PROMPT), len(PROMPT), 0, b"", b"", Sampling(temperature=0.0, logprobs=0))
         self.run(0, 30, sample=False, opens=(opened,))
         told = self.run(30, len(PROMPT) - 30, sample=True)
         while len(told) < TOKENS:
@@ -106,16 +109,20 @@ def test_an_answer_is_that_of_transformers_while_pages_behind_windows_are_anothe
     model = tiny(family)
     ids = torch.tensor([PROMPT])
     with torch.inference_mode():
-        expected = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=TOKENS, do_sample=False,
-                                  eos_token_id=None, pad_token_id=0)  # fmt: skip
+        expected = model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=TOKENS, do_sample=False, eos_token_id=None,
+            pad_token_id=0, return_dict_in_generate=True, output_logits=True,
+        )  # fmt: skip
+    logprobs = [float(logits[0].log_softmax(-1).max()) for logits in expected.logits]
     answering = Answering(saved(model, tmp_path))
-    assert answering.answer() == expected[0, len(PROMPT) :].tolist()
+    assert answering.answer() == expected.sequences[0, len(PROMPT) :].tolist()
+    assert answering.logprobs == pytest.approx(logprobs, abs=2e-4)  # a few wrong blocks change tokens seldom
     assert answering.most <= most < len(answering.table) == 24
 
 
 def test_blocks_that_are_not_computed_are_not_folded(tmp_path: Path) -> None:
     answering = Answering(saved(tiny("gemma3_text"), tmp_path))
-    opened = SlotOpen(1, 7, pack_u32(PROMPT), len(PROMPT), 0, b"", b"", Sampling(temperature=0.0))
+    opened = SlotOpen(1, 7, pack_u32(PROMPT), len(PROMPT), 0, b"", b"", Sampling(temperature=0.0, logprobs=0))
     answering.run(0, 30, sample=False, opens=(opened,))
     answering.behind = -answering.folding.blocks  # so that a fold seems due
     with pytest.raises(StepBroken, match="not computed"):
