@@ -35,7 +35,7 @@ from workers.effort import effort_of
 from workers.encoding.execute import EncodeExecutor
 from workers.encoding.loading import LoadedEncoder
 from workers.execute import Executor
-from workers.group import Alone, GlooGroup, Group
+from workers.group import Alone, GlooGroup, Group, NcclGroup
 from workers.host import Assignment
 from workers.loading import Loaded, Model, load, why_not
 from workers.lora.reader import Bounds
@@ -167,7 +167,10 @@ class WorkerService:
         )
 
     def _join(self, meeting: Meeting) -> Group:
-        return GlooGroup(meeting.store, self._assignment.instance.rank, self._assignment.ranks, self._model.hang_s)
+        rank, device = self._assignment.instance.rank, self._assignment.device
+        if device.type == "cuda":
+            return NcclGroup(meeting.store, rank, self._assignment.ranks, self._model.hang_s, device)
+        return GlooGroup(meeting.store, rank, self._assignment.ranks, self._model.hang_s)
 
     def _joined(self, group: Group, loaded: Loaded) -> None:
         self._group, self._background = group, None
@@ -222,7 +225,7 @@ class WorkerService:
         thoughts = None
         if self._group.rank == 0:
             tokens = partial(read_vocabulary, self._life.run)
-            self._grammars = Grammars(vocabulary, tokens, self._assignment.device)
+            self._grammars = Grammars(vocabulary, tokens, torch.device("cpu"))  # masks enter draws from the host
             thoughts = Thoughts(tokens)
         lora = self._model.lora
         shelf = Shelf(self._life.loop, loaded.weights, Bounds(lora.max_rank, parse_size(lora.max_size)))
@@ -241,7 +244,7 @@ class WorkerService:
         )
         how = loaded.speculation(self._assignment)
         proposer = proposer_of(how, self._slots, self._group, ready.model, loaded.drafter)
-        executor = Executor(ready.model, self._slots, ready.pages, self._group, proposer=proposer)
+        executor = Executor(ready.model, self._slots, ready.pages, self._group, proposer=proposer, reader=ready.reader)
         registered = loaded.registered(self._assignment, self._group_number, ready.device_pages)
         effort = effort_of(loaded.weights, loaded.kv, loaded.engine.attends_in)
         self._conversation = Conversation(self._life, registered, executor, self._group, self._pages, effort, shelf)

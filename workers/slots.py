@@ -21,6 +21,7 @@ from workers.lora.shelf import Shelf
 from workers.sampling.grammar import Grammars
 from workers.sampling.table import Sampler, SamplingTable
 from workers.sampling.thought import Thoughts
+from workers.staging import staged, staged_together
 
 Ints = npt.NDArray[np.int64]
 
@@ -170,7 +171,7 @@ class Slots:
 
     def append(self, slots: Ints, tokens: Tensor) -> None:
         """Tokens were drawn, one per slot. tokens: int64 [rows] on the device."""
-        self._tokens[self._on_device(slots), self._on_device(self.length[slots])] = tokens.to(torch.int32)
+        self._tokens[staged_together((slots, self.length[slots]), self.device)] = tokens.to(torch.int32)
         self.length[slots] += 1
         self.sampling.append(slots, tokens)
 
@@ -178,7 +179,7 @@ class Slots:
         """Put draft tokens behind a slot's last one, for this step, as many as there is `room_for_drafts`. What is
         drawn overwrites them."""
         first = int(self.length[slot])
-        self._tokens[slot, first : first + len(tokens)] = torch.from_numpy(tokens).to(self._tokens)
+        self._tokens[slot, first : first + len(tokens)] = staged(tokens, self.device).to(torch.int32)
 
     def _close(self, slot: int) -> None:
         if self._placement is not None:
@@ -214,7 +215,7 @@ class Slots:
             self.adapters[slot] = adapter
         known = opened.computed // self.page_tokens
         self._append_pages(slot, unpack_u32(opened.pages), unpack_u32(opened.generations), known)
-        ids = torch.from_numpy(tokens).to(self.device)
+        ids = staged(tokens, self.device)
         self._tokens[slot, : len(ids)] = ids.to(torch.int32)
         self.length[slot] = len(tokens)
         self.prompt_length[slot] = opened.prompt_tokens
@@ -241,7 +242,7 @@ class Slots:
             self._where[slot, first:end] = self._placement.place(pages, generations, known)
         self._pages[slot, first:end] = pages
         self._generations[slot, first:end] = generations
-        self._table[slot, first:end] = torch.from_numpy(self._where[slot, first:end])
+        self._table[slot, first:end] = staged(self._where[slot, first:end].copy(), self.device)
         self._page_count[slot] = end
 
     # --- reading ---------------------------------------------------------------------------------------------------
@@ -272,7 +273,7 @@ class Slots:
 
     def ids(self, slots: Ints, positions: Ints) -> Tensor:
         """Token ids at `positions` of `slots`, both [n]; int64 [n] on the device."""
-        return self._tokens[self._on_device(slots), self._on_device(positions)].to(torch.int64)
+        return self._tokens[staged_together((slots, positions), self.device)].to(torch.int64)
 
     def tokens(self, slot: int) -> npt.NDArray[np.int32]:
         """All token ids of a slot, int32 [length] on the host; on a CPU not a copy."""
@@ -299,6 +300,11 @@ class Slots:
         """Cells of the pages that hold `context` tokens of a slot; int64 on the device."""
         return self._table[slot, : -(-context // self.page_tokens)]
 
+    def followed(self, slots: Ints) -> frozenset[int]:
+        """Those of `slots` whose tokens the host takes note of before it lets them draw again."""
+        follow = [each for each in (self.grammars, self.thoughts) if each is not None]
+        return frozenset(slot for slot in slots.tolist() if any(slot in each for each in follow))
+
     def adapters_of(self, slots: Ints) -> list[Adapter | None]:
         """Of each of these slots; empty where none has one."""
         if not self.adapters:
@@ -308,13 +314,10 @@ class Slots:
 
     def tables(self, slots: Ints, pages: int) -> Tensor | None:
         """The first `pages` cells of all `slots`, int64 [n, pages] on the device; None where pages are not placed."""
-        return None if self._placement is None else self._table[self._on_device(slots), :pages]
+        return None if self._placement is None else self._table[staged(slots, self.device), :pages]
 
     def _slots_of(self, packed: bytes) -> Ints:
         slots = unpack_u32(packed).astype(np.int64)
         if len(slots) and int(slots.max()) >= self.count:
             raise PlanRefused(f"there are {self.count} slots, no slot {int(slots.max())}")
         return slots
-
-    def _on_device(self, values: Ints) -> Tensor:
-        return torch.from_numpy(values).to(self.device)

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny import saved, tiny
 
 from bus.config import Config, ConfigError, ModelConfig, load_config
 from workers.encoding.loading import dtype_of
 from workers.engine import choose
-from workers.gpu import TEST_MEMORY, Gpus, device_for, misfit, why_not
+from workers.gpu import TEST_MEMORY, Gpus, device_for, misfit, why_no_group, why_not
 from workers.host import Unsuitable, assign
 from workers.loading import load
 from workers.models.load import load_weights
@@ -57,7 +59,7 @@ FP8_PACKED = Quantisation("compressed-tensors", config_groups={"a": Group(Argume
         ({}, FP8_PACKED, (8, 0), "FP8"),
         ({}, Quantisation("gptq"), (8, 0), ""),
         ({"tensor_parallel": 3}, None, (9, 0), "tensor_parallel = 3 does not divide its 8 KV heads"),
-        ({"tensor_parallel": 2}, None, (9, 0), "tensor_parallel = 2: on GPUs"),
+        ({"tensor_parallel": 2}, None, (9, 0), ""),
         ({"standby": 1}, None, (9, 0), "standby = 1"),
         ({"deterministic": True}, None, (9, 0), "deterministic = true"),
         ({"quantize": "int4"}, None, (9, 0), 'quantize = "int4"'),
@@ -79,6 +81,44 @@ def test_each_replica_has_a_gpu_of_its_own_while_there_are_enough() -> None:
     places = [device_for(each, replica, config, 3).index for each, replica in where]
     assert places == [0, 1, 2]
     assert device_for(other, 0, config, 2).index == 0
+
+
+@given(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 4)), min_size=1, max_size=4), st.integers(1, 8), st.data())
+def test_ranks_of_a_replica_are_never_on_one_gpu(
+    shapes: list[tuple[int, int]], count: int, data: st.DataObject
+) -> None:
+    """Law: where there are as many GPUs as all ranks together, each rank has one; always where there are enough for a
+    replica, the ranks of a replica have different ones."""
+    models = tuple(
+        ModelConfig(name=f"m{n}", source="x.gguf", device="cuda", replicas=replicas, tensor_parallel=ranks)
+        for n, (replicas, ranks) in enumerate(shapes)
+    )
+    config, chosen = Config(model=models), data.draw(st.sampled_from(models))
+    if chosen.tensor_parallel <= count:
+        own = [device_for(chosen, 0, config, count, rank) for rank in range(chosen.tensor_parallel)]
+        assert len(set(own)) == chosen.tensor_parallel
+    everyone = [
+        device_for(each, replica, config, 64, rank).index
+        for each in models
+        for replica in range(each.replicas)
+        for rank in range(each.tensor_parallel)
+    ]
+    assert everyone == list(range(len(everyone)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "ranks", "said"),
+    [
+        ({}, 2, ""),
+        ({"nccl": False}, 1, ""),
+        ({"nccl": False}, 2, r"tensor_parallel = 2 takes NCCL, which torch 2\.13\.0 is built without"),
+        ({}, 4, "tensor_parallel = 4 takes so many GPUs, and there are 2"),
+        ({"found": 1}, 2, "and there is 1"),
+    ],
+)
+def test_what_a_group_is_missing_is_said(changes: dict[str, object], ranks: int, said: str) -> None:
+    found = why_no_group(WHOLE._replace(**changes), ranks)  # type: ignore[arg-type]
+    assert re.search(said, found) if said else found == ""
 
 
 def test_a_stand_in_refuses_what_a_gpu_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

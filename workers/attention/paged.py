@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from workers.attention.groups import group_rows
+from workers.attention.interface import own_heads
 from workers.models.interface import Batch
 from workers.pages import quantised_kv, scales_of, spread, spread_block
 
@@ -51,8 +52,7 @@ class PagedAttention:
         self._parts: dict[int, list[_Part]] = {}  # by window
 
     def plan(self, batch: Batch, pages: Tensor) -> None:
-        heads = slice(self._kv_heads.start, self._kv_heads.stop)
-        self._pages = pages[:, :, :, heads]
+        self._pages = own_heads(pages, self._kv_heads)
         self._page_of, self._offset_of = batch.page_of, batch.offset_of
         self._clean(batch)
         scores = _Scores(self._scale or pages.shape[5] ** -0.5, self._cap)

@@ -75,6 +75,9 @@ class Grammars:
         self._lane = ThreadPoolExecutor(1, "grammars")
         self._due: Future[Masks] | None = None
 
+    def __contains__(self, slot: int) -> bool:
+        return slot in self._rows
+
     def open(self, slot: int, grammar: Grammar, emitted: Sequence[int]) -> None:
         """A request with a grammar enters a slot, after these tokens of its answer."""
         row = self._rows[slot] = _Row(emitted)
