@@ -190,6 +190,7 @@ def test_a_step_that_breaks_takes_the_one_behind_it_along() -> None:
         worker.executor.finish()
     assert (broken.value.slots, broken.value.together) == ((0,), True)
     assert (worker.executor.in_flight, worker.pages.frames.held) == (0, 0)
+    assert worker.stream.is_done(worker.stream.mark), "what was behind it may write no more"
     worker.inbox = [make_plan(3, [(0, 0, 3, True)], opens=[make_open(0, [1, 2, 3], [9])])]
     worker.launch()
     assert unpack_u32(worker.executor.finish().tokens).tolist() == alone(Asked([1, 2, 3], 1, Sampling()))
@@ -216,7 +217,9 @@ def test_frames_that_are_still_copied_out_are_waited_for_where_there_are_no_othe
     worker.launch()
     worker.inbox = [make_plan(2, [(1, 0, 5, True)], closes=[0], opens=[make_open(1, [5, 6, 7, 8, 9], [3, 4])])]
     worker.launch()
-    first, second = worker.executor.finish(), worker.executor.finish()
+    first = worker.executor.finish()
+    assert arena.valid == {(1, 1001): 4}, "of the step that is told, and of no other"
+    second = worker.executor.finish()
     assert unpack_u32(first.tokens).tolist() == alone(Asked([1, 2, 3, 4], 1, Sampling()))
     assert unpack_u32(second.tokens).tolist() == alone(Asked([5, 6, 7, 8, 9], 1, Sampling()))
     assert arena.valid == {(1, 1001): 4, (3, 1003): 4}
