@@ -226,12 +226,13 @@ def test_frames_that_are_still_copied_out_are_waited_for_where_there_are_no_othe
     assert arena.tensor[1, 0, 0, 0, :, 0].tolist() == [1, 2, 3, 4]
 
 
-slot_sets = st.frozensets(st.integers(0, 5))
+slot_sets = st.frozensets(st.integers(0, 3), max_size=2)
+seldom = st.sampled_from([False, False, False, True])
 
 
 @given(
-    unread=st.builds(Unread, st.integers(0, 3), slot_sets),
-    wants=st.builds(Wants, slot_sets, slot_sets, st.booleans(), st.booleans()),
+    unread=st.builds(Unread, st.sampled_from([0, 1, 1, 1, 2]), slot_sets),
+    wants=st.builds(Wants, slot_sets, slot_sets, seldom, seldom),
 )
 def test_a_step_waits_for_what_the_host_has_to_see_and_for_nothing_else(unread: Unread, wants: Wants) -> None:
     """Laws: with nothing unread there is no wait; more that is unread or wanted never takes a wait away; slots that
