@@ -45,6 +45,7 @@ from workers.sampling.grammar import Grammars
 from workers.sampling.thought import Thoughts
 from workers.slots import Slots
 from workers.speculative.choice import proposer_of
+from workers.speculative.forced import Forced
 
 log = logging.getLogger(__name__)
 
@@ -241,6 +242,8 @@ class WorkerService:
         )
         how = loaded.speculation(self._assignment)
         proposer = proposer_of(how, self._slots, self._group, ready.model, loaded.drafter)
+        if proposer is not None and self._grammars is not None and how != "head" and self._group.ranks == 1:
+            proposer = Forced(self._grammars, proposer)
         executor = Executor(ready.model, self._slots, ready.pages, self._group, proposer=proposer)
         registered = loaded.registered(self._assignment, self._group_number, ready.device_pages)
         effort = effort_of(loaded.weights, loaded.kv, loaded.engine.attends_in)
