@@ -7,7 +7,7 @@
 | a checkpoint of 4 or 8 bits, everything "auto"  | the same                                                          |
 | `quantize = "int8"`, `"int4"`                   | the kernels, on floats rounded at load (codes stay as they are)   |
 | `deterministic = true`                          | the kernels, on codes or floats                                   |
-| `device = "cuda"`                               | the GPU's kernels, what is quantised as floats (`operators.fused`)|
+| `device = "cuda"`                               | the GPU's kernels (`operators.fused`), on what `forms` says       |
 
 KV is in the dtype of this table ("auto" of the kernels is bfloat16), unless `kv_dtype` says another one.
 

@@ -18,7 +18,7 @@ from workers.weights.quantised.config import Quantisation
 # Tests have no GPU: with this, `device = "cuda"` computes on the CPU with torch, and keeps its pages in so much
 # ordinary memory apart from the arena. Everything between plans and pages is what a GPU has.
 TEST_MEMORY: Final = "HEADRACE_TEST_DEVICE_MEMORY"
-_FP8_SINCE: Final = (8, 9)
+_SINCE: Final = (8, 0)
 
 
 class Gpus(NamedTuple):
@@ -87,21 +87,14 @@ def misfit(model: ModelConfig, *, kv_heads: int, quantisation: Quantisation | No
         return "standby = 1 would keep its weights in device memory a second time"
     if model.deterministic:
         return "deterministic = true is of the CPU kernels"
-    if model.quantize in ("int8", "int4"):
-        return f'quantize = "{model.quantize}" is of the CPU kernels'
-    if quantisation is not None and _is_fp8(quantisation) and capability < _FP8_SINCE:
+    if quantisation is not None and model.quantize not in ("auto", "none"):
+        return f'quantize = "{model.quantize}" rounds floats, and its checkpoint is {quantisation.quant_method} already'
+    if capability < _SINCE:
         return (
-            f"its checkpoint is FP8, which GPUs have since compute capability 8.9; this one has "
-            f"{capability[0]}.{capability[1]}: take a checkpoint in bfloat16 or of 4 bits"
+            f"the kernels are for GPUs since compute capability {_SINCE[0]}.{_SINCE[1]}; this one has "
+            f"{capability[0]}.{capability[1]}"
         )
     return ""
-
-
-def _is_fp8(quantisation: Quantisation) -> bool:
-    groups = (quantisation.config_groups or {}).values()
-    return quantisation.quant_method == "fp8" or any(
-        group.weights is not None and group.weights.type == "float" and group.weights.num_bits == 8 for group in groups
-    )
 
 
 def test_memory() -> int:

@@ -17,7 +17,7 @@ from workers.host import Unsuitable, assign
 from workers.loading import load
 from workers.models.load import load_weights
 from workers.weights.prepared import stacked
-from workers.weights.quantised.config import Arguments, Group, Quantisation
+from workers.weights.quantised.config import Quantisation
 
 WHOLE = Gpus("2.13.0", "13.0", driver=True, found=2, triton=True)
 
@@ -44,7 +44,6 @@ def test_what_is_missing_is_said_with_what_to_do(
 
 
 FP8 = Quantisation("fp8")
-FP8_PACKED = Quantisation("compressed-tensors", config_groups={"a": Group(Arguments(num_bits=8, type="float"))})
 
 
 @pytest.mark.parametrize(
@@ -53,14 +52,17 @@ FP8_PACKED = Quantisation("compressed-tensors", config_groups={"a": Group(Argume
         ({}, None, (8, 0), ""),
         ({}, FP8, (9, 0), ""),
         ({}, FP8, (8, 9), ""),
-        ({}, FP8, (8, 6), "FP8, which GPUs have since compute capability 8.9; this one has 8.6"),
-        ({}, FP8_PACKED, (8, 0), "FP8"),
+        ({}, FP8, (8, 6), ""),
+        ({}, None, (7, 5), "GPUs since compute capability 8.0; this one has 7.5"),
         ({}, Quantisation("gptq"), (8, 0), ""),
         ({"tensor_parallel": 3}, None, (9, 0), "tensor_parallel = 3 does not divide its 8 KV heads"),
         ({"tensor_parallel": 2}, None, (9, 0), "tensor_parallel = 2: on GPUs"),
         ({"standby": 1}, None, (9, 0), "standby = 1"),
         ({"deterministic": True}, None, (9, 0), "deterministic = true"),
-        ({"quantize": "int4"}, None, (9, 0), 'quantize = "int4"'),
+        ({"quantize": "int4"}, None, (8, 0), ""),
+        ({"quantize": "fp8"}, None, (9, 0), ""),
+        ({"quantize": "none"}, FP8, (9, 0), ""),
+        ({"quantize": "int8"}, FP8, (9, 0), 'quantize = "int8" rounds floats, and its checkpoint is fp8 already'),
     ],
 )
 def test_what_does_not_go_together_is_refused_by_name(
@@ -104,6 +106,13 @@ def test_a_budget_that_is_no_size_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "headrace.toml"
     file.write_text('[[model]]\nname = "m"\nsource = "x.gguf"\ndevice_kv = "much"\n')
     with pytest.raises(ConfigError, match=r"device_kv.*'much' is not a size"):
+        load_config(file)
+
+
+def test_fp8_is_asked_for_on_a_gpu_only(tmp_path: Path) -> None:
+    file = tmp_path / "headrace.toml"
+    file.write_text('[[model]]\nname = "m"\nsource = "x.gguf"\nquantize = "fp8"\n')
+    with pytest.raises(ConfigError, match=r'quantize.*FP8 is multiplied on GPUs: with device = "cuda"'):
         load_config(file)
 
 
