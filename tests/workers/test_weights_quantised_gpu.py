@@ -34,6 +34,7 @@ from workers.models.load import load_weights
 from workers.operators.fused import fused
 from workers.operators.interface import MakeOperators
 from workers.operators.plain import PlainOperators, plain
+from workers.weights import store
 from workers.weights.loader import Form, Weight
 from workers.weights.quantised.weight import QuantisedWeight
 from workers.weights.source import WeightsError
@@ -180,16 +181,27 @@ def test_ranks_share_a_matrix_out(write: Callable[[Tensor], Any], tmp_path: Path
     assert torch.equal(together, whole.gate_up(0).weights())
 
 
-def test_weights_keep_their_form_in_a_file_and_on_a_device(tmp_path: Path) -> None:
-    """What the store keeps are plain tensors; what a device holds is no larger; the group stays with the host."""
-    path = quantised(tiny("llama", **SMALL), tmp_path, AWQ, awq)
-    weights = load_weights(path, dtype=torch.bfloat16, form="file", lay_out=lambda weight: weight)
-    assert all(isinstance(tensor, Tensor) for tensor in weights.tensors.values())
-    moved = weights.on(CPU)
-    assert moved.bytes == weights.bytes
-    for layer in (weights.down(0), moved.down(0)):
-        assert isinstance(layer, QuantisedWeight)
-        assert (layer.name, layer.group, layer.inputs, layer.rows) == ("INT4", 32, 96, 64)
+@pytest.mark.parametrize(("config", "write", "name"), [(AWQ, awq, "INT4"), (FP8, fp8, "FP8 with inputs rounded")])
+def test_weights_keep_their_form_in_the_store_and_on_a_device(
+    config: dict[str, Any], write: Callable[[Tensor], Any], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a file of the store, then what is mapped is what was made, and a device holds as many bytes."""
+    monkeypatch.setenv("HEADRACE_STATE", str(tmp_path))
+    path = quantised(tiny("llama", **SMALL), tmp_path / "m", config, write)
+    key = store.Key(b"x" * 16, "bfloat16-file", 0, 1, "test")
+
+    def load(keep: Any) -> Any:
+        return load_weights(path, dtype=torch.bfloat16, form="file", lay_out=lambda weight: weight, keep=keep)
+
+    made = load(lambda make: make())
+    load(lambda make: store.open_or_make(key, make))
+    assert store.is_kept(key)
+    mapped = load(lambda _: store.open_or_make(key, pytest.fail))
+    assert mapped.bytes == made.bytes == mapped.on(CPU).bytes
+    for weights in (mapped, mapped.on(CPU)):
+        layer = weights.down(0)
+        assert (layer.name, layer.inputs, layer.rows) == (name, 96, 64)
+        assert torch.equal(layer.weights(), made.down(0).weights())
 
 
 def test_the_form_follows_from_configuration_and_file(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from workers.weights.codes import READABLE, Codes, from_gguf
 from workers.weights.gguf_header import Header, TensorInfo, read_header
-from workers.weights.quantised.weight import QuantisedWeight, of_codes
+from workers.weights.quantised.weight import QuantisedWeight, Unfit, of_codes
 from workers.weights.source import WeightsError
 
 _FLOATS: Final = {Kind.F32: torch.float32, Kind.F16: torch.float16, Kind.BF16: torch.bfloat16}
@@ -85,8 +85,10 @@ class GgufFile:
     def quantised(
         self, name: str, rows: slice | Tensor | None = None, columns: slice | None = None, at: int | None = None
     ) -> QuantisedWeight | None:
-        if self._info(name).kind in _FLOATS or at is not None:
+        if self._info(name).kind in _FLOATS:
             return None
+        if at is not None:
+            raise Unfit("experts of a GGUF file")
         codes = self.codes(name)
         assert codes is not None
         begin, end, _ = (columns or slice(None)).indices(self.shape(name)[1])
