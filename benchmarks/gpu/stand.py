@@ -119,7 +119,7 @@ class Stand:
 
     @staticmethod
     def _model(a: Architecture, setup: Setup, frames: torch.Tensor, limits: GraphLimits) -> Model:
-        weights = random_weights(a, setup.dtype, setup.device)
+        weights = random_weights(a, setup.dtype, setup.device, fp8=setup.fp8)
         model = build(weights, SINGLE, setup.device, fused(setup.dtype, setup.device, limits))
         if setup.device.type != "cuda":
             return model
