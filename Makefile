@@ -30,7 +30,7 @@ run = { $(BIN)/pytest -q $1 || [ $$? -eq 5 ]; }$(if $(AGAIN), || { echo "=== onc
 PACKAGES := bus ingress scheduler workers kv metrics accounts batch admin_tui cli headrace_client benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-kernels test-systemd test-packaging test-slow test-chaos test-soak test-torture lint imports types bench lock hashes wheel \
+.PHONY: help serve test test-kernels test-systemd test-packaging test-slow test-chaos test-matrix test-soak test-torture lint imports types bench lock hashes wheel \
   wheels deb clean
 
 help: ## this list
@@ -78,6 +78,9 @@ test-slow: $(VENV)/.dev ## the long versions
 test-chaos: $(VENV)/.dev ## kill every process, again and again: KILLS=1000; OUTPUT=DIR takes a run up again
 	$(BIN)/headrace pull smollm2-135m-instruct
 	$(CHAOS) -m chaos --kills $(KILLS) $(if $(OUTPUT),--output $(OUTPUT))
+
+test-matrix: $(VENV)/.dev ## speculation, adapters, grammars, sampling, prefixes, ranks and crashes: any three of them together
+	$(BIN)/pytest -q tests/system/test_matrix.py
 
 test-soak: $(VENV)/.dev ## load for MINUTES=30 with a kill now and then; nothing may grow
 	$(BIN)/headrace pull smollm2-135m-instruct

@@ -77,7 +77,7 @@ class Stack:
         if done.returncode:
             sys.exit(f"headrace {' '.join(arguments)}: {done.stdout}{done.stderr}")
 
-    def up_to_first_token(self) -> float:
+    def up_to_first_token(self, patience_s: int = 120) -> float:
         began = time.monotonic()
         launched = subprocess.Popen(
             [sys.executable, "-m", "cli.main", "up", "--detach", "-c", str(self.config)],
@@ -90,8 +90,8 @@ class Stack:
                 if reply.status_code == 200:
                     took = time.monotonic() - began
                     break
-            if time.monotonic() - began > 120:
-                sys.exit("no token after 120 s")
+            if time.monotonic() - began > patience_s:
+                sys.exit(f"no token after {patience_s} s")
             time.sleep(0.02)
         launched.wait()
         return took

@@ -12,7 +12,6 @@ import mmap
 import struct
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -27,8 +26,8 @@ from bus.process import Description, Life, run_process
 from ingress.models import load
 from kv.client import PageClient
 from workers.conversation import Conversation
-from workers.execute import Executor
 from workers.group import Alone
+from workers.steps import OneAtATime
 
 TEXT: Final = Path(__file__).parent / "data" / "prose.txt"
 SHAPE: Final = KvShape(layers=1, kv_heads=1, page_tokens=16, head_dim=8, dtype="float32")  # pages cost next to nothing
@@ -67,20 +66,15 @@ class Board:
         self._memory[8:] = struct.pack("<Q", tokens)
 
 
-class AtOnce(Executor):
+class AtOnce(OneAtATime):
     """Draws the next token of a text for each row that is sampled. Slots and pages are nothing to it."""
 
     def __init__(self, ids: list[int], board: Board) -> None:
+        super().__init__()
         self._ids = np.array(ids, U32)
         self._board = board
         self._steps = 0
         self._due_s = 0.0
-
-    def reset(self) -> None:
-        """There is nothing to forget."""
-
-    def spent_ns(self) -> Mapping[str, int]:
-        return {}
 
     def run(self, plan: StepPlan, waited_ns: int = 0) -> StepResult:
         slots = unpack_u32(plan.slots)[np.frombuffer(plan.samples, np.uint8) != 0]

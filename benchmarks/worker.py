@@ -22,6 +22,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import msgspec
 import torch
 
 from bus.catalogue import ModelMissing, locate
@@ -105,7 +106,9 @@ class Bench:
         pages = new_pages(shape, rows * self.pages_each)
         self.slots = Slots(rows, architecture.context, PAGE_TOKENS, architecture.vocabulary, len(pages), CPU)
         self.executor = Executor(self.model, self.slots, Memory(pages), Alone())
-        self.ids = [3 + (7919 * index) % (architecture.vocabulary - 3) for index in range(max(options.prompt, 4096))]
+        self.ids = [
+            3 + (7919 * index) % (architecture.vocabulary - 3) for index in range(max(options.prompt, options.context))
+        ]
         self.step = itertools.count(1)
 
     def opening(self, slot: int, tokens: int) -> SlotOpen:
@@ -144,7 +147,11 @@ class Bench:
     def decode(self, rows: int) -> Measured:
         context = self.options.context
         for slot in range(rows):
-            self.prefill(slot, context)
+            if self.options.zeros:  # as if all but the last token were computed; what is in pages costs no time
+                opened = msgspec.structs.replace(self.opening(slot, context), computed=context - 1)
+                self.run([(slot, context - 1, 1, True)], (opened,))
+            else:
+                self.prefill(slot, context)
         at = itertools.count(context)
 
         def window() -> None:
@@ -175,6 +182,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 8, 16], help="batch sizes of decode")
     parser.add_argument("--context", type=int, default=256, help="tokens before decode begins")
+    parser.add_argument(
+        "--zeros", action="store_true", help="decode behind pages of zeros, where prefill takes too long"
+    )
     parser.add_argument("--steps", type=int, default=16, help="decode steps of one window")
     parser.add_argument("--prompt", type=int, default=512, help="tokens of the prefill")
     parser.add_argument("--chunk", type=int, default=512, help="tokens of a prefill chunk")

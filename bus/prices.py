@@ -19,16 +19,25 @@ _MILLION: Final = 1_000_000
 
 
 class Price(NamedTuple):
-    """Billionths per million tokens."""
+    """Billionths per million tokens. `thought` is more of an output token's price where it is one of a thought; it may
+    be below zero, but not by more than `output`."""
 
     input: int
     cached_input: int
     output: int
+    thought: int = 0
 
-    def cost(self, prompt: int, cached: int, output: int) -> int:
-        """Of `prompt` tokens, `cached` of them found, and of `output` tokens; rounded once, half up."""
-        parts = (prompt - cached) * self.input + cached * self.cached_input + output * self.output
+    def cost(self, prompt: int, cached: int, output: int, reasoning: int = 0) -> int:
+        """Of `prompt` tokens, `cached` of them found, and of `output` tokens, `reasoning` of them thought; rounded
+        once, half up."""
+        parts = (prompt - cached) * self.input + cached * self.cached_input
+        parts += output * self.output + reasoning * self.thought
         return (parts + _MILLION // 2) // _MILLION
+
+    @property
+    def dearest(self) -> Price:
+        """The same where it is not known which of the output will be thought: all of it at the higher price."""
+        return self._replace(output=self.output + max(0, self.thought), thought=0)
 
 
 FREE: Final = Price(0, 0, 0)
@@ -47,10 +56,7 @@ class PriceBook:
     """All rows of a configuration."""
 
     def __init__(self, rows: Sequence[PriceConfig]) -> None:
-        self._rows = [
-            (parse_day(row.valid_from), row.model, Price(*(round(value * NANO) for value in _values(row))))
-            for row in rows
-        ]
+        self._rows = [(parse_day(row.valid_from), row.model, _price(row)) for row in rows]
         self._rows.sort(key=lambda row: row[0], reverse=True)
         self._of_hour = lru_cache(1024)(self._find)  # prices begin with a day
 
@@ -68,5 +74,8 @@ class PriceBook:
         return FREE
 
 
-def _values(row: PriceConfig) -> tuple[float, float, float]:
-    return row.input, row.input if row.cached_input is None else row.cached_input, row.output
+def _price(row: PriceConfig) -> Price:
+    cached = row.input if row.cached_input is None else row.cached_input
+    reasoning = row.output if row.reasoning is None else row.reasoning
+    output = round(row.output * NANO)
+    return Price(round(row.input * NANO), round(cached * NANO), output, round(reasoning * NANO) - output)

@@ -37,6 +37,7 @@ class Line(msgspec.Struct, frozen=True, omit_defaults=False):
         cost_per_million_tokens: of prompt and generated tokens together; `cost_per_million_prompt_tokens` of prompt
             tokens that were computed, by the cost of prefill, and `cost_per_million_generated_tokens` by that of
             decode. None where there are no such tokens, or nothing has a price.
+        reasoning_tokens: of the generated ones, those that were thought.
         max_total_tokens: of a request or a call, tokens that all samples of the call might generate; 0 is any number.
     """
 
@@ -59,6 +60,7 @@ class Line(msgspec.Struct, frozen=True, omit_defaults=False):
     charged: float = 0.0
     charged_nano: int = 0
     max_total_tokens: int = 0
+    reasoning_tokens: int = 0
 
 
 class Host(msgspec.Struct, frozen=True):
@@ -155,6 +157,7 @@ def line(row: UsageRow, *, priced: bool) -> Line:
         per_million(prefill, row.prompt_tokens - row.cached_tokens),
         per_million(row.cost - prefill, row.generated_tokens), row.model, row.outcome, row.rejected, row.cached,
         row.charged_nano / NANO, row.charged_nano, row.allowed,
+        row.reasoning_tokens,
     )  # fmt: skip
 
 
@@ -196,7 +199,8 @@ def _rows(console: Console, report: Report) -> None:
     heads: list[tuple[str, str]] = [(report.by, "total")]
     if single:
         heads += [("model", ""), ("ended by", "")]
-    names = ["prompt", "of it cached", "generated", "core s"]
+    thinks = any(each.reasoning_tokens for each in report.rows)
+    names = ["prompt", "of it cached", "generated", *(["of it thought"] if thinks else []), "core s"]
     if not single:
         names = ["requests", "failed", *names]
     if priced:
@@ -209,7 +213,11 @@ def _rows(console: Console, report: Report) -> None:
     def cells(each: Line) -> list[str]:
         more = [f"{each.max_total_tokens:,}" if each.max_total_tokens else ""] if allowed else []
         more += [f"{each.requests:,}"] if samples else []
-        return [*_cells(each, priced=priced, single=single), *_accounts(each, charged, turned_away), *more]
+        return [
+            *_cells(each, priced=priced, single=single, thinks=thinks),
+            *_accounts(each, charged, turned_away),
+            *more,
+        ]
 
     for name, foot in [*heads, *zip(names, cells(report.total), strict=True)]:
         left = (name, foot) in heads
@@ -227,9 +235,10 @@ def _accounts(each: Line, charged: bool, turned_away: bool) -> list[str]:
     return [*([_money(each.charged)] if charged else []), *([f"{each.rejected:,}"] if turned_away else [])]
 
 
-def _cells(each: Line, *, priced: bool, single: bool) -> list[str]:
+def _cells(each: Line, *, priced: bool, single: bool, thinks: bool) -> list[str]:
     counts = [] if single else [f"{each.requests:,}", f"{each.failed:,}" if each.failed else ""]
     tokens = [f"{each.prompt_tokens:,}", f"{each.cached_tokens:,}", f"{each.generated_tokens:,}"]
+    tokens += [f"{each.reasoning_tokens:,}"] if thinks else []
     cells = [*counts, *tokens, f"{each.compute_s:,.3f}" if single else f"{each.compute_s:,.1f}"]
     if priced:
         costs: Sequence[float | None] = (

@@ -60,6 +60,7 @@ class Used(NamedTuple):
     generated_tokens: int
     received_ns: int
     computed: tuple[int, int] | None
+    reasoning_tokens: int = 0
 
 
 class Ledger(Protocol):
@@ -109,7 +110,7 @@ class Accounts:
         charge: Callable[[Used], int] = lambda _: 0,
         settling: Lane | None = None,
     ) -> None:
-        self._spool, self._charge = spool, charge
+        self._spool, self._charge, self._telemetry = spool, charge, telemetry
         self._ledger = Lane(lambda rid, records: send(TakeUsage(rid, records))) if send is not None else None
         self._settling = settling
         self._lanes = [lane for lane in (self._ledger, settling) if lane is not None]
@@ -130,8 +131,14 @@ class Accounts:
                 used.request, time.time_ns() // 1_000_000, whose.model, whose.tenant, whose.key, used.outcome,
                 counted.prompt_tokens, counted.cached_tokens, used.generated_tokens, *computed,
                 max(0, now_ns - used.received_ns), self._charge(counted), whose.call, whose.allowed,
+                used.reasoning_tokens,
             )
         )  # fmt: skip
+        if used.reasoning_tokens and used.outcome != "cached":
+            self._telemetry.counter(
+                "headrace_reasoning_tokens_total", "Tokens generated, here or elsewhere, that were thought.",
+                model=whose.model,
+            ).add(used.reasoning_tokens)  # fmt: skip
         if used.computed is None:
             self._waiting[used.request] = now_ns + PATIENCE_NS
 

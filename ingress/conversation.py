@@ -474,7 +474,7 @@ class Conversation:
         self._ledger.ended(
             Used(
                 order.request, whose, outcome, usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens,
-                order.submitted_ns, computed,
+                order.submitted_ns, computed, usage.reasoning_tokens,
             )
         )  # fmt: skip
 

@@ -266,16 +266,19 @@ class Engine:
             raise overloaded(f"All {self._max_streams} streams of this server are in use.", 1.0)
         await self.known(model, OPEN_PATIENCE_S)
 
-    async def known(self, model: ServedModel, patience_s: float) -> None:
+    async def known(self, model: ServedModel, patience_s: float) -> ServedModel:
         """Wait until the model's scheduler has said what a request must know of it. One that has just come back says
         so as soon as a replica has registered.
 
+        Returns:
+            the model as it is known then: of an adapter, which has a digest only by now, another object.
+
         Raises:
-            ApiError: 503, not in time.
+            ApiError: 503, not in time; 404, it was an adapter that is not there any more.
         """
         event, adapter = self._known[model.base], self.adapters.known(model.name)
         if event.is_set() and (adapter is None or adapter.is_set()):
-            return
+            return self.model(model.name)
         self._waiting += 1
         try:
             async with asyncio.timeout(patience_s):
@@ -287,6 +290,7 @@ class Engine:
             raise not_ready(f"The model {model.name!r} is not ready yet.", 2.0) from None
         finally:
             self._waiting -= 1
+        return self.model(model.name)
 
     @property
     def open_streams(self) -> int:

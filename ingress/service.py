@@ -249,7 +249,7 @@ class IngressService:
         if not life.config.upstream:
             return True
         try:
-            upstreams = self._upstreams = Upstreams(life.config.upstream, engine, ledger, life.telemetry)
+            upstreams = self._upstreams = Upstreams(life.config.upstream, engine, ledger, life.telemetry, self._gate)
         except NoCredential as error:
             life.fail(f"[[upstream]] credential: {error}", EXIT_CONFIG)
             return False

@@ -12,9 +12,9 @@ from bus.packed import pack_u32, unpack_u32
 from bus.process import Life
 from kv.client import PageClient
 from scheduler.core import events as e
-from scheduler.core.core import LOOKUP_DEADLINE_S
 
 _CHUNK: Final = 4 * MAX_PAGES_PER_MESSAGE
+_READ_S: Final = 0.001
 
 
 class PageLink:
@@ -74,8 +74,15 @@ class PageLink:
             self._client.prefetch(self._pool, action.digests, action.wait_ms, answered)
         else:
             self._client.lookup(self._pool, action.digests, answered)
-        due_s = LOOKUP_DEADLINE_S + 1.25 * action.wait_ms / 1e3  # kv looks at its own clock first
-        self._life.loop.after(due_s, lambda: self._on_event(e.LookupExpired(lookup)))
+        after = self._life.loop.after
+
+        def expired() -> None:
+            self._on_event(e.LookupExpired(lookup))
+
+        def due() -> None:
+            after(_READ_S, expired)  # where this process was without a core, the answer is here already, and read first
+
+        after(action.due_ms / 1e3, due)
 
     def _open(self) -> None:
         if self._shape is not None:

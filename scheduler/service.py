@@ -286,9 +286,20 @@ class SchedulerService:
         first, cores = said[0], sum(each.threads for each in said)
         context, page, drafts = first.context_tokens, first.kv.page_tokens, min(each.drafts for each in said)
         on_device = min(each.device_pages for each in said)
+        window, fold = first.window if all(each.window for each in said) else 0, first.fold
         self._feed(
             e.ReplicaUp(
-                group.number, slots, step_tokens, context, page, cores, first.dimensions, drafts, device_pages=on_device
+                group.number,
+                slots,
+                step_tokens,
+                context,
+                page,
+                cores,
+                first.dimensions,
+                drafts,
+                on_device,
+                window,
+                fold,
             )
         )
         self._feed(e.ReplicaDrain(group.number, group.draining))

@@ -6,12 +6,15 @@
 | GPU                          | Triton's kernels, graphs         | in device memory, as many as fit          |
 | a GPU's stand-in (tests)     | torch                            | in other memory than the arena            |
 
-On a GPU the largest step is computed once before there are pages, so that it is known what is left for them.
+On a GPU the largest step is computed once before there are pages, so that it is known what is left for them. A rank of
+a group has its own KV heads of each page in its device's memory, and writes them to its part of the arena's; all ranks
+have as many pages as the one with the least room.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import torch
@@ -19,8 +22,9 @@ import torch
 from bus.config import parse_size
 from workers import gpu
 from workers.arena import ArenaPages
+from workers.attention.interface import own_heads
 from workers.execute import Pages
-from workers.graphs.book import Book, room_for, sizes_up_to
+from workers.graphs.book import GRAPH_BYTES, Book, room_for, sizes_up_to
 from workers.hbm.balance import Balance, Measured, pages_that_fit
 from workers.hbm.copier import Copier, HostCopier
 from workers.hbm.pages import DevicePages
@@ -30,6 +34,7 @@ from workers.models.decoder import Decoder
 from workers.models.interface import Collectives, Model
 from workers.models.load import build
 from workers.models.warm import step_of
+from workers.readback import CudaReader, HostReader, Reader
 from workers.sampling.table import Sampler
 
 if TYPE_CHECKING:
@@ -38,6 +43,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _GRAPH_ROWS: Final = 256  # a step of more is bound by products, not by launches
+_STAND_IN_LATE_S: Final = 0.003  # so that its next step is launched before this one is read, as a GPU's is
 _LEAST: Final = 2  # pages of the shortest sequence that goes on
 
 
@@ -56,6 +62,7 @@ class Ready(NamedTuple):
         cells: pages of plans are below it.
         device: None where pages are the arena's.
         sampler: None for torch's.
+        reader: None where the device is the host.
     """
 
     model: Model
@@ -63,6 +70,7 @@ class Ready(NamedTuple):
     cells: int
     device: Device | None = None
     sampler: Sampler | None = None
+    reader: Reader | None = None
 
     @property
     def device_pages(self) -> int:
@@ -85,12 +93,16 @@ def bring_up(loaded: Loaded, arena: ArenaPages, assignment: Assignment, collecti
         except (Unsupported, NoTuning) as problem:
             raise Unsuitable(f"the GPU's kernels do not compute {loaded.file}: {problem}") from problem
     log.warning("this worker's GPU is a stand-in of %s: for tests only", gpu.TEST_MEMORY)
-    memory = gpu.test_memory()
+    memory, cells = gpu.test_memory(), own_heads(arena.tensor, loaded.weights.shard.kv_heads)
     measured = Measured(memory, memory, 0, 0)
-    count, balance = pages_that_fit(measured, loaded.kv.page_bytes, graphs=0, budget=0, least=_LEAST, spare=0)
-    frames = torch.zeros(count + 1, *arena.tensor.shape[1:], dtype=arena.tensor.dtype)
+
+    def fit(budget: int) -> tuple[int, Balance]:
+        return pages_that_fit(measured, cells[0].nbytes, graphs=0, budget=budget, least=_LEAST, spare=0)
+
+    count, balance = _agreed(fit, 0, cells[0].nbytes, assignment, collectives)
+    frames = torch.zeros(count + 1, *cells.shape[1:], dtype=cells.dtype)
     model = build(loaded.weights, collectives, assignment.device)
-    return _ready(model, arena, frames, HostCopier(frames, arena.tensor), balance)
+    return _ready(model, arena, frames, HostCopier(frames, cells), balance, HostReader(_STAND_IN_LATE_S))
 
 
 def _on_gpu(loaded: Loaded, arena: ArenaPages, assignment: Assignment, collectives: Collectives) -> Ready:
@@ -99,30 +111,49 @@ def _on_gpu(loaded: Loaded, arena: ArenaPages, assignment: Assignment, collectiv
     from workers.graphs.recorder import CudaRecorder
     from workers.graphs.runner import GraphedDecoder
     from workers.hbm.copier import CudaCopier
-    from workers.hbm.register import register_in_background
+    from workers.hbm.register import Registered, register_in_background
     from workers.kernels.triton.tuning import tuning_of
     from workers.operators.fused import FusedOperators, fused
     from workers.sampling.on_device import DeviceSamplingTable
 
-    device, config, weights = assignment.device, assignment.model, loaded.weights
+    device, config, weights, ranks = assignment.device, assignment.model, loaded.weights, assignment.ranks
+    cells = own_heads(arena.tensor, weights.shard.kv_heads)
     torch.cuda.set_device(device)
     architecture = weights.architecture
     sampler = DeviceSamplingTable(config.slots, architecture.vocabulary, device, tuning_of(device))
     sizes = sizes_up_to(min(config.slots, _GRAPH_ROWS))
     graphs = room_for(sizes)
     measured = _measure(build(weights, collectives, device, fused(weights.dtype, device)), loaded, assignment)
-    count, balance = pages_that_fit(
-        measured, loaded.kv.page_bytes, graphs=graphs, budget=parse_size(config.device_kv), least=_LEAST
-    )
-    frames = torch.zeros(count + 1, *arena.tensor.shape[1:], dtype=arena.tensor.dtype, device=device)
-    copier = CudaCopier(frames, arena.tensor, register_in_background(arena.tensor))
+
+    def fit(budget: int) -> tuple[int, Balance]:
+        return pages_that_fit(measured, cells[0].nbytes, graphs=graphs, budget=budget, least=_LEAST)
+
+    count, balance = _agreed(fit, parse_size(config.device_kv), cells[0].nbytes, assignment, collectives)
+    frames = torch.zeros(count + 1, *cells.shape[1:], dtype=cells.dtype, device=device)
+    # A part of a page is not one piece of the arena. It is one of a pinned page, from which the host goes on.
+    pinned = register_in_background(cells) if ranks == 1 else Registered(cells.data_ptr())
+    copier = CudaCopier(frames, cells, pinned)
     pages = -(-loaded.context_tokens // loaded.kv.page_tokens)
     limits = GraphLimits(sizes[-1], pages, min(count * loaded.kv.page_tokens, sizes[-1] * loaded.context_tokens), count)
     decoder = build(weights, collectives, device, fused(weights.dtype, device, limits))
     assert isinstance(decoder, Decoder)
     assert isinstance(decoder.operators, FusedOperators)
-    model = GraphedDecoder(decoder, decoder.operators, CudaRecorder(device), Book(sizes, graphs), frames)
-    return _ready(model, arena, frames, copier, balance, sampler)
+    recorder = CudaRecorder(device, GRAPH_BYTES if ranks > 1 else 0)
+    model = GraphedDecoder(decoder, decoder.operators, recorder, Book(sizes, graphs), frames, ranks)
+    return _ready(model, arena, frames, copier, balance, CudaReader(device), sampler)
+
+
+def _agreed(
+    fit: Callable[[int], tuple[int, Balance]], budget: int, page_bytes: int, assignment: Assignment,
+    collectives: Collectives,
+) -> tuple[int, Balance]:  # fmt: skip
+    """How many pages all ranks have: what differs between them would be another choice in each one's steps."""
+    count, balance = fit(budget)
+    if assignment.ranks == 1:
+        return count, balance
+    counts = collectives.all_gather_last(torch.tensor([count], device=assignment.device), [1] * assignment.ranks)
+    least = int(counts.min())
+    return (count, balance) if least == count else fit(least * page_bytes)
 
 
 def _measure(model: Model, loaded: Loaded, assignment: Assignment) -> Measured:
@@ -133,7 +164,7 @@ def _measure(model: Model, loaded: Loaded, assignment: Assignment) -> Measured:
     for rows, tokens in ((1, prompt), (decodes, 1)):
         cells = rows * -(-tokens // shape.page_tokens)
         pages = torch.zeros(
-            cells, shape.layers, 2, shape.kv_heads, shape.page_tokens, shape.head_dim,
+            cells, shape.layers, 2, len(loaded.weights.shard.kv_heads), shape.page_tokens, shape.head_dim,
             dtype=loaded.weights.dtype, device=device,
         )  # fmt: skip
         held = pages.nbytes
@@ -150,9 +181,9 @@ def _measure(model: Model, loaded: Loaded, assignment: Assignment) -> Measured:
 
 
 def _ready(
-    model: Model, arena: ArenaPages, frames: torch.Tensor, copier: Copier, balance: Balance,
+    model: Model, arena: ArenaPages, frames: torch.Tensor, copier: Copier, balance: Balance, reader: Reader,
     sampler: Sampler | None = None,
 ) -> Ready:  # fmt: skip
     pages = DevicePages(frames, copier, arena)
     log.info("device memory: %s", balance, extra={"pages": pages.frames.count})
-    return Ready(model, pages, arena.cells, Device(pages, balance), sampler)
+    return Ready(model, pages, arena.cells, Device(pages, balance), sampler, reader)

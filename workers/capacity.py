@@ -20,6 +20,7 @@ from bus.shapes import ModelShape
 from workers.encoding.architecture import read_architecture as read_encoder
 from workers.encoding.loading import dtype_of
 from workers.engine import Engine, choose, require_kv, without_kernels
+from workers.forms import form_of
 from workers.host import Unsuitable, assign
 from workers.loading import store_key
 from workers.models.architecture import kv_shape
@@ -48,7 +49,7 @@ def shape(model: ModelConfig, config: Config) -> ModelShape:
     except (ModelMissing, TooManyRanks, Unsuitable, WeightsError, OSError) as error:
         return ModelShape(model.name, problem=str(error))
     context = model.context_tokens or architecture.context
-    laid_out = _laid_out(path, engine, model.tensor_parallel)
+    laid_out = _laid_out(path, engine, model)
     return ModelShape(
         model.name,
         kv_shape(architecture, assignment.page_tokens, engine.kv),
@@ -75,10 +76,10 @@ def _encoder(model: ModelConfig, path: Path) -> ModelShape:
     )
 
 
-def _laid_out(path: Path, engine: Engine, ranks: int) -> int:
+def _laid_out(path: Path, engine: Engine, model: ModelConfig) -> int:
     """Bytes of the weights that are ready to be mapped; 0 where not all of them are."""
-    digest = weights_digest(path)
-    files = [directory() / store_key(digest, engine, rank, ranks).file for rank in range(ranks)]
+    digest, ranks, form = weights_digest(path), model.tensor_parallel, form_of(model, engine.device, path)
+    files = [directory() / store_key(digest, engine, rank, ranks, form).file for rank in range(ranks)]
     return sum(file.stat().st_size for file in files) if all(file.is_file() for file in files) else 0
 
 

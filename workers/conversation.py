@@ -1,4 +1,7 @@
-"""A ready worker in conversation with its scheduler: plans come in, one a loop turn is executed, results go out.
+"""A ready worker in conversation with its scheduler: plans come in, one a loop turn is launched, results go out.
+
+On a device that computes beside the host a step is told when a thread has seen it through (`workers.waiter`), and the
+plan behind it is launched meanwhile. On a CPU a step is through when its launch is.
 
 Of a scheduler's incarnation nothing outlives it: when the link comes up again, slots are closed, waiting plans dropped,
 and kv is told that no page of the older incarnation will be written any more. Only then the worker registers again.
@@ -7,6 +10,7 @@ and kv is told that no page of the older incarnation will be written any more. O
 from __future__ import annotations
 
 import logging
+from collections import deque
 
 from bus.link import Link
 from bus.messages.adapters import AdapterState, KeepAdapters
@@ -17,12 +21,13 @@ from bus.packed import pack_u32
 from bus.process import Life
 from kv.client import PageClient
 from workers.effort import Effort
-from workers.encoding.execute import EncodeExecutor
-from workers.execute import Executor, StepBroken
+from workers.execute import StepBroken
 from workers.group import Group, GroupBroken
 from workers.inbox import Inbox, StepGap
 from workers.lora.shelf import Shelf
 from workers.measures import Measures
+from workers.steps import Steps
+from workers.waiter import Waiter
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +51,7 @@ class Conversation:
         self,
         life: Life,
         registered: Registered,
-        executor: Executor | EncodeExecutor,
+        executor: Steps,
         group: Group,
         pages: PageClient | None,
         effort: Effort | None = None,
@@ -56,7 +61,10 @@ class Conversation:
         self._life, self._registered, self._executor = life, registered, executor
         self._group, self._pages = group, pages
         self._inbox = Inbox()
+        self._launched: deque[StepPlan] = deque()
+        self._waiter = Waiter(life.loop, self._take_a_turn)
         self._turn_is_due = False
+        self._failures = 0  # since slots were last in order
         self._epoch = 0
         self._ended_ns = life.loop.now_ns()
         self._measures = Measures(life.telemetry, registered, effort)
@@ -75,8 +83,8 @@ class Conversation:
 
     @property
     def idle(self) -> bool:
-        """Whether no plan waits."""
-        return not len(self._inbox)
+        """Whether no plan waits, nor is computed."""
+        return not len(self._inbox) and not self._launched
 
     def say_fenced(self) -> None:
         """Tell kv that pages of older scheduler incarnations are not written any more. Again, whenever kv is new."""
@@ -89,6 +97,7 @@ class Conversation:
 
     def close(self) -> None:
         """Say bye."""
+        self._waiter.close()
         self._link.close()
 
     # --- the link --------------------------------------------------------------------------------------------------
@@ -127,7 +136,7 @@ class Conversation:
             if not self._inbox.put(plan, self._life.loop.now_ns()):
                 return
         except StepGap as gap:
-            self._executor.reset()
+            self._forget()
             self._fail(plan.step, str(gap))
             return
         self._life.busy = True
@@ -135,7 +144,9 @@ class Conversation:
 
     def _forget(self, next_step: int | None = None) -> None:
         self._inbox.reset(next_step)
+        self._launched.clear()
         self._executor.reset()
+        self._failures = 0
         self._life.busy = False
 
     # --- steps -----------------------------------------------------------------------------------------------------
@@ -148,31 +159,62 @@ class Conversation:
 
     def _turn(self) -> None:
         self._turn_is_due = False
-        if self.idle:
-            return
-        plan, arrived_ns = self._inbox.take()
-        self._execute(plan, max(0, arrived_ns - self._ended_ns))
-        self._ended_ns = self._life.loop.now_ns()
+        if len(self._inbox) and self._executor.may_launch(self._inbox.first):
+            plan, arrived_ns = self._inbox.take()
+            self._launch(plan, 0 if self._launched else max(0, arrived_ns - self._ended_ns))
+        if self._is_through():
+            self._finish()
         self._life.busy = not self.idle
-        if not self.idle:
+        if self._is_through() or (len(self._inbox) and self._executor.may_launch(self._inbox.first)):
             self._take_a_turn()
+        elif self._launched and (reading := self._executor.reading) is not None:
+            self._waiter.watch(reading)
 
-    def _execute(self, plan: StepPlan, waited_ns: int) -> None:
+    def _is_through(self) -> bool:
+        """Whether the oldest step in flight is."""
+        if not self._launched:
+            return False
+        reading = self._executor.reading
         try:
-            self._group.agree(self._epoch, plan.step)
-            result = self._executor.run(plan, waited_ns)
+            return reading is None or reading.ready()
+        except RuntimeError:
+            return True  # the device has failed, as `finish` will find and tell
+
+    def _launch(self, plan: StepPlan, waited_ns: int) -> None:
+        try:
+            if not self._group.agree(self._epoch, plan.step, self._failures):
+                raise StepBroken("a step before it failed, and closed all slots", together=True)
+            self._executor.launch(plan, waited_ns)
         except GroupBroken as broken:
-            self._executor.reset()
+            # What is in flight may wait for a rank that is gone: nobody waits for it, and this process ends.
+            self._inbox.reset()
+            self._launched.clear()
             self._fail(plan.step, str(broken))
             self._life.fail(f"the rank group broke in step {plan.step}: {broken}")
         except StepBroken as broken:
+            while self._launched:  # told first: good, or what the others know already to have failed
+                self._finish()
+            self._executor.reset()
             self._broken(plan.step, broken)
+        else:
+            self._launched.append(plan)
+
+    def _finish(self) -> None:
+        plan = self._launched.popleft()
+        try:
+            result = self._executor.finish()
+        except StepBroken as broken:
+            self._broken(plan.step, broken)
+            while self._launched:
+                self._fail(self._launched.popleft().step, f"step {plan.step} before it failed, and closed all slots")
         else:
             self._life.progressed()
             self._measures.step(plan, result, self._executor.spent_ns())
             self._link.send(result)
+        self._ended_ns = self._life.loop.now_ns()
 
     def _broken(self, step: int, broken: StepBroken) -> None:
+        self._failures += 1
         log.error("step %d failed: %s", step, broken, exc_info=broken.__cause__)
         self._fail(step, str(broken), broken.slots, out_of_memory=broken.out_of_memory)
         if self._group.ranks > 1 and not broken.together:

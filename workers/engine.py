@@ -7,7 +7,7 @@
 | a checkpoint of 4 or 8 bits, everything "auto"  | the same                                                          |
 | `quantize = "int8"`, `"int4"`                   | the kernels, on floats rounded at load (codes stay as they are)   |
 | `deterministic = true`                          | the kernels, on codes or floats                                   |
-| `device = "cuda"`                               | the GPU's kernels, what is quantised as floats (`operators.fused`)|
+| `device = "cuda"`                               | the GPU's kernels (`operators.fused`), on what `forms` says       |
 
 KV is in the dtype of this table ("auto" of the kernels is bfloat16), unless `kv_dtype` says another one.
 
@@ -27,7 +27,7 @@ from workers import gpu
 from workers.host import Unsuitable, cpu_flags, dtype_of
 from workers.kernels.build import NoKernels, library
 from workers.kernels.library import attention_of
-from workers.kernels.pack import Kernels, Scheme
+from workers.kernels.pack import ROUNDING, Kernels, Scheme
 from workers.models.architecture import DTYPES, Architecture
 from workers.models.config import read_architecture
 from workers.pages import KV_DTYPES
@@ -80,7 +80,8 @@ class Engine(NamedTuple):
             return b"cuda 1"
         if self.kernels is None:
             return b"" if self.kv is self.dtype else f"torch {_name(self.dtype)}".encode()
-        return f"kernels {_NUMERICS} {self.kernels.scheme}".encode()
+        rounding = f" {ROUNDING}" if self.kernels.scheme == "int4" else ""
+        return f"kernels {_NUMERICS} {self.kernels.scheme}{rounding}".encode()
 
 
 def choose(model: ModelConfig, device: torch.device, threads: int, path: Path) -> Engine:

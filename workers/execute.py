@@ -1,15 +1,21 @@
-"""One step: plan in, result out. Slots, forward pass, log probabilities, draw, commit; no socket, no loop.
+"""Steps: plan in, result out. Slots, forward pass, log probabilities, draw, commit; no socket, no loop.
 
-`Executor.run` leaves the worker ready for the next plan whatever happens: it returns a result, or raises
-`StepBroken` with every slot closed.
+    launch(n)   launch(n + 1)   finish(n)   launch(n + 2)   finish(n + 1) ...
+
+A step is launched, and finished when its tokens are on the host. On a device that computes beside the host the next
+one is launched in between, unless it has to wait (`workers.overlap`): its tokens come out of the slots, which have them
+already. Steps are finished in order. Whatever happens, the worker is ready for the next plan afterwards: a step has
+a result, or raises `StepBroken`.
 """
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from operator import itemgetter
-from typing import Final, NamedTuple, Protocol
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final, Protocol
 
 import numpy as np
 import torch
@@ -18,13 +24,18 @@ from torch import Tensor
 from bus.messages.requests import TokenLogprobs
 from bus.messages.steps import StepPlan, StepResult
 from bus.packed import pack_u32
+from workers.drawing import Drawing, Nothing, draw_once, draw_with_drafts
 from workers.group import Group
 from workers.models.interface import Model
-from workers.rows import StepRows, Written, rows_of
+from workers.overlap import Unread, wants_of, why_wait
+from workers.readback import HostReader, Reader, Reading
+from workers.rows import NOWHERE, StepRows, Written, rows_of
+from workers.sampling.draw import BrokenLogits
 from workers.sampling.logprobs import token_logprobs
-from workers.slots import Ints, PlanRefused, Slots
+from workers.slots import PlanRefused, Slots
 from workers.speculative.interface import Proposer, Watcher
-from workers.speculative.verify import BROKEN, NOTHING, draw_along, follow
+from workers.staging import staged
+from workers.windows import Folding
 
 # Logits held at once for prompt log probabilities: 16 MiB of float32. All of a 100k-token prompt would be 50 GB.
 _LOGITS_AT_ONCE: Final = 1 << 22
@@ -32,14 +43,26 @@ _LOGITS_AT_ONCE: Final = 1 << 22
 PromptLogprobs = tuple[int, int, tuple[TokenLogprobs, ...]]
 
 
-class _Draw(NamedTuple):
-    """What came of the rows that are sampled: tokens, how many each row has, log probabilities by index, and
-    `StepResult.failed`."""
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    """A step that was launched.
 
-    tokens: list[int]
-    counts: list[int]
-    logprobs: tuple[tuple[int, TokenLogprobs], ...]
-    failed: tuple[tuple[int, str], ...]
+    Attributes:
+        launched_ns: when its launch began.
+        followed: slots that it drew for, and whose tokens the host has to take note of.
+        reading: `drawing.values` on their way; when they are there, the step is through.
+    """
+
+    plan: StepPlan
+    rows: StepRows
+    waited_ns: int
+    launched_ns: int
+    drafting_ns: int
+    written: Written
+    prompt: tuple[PromptLogprobs, ...]
+    drawing: Drawing
+    followed: frozenset[int]
+    reading: Reading
 
 
 class Pages(Protocol):
@@ -51,15 +74,17 @@ class Pages(Protocol):
         ...
 
     def launched(self, written: Written) -> None:
-        """The forward pass that writes these pages is on its way."""
+        """The forward pass that writes these pages is on its way. Once for each step, and each is committed in the
+        order of launches, or all are abandoned."""
         ...
 
     def commit(self, written: Written) -> None:
-        """These pages hold so many valid tokens now; full ones are in the arena when this returns."""
+        """The oldest step is through: its pages hold so many valid tokens now; full ones are in the arena when this
+        returns."""
         ...
 
     def abandon(self) -> None:
-        """The step failed: its pages hold nothing new."""
+        """A step failed: what was launched and not committed holds nothing new."""
         ...
 
 
@@ -101,6 +126,7 @@ class Executor:
         group: the ranks; all of them run the same plans in the same order.
         clock: CLOCK_MONOTONIC in nanoseconds.
         proposer: of draft tokens, for rows that may have some.
+        reader: brings to the host what the device draws; None where the device is the host.
     """
 
     def __init__(
@@ -111,14 +137,41 @@ class Executor:
         group: Group,
         clock: Callable[[], int] = time.monotonic_ns,
         proposer: Proposer | None = None,
+        reader: Reader | None = None,
     ) -> None:
         self._model, self._slots, self._pages, self._group, self._clock = model, slots, pages, group, clock
         self._proposer = proposer
         self._watcher = proposer if isinstance(proposer, Watcher) else None
         self._vocabulary = model.architecture.vocabulary
+        self._folding = Folding.of(model.architecture.windows)
+        self._reader = reader or HostReader()
+        self._flights: deque[_Flight] = deque()
+        self._finished_ns = 0
+
+    @property
+    def in_flight(self) -> int:
+        """Steps that are launched and not finished."""
+        return len(self._flights)
+
+    @property
+    def reading(self) -> Reading | None:
+        """What the oldest of them waits for."""
+        return self._flights[0].reading if self._flights else None
+
+    def may_launch(self, plan: StepPlan) -> bool:
+        """Whether a plan may be launched now, or has to wait until the oldest step in flight is finished."""
+        if not self._flights:
+            return True
+        followed = frozenset[int]().union(*(flight.followed for flight in self._flights))
+        unread = Unread(len(self._flights), followed)
+        return why_wait(unread, wants_of(plan, self._slots)) is None
 
     def reset(self) -> None:
-        """Close all slots."""
+        """Close all slots. Steps in flight are waited for, since they write, and forgotten."""
+        while self._flights:
+            # A device that has failed says so for each of them; what is reset is told of it by its next step.
+            with suppress(RuntimeError):
+                self._flights.popleft().reading.wait()
         self._pages.abandon()
         self._slots.close_all()
 
@@ -127,94 +180,137 @@ class Executor:
         return self._model.spent_ns()
 
     def run(self, plan: StepPlan, waited_ns: int = 0) -> StepResult:
-        """Execute one plan.
+        """Execute one plan, while no other is in flight.
 
         Args:
             plan: the next one.
             waited_ns: how long this worker was idle before it; only passed on.
 
         Raises:
-            StepBroken: whatever went wrong.
+            StepBroken: whatever went wrong; all slots are closed.
+        """
+        assert not self._flights
+        try:
+            self.launch(plan, waited_ns)
+        except StepBroken:
+            self.reset()
+            raise
+        return self.finish()
+
+    def launch(self, plan: StepPlan, waited_ns: int = 0) -> None:
+        """Have a plan computed that `may_launch`. On a GPU this does not wait for it.
+
+        Raises:
+            StepBroken: it could not be launched. Steps in flight are as good as ever: finish them, then `reset`.
         """
         try:
             with torch.inference_mode():
-                return self._run(plan, waited_ns)
+                self._flights.append(self._launch(plan, waited_ns))
         except Exception as error:
             broken = as_broken(error)
+        else:
+            return
+        raise broken
+
+    def finish(self) -> StepResult:
+        """The result of the oldest step in flight; waits for it.
+
+        Raises:
+            StepBroken: whatever went wrong; all slots are closed, and nothing is in flight.
+        """
+        flight = self._flights[0]
+        try:
+            with torch.inference_mode():
+                result = self._finish(flight)
+        except Exception as error:
+            broken = as_broken(error)
+        else:
+            self._flights.popleft()
+            return result
         self.reset()
         raise broken
 
-    def _run(self, plan: StepPlan, waited_ns: int) -> StepResult:
+    def _launch(self, plan: StepPlan, waited_ns: int) -> _Flight:
         began = self._clock()
         self._slots.apply(plan)
         rows = rows_of(plan, self._slots, self._proposer)
         drafting_ns = self._clock() - began if plan.drafts else 0
+        device = self._model.device
         if not len(rows.slots):
-            return StepResult(plan.step, b"", b"", waited_ns, 0)
+            nothing = Nothing(device)
+            self._pages.launched(NOWHERE)
+            reading = self._reader.read(nothing.values)
+            return _Flight(plan, rows, waited_ns, began, 0, NOWHERE, (), nothing, frozenset(), reading)
+        for cells, target in self._slots.to_fold:
+            assert self._folding is not None
+            self._folding.fold(self._pages.tensor, cells, target)
         if (grammars := self._slots.grammars) is not None:
             grammars.begin(rows.slots[rows.samples].tolist())
         ids = self._slots.ids(rows.token_slots, rows.positions)
-        hidden = self._model.forward(ids, rows.batch(self._slots, self._model.device), self._pages.tensor)
+        hidden = self._model.forward(ids, rows.batch(self._slots, device), self._pages.tensor)
         # What is behind a wrong draft is no KV: with drafts, what was written is known when tokens are drawn.
         written = None if rows.drafts.counts.any() else rows.written(self._slots, rows.ends)
         if written is not None:
             self._pages.launched(written)
         prompt = self._prompt_logprobs(rows, hidden)
-        tokens, counts, logprobs, failed = self._draw(rows, hidden)
+        drawing = self._draw(rows, hidden)
         ends = rows.valid(self._slots)
         if written is None:
             written = rows.written(self._slots, ends)
             self._pages.launched(written)
         self._slots.computed(rows.slots, ends)
-        self._pages.commit(written)
         if self._watcher is not None:
             first = rows.row_starts[:-1]
             states = [hidden[begin : begin + n] for begin, n in zip(first, ends - rows.starts, strict=True)]
             self._watcher.watch(rows.slots, rows.starts, states)
-        ran_ns = self._clock() - began
-        if self._group.rank:
-            return StepResult(plan.step, b"", b"", waited_ns, ran_ns)
-        sampled, drafted = pack_u32(rows.slots[rows.samples]), rows.drafts.counts[rows.samples]
-        told = drafted.any()
+        followed = self._slots.followed(rows.slots[rows.samples])
+        reading = self._reader.read(drawing.values)
+        return _Flight(plan, rows, waited_ns, began, drafting_ns, written, prompt, drawing, followed, reading)
+
+    def _finish(self, flight: _Flight) -> StepResult:
+        rows, drawn_for = flight.rows, flight.rows.slots[flight.rows.samples]
+        try:
+            told = flight.drawing.told(flight.reading.values())
+        except BrokenLogits as broken:
+            causes = drawn_for[list(broken.rows)].tolist()
+            raise StepBroken(f"logits of slot {causes} are not finite", causes, together=True) from broken
+        self._pages.commit(flight.written)
+        # A step that was launched before the one in front of it was through has run since then.
+        now = self._clock()
+        ran_ns = now - max(flight.launched_ns, self._finished_ns) if len(rows.slots) else 0
+        self._finished_ns = now
+        step, waited_ns = flight.plan.step, flight.waited_ns
+        if self._group.rank or not len(rows.slots):
+            return StepResult(step, b"", b"", waited_ns, ran_ns)
+        drafted = rows.drafts.counts[rows.samples]
+        says = drafted.any()
         return StepResult(
-            plan.step, sampled, pack_u32(tokens), waited_ns, ran_ns, logprobs, prompt, failed=failed,
-            drawn=bytes(counts) if told else b"", drafted=bytes(drafted.tolist()) if told else b"",
-            drafting_ns=drafting_ns, behind_ns=self._proposer.behind_ns if told and self._proposer is not None else 0,
+            step, pack_u32(drawn_for), pack_u32(told.tokens), waited_ns, ran_ns, told.logprobs, flight.prompt,
+            failed=told.failed, drawn=bytes(told.counts) if says else b"",
+            drafted=bytes(drafted.tolist()) if says else b"", drafting_ns=flight.drafting_ns,
+            behind_ns=self._proposer.behind_ns if says and self._proposer is not None else 0,
         )  # fmt: skip
 
-    def _draw(self, rows: StepRows, hidden: Tensor) -> _Draw:
+    def _draw(self, rows: StepRows, hidden: Tensor) -> Drawing:
         """Draw for the rows that are sampled, tell the other ranks, and append to the slots."""
         slots, drafted = rows.slots[rows.samples], rows.drafts.counts[rows.samples]
         if not len(slots):
-            return _Draw([], [], (), ())
+            return Nothing(hidden.device)
         # After a row's last token, and after each of its drafts.
         widths = 1 + drafted
         within = np.arange(int(widths.sum())) - np.repeat(widths.cumsum() - widths, widths)
         places = np.repeat(rows.row_starts[1:][rows.samples] - widths, widths) + within
         logits = self._model.logits(
-            hidden[torch.from_numpy(places).to(hidden.device)], self._slots.adapters_of(np.repeat(slots, widths))
+            hidden[staged(places, hidden.device)], self._slots.adapters_of(np.repeat(slots, widths))
         )
-        tokens: Ints = np.full((len(slots), int(widths.max())), NOTHING, np.int64)
-        logprobs: list[tuple[int, int, TokenLogprobs]] = []
-        failed: dict[int, str] = {}
-        if self._group.rank == 0:
-            tokens, logprobs, failed = draw_along(
-                self._slots, slots, logits, widths, rows.drafts.tokens[rows.samples]
-            )  # fmt: skip
-        tokens = self._group.share(torch.from_numpy(tokens).to(hidden.device)).cpu().numpy()
-        if (broken := tokens[:, 0] == BROKEN).any():
-            causes = slots[broken].tolist()
-            raise StepBroken(f"logits of slot {causes} are not finite", causes, together=True)
-        if self._group.rank:
-            follow(self._slots, slots, tokens)
-        counts = (tokens != NOTHING).sum(axis=1)
-        firsts = (counts.cumsum() - counts).tolist()
-        return _Draw(
-            tokens[tokens != NOTHING].tolist(),
-            counts.tolist(),
-            tuple((firsts[row] + at, value) for row, at, value in sorted(logprobs, key=itemgetter(0, 1))),
-            tuple((int(slots[row]), why) for row, why in failed.items()),
-        )
+        if not drafted.any():
+            return draw_once(self._slots, slots, logits, self._group)
+        drafts = rows.drafts.tokens[rows.samples]
+        try:
+            return draw_with_drafts(self._slots, slots, logits, widths, drafts, self._group, hidden.device)
+        except BrokenLogits as broken:
+            causes = slots[list(broken.rows)].tolist()
+            raise StepBroken(f"logits of slot {causes} are not finite", causes, together=True) from broken
 
     def _prompt_logprobs(self, rows: StepRows, hidden: Tensor) -> tuple[PromptLogprobs, ...]:
         """Of each prompt token that follows a token of this step, for slots that asked.

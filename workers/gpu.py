@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import torch
+from torch import distributed
 
 from bus.config import Config, ModelConfig, parse_size
 from workers.weights.quantised.config import Quantisation
@@ -18,7 +19,7 @@ from workers.weights.quantised.config import Quantisation
 # Tests have no GPU: with this, `device = "cuda"` computes on the CPU with torch, and keeps its pages in so much
 # ordinary memory apart from the arena. Everything between plans and pages is what a GPU has.
 TEST_MEMORY: Final = "HEADRACE_TEST_DEVICE_MEMORY"
-_FP8_SINCE: Final = (8, 9)
+_SINCE: Final = (8, 0)
 
 
 class Gpus(NamedTuple):
@@ -29,6 +30,7 @@ class Gpus(NamedTuple):
         driver: whether the kernel has NVIDIA's.
         found: how many torch finds.
         triton: whether it is installed.
+        nccl: whether torch is built with it.
     """
 
     torch: str
@@ -36,6 +38,7 @@ class Gpus(NamedTuple):
     driver: bool
     found: int
     triton: bool
+    nccl: bool = True
 
 
 def found() -> Gpus:
@@ -47,6 +50,7 @@ def found() -> Gpus:
         Path("/dev/nvidiactl").exists(),
         torch.cuda.device_count() if cuda else 0,
         find_spec("triton") is not None,
+        distributed.is_available() and distributed.is_nccl_available(),
     )
 
 
@@ -70,6 +74,21 @@ def why_not(gpus: Gpus) -> str:
     return ""
 
 
+def why_no_group(gpus: Gpus, ranks: int) -> str:
+    """What is missing for a model that is served by so many ranks, each on a GPU of its own; empty where nothing is."""
+    if ranks == 1:
+        return ""
+    if not gpus.nccl:
+        return (
+            f"tensor_parallel = {ranks} takes NCCL, which torch {gpus.torch} is built without: install a build for "
+            "Linux from https://download.pytorch.org/whl"
+        )
+    if gpus.found < ranks:
+        there = "is 1" if gpus.found == 1 else f"are {gpus.found}"
+        return f"tensor_parallel = {ranks} takes so many GPUs, and there {there}"
+    return ""
+
+
 def misfit(model: ModelConfig, *, kv_heads: int, quantisation: Quantisation | None, capability: tuple[int, int]) -> str:
     """Why a model cannot be served on a GPU as it is configured; empty where it can.
 
@@ -81,27 +100,18 @@ def misfit(model: ModelConfig, *, kv_heads: int, quantisation: Quantisation | No
     ranks = model.tensor_parallel
     if kv_heads % ranks:
         return f"tensor_parallel = {ranks} does not divide its {kv_heads} KV heads"
-    if ranks > 1:
-        return f"tensor_parallel = {ranks}: on GPUs a model is served by one so far"
     if model.standby:
         return "standby = 1 would keep its weights in device memory a second time"
     if model.deterministic:
         return "deterministic = true is of the CPU kernels"
-    if model.quantize in ("int8", "int4"):
-        return f'quantize = "{model.quantize}" is of the CPU kernels'
-    if quantisation is not None and _is_fp8(quantisation) and capability < _FP8_SINCE:
+    if quantisation is not None and model.quantize not in ("auto", "none"):
+        return f'quantize = "{model.quantize}" rounds floats, and its checkpoint is {quantisation.quant_method} already'
+    if capability < _SINCE:
         return (
-            f"its checkpoint is FP8, which GPUs have since compute capability 8.9; this one has "
-            f"{capability[0]}.{capability[1]}: take a checkpoint in bfloat16 or of 4 bits"
+            f"the kernels are for GPUs since compute capability {_SINCE[0]}.{_SINCE[1]}; this one has "
+            f"{capability[0]}.{capability[1]}"
         )
     return ""
-
-
-def _is_fp8(quantisation: Quantisation) -> bool:
-    groups = (quantisation.config_groups or {}).values()
-    return quantisation.quant_method == "fp8" or any(
-        group.weights is not None and group.weights.type == "float" and group.weights.num_bits == 8 for group in groups
-    )
 
 
 def test_memory() -> int:
@@ -109,11 +119,12 @@ def test_memory() -> int:
     return parse_size(os.environ.get(TEST_MEMORY, "0"))
 
 
-def device_for(model: ModelConfig, replica: int, config: Config, count: int) -> torch.device:
-    """The GPU of a replica: each has one of its own as long as there are enough, in the order of the configuration."""
+def device_for(model: ModelConfig, replica: int, config: Config, count: int, rank: int = 0) -> torch.device:
+    """The GPU of a rank: each has one of its own as long as there are enough, in the order of the configuration, and
+    the ranks of a replica always have different ones, of which there are as many."""
     before = 0
     for each in config.model:
         if each.name == model.name:
             break
-        before += each.all_replicas if each.device == "cuda" else 0
-    return torch.device("cuda", (before + replica) % count)
+        before += each.all_replicas * each.tensor_parallel if each.device == "cuda" else 0
+    return torch.device("cuda", (before + replica * model.tensor_parallel + rank) % count)

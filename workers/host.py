@@ -64,12 +64,12 @@ def assign(name: str, config: Config) -> Assignment:
     model = config.model_named(instance.model)
     if instance.rank >= model.tensor_parallel or instance.replica >= model.all_replicas:
         raise InvalidName(f"{name}: {model.name!r} has {model.all_replicas} replicas of {model.tensor_parallel} ranks")
-    device = device_of(model, instance.replica, config)
+    device = device_of(model, instance, config)
     return Assignment(instance, model, device, page_tokens_of(model, device), threads_of(model, config))
 
 
-def device_of(model: ModelConfig, replica: int, config: Config) -> torch.device:
-    """Where a replica of the model computes. "auto" is the CPU.
+def device_of(model: ModelConfig, instance: WorkerInstance, config: Config) -> torch.device:
+    """Where a rank of the model computes. "auto" is the CPU.
 
     Raises:
         Unsuitable: a GPU is asked for, and something that it takes is missing here.
@@ -77,9 +77,9 @@ def device_of(model: ModelConfig, replica: int, config: Config) -> torch.device:
     if model.device != "cuda" or gpu.test_memory():
         return torch.device("cpu")
     gpus = gpu.found()
-    if problem := gpu.why_not(gpus):
+    if problem := gpu.why_not(gpus) or gpu.why_no_group(gpus, model.tensor_parallel):
         raise Unsuitable(f'model {model.name!r} has device = "cuda": {problem}')
-    return gpu.device_for(model, replica, config, gpus.found)
+    return gpu.device_for(model, instance.replica, config, gpus.found, instance.rank)
 
 
 def dtype_of(model: ModelConfig, device: torch.device) -> torch.dtype:

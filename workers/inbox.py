@@ -54,6 +54,15 @@ class Inbox:
         self._waiting.append(Waiting(plan, now_ns))
         return True
 
+    @property
+    def first(self) -> StepPlan:
+        """The oldest plan, which stays.
+
+        Raises:
+            IndexError: there is none.
+        """
+        return self._waiting[0].plan
+
     def take(self) -> Waiting:
         """The oldest plan.
 

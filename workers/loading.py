@@ -21,9 +21,10 @@ from bus.packed import pack_u32
 from bus.process import EXIT_BUG, EXIT_CONFIG
 from workers.encoding.loading import EncoderContext, LoadedEncoder, load_encoder
 from workers.engine import Engine, choose, require_kv, without_kernels
+from workers.forms import capability_of, form_of, numerics, told
 from workers.hbm.balance import NoRoom
 from workers.host import Assignment, Unsuitable
-from workers.kernels.pack import PACKING
+from workers.kernels.pack import PACKING, ROUNDING
 from workers.layers.linear import layout, pack
 from workers.models.architecture import Architecture, kv_shape
 from workers.models.load import contents, load_weights
@@ -33,10 +34,13 @@ from workers.speculative.choice import Speculation
 from workers.speculative.heads import Head, UnusableHead, load_head
 from workers.speculative.vocabulary import OtherVocabulary, require_same
 from workers.weights.digest import weights_digest
+from workers.weights.loader import Form
 from workers.weights.prepared import Prepared
+from workers.weights.quantised.weight import LAYOUT as QUANTISED_LAYOUT
 from workers.weights.sharding import TooManyRanks
 from workers.weights.source import WeightsError
 from workers.weights.store import Key, is_kept, open_or_make
+from workers.windows import Folding
 
 log = logging.getLogger(__name__)
 
@@ -70,12 +74,15 @@ class Loaded:
     shared: bool = False
     drafter: Prepared | Head | None = None
 
-    def registered(self, assignment: Assignment, group: int, device_pages: int = 0) -> Registered:
+    def registered(
+        self, assignment: Assignment, group: int, device_pages: int = 0, folding: Folding | None = None
+    ) -> Registered:
         """What a worker says when it is ready for plans.
 
         Args:
             group: incarnation of the rank group.
             device_pages: see `Registered`.
+            folding: where pages behind windows can be done without.
         """
         architecture = self.weights.architecture
         return Registered(
@@ -96,6 +103,8 @@ class Loaded:
             threads=assignment.threads if assignment.device.type == "cpu" else 1,
             drafts=0 if self.speculation(assignment) == "off" else assignment.model.drafts,
             device_pages=device_pages,
+            window=folding.window if folding is not None else 0,
+            fold=folding.blocks if folding is not None else 0,
         )
 
     def speculation(self, assignment: Assignment) -> Speculation:
@@ -113,6 +122,7 @@ class Loaded:
         """For telemetry."""
         model, instance, architecture = assignment.model, assignment.instance, self.weights.architecture
         bits = " and ".join(map(str, self.weights.bits))
+        quantised = f"{bits} bits" if bits else ", ".join(self.weights.quantised)
         prefills = assignment.prefills
         return WorkerView(
             name=name,
@@ -124,7 +134,7 @@ class Loaded:
             file=self.file,
             architecture=architecture.name,
             parameters=architecture.parameters,
-            quantisation=f"{bits} bits" if bits else str(self.weights.dtype).removeprefix("torch."),
+            quantisation=quantised or str(self.weights.dtype).removeprefix("torch."),
             engine=self.engine.name,
             device=assignment.device.type,
             threads=assignment.threads,
@@ -164,9 +174,10 @@ def load(assignment: Assignment, progress: Callable[[float], None]) -> Model:
     rank, ranks = assignment.instance.rank, assignment.ranks
     digest = weights_digest(path)
     engine = choose(config, assignment.device, assignment.threads, path)
+    form, capability = form_of(config, engine.device, path), capability_of(engine.device)
 
     def weights_for(engine: Engine) -> Prepared:
-        key = store_key(digest, engine, rank, ranks)
+        key = store_key(digest, engine, rank, ranks, form)
         return load_weights(
             path,
             dtype=engine.dtype,
@@ -177,6 +188,7 @@ def load(assignment: Assignment, progress: Callable[[float], None]) -> Model:
             kernels=engine.kernels,
             context=config.context_tokens,
             lay_out=pack if engine.device.type == "cpu" else lambda weight: weight,
+            form=form,
         )
 
     try:
@@ -192,9 +204,10 @@ def load(assignment: Assignment, progress: Callable[[float], None]) -> Model:
             f"{architecture.context}"
         )
     kv = kv_shape(architecture, assignment.page_tokens, engine.kv)
-    # What else computes, makes other KV: it must not be found under the same digests.
-    numerics = engine.numerics + architecture.rope.variant.encode()
-    identity = hashlib.sha256(digest + numerics).digest() if numerics else digest
+    computes = engine.numerics + numerics(form, capability)
+    identity = identity_of(digest, computes, architecture.rope.variant, ranks, weights.rounded)
+    if otherwise := told(weights, capability):
+        log.warning("%s: %s", path.name, otherwise)
     load_s = time.monotonic() - began
     log.info("loaded %s in %.2f s", path.name, load_s, extra={"computed in": engine.name})
     return Loaded(
@@ -206,9 +219,24 @@ def load(assignment: Assignment, progress: Callable[[float], None]) -> Model:
         context_tokens=config.context_tokens or architecture.context,
         file=path.name,
         load_s=load_s,
-        shared=is_kept(store_key(digest, engine, rank, ranks)),
+        shared=is_kept(store_key(digest, engine, rank, ranks, form)),
         drafter=_load_drafter(assignment, path, architecture),
     )
+
+
+def identity_of(digest: bytes, computes: bytes, rope: str, ranks: int, rounded: str = "") -> bytes:
+    """What KV is known by. Whatever makes other numbers of the same weights makes another identity, so that their KV is
+    not found under the same digests: what computes, the rope's factors, and ranks, which add up each sum in parts.
+
+    Args:
+        digest: of the weights.
+        computes: tells apart what computes: `Engine.numerics`, and the form of weights on a GPU.
+        rope: variant of the factors; see `workers.models.rope`.
+        ranks: that share a replica.
+        rounded: see `workers.weights.prepared`.
+    """
+    beside = computes + rope.encode() + rounded.encode() + (f"ranks {ranks}".encode() if ranks > 1 else b"")
+    return hashlib.sha256(digest + beside).digest() if beside else digest
 
 
 def _load_drafter(assignment: Assignment, path: Path, architecture: Architecture) -> Prepared | Head | None:
@@ -255,12 +283,17 @@ def _moved(weights: Prepared, device: torch.device, path: Path) -> Prepared:
         ) from error
 
 
-def store_key(digest: bytes, engine: Engine, rank: int, ranks: int) -> Key:
+def store_key(digest: bytes, engine: Engine, rank: int, ranks: int, form: Form | None = None) -> Key:
     """Of a rank's share in the store."""
     if engine.kernels is None:
         laid_out = layout() if engine.device.type == "cpu" else "plain"
-        return Key(digest, str(engine.dtype).removeprefix("torch."), rank, ranks, f"{laid_out}, {contents()}")
-    return Key(digest, f"packed-{engine.kernels.scheme}", rank, ranks, f"packed {PACKING}, {contents()}")
+        variant = str(engine.dtype).removeprefix("torch.")
+        if form is not None:
+            variant, laid_out = f"{variant}-{form}", f"quantised {QUANTISED_LAYOUT}"
+        return Key(digest, variant, rank, ranks, f"{laid_out}, {contents()}")
+    scheme = engine.kernels.scheme
+    rounding = f"rounding {ROUNDING}, " if scheme == "int4" else ""
+    return Key(digest, f"packed-{scheme}", rank, ranks, f"packed {PACKING}, {rounding}{contents()}")
 
 
 def why_not(model: str, error: Exception) -> tuple[str, int]:

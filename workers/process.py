@@ -35,7 +35,7 @@ from workers.effort import effort_of
 from workers.encoding.execute import EncodeExecutor
 from workers.encoding.loading import LoadedEncoder
 from workers.execute import Executor
-from workers.group import Alone, GlooGroup, Group
+from workers.group import Alone, GlooGroup, Group, NcclGroup
 from workers.host import Assignment
 from workers.loading import Loaded, Model, load, why_not
 from workers.lora.reader import Bounds
@@ -45,6 +45,8 @@ from workers.sampling.grammar import Grammars
 from workers.sampling.thought import Thoughts
 from workers.slots import Slots
 from workers.speculative.choice import proposer_of
+from workers.speculative.forced import Forced
+from workers.windows import Folding
 
 log = logging.getLogger(__name__)
 
@@ -167,7 +169,10 @@ class WorkerService:
         )
 
     def _join(self, meeting: Meeting) -> Group:
-        return GlooGroup(meeting.store, self._assignment.instance.rank, self._assignment.ranks, self._model.hang_s)
+        rank, device = self._assignment.instance.rank, self._assignment.device
+        if device.type == "cuda":
+            return NcclGroup(meeting.store, rank, self._assignment.ranks, self._model.hang_s, device)
+        return GlooGroup(meeting.store, rank, self._assignment.ranks, self._model.hang_s)
 
     def _joined(self, group: Group, loaded: Loaded) -> None:
         self._group, self._background = group, None
@@ -222,10 +227,13 @@ class WorkerService:
         thoughts = None
         if self._group.rank == 0:
             tokens = partial(read_vocabulary, self._life.run)
-            self._grammars = Grammars(vocabulary, tokens, self._assignment.device)
+            self._grammars = Grammars(vocabulary, tokens, torch.device("cpu"))  # masks enter draws from the host
             thoughts = Thoughts(tokens)
         lora = self._model.lora
         shelf = Shelf(self._life.loop, loaded.weights, Bounds(lora.max_rank, parse_size(lora.max_size)))
+        # On a GPU pages behind windows stay: its kernels read whole pages by one table.
+        windows = ready.model.architecture.windows if ready.device is None else ()
+        folding = Folding.of(windows)
         self._slots = Slots(
             self._model.slots,
             loaded.context_tokens,
@@ -238,11 +246,14 @@ class WorkerService:
             shelf,
             ready.sampler,
             ready.device.pages if ready.device is not None else None,
+            folding.blocks if folding is not None else 0,
         )
         how = loaded.speculation(self._assignment)
         proposer = proposer_of(how, self._slots, self._group, ready.model, loaded.drafter)
-        executor = Executor(ready.model, self._slots, ready.pages, self._group, proposer=proposer)
-        registered = loaded.registered(self._assignment, self._group_number, ready.device_pages)
+        if proposer is not None and self._grammars is not None and how != "head" and self._group.ranks == 1:
+            proposer = Forced(self._grammars, proposer)
+        executor = Executor(ready.model, self._slots, ready.pages, self._group, proposer=proposer, reader=ready.reader)
+        registered = loaded.registered(self._assignment, self._group_number, ready.device_pages, folding)
         effort = effort_of(loaded.weights, loaded.kv, loaded.engine.attends_in)
         self._conversation = Conversation(self._life, registered, executor, self._group, self._pages, effort, shelf)
         self._life.ready()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from workers.models.interface import Batch
 from workers.slots import Ints, PlanRefused, Slots
 from workers.speculative.interface import Proposer
 from workers.speculative.rows import Drafts, draft
+from workers.staging import staged_together
 
 
 class Written(NamedTuple):
@@ -23,6 +24,9 @@ class Written(NamedTuple):
     pages: Ints
     generations: Ints
     valid_tokens: Ints
+
+
+NOWHERE: Final = Written(*(np.zeros(0, np.int64) for _ in range(3)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +59,19 @@ class StepRows:
         """Where the tokens belong, for the model."""
         blocks, offsets = np.divmod(self.positions, slots.page_tokens)
         ends = self.ends.tolist()
+        positions, page_of, offset_of = staged_together(
+            (self.positions, slots.cells(self.token_slots, blocks), offsets), device
+        )
         return Batch(
-            positions=torch.from_numpy(self.positions).to(device),
-            page_of=torch.from_numpy(slots.cells(self.token_slots, blocks)).to(device),
-            offset_of=torch.from_numpy(offsets).to(device),
+            positions=positions,
+            page_of=page_of,
+            offset_of=offset_of,
             row_starts=self.row_starts.tolist(),
             row_context=ends,
             block_tables=[slots.block_table(slot, end) for slot, end in zip(self.slots.tolist(), ends, strict=True)],
             adapters=slots.adapters_of(self.slots),
             table=slots.tables(self.slots, -(-max(ends) // slots.page_tokens)),
+            folds=slots.folds_of(self.slots),
         )
 
     def valid(self, slots: Slots) -> Ints:

@@ -21,6 +21,7 @@ from workers.lora.shelf import Shelf
 from workers.sampling.grammar import Grammars
 from workers.sampling.table import Sampler, SamplingTable
 from workers.sampling.thought import Thoughts
+from workers.staging import staged, staged_together
 
 Ints = npt.NDArray[np.int64]
 
@@ -86,6 +87,7 @@ class Slots:
         shelf: of adapters; None where requests have none.
         sampler: None for torch's.
         placement: None where the model computes on the arena's cells.
+        fold: blocks of a fold; see `workers.windows`.
 
     Attributes:
         vocabulary, device: as given.
@@ -94,6 +96,7 @@ class Slots:
         prompt_length: [slots], how many of them are prompt.
         prompt_logprobs: [slots], alternatives wanted per prompt token; -1 for none.
         adapters: of the slots that have one.
+        to_fold: what the last plan wants folded before anything is computed: cells of blocks, and the cell for them.
     """
 
     def __init__(
@@ -109,10 +112,14 @@ class Slots:
         shelf: Shelf | None = None,
         sampler: Sampler | None = None,
         placement: Placement | None = None,
+        fold: int = 0,
     ) -> None:
         self.grammars, self.thoughts = grammars, thoughts
         self.adapters: dict[int, Adapter] = {}
         self._shelf = shelf
+        self._fold = fold
+        self._folds: dict[int, list[int]] = {}
+        self.to_fold: list[tuple[Tensor, int]] = []
         self.count, self.context_tokens, self.page_tokens = slots, context_tokens, page_tokens
         self.vocabulary, self._cells, self.device = vocabulary, cells, device
         most_pages = -(-context_tokens // page_tokens)
@@ -156,6 +163,9 @@ class Slots:
             raise PlanRefused("page differences of unequal length")
         for slot, page, generation in zip(slots.tolist(), pages.tolist(), generations.tolist(), strict=True):
             self._append_pages(slot, np.array([page], np.int64), np.array([generation], np.int64))
+        self.to_fold = []
+        for slot, page in zip(self._slots_of(plan.fold_slots).tolist(), unpack_u32(plan.folds).tolist(), strict=True):
+            self._append_fold(slot, page)
 
     def close_all(self) -> None:
         """Forget every request."""
@@ -170,7 +180,7 @@ class Slots:
 
     def append(self, slots: Ints, tokens: Tensor) -> None:
         """Tokens were drawn, one per slot. tokens: int64 [rows] on the device."""
-        self._tokens[self._on_device(slots), self._on_device(self.length[slots])] = tokens.to(torch.int32)
+        self._tokens[staged_together((slots, self.length[slots]), self.device)] = tokens.to(torch.int32)
         self.length[slots] += 1
         self.sampling.append(slots, tokens)
 
@@ -178,7 +188,7 @@ class Slots:
         """Put draft tokens behind a slot's last one, for this step, as many as there is `room_for_drafts`. What is
         drawn overwrites them."""
         first = int(self.length[slot])
-        self._tokens[slot, first : first + len(tokens)] = torch.from_numpy(tokens).to(self._tokens)
+        self._tokens[slot, first : first + len(tokens)] = staged(tokens, self.device).to(torch.int32)
 
     def _close(self, slot: int) -> None:
         if self._placement is not None:
@@ -187,6 +197,7 @@ class Slots:
         self._page_count[slot] = self.length[slot] = 0
         self.sampling.close(slot)
         self.adapters.pop(slot, None)
+        self._folds.pop(slot, None)
         if self.grammars is not None:
             self.grammars.close(slot)
         if self.thoughts is not None:
@@ -214,7 +225,7 @@ class Slots:
             self.adapters[slot] = adapter
         known = opened.computed // self.page_tokens
         self._append_pages(slot, unpack_u32(opened.pages), unpack_u32(opened.generations), known)
-        ids = torch.from_numpy(tokens).to(self.device)
+        ids = staged(tokens, self.device)
         self._tokens[slot, : len(ids)] = ids.to(torch.int32)
         self.length[slot] = len(tokens)
         self.prompt_length[slot] = opened.prompt_tokens
@@ -241,8 +252,18 @@ class Slots:
             self._where[slot, first:end] = self._placement.place(pages, generations, known)
         self._pages[slot, first:end] = pages
         self._generations[slot, first:end] = generations
-        self._table[slot, first:end] = torch.from_numpy(self._where[slot, first:end])
+        self._table[slot, first:end] = staged(self._where[slot, first:end].copy(), self.device)
         self._page_count[slot] = end
+
+    def _append_fold(self, slot: int, page: int) -> None:
+        folds = self._folds.setdefault(slot, [])
+        first, end = len(folds) * self._fold, (len(folds) + 1) * self._fold
+        if not self._fold or not self._open[slot] or end * self.page_tokens > self._computed[slot]:
+            raise PlanRefused("a fold of blocks that are not computed", [slot])
+        if page >= self._cells:
+            raise PlanRefused(f"page {page} of a pool of {self._cells} cells", [slot])
+        self.to_fold.append((self._table[slot, first:end].clone(), page))
+        folds.append(page)
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
@@ -272,7 +293,7 @@ class Slots:
 
     def ids(self, slots: Ints, positions: Ints) -> Tensor:
         """Token ids at `positions` of `slots`, both [n]; int64 [n] on the device."""
-        return self._tokens[self._on_device(slots), self._on_device(positions)].to(torch.int64)
+        return self._tokens[staged_together((slots, positions), self.device)].to(torch.int64)
 
     def tokens(self, slot: int) -> npt.NDArray[np.int32]:
         """All token ids of a slot, int32 [length] on the host; on a CPU not a copy."""
@@ -299,6 +320,17 @@ class Slots:
         """Cells of the pages that hold `context` tokens of a slot; int64 on the device."""
         return self._table[slot, : -(-context // self.page_tokens)]
 
+    def folds_of(self, slots: Ints) -> list[Tensor]:
+        """Cells of the folds of each of these slots, int64 [folds]; empty where none has any."""
+        if not self._folds:
+            return []
+        return [torch.tensor(self._folds.get(slot, []), dtype=torch.int64) for slot in slots.tolist()]
+
+    def followed(self, slots: Ints) -> frozenset[int]:
+        """Those of `slots` whose tokens the host takes note of before it lets them draw again."""
+        follow = [each for each in (self.grammars, self.thoughts) if each is not None]
+        return frozenset(slot for slot in slots.tolist() if any(slot in each for each in follow))
+
     def adapters_of(self, slots: Ints) -> list[Adapter | None]:
         """Of each of these slots; empty where none has one."""
         if not self.adapters:
@@ -308,13 +340,10 @@ class Slots:
 
     def tables(self, slots: Ints, pages: int) -> Tensor | None:
         """The first `pages` cells of all `slots`, int64 [n, pages] on the device; None where pages are not placed."""
-        return None if self._placement is None else self._table[self._on_device(slots), :pages]
+        return None if self._placement is None else self._table[staged(slots, self.device), :pages]
 
     def _slots_of(self, packed: bytes) -> Ints:
         slots = unpack_u32(packed).astype(np.int64)
         if len(slots) and int(slots.max()) >= self.count:
             raise PlanRefused(f"there are {self.count} slots, no slot {int(slots.max())}")
         return slots
-
-    def _on_device(self, values: Ints) -> Tensor:
-        return torch.from_numpy(values).to(self.device)

@@ -3,9 +3,9 @@
     python -m benchmarks.gpu [--only decode] [--json]
 
 First the ceilings are measured: GB/s of a copy of 2 GiB, counting what is read and written, and TFLOP/s of torch's
-bfloat16 product of two large matrices. Then each kernel is compared with torch, and timed alone, its launches played
-back by a CUDA graph, with the caches flushed before each. The best of `--repeats` counts: noise only ever adds. Without
-an NVIDIA GPU it refuses: what Triton's interpreter on a CPU takes says nothing.
+product of two large matrices, in bfloat16 and, where the GPU has that, in FP8. Then each kernel is compared with torch,
+and timed alone, its launches played back by a CUDA graph, with the caches flushed before each. The best of `--repeats`
+counts: noise only ever adds. Without an NVIDIA GPU it refuses: what Triton's interpreter on a CPU takes says nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -27,6 +28,7 @@ class Ceilings(NamedTuple):
 
     copy_gb_per_s: float
     bf16_tflop_per_s: float
+    fp8_tflop_per_s: float = 0.0  # 0 where there are no products of FP8
 
 
 def best_seconds(run: Callable[[], object], repeats: int, *, flushed: bool) -> float:
@@ -63,7 +65,18 @@ def ceilings(repeats: int) -> Ceilings:
     matrix = torch.randn(8192, 8192, device="cuda").bfloat16()
     out = torch.empty_like(matrix)
     multiplied = best_seconds(lambda: torch.mm(matrix, matrix, out=out), repeats, flushed=False)
-    return Ceilings(4 * (1 << 30) / copied / 1e9, 2 * 8192**3 / multiplied / 1e12)
+    return Ceilings(4 * (1 << 30) / copied / 1e9, 2 * 8192**3 / multiplied / 1e12, _fp8_ceiling(matrix, repeats))
+
+
+def _fp8_ceiling(matrix: torch.Tensor, repeats: int) -> float:
+    """TFLOP/s of torch's product of FP8 with one scale for each matrix."""
+    if torch.cuda.get_device_capability() < (8, 9):
+        return 0.0
+    small, one = matrix.to(torch.float8_e4m3fn), torch.ones((), device="cuda")
+    product = partial(
+        torch._scaled_mm, small, small.T, scale_a=one, scale_b=one, out_dtype=torch.bfloat16, use_fast_accum=True
+    )
+    return float(2 * len(matrix) ** 3 / best_seconds(product, repeats, flushed=False) / 1e12)
 
 
 def refusal() -> str | None:
@@ -106,7 +119,9 @@ def main() -> None:
         seconds = best_seconds(case.run, arguments.repeats, flushed=True)
         reached, ceiling, unit = case.moved_bytes / seconds / 1e9, limits.copy_gb_per_s, "GB/s"
         if case.flops:
-            reached, ceiling, unit = case.flops / seconds / 1e12, limits.bf16_tflop_per_s, "TFLOP/s"
+            of_eight = case.eight_bits and limits.fp8_tflop_per_s
+            reached, unit = case.flops / seconds / 1e12, "TFLOP/s"
+            ceiling = limits.fp8_tflop_per_s if of_eight else limits.bf16_tflop_per_s
         if arguments.json:
             print(json.dumps({"kernel": case.name, "us": seconds * 1e6, "unit": unit, "reached": reached,
                               "of_ceiling": reached / ceiling}))  # fmt: skip

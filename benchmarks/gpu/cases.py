@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,7 +19,9 @@ from workers.kernels.triton import activation, embedding, norm, rotary, sample
 from workers.kernels.triton.attend import Shape
 from workers.kernels.triton.tuning import Tuning
 from workers.models.interface import Batch
+from workers.operators.products import QuantisedLinear
 from workers.sampling.draw import Rows, draw
+from workers.weights.quantised.weight import FP8, QuantisedWeight, packed
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class Case:
         check: raises where the result is not what torch computes.
         moved_bytes: that must be read and written, once; 0 where it is not memory that bounds it.
         flops: floating-point operations; 0 where it is not they.
+        eight_bits: they are of FP8 or INT8.
     """
 
     name: str
@@ -58,6 +62,7 @@ class Case:
     check: Callable[[], None]
     moved_bytes: int = 0
     flops: int = 0
+    eight_bits: bool = False
 
 
 def cases(sizes: Sizes, device: torch.device, tuning: Tuning) -> Iterator[Case]:
@@ -70,6 +75,7 @@ def cases(sizes: Sizes, device: torch.device, tuning: Tuning) -> Iterator[Case]:
         yield _attention(sizes, [(before, new)], sizes.dtype, device, tuning)
     for rows in sizes.rows:
         yield from _layer(sizes, rows, device, tuning)
+        yield from _products(sizes, rows, device, tuning)
         yield from _ends(sizes, rows, device, tuning)
 
 
@@ -176,6 +182,49 @@ def _layer(sizes: Sizes, rows: int, device: torch.device, tuning: Tuning) -> Ite
     moved = (2 * qkv.numel() + 2 * rows * sizes.kv_heads * sizes.head_dim) * size
     yield Case(f"rotation and KV, {rows} rows", lambda: rotary.rotate_and_write(qkv, sizes.kv_heads, angles, to),
                check_rotary, moved_bytes=moved)  # fmt: skip
+
+
+_MEMORY_BOUND_ROWS = 64  # up to here a product waits for weights, and from there for arithmetic
+
+
+def _products(sizes: Sizes, rows: int, device: torch.device, tuning: Tuning) -> Iterator[Case]:
+    """Gate and up with weights of each form, rounding of the inputs included."""
+    x = _random(device, sizes.dtype, rows, sizes.hidden)
+    for name, weight in _weights(2 * sizes.inner, sizes.hidden, device, fp8=tuning.fp8):
+        linear = QuantisedLinear(weight, None, tuning)
+
+        def check(linear: QuantisedLinear = linear, weight: QuantisedWeight = weight) -> None:
+            expected = x.float() @ weight.weights().T
+            found = linear(x).float()
+            # Inputs of 8 bits are off by half a step each; what they add up to goes with the root of their number.
+            error = (found - expected).square().mean().sqrt() / expected.square().mean().sqrt()
+            assert float(error) < (0.05 if weight.input_scale is not None else 0.01), float(error)
+
+        named, run = f"product, {name}, {rows} rows", partial(linear, x)
+        if rows <= _MEMORY_BOUND_ROWS:
+            read = sum(part.nbytes for part in weight.tensors().values())
+            yield Case(named, run, check, moved_bytes=read + (x.numel() + rows * weight.rows) * sizes.dtype.itemsize)
+        else:
+            flops = 2 * rows * weight.rows * weight.inputs
+            yield Case(named, run, check, flops=flops, eight_bits=weight.input_scale is not None)
+
+
+def _weights(outputs: int, inputs: int, device: torch.device, *, fp8: bool) -> Iterator[tuple[str, QuantisedWeight]]:
+    def small(*shape: int) -> Tensor:
+        scales: Tensor = _random(device, torch.float32, *shape).abs() * inputs**-0.5 / 100
+        return scales
+
+    floats, whole = _random(device, torch.float32, outputs, inputs), torch.empty(0, device=device)
+    group = 128 if inputs % 128 == 0 else inputs
+    if fp8:
+        numbers = (floats * 100).clamp(-448, 448).to(FP8)
+        yield "FP8 by row", QuantisedWeight(numbers, small(outputs, 1), inputs, None, whole)
+        yield "FP8 in blocks", QuantisedWeight(numbers, small(outputs, inputs // group), group, None, whole)
+    integers = (floats * 30).clamp(-127, 127).to(torch.int8)
+    yield "INT8 by row", QuantisedWeight(integers, small(outputs, 1), inputs, None, whole)
+    nibbles = packed(integers & 15, group)
+    of_groups = small(outputs, inputs // group)
+    yield "4 bits with mins", QuantisedWeight(nibbles, of_groups, group, -8 * of_groups)
 
 
 def _ends(sizes: Sizes, rows: int, device: torch.device, tuning: Tuning) -> Iterator[Case]:

@@ -24,7 +24,7 @@ from typing import Any, Final
 import torch
 
 from benchmarks.gpu.__main__ import EXIT_UNAVAILABLE, Ceilings, ceilings, refusal
-from benchmarks.gpu.shapes import MODELS, TINY, TINY_MOE, Case, Setup, flops, read_bytes, weight_bytes
+from benchmarks.gpu.shapes import FP8_MODELS, MODELS, TINY, TINY_MOE, Case, Setup, flops, read_bytes, weight_bytes
 from workers.models.architecture import Architecture
 
 WARM: Final = 8  # steps: after some of one size, a graph is recorded
@@ -43,7 +43,7 @@ def fitting(architecture: Architecture, most: Case, setup: Setup) -> Architectur
     """With as many layers as fit beside the KV of a case; none where not even one fits."""
     a, itemsize = architecture, setup.dtype.itemsize
     outer = 2 * a.vocabulary * a.hidden * itemsize
-    layer = (weight_bytes(a, itemsize) - outer) // a.layers
+    layer = (weight_bytes(a, itemsize, fp8=setup.fp8) - outer) // a.layers
     tokens = most.rows * (most.context + most.new + setup.page_tokens)
     layer += tokens * 2 * a.kv_heads * a.head_dim * itemsize
     return replace(a, layers=max(0, min(a.layers, int((_ROOM_SHARE * setup.free_bytes - outer) // layer))))
@@ -66,14 +66,16 @@ def measure(architecture: Architecture, case: Case, setup: Setup) -> float:
     return sorted(times[WARM:])[setup.repeats // 2] if case.new == 1 else min(times)
 
 
-def floor_s(architecture: Architecture, case: Case, itemsize: int, limits: Ceilings) -> float:
+def floor_s(architecture: Architecture, case: Case, itemsize: int, limits: Ceilings, *, fp8: bool = False) -> float:
     """Seconds that nothing can be below, by the measured ceilings."""
     a = architecture
     kv = 2 * a.layers * a.kv_heads * a.head_dim * itemsize
     tokens, context = case.rows * case.new, case.context + case.new
     pairs = tokens * (case.context + 0.5 * (case.new + 1))
-    read = read_bytes(a, tokens, itemsize) / (limits.copy_gb_per_s * 1e9)
-    products = flops(a, tokens, case.rows, 0.0) / (limits.bf16_tflop_per_s * 1e12)
+    read = read_bytes(a, tokens, itemsize, fp8=fp8) / (limits.copy_gb_per_s * 1e9)
+    fastest = (fp8 and limits.fp8_tflop_per_s) or limits.bf16_tflop_per_s
+    products = flops(a, tokens, 0, 0.0) / (fastest * 1e12)
+    products += flops(a, 0, case.rows, 0.0) / (limits.bf16_tflop_per_s * 1e12)  # the head stays in 16 bits
     attention = max(
         case.rows * context * kv / (limits.copy_gb_per_s * 1e9),
         (flops(a, 0, 0, pairs)) / (limits.bf16_tflop_per_s * 1e12),
@@ -86,6 +88,7 @@ def lines(
 ) -> Iterator[dict[str, Any]]:
     """A line for each model and case that there is time and memory for."""
     for name, whole in models.items():
+        setup = replace(setup, fp8=name in FP8_MODELS)
         for case in cases:
             line: dict[str, Any] = {"model": name, "case": case.name}
             architecture = fitting(whole, case, setup)
@@ -96,7 +99,7 @@ def lines(
                 yield line | {"left_out": "less than half of its layers fit"}
                 continue
             seconds = measure(architecture, case, setup)
-            floor = floor_s(architecture, case, setup.dtype.itemsize, limits)
+            floor = floor_s(architecture, case, setup.dtype.itemsize, limits, fp8=setup.fp8)
             yield line | {
                 "layers": architecture.layers,
                 "of_layers": whole.layers,

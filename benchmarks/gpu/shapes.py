@@ -14,6 +14,7 @@ from torch import Tensor
 from workers.models.architecture import Architecture, Experts
 from workers.models.rope import Rope
 from workers.weights.prepared import Prepared
+from workers.weights.quantised.weight import FP8, QuantisedWeight
 from workers.weights.sharding import shard_of
 
 _LLAMA_ROPE: Final = Rope(500_000.0, "llama3", factor=8.0)
@@ -37,7 +38,10 @@ MODELS: Final = {
     "Llama-3.1-8B bf16": LLAMA_8B,
     "Qwen3-30B-A3B bf16": QWEN3_30B,
     "Llama-3.3-70B bf16": LLAMA_70B,
+    "Llama-3.1-8B FP8": LLAMA_8B,
+    "Llama-3.3-70B FP8": LLAMA_70B,
 }
+FP8_MODELS: Final = frozenset(name for name in MODELS if name.endswith("FP8"))
 
 
 @dataclass(frozen=True)
@@ -58,16 +62,19 @@ class Case:
 
 @dataclass(frozen=True)
 class Setup:
-    """Where and how it is measured."""
+    """Where and how it is measured. fp8: layers' matrices have 8 bits and a scale for each row; inputs are rounded."""
 
     device: torch.device
     dtype: torch.dtype
     page_tokens: int
     repeats: int
     free_bytes: int
+    fp8: bool = False
 
 
-def random_weights(architecture: Architecture, dtype: torch.dtype, device: torch.device) -> Prepared:
+def random_weights(
+    architecture: Architecture, dtype: torch.dtype, device: torch.device, *, fp8: bool = False
+) -> Prepared:
     """As `workers.weights.prepared.prepare` lays them out."""
     a = architecture
     generator = torch.Generator(device).manual_seed(1)
@@ -75,6 +82,14 @@ def random_weights(architecture: Architecture, dtype: torch.dtype, device: torch
     def matrix(outputs: int, inputs: int) -> Tensor:
         made = torch.empty(outputs, inputs, dtype=dtype, device=device)
         return made.normal_(0, inputs**-0.5, generator=generator)
+
+    def named(name: str, outputs: int, inputs: int) -> dict[str, Tensor]:
+        if not fp8:
+            return {name: matrix(outputs, inputs)}
+        numbers = torch.empty(outputs, inputs, dtype=dtype, device=device).normal_(0, 100, generator=generator)
+        scales = torch.full((outputs, 1), inputs**-0.5 / 100, device=device)
+        weight = QuantisedWeight(numbers.to(FP8), scales, inputs, None, torch.empty(0, device=device))
+        return {f"{name}.{part}": tensor for part, tensor in weight.tensors().items()}
 
     def norm(width: int) -> Tensor:
         return torch.ones(width, dtype=dtype, device=device)
@@ -85,10 +100,10 @@ def random_weights(architecture: Architecture, dtype: torch.dtype, device: torch
         mine = {"attention_norm": norm(a.hidden), "mlp_norm": norm(a.hidden)}
         if a.qk_norm:
             mine |= {"q_norm": norm(a.head_dim), "k_norm": norm(a.head_dim)}
-        mine["qkv"] = matrix((a.heads + 2 * a.kv_heads) * a.head_dim, a.hidden)
-        mine["attention_out"] = matrix(a.hidden, a.heads * a.head_dim)
+        mine |= named("qkv", (a.heads + 2 * a.kv_heads) * a.head_dim, a.hidden)
+        mine |= named("attention_out", a.hidden, a.heads * a.head_dim)
         if (experts := a.experts_of(layer)) is None:
-            mine |= {"gate_up": matrix(2 * a.intermediate, a.hidden), "down": matrix(a.hidden, a.intermediate)}
+            mine |= named("gate_up", 2 * a.intermediate, a.hidden) | named("down", a.hidden, a.intermediate)
         else:
             mine["router"] = matrix(experts.count, a.hidden)
             up = matrix(experts.count * 2 * experts.intermediate, a.hidden)
@@ -99,12 +114,14 @@ def random_weights(architecture: Architecture, dtype: torch.dtype, device: torch
     return Prepared(tensors, a, shard_of(a, 0, 1), dtype)
 
 
-def weight_bytes(architecture: Architecture, itemsize: int) -> int:
+def weight_bytes(architecture: Architecture, itemsize: int, *, fp8: bool = False) -> int:
     """Of all weights."""
-    return architecture.parameters * itemsize
+    a = architecture
+    outer = 2 * a.vocabulary * a.hidden
+    return outer * itemsize + (a.parameters - outer) * (1 if fp8 else itemsize)
 
 
-def read_bytes(architecture: Architecture, rows: int, itemsize: int) -> float:
+def read_bytes(architecture: Architecture, rows: int, itemsize: int, *, fp8: bool = False) -> float:
     """That a decode step of `rows` rows reads of the weights: all but the embedding, and of experts those that some row
     has chosen, were they chosen evenly."""
     a = architecture
@@ -113,7 +130,8 @@ def read_bytes(architecture: Architecture, rows: int, itemsize: int) -> float:
         of_experts = a.layers * a.experts.count * 3 * a.hidden * a.experts.intermediate
         idle = (1 - a.experts.chosen / a.experts.count) ** rows
         total -= of_experts * idle
-    return total * itemsize
+    head = a.vocabulary * a.hidden
+    return head * itemsize + (total - head) * (1 if fp8 else itemsize)
 
 
 def flops(architecture: Architecture, tokens: int, drawn: int, pairs: float) -> float:

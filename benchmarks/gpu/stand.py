@@ -25,6 +25,7 @@ from workers.models.decoder import Decoder
 from workers.models.interface import SINGLE, Model
 from workers.models.load import build
 from workers.operators.fused import FusedOperators, fused
+from workers.readback import CudaReader, HostReader
 from workers.rows import Written
 from workers.sampling.on_device import DeviceSamplingTable
 from workers.slots import Slots
@@ -88,11 +89,13 @@ class Stand:
             rows, context, setup.page_tokens, a.vocabulary, count, device, sampler=sampler, placement=self._pages
         )
         model = self._model(a, setup, frames, GraphLimits(rows, self._own, rows * context, count))
-        self._executor = Executor(model, slots, self._pages, Alone())
+        reader = CudaReader(device) if device.type == "cuda" else HostReader()
+        self._executor = Executor(model, slots, self._pages, Alone(), reader=reader)
         self._step, self._at = 0, -1
 
     def step(self, case: Case) -> None:
-        """The next one of every sequence."""
+        """The next one of every sequence. Decodes are launched before the step in front of them is read, as in serving,
+        so that in the long run a call takes as long as a step does; a prefill is read at once."""
         opens = []
         if self._at < 0:
             # What is computed is whole pages; the first step computes the rest.
@@ -105,7 +108,9 @@ class Stand:
             rows = [(slot, self._at, 1) for slot in range(self._rows)]
             self._at += 1
         self._step += 1
-        self._executor.run(plan(self._step, rows, opens))
+        self._executor.launch(plan(self._step, rows, opens))
+        while self._executor.in_flight > (case.new == 1):
+            self._executor.finish()
 
     def start_over(self) -> None:
         """All sequences leave; the next step is their first."""
@@ -119,7 +124,7 @@ class Stand:
 
     @staticmethod
     def _model(a: Architecture, setup: Setup, frames: torch.Tensor, limits: GraphLimits) -> Model:
-        weights = random_weights(a, setup.dtype, setup.device)
+        weights = random_weights(a, setup.dtype, setup.device, fp8=setup.fp8)
         model = build(weights, SINGLE, setup.device, fused(setup.dtype, setup.device, limits))
         if setup.device.type != "cuda":
             return model

@@ -61,8 +61,8 @@ class ModelConfig(Section, frozen=True):
         source: `catalog:NAME`, `hf:ORG/REPO`, `path:/DIR` (safetensors) or a `.gguf` file.
         device, dtype: "auto" picks what the host is good at.
         kv_dtype: what keys and values are kept as; "auto" follows `dtype`, "int8" has a scale for each token and head.
-        quantize: "auto" computes with a quantised file's own bits; "int8" and "int4" round floats to so many at load;
-            "none" makes floats of everything.
+        quantize: "auto" computes with a quantised file's own bits; "int8" and "int4" round floats to so many at load,
+            "fp8" on a GPU to that; "none" makes floats of everything.
         deterministic: an answer is the same, bit by bit, whatever else is in the batch.
         replicas, tensor_parallel: how many copies, and over how many ranks each.
         pools: replicas for prefill apart from those that decode, in place of `replicas`.
@@ -97,7 +97,7 @@ class ModelConfig(Section, frozen=True):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     kv_dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
-    quantize: Literal["auto", "none", "int8", "int4"] = "auto"
+    quantize: Literal["auto", "none", "fp8", "int8", "int4"] = "auto"
     deterministic: bool = False
     replicas: Annotated[int, Meta(ge=1, le=64)] = 1
     tensor_parallel: Annotated[int, Meta(ge=1, le=8)] = 1
@@ -169,6 +169,8 @@ def problems(models: tuple[ModelConfig, ...]) -> Iterator[Problem]:
         yield from reasoning_problems(model.reasoning, ("model", index, "reasoning"))
         if model.device == "cuda" and model.speculation not in ("auto", "off"):
             yield ("model", index, "speculation"), "nothing is drafted on a GPU yet: leave it out"
+        if model.device != "cuda" and model.quantize == "fp8":
+            yield ("model", index, "quantize"), 'FP8 is multiplied on GPUs: with device = "cuda", or take "int8"'
         if model.device == "cuda" and model.kv_dtype != "auto":
             yield ("model", index, "kv_dtype"), "a GPU keeps KV in the dtype that it computes in: leave it out"
         yield from unless(parse_size, model.device_kv, ("model", index, "device_kv"))

@@ -34,8 +34,9 @@ class PriceConfig(Section, frozen=True):
     Attributes:
         model: a served name, or a pattern with `*`.
         valid_from: day on which it begins (UTC), as 2026-01-31; empty is always.
-        input, cached_input, output: per million tokens. Prompt tokens whose KV was found are charged as `cached_input`,
-            and by `input` where that is not given.
+        input, cached_input, output, reasoning: per million tokens. Prompt tokens whose KV was found are charged as
+            `cached_input`, and by `input` where that is not given; tokens of a thought as `reasoning`, and by `output`
+            where that is not given.
     """
 
     model: str
@@ -43,6 +44,7 @@ class PriceConfig(Section, frozen=True):
     output: NotNegative
     cached_input: NotNegative | None = None
     valid_from: str = ""
+    reasoning: NotNegative | None = None
 
 
 class CostConfig(Section, frozen=True):

@@ -36,8 +36,10 @@ class UpstreamModelConfig(Section, frozen=True, kw_only=True):
         served: what the upstream calls it; empty is `name`.
         context_tokens: longest prompt and answer together.
         capabilities: what may be passed on beside text, `temperature`, `top_p` and `stop`.
-        input, cached_input, output: price per million tokens, in the currency of `[cost]`, for the same uses as
-            `[[price]]`, whose rows come first.
+        input, cached_input, output, reasoning: price per million tokens, in the currency of `[cost]`, for the same uses
+            as `[[price]]`, whose rows come first.
+        cache: its greedy answers are kept and served again, as those of this host; whoever sets it knows that the
+            upstream puts nothing else behind the name.
         tokenizer: a `[[model]]` whose tokeniser counts where the upstream does not say; empty estimates.
         continue_with: a `[[model]]` of the same weights, which goes on with answers that the upstream breaks off.
     """
@@ -49,6 +51,8 @@ class UpstreamModelConfig(Section, frozen=True, kw_only=True):
     input: NotNegative = 0.0
     cached_input: NotNegative | None = None
     output: NotNegative = 0.0
+    reasoning: NotNegative | None = None
+    cache: bool = False
     tokenizer: str = ""
     continue_with: str = ""
 

@@ -54,10 +54,16 @@ class Config(Section, frozen=True):
     def prices(self) -> tuple[PriceConfig, ...]:
         """Every row, those of upstreams behind those of `[[price]]`, which hold where both match."""
         return self.price + tuple(
-            PriceConfig(model=model.name, input=model.input, cached_input=model.cached_input, output=model.output)
+            PriceConfig(
+                model=model.name,
+                input=model.input,
+                cached_input=model.cached_input,
+                output=model.output,
+                reasoning=model.reasoning,
+            )
             for upstream in self.upstream
             for model in upstream.model
-            if model.input or model.output
+            if model.input or model.output or model.reasoning
         )
 
     def model_named(self, name: str) -> ModelConfig:

@@ -55,6 +55,8 @@ class Registered(msgspec.Struct, array_like=True, frozen=True, tag=10):
         dimensions: of what an encoder answers each row with; 0 of a decoder.
         drafts: most draft tokens of a row that it can propose and verify in one step; 0 where it proposes none.
         device_pages: that its slots can hold at once, where KV is computed in device memory; 0 where that is the arena.
+        window: most tokens that a layer with a window sees, where pages behind it can be done without; 0 where not.
+        fold: blocks of which a page holds what layers without a window have of them; 0 where every layer has one.
     """
 
     model: str
@@ -76,6 +78,8 @@ class Registered(msgspec.Struct, array_like=True, frozen=True, tag=10):
     dimensions: int = 0
     drafts: int = 0
     device_pages: int = 0
+    window: int = 0
+    fold: int = 0
 
 
 class SlotOpen(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -125,6 +129,8 @@ class StepPlan(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=20):
             a step in flight.
         forgets: packed u32, after the closes: pages that left block tables without a name, and may be given to others
             under the same generation. For workers that keep copies of pages.
+        fold_slots, folds, fold_generations: packed u32, before the forward pass: pages into which what layers without a
+            window have of the next `Registered.fold` blocks of each slot is copied. From then on it is read there.
     """
 
     step: int
@@ -139,6 +145,9 @@ class StepPlan(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=20):
     page_generations: bytes
     drafts: bytes = b""
     forgets: bytes = b""
+    fold_slots: bytes = b""
+    folds: bytes = b""
+    fold_generations: bytes = b""
 
 
 class StepResult(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=11):

@@ -40,6 +40,7 @@ class UsageRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
         cost_nano: what it is charged at by `[[price]]`, in billionths of the currency.
         call: number that it has in common with the other samples of its call; 0 where it is the only one.
         allowed: tokens that all samples of its call might generate (`max_total_tokens`); 0 where nobody said so.
+        reasoning_tokens: of the generated ones, those that were thought.
     """
 
     request: int
@@ -57,6 +58,7 @@ class UsageRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
     cost_nano: int = 0
     call: int = 0
     allowed: int = 0
+    reasoning_tokens: int = 0
 
 
 class TakeUsage(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=50):
@@ -103,6 +105,7 @@ class UsageRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
         cached: of `requests`, those that were answered without a model.
         charged_nano: by the price book, in billionths of the currency.
         allowed: of a request or a call, tokens that all samples of the call might generate; 0 where nobody said so.
+        reasoning_tokens: of the generated ones, those that were thought.
     """
 
     group: str
@@ -120,6 +123,7 @@ class UsageRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
     cached: int = 0
     charged_nano: int = 0
     allowed: int = 0
+    reasoning_tokens: int = 0
 
 
 class HostUsage(msgspec.Struct, array_like=True, frozen=True, gc=False):

@@ -35,11 +35,13 @@ async def retell(
     upstreams: Upstreams,
     caller: Caller,
     render: Callable[[Plan], Renderer],
+    choose: Callable[[Plan], Choosing],
     guard: Wrap | None,
 ) -> Telling | Whole:
     """The rest of an answer.
 
     Args:
+        choose: how its answers come of its streams.
         guard: puts a stream behind the call's guards; None where it has none. What those have held back of the text
             is not in the journal, so nobody can go on behind them.
 
@@ -54,11 +56,13 @@ async def retell(
     renderer = render(plan)
     begun = any(not isinstance(record, Adopted) for record in records)
     if not any(parts for parts, _ in told.values()):
+        for job in jobs:
+            upstreams.adopt(job, model)
         again = [partial(upstreams.answer, job, chat, model) for job in jobs]
         streams = await opened_together(again)
         streams = [guard(stream) for stream in streams] if guard is not None else streams
         if not plan.streams:
-            return Whole(renderer, streams, Choosing(plan.n, plan.n))
+            return Whole(renderer, streams, choose(plan))
         if begun:
             renderer.first()
         return Telling(renderer, dict(enumerate(streams)), begun=begun)

@@ -8,6 +8,7 @@ and has a row in the ledger, of its own.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -140,7 +141,12 @@ class Attempts:
         plan = plan._replace(jobs=list(await self._reserve(plan, elsewhere, caller)))
         margins = margins if "logprobs" in elsewhere.config.capabilities and not asked.logprobs else 0
         answer = partial(self._elsewhere, asked, elsewhere, margins)
-        opened = await self._opened(partial(_uncached, answer, plan), plan, name, caller, ask)
+        opening = partial(_uncached, answer, plan)
+        if self._cache is not None and elsewhere.config.cache and not margins:
+            with contextlib.suppress(ApiError):  # what cannot be said is refused as it is asked
+                words = self._upstreams.words(plan.jobs[0], asked, elsewhere)
+                opening = partial(self._cache.open_elsewhere, request, plan, words, caller, answer)
+        opened = await self._opened(opening, plan, name, caller, ask)
         return Tried(name, plan, opened, None, None, course, bool(margins))
 
     async def _reserve(self, plan: Plan, model: Any, caller: Caller) -> Sequence[Job]:

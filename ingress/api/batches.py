@@ -16,6 +16,7 @@ from bus.messages.clients import Operation
 from ingress.api import validate
 from ingress.api.answer import encode
 from ingress.api.jobs import Caller
+from ingress.api.schema_batch import PURPOSES
 from ingress.batches import BatchLink, new_number
 from ingress.errors import invalid_request, not_found
 from ingress.gate import refusals
@@ -113,7 +114,11 @@ def page(operation: Operation, query: str) -> bytes:
             wanted[name] = int(value)
         elif name == "order" and value not in ("asc", "desc"):
             raise invalid_request("order is asc or desc.", param="order")
-        elif value:
+        elif name == "purpose" and value not in PURPOSES:
+            raise invalid_request(f"purpose is one of {', '.join(PURPOSES)}.", param="purpose")
+        elif not value:
+            raise invalid_request(f"{name} is empty.", param=name)
+        else:
             wanted[name] = value
     return encode(wanted)
 

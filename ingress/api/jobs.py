@@ -24,7 +24,8 @@ from ingress.drawing import Drawing, drawing_of
 from ingress.engine import Job, ServedModel
 from ingress.errors import invalid_request
 from ingress.gate.roster import Grantee
-from ingress.samples.asked import beams_of, check_scored, pool_of, require_here, samples_of, wants_logprobs
+from ingress.samples.asked import beams_of, check_scored, pool_of, samples_of, shares, wants_logprobs
+from ingress.samples.pool import TokenPool
 from ingress.text.control import ControlNames
 from ingress.text.prompt import Rendered
 from ingress.text.prompt import render as render_prompt
@@ -204,11 +205,20 @@ def plan_elsewhere(request: ChatRequest, name: str, caller: Caller, tokens: int)
     Args:
         tokens: of the prompt, estimated.
     """
-    require_here(request, name)
     alternatives = -1 if not request.logprobs else request.top_logprobs or 0
-    return _plan(
+    plan = _plan(
         request, name, caller, Drawing(), [Prompt(None, [], tokens)], None, request.limit, alternatives, None, None
     )
+    jobs = [_with_share(job, share) for job, share in zip(plan.jobs, shares(request), strict=True)]
+    return plan._replace(jobs=jobs)
+
+
+def _with_share(job: Job, share: int | None) -> Job:
+    """Every sample is a call of its own there, which reads its own prompt, and has a pool of its own."""
+    if share is None:
+        return msgspec.structs.replace(job, counts_prompt=True)
+    limit = share if job.max_tokens is None else min(job.max_tokens, share)
+    return msgspec.structs.replace(job, counts_prompt=True, max_tokens=limit, pool=TokenPool(share))
 
 
 async def ids_of(request: ChatRequest, model: ServedModel, marks: Marks | None = None) -> list[int]:

@@ -100,8 +100,7 @@ def _operation(route: Route, named: dict[type, dict[str, Any]]) -> dict[str, Any
         "summary": route.summary,
         "responses": {"200": _success(route, named)},
     }
-    envelope = AnthropicError if of_path(route.path) is ANTHROPIC else ErrorEnvelope
-    error = {"content": {"application/json": {"schema": named[envelope]}}}
+    error = {"content": {"application/json": {"schema": named[_envelope(route)]}}}
     for status in route.errors:
         operation["responses"][str(status)] = {
             "description": _PHRASES.get(status) or HTTPStatus(status).phrase,
@@ -123,14 +122,35 @@ def _success(route: Route, named: dict[type, dict[str, Any]]) -> dict[str, Any]:
         content[route.media] = {"schema": named.get(route.reply, {"type": "object"})}
     else:
         content[route.media] = {"schema": {"type": "string"}}
-    if route.chunk is not None:
-        # OpenAPI 3.1 has no words for a stream of events; the schema is that of each event's data.
-        schemas = [named[kind] for kind in _several(route.chunk)]
-        content["text/event-stream"] = {"schema": schemas[0] if len(schemas) == 1 else {"anyOf": schemas}}
     description = "Success."
     if route.chunk is not None:
-        description = "Each event's data is of this schema" + (", the last is [DONE]." if route.done else ".")
+        content["text/event-stream"] = {"schema": _event(route, named)}
+        description = "Of a stream, the schema is each event's" + (
+            ", and the last one's data is [DONE]." if route.done else "."
+        )
     return {"description": description, "content": content}
+
+
+def _event(route: Route, named: dict[type, dict[str, Any]]) -> dict[str, Any]:
+    """One event of a stream: OpenAPI 3.1 has no words for all of it. An error stands in the place of the rest."""
+    told = {
+        "type": "string",
+        "contentMediaType": "application/json",
+        "contentSchema": {"anyOf": [*(named[kind] for kind in _several(route.chunk)), named[_envelope(route)]]},
+    }
+    return {
+        "type": "object",
+        "required": ["data"],
+        "properties": {
+            "data": {"anyOf": [{"const": "[DONE]"}, told]} if route.done else told,
+            "event": {"type": "string"},
+            "id": {"type": "string"},
+        },
+    }
+
+
+def _envelope(route: Route) -> type:
+    return AnthropicError if of_path(route.path) is ANTHROPIC else ErrorEnvelope
 
 
 def _several(kinds: Any) -> tuple[Any, ...]:

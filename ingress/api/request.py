@@ -121,7 +121,8 @@ class Request:
         if self._client_name and not self.client_name:
             header = "X-Client-Request-Id" if self.header(CLIENT_ID) else "X-Request-Id"
             raise invalid_request(f"{header} is 1 to {MAX_NAME} visible ASCII characters.", param=header)
-        if self.header(RESUMABLE).lower() not in ("", *RESUMABLE_YES, *RESUMABLE_NO):
+        resumable = self.given(RESUMABLE)
+        if resumable is not None and resumable.lower() not in (*RESUMABLE_YES, *RESUMABLE_NO):
             raise invalid_request("X-Resumable is true or false.", param="X-Resumable")
         size = sum(len(name) + len(value) for name, value in self._headers)
         if len(self._headers) > MAX_HEADERS or size > MAX_HEADER_BYTES:

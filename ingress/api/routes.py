@@ -6,7 +6,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from bus.messages.batches import BatchList, BatchObject, BatchRequest, FileDeleted, FileList, FileObject
 from bus.messages.clients import Operation
-from ingress.api.schema_batch import UploadForm
+from ingress.api.schema_batch import PURPOSES, UploadForm
 from ingress.api.schema_chat import ChatCompletion, ChatCompletionChunk, ChatRequest
 from ingress.api.schema_completion import Completion, CompletionRequest
 from ingress.api.schema_encoding import EmbeddingList, EmbeddingRequest, Reranking, RerankRequest
@@ -151,7 +151,7 @@ ROUTES: Final = (
         query=(
             ("after", _ID), ("limit", {"type": "integer", "minimum": 1, "maximum": 10_000, "default": 10_000}),
             ("order", {"type": "string", "enum": ["asc", "desc"], "default": "desc"}),
-            ("purpose", {"type": "string", "enum": ["batch", "batch_output"]}),
+            ("purpose", {"type": "string", "enum": list(PURPOSES)}),
         ),
     ),
     Route("GET", "/v1/files/{file_id}", "files.retrieve", "A file's description.", reply=FileObject, errors=_FILES),

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
+
+PURPOSES: Final = (
+    "batch", "batch_output", "assistants", "assistants_output", "evals", "fine-tune", "fine-tune-results", "user_data",
+    "vision",
+)  # fmt: skip
+"""OpenAI's names of what files are for. Those here are for the first two; a list of any other is empty."""
 
 
 class UploadForm(msgspec.Struct, frozen=True, kw_only=True):

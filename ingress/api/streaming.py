@@ -303,18 +303,26 @@ class Streaming:
         if (elsewhere := self._routing.elsewhere(name) if self._routing is not None else None) is not None:
             assert self._upstreams is not None
             assert kind.chat is not None
+            if opening.cached:
+                plan = await self._upstreams.plan(kind.chat(request, caller), elsewhere, caller)
+                replaying: GoOn = partial(replay_on, opening.cached)
+                go_on = self._guards.going_on(replaying, names, None, whose, opening.body, opening.earlier)
+                await retell(opening, records, plan, kind.render(head, request, plan, None), go_on).tell(say)
+                return
             guarded = self._guards.of(names, None, whose)
             if guarded is not None:
                 guarded.read(opening.body, opening.earlier)
             far = await afar.retell(
                 opening, records, kind.chat(request, caller), elsewhere, self._upstreams, caller,
-                lambda plan: kind.render(head, request, plan, None), guarded.wrap if guarded is not None else None,
+                lambda plan: kind.render(head, request, plan, None),
+                lambda plan: choosing_of(request, plan, None, self._engine, caller),
+                guarded.wrap if guarded is not None else None,
             )  # fmt: skip
             await far.tell(say)
             return
         model = self._engine.model(name)
         if not opening.cached:
-            await self._engine.known(model, LOST_PATIENCE_S)
+            model = await self._engine.known(model, LOST_PATIENCE_S)
             if opening.fingerprint is not None and fingerprint(model) != opening.fingerprint:
                 raise internal("The model was changed before this answer was complete.", code="generation_failed")
         prompts = [unpack_u32(ids).tolist() for ids in opening.prompts]

@@ -26,7 +26,7 @@ from ingress.cache.database import Kept
 from ingress.cache.directives import Directives, directives
 from ingress.cache.entry import BadEntry, Entry, Replayed
 from ingress.cache.flight import Backend, Flight
-from ingress.cache.keys import exact_key
+from ingress.cache.keys import elsewhere_key, exact_key
 from ingress.cache.orders import Desk
 from ingress.cache.policy import may_keep, why_not
 from ingress.cache.semantic.lookup import CANDIDATES, Asked, Match, Semantic
@@ -34,7 +34,7 @@ from ingress.cache.spaces import Space, Spaces
 from ingress.cache.store import Store, now_ms
 from ingress.job import Job
 from ingress.models import ServedModel
-from ingress.streams import Finish, Stream, Usage
+from ingress.streams import Finish, Piece, Stream, Usage
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ class AnswerCache:
         wanted = directives(caller.cache_control, request)
         bypass = why_not(request, plan, wanted, space)
         if bypass is not None:
-            self._count(model, space, "bypass")
+            self._count(model.name, space, "bypass")
             return Opened(await dispatch(plan.jobs), _headers("bypass"))
         if model.facts is None or not model.facts.root or (model.is_adapter and not model.adapter):
             await self._backend.expect(model)  # what it runs is a part of the key
@@ -107,11 +107,11 @@ class AnswerCache:
         key = exact_key(job, model, space)
         if wanted.look_up:
             if (hit := self._kept(key, wanted)) is not None:
-                return self._serve(hit, "exact", job, model, space, caller)
+                return self._serve(hit, "exact", job, space, caller)
             if (flight := self._flights.get((key, job.batch))) is not None:
                 followed = await flight.follow(job, caller.received_ns)
                 if followed is not None:
-                    self._count(model, space, "exact")
+                    self._count(model.name, space, "exact")
                     self._telemetry.counter(
                         "headrace_cache_shared_total", "Answers from a generation that was under way.", model=model.name
                     ).add()
@@ -123,10 +123,48 @@ class AnswerCache:
             if asked is not None and wanted.look_up and (found := await self._meant(self.semantic, asked, wanted)):
                 match, kept = found
                 if match.serve:
-                    return self._serve(kept, "semantic", job, model, space, caller, match.similarity)
-        self._count(model, space, "miss")
+                    return self._serve(kept, "semantic", job, space, caller, match.similarity)
+        self._count(model.name, space, "miss")
         streams = await self._lead(_Ask(key, job, model, space, asked, match), dispatch, plan)
         return Opened(streams, _headers("miss"))
+
+    async def open_elsewhere(
+        self, request: Generation, plan: Plan, words: bytes, caller: Caller, dispatch: Dispatch
+    ) -> Opened:
+        """The same for a model elsewhere. Nothing is matched by meaning, and nobody follows another's answer: whose
+        leader's connection breaks could not go on alone.
+
+        Args:
+            words: in which it is asked; all that is known of what its answer depends on.
+
+        Raises:
+            ApiError: the dispatch's.
+        """
+        job = plan.jobs[0]
+        space = self._spaces.of(job.model, caller.tenant)
+        wanted = directives(caller.cache_control, request)
+        if why_not(request, plan, wanted, space) is not None:
+            self._count(job.model, space, "bypass")
+            return Opened(await dispatch(plan.jobs), _headers("bypass"))
+        key = elsewhere_key(job, space, words)
+        if wanted.look_up and (hit := self._kept(key, wanted)) is not None:
+            return self._serve(hit, "exact", job, space, caller)
+        self._count(job.model, space, "miss")
+        epoch = self._store.epoch(space.name)
+        (stream,) = await dispatch(plan.jobs)
+        told: list[Piece] = []
+
+        def hear(piece: Piece) -> None:
+            told.append(piece)
+            finish = piece.finish
+            # An estimated account is one of an answer that another server has gone on with, or of one that lies.
+            if finish is None or stream.touched or finish.usage.estimated or not may_keep(job, finish):
+                return
+            self._keep(key, space, epoch, entries.encode(entries.make(told, finish, None)))
+
+        stream.tap(hear)
+        stream.on_touched = lambda: self._store.forget(key)
+        return Opened([stream], _headers("miss"))
 
     def close(self) -> None:
         """Write what is to be kept, and end."""
@@ -170,15 +208,15 @@ class AnswerCache:
         return None
 
     def _serve(
-        self, hit: _Hit, source: Source, job: Job, model: ServedModel, space: Space, caller: Caller,
+        self, hit: _Hit, source: Source, job: Job, space: Space, caller: Caller,
         similarity: float | None = None,
     ) -> Opened:  # fmt: skip
         entry = hit.entry
         stream = Replayed(job.request or secrets.randbits(63), entry)
-        self._count(model, space, source)
-        self._saved(model, space, entry)
+        self._count(job.model, space, source)
+        self._saved(job.model, space, entry)
         # In the ledger before anybody can see the end.
-        usage = Usage(len(job.prompt), entry.completion_tokens)
+        usage = Usage(entry.prompt_tokens, entry.completion_tokens, reasoning_tokens=entry.reasoning_tokens)
         self._account(stream.request, job, "cached", usage, caller.received_ns)
         return Opened([stream], _headers(source, hit.age_s, similarity), hit.body)
 
@@ -216,13 +254,16 @@ class AnswerCache:
             kept = self._kept(match.key, Directives())
             if kept is not None:
                 semantic.compared(asked, match, kept.entry.text, entry.text)
-        body = entries.encode(entry)
-        if len(body) > self._largest:
-            return
-        now = now_ms()
-        self._store.put(Kept(ask.key, ask.space.name, epoch, now, now + int(ask.space.ttl_s * 1000), body))
-        if semantic is not None and asked is not None:
+        if self._keep(ask.key, ask.space, epoch, entries.encode(entry)) and semantic is not None and asked is not None:
             semantic.remember(asked, ask.key)
+
+    def _keep(self, key: bytes, space: Space, epoch: int, body: bytes) -> bool:
+        """Keep an answer, where it is not too large."""
+        if len(body) > self._largest:
+            return False
+        now = now_ms()
+        self._store.put(Kept(key, space.name, epoch, now, now + int(space.ttl_s * 1000), body))
+        return True
 
     # --- accounts --------------------------------------------------------------------------------------------------
 
@@ -231,29 +272,32 @@ class AnswerCache:
         whose = Whose(job.model, job.tenant, job.key, job.counts_prompt)
         prompt = usage.prompt_tokens
         self._costs.ended(
-            Used(request, whose, outcome, prompt, prompt, usage.completion_tokens, received_ns, (0, 0))
+            Used(
+                request, whose, outcome, prompt, prompt, usage.completion_tokens, received_ns, (0, 0),
+                usage.reasoning_tokens,
+            )
         )  # fmt: skip
         now_ns = time.monotonic_ns()
         self._telemetry.event(TimelineEvent(request, received_ns, "received", detail=job.traceparent))
         self._telemetry.event(TimelineEvent(request, now_ns, "finished", value=usage.completion_tokens, detail=outcome))
 
-    def _count(self, model: ServedModel, space: Space, source: Source) -> None:
+    def _count(self, model: str, space: Space, source: Source) -> None:
         self._store.count(space.name, source)
         self._telemetry.counter(
-            "headrace_cache_requests_total", "Calls, by how the cache took them.", model=model.name, result=source
+            "headrace_cache_requests_total", "Calls, by how the cache took them.", model=model, result=source
         ).add()
 
-    def _saved(self, model: ServedModel, space: Space, entry: Entry) -> None:
+    def _saved(self, model: str, space: Space, entry: Entry) -> None:
         for kind, tokens in (("prompt", entry.prompt_tokens), ("generated", entry.completion_tokens)):
             self._store.count(space.name, f"saved_{kind}_tokens", tokens)
             self._telemetry.counter(
-                "headrace_cache_saved_tokens_total", "Tokens that a hit did not have computed.", model=model.name,
+                "headrace_cache_saved_tokens_total", "Tokens that a hit did not have computed.", model=model,
                 kind=kind,
             ).add(tokens)  # fmt: skip
         self._store.count(space.name, "saved_compute_us", entry.compute_ns // 1000)
         self._telemetry.counter(
             "headrace_cache_saved_core_seconds_total", "What computing the answers of hits took when they were made.",
-            model=model.name,
+            model=model,
         ).add(entry.compute_ns / 1e9)  # fmt: skip
 
 

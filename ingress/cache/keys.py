@@ -38,6 +38,14 @@ def history_key(job: Job, model: ServedModel, space: Space, history: bytes) -> b
     return _digest(b"headrace turns", job, model, space, history)
 
 
+def elsewhere_key(job: Job, space: Space, words: bytes) -> bytes:
+    """16 bytes, of a call to a model elsewhere: the words in which it is asked are all that is known of its answer."""
+    parts = (VERSION, *partition(space, job.tenant), job.cache_salt, job.model)
+    digest = hashlib.blake2b(_encode(parts), digest_size=16, person=b"headrace far")
+    digest.update(words)
+    return digest.digest()
+
+
 def _digest(person: bytes, job: Job, model: ServedModel, space: Space, prompt: bytes) -> bytes:
     facts = model.facts
     assert facts is not None

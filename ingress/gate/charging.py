@@ -16,7 +16,8 @@ def charging(gate: Gate | None, prices: PriceBook) -> Callable[[Used], int]:
     """What a request has cost, in billionths; where there is a gate, its reservation is settled with that."""
 
     def charge(used: Used) -> int:
-        model, counts = used.whose.model, (used.prompt_tokens, used.cached_tokens, used.generated_tokens)
+        model = used.whose.model
+        counts = (used.prompt_tokens, used.cached_tokens, used.generated_tokens, used.reasoning_tokens)
         if used.outcome == "cached":
             if gate is not None:
                 gate.answered(used.request)

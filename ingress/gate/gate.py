@@ -155,7 +155,7 @@ class Gate:
         buckets = grantee.buckets(model)
         if not buckets:
             return
-        call = _Call(len(parts), sum(part.input for part in parts), self._prices.at(model, int(time.time())))
+        call = _Call(len(parts), sum(part.input for part in parts), self._prices.at(model, int(time.time())).dearest)
         wants = [(part.request, self._wants(grantee, model, part, call, buckets)) for part in parts]
         together = wants[0][1] if len(wants) == 1 else _together(wants)
         for bucket, amount in together:
@@ -179,7 +179,7 @@ class Gate:
         if grantee is None or request in self.leases.reservations:
             return
         money = [bucket for bucket in grantee.buckets(model) if bucket.allowance.dimension == "money"]
-        running = Running(money, self._prices.at(model, int(time.time())), prompt_tokens, most, 0)
+        running = Running(money, self._prices.at(model, int(time.time())).dearest, prompt_tokens, most, 0)
         if running.limited:
             self.leases.take([(request, tuple((bucket, 0) for bucket in money))], self._life.loop.now_ns())
             self._running[request] = running
@@ -236,11 +236,13 @@ class Gate:
 
     # --- the end ---------------------------------------------------------------------------------------------------
 
-    def settle(self, request: int, key: str, model: str, prompt: int, cached: int, output: int) -> int:
+    def settle(
+        self, request: int, key: str, model: str, prompt: int, cached: int, output: int, reasoning: int = 0
+    ) -> int:
         """A request has ended, however it did: what it has cost, in billionths. Only the first time it settles what was
         reserved; where nothing was, another ingress had begun it."""
         self._running.pop(request, None)
-        cost = self._prices.at(model, int(time.time())).cost(prompt, cached, output)
+        cost = self._prices.at(model, int(time.time())).cost(prompt, cached, output, reasoning)
         if self.leases.settle(request, Actual(prompt, output, cost)):
             self._estimates.ended(key, model, output)
         return cost

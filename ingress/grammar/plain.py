@@ -2,10 +2,13 @@
 
 | keyword | becomes |
 |---|---|
+| `$ref` to an anchor, an address, any place | `$ref` to a definition (`references.py`) |
 | `unevaluatedProperties`, `unevaluatedItems`, where nothing else looks at the value | `additionalProperties`, `items` |
+| ... where others do | `anyOf` of what they may have looked at (`unevaluated.py`) |
+| `not`, `if`, `oneOf`, `dependent…` | `anyOf` of the cases (`logic.py`) |
 | `propertyNames` of a pattern, a length, or names, without `properties` | `patternProperties`, `properties` |
-| `$ref` to an `$anchor`, or by the schema's own `$id` | `$ref` to the place |
 | `if` alone, `then` without it, `minContains` without `contains`, `uniqueItems` false and the like | nothing |
+| a list of `items`, `additionalItems`, `dependencies`, `exclusiveMinimum` true | what they are called now |
 | counts such as `2.0` | `2` |
 
 What a part says has been looked at may be more than it was: that is for the `unevaluated…` keywords around it, and a
@@ -14,15 +17,25 @@ schema in which one of these is left is refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
-MAX_DEPTH: Final = 64  # schemas within each other: what is deeper is refused anyway
+from ingress.grammar.logic import Logic
+from ingress.grammar.narrow import narrowed
+from ingress.grammar.parts import MALFORMED, MAX_DEPTH, Room, Schema, Unsayable, within
+from ingress.grammar.references import resolved
+from ingress.grammar.unevaluated import without_unevaluated
 
-ONE: Final = ("items", "additionalProperties", "unevaluatedProperties", "unevaluatedItems", "contains", "propertyNames")
-LISTS: Final = ("anyOf", "oneOf", "allOf", "prefixItems")
-MAPS: Final = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
-_COUNTS: Final = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties", "minContains")
+_COUNTS: Final = (
+    "minLength",
+    "maxLength",
+    "minItems",
+    "maxItems",
+    "minProperties",
+    "maxProperties",
+    "minContains",
+    "maxContains",
+)
 # What looks at the same value as the schema that it is in, and so says what of it has been looked at.
 _IN_PLACE: Final = frozenset(
     {"allOf", "anyOf", "oneOf", "not", "if", "then", "else", "dependentSchemas", "$ref", "$dynamicRef", "$recursiveRef"}
@@ -37,42 +50,113 @@ _VOID: Final[Mapping[str, tuple[Any, ...]]] = {
     "dependentSchemas": ({},),
 }
 
-Schema = dict[str, Any]
-
 
 def plain(schema: Any) -> Any:
-    """The same schema, or one that the same values are valid against."""
+    """The same schema, or one that the same values are valid against.
+
+    Raises:
+        Unsayable: it would be too large.
+    """
     if not isinstance(schema, dict):
         return schema
-    return _plain(schema, _places(schema), MAX_DEPTH)
+    return _Whole(_each(resolved(schema), MAX_DEPTH)).said("#")
 
 
-def _plain(schema: Any, places: Mapping[str, str], depth: int) -> Any:
+def followable(schema: Any) -> Any:
+    """A schema with which a grammar can be made, if there is one: what it allows is valid against this one.
+
+    Raises:
+        Unsayable: it would be too large.
+    """
+    said = plain(schema)
+    return narrowed(said, lambda reference: _at(said, reference))
+
+
+def _each(schema: Any, depth: int) -> Any:
+    """With every schema in it in the words of the latest draft."""
     if not isinstance(schema, dict) or not depth:
         return schema
-    done = {key: _within(key, value, lambda part: _plain(part, places, depth - 1)) for key, value in schema.items()}
+    done = {key: within(key, value, lambda part: _each(part, depth - 1)) for key, value in schema.items()}
     for key in _COUNTS:
         if isinstance(value := done.get(key), float) and value.is_integer():
             done[key] = int(value)
-    if isinstance(reference := done.get("$ref"), str):
-        done["$ref"] = places.get(reference, reference)
-    before: Schema = {}
-    while before != done:  # what one rule takes away may have been in another's way
-        before = dict(done)
-        for rule in (_unevaluated, _nothing, _names):
-            rule(done)
+    others = done.pop("additionalItems", True)
+    if isinstance(done.get("items"), list) and "prefixItems" not in done:
+        done["prefixItems"] = done["items"]
+        done["items"] = others
+    for late, early in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
+        if isinstance(done.get(late), bool) and done.pop(late) and early in done:
+            done[late] = done.pop(early)
+    if isinstance(depends := done.get("dependencies"), dict):
+        del done["dependencies"]
+        for name, what in depends.items():
+            key = "dependentRequired" if isinstance(what, list) else "dependentSchemas"
+            done[key] = {**done.get(key, {}), name: what if isinstance(what, list) else _each(what, depth - 1)}
     return done
 
 
-def _within(key: str, value: Any, each: Callable[[Any], Any]) -> Any:
-    """A keyword's value with every schema in it made another."""
-    if key in ONE or key in ("not", "if", "then", "else"):
-        return each(value)
-    if key in LISTS and isinstance(value, list):
-        return [each(part) for part in value]
-    if key in MAPS and isinstance(value, dict):
-        return {name: each(part) for name, part in value.items()}
-    return value
+class _Whole:
+    """A schema whose parts are said in other words, one by one."""
+
+    def __init__(self, schema: Schema) -> None:
+        self._schema = schema
+        self._said: dict[str, Any] = {}
+        self._within: set[str] = set()
+        self._logic = Logic(self.said)
+        self._room = Room()
+
+    def said(self, reference: str) -> Any:
+        """What a reference leads to, in other words.
+
+        Raises:
+            KeyError: nothing, or to what is being said.
+        """
+        if reference in self._within:
+            raise KeyError(reference)
+        if reference not in self._said:
+            self._within.add(reference)
+            try:
+                self._said[reference] = self._plain(self._at(reference), MAX_DEPTH)
+            finally:
+                self._within.discard(reference)
+        return self._said[reference]
+
+    def _at(self, reference: str) -> Any:
+        return _at(self._schema, reference)
+
+    def _plain(self, schema: Any, depth: int) -> Any:
+        if not isinstance(schema, dict) or not depth:
+            return schema
+        self._room.take()
+        done = dict(schema)
+        _unevaluated(done)
+        if "unevaluatedProperties" in done or "unevaluatedItems" in done:
+            try:
+                done = without_unevaluated(done, self._at)
+            except (Unsayable, *MALFORMED):
+                pass  # it is refused by its name
+        done = {key: within(key, value, lambda part: self._plain(part, depth - 1)) for key, value in done.items()}
+        before: Schema = {}
+        while before != done:  # what one rule takes away may have been in another's way
+            before = dict(done)
+            for rule in (_unevaluated, _nothing, _names, self._logic.apply):
+                rule(done)
+        return done
+
+
+def _at(schema: Any, reference: str) -> Any:
+    """What a reference to a definition leads to.
+
+    Raises:
+        KeyError: nothing.
+    """
+    if reference == "#":
+        return schema
+    mark, _, rest = reference.partition("/")
+    key, _, name = rest.partition("/")
+    if mark != "#" or not isinstance(found := schema.get(key), dict):
+        raise KeyError(reference)
+    return found[name.replace("~1", "/").replace("~0", "~")]
 
 
 def _unevaluated(schema: Schema) -> None:
@@ -92,7 +176,15 @@ def _unevaluated(schema: Schema) -> None:
 def _nothing(schema: Schema) -> None:
     """Take out what no value can fail."""
     late = "unevaluatedProperties" in schema or "unevaluatedItems" in schema
-    if schema.get("minContains") == 0 and "maxContains" not in schema and "unevaluatedItems" not in schema:
+    if (
+        schema.get(
+            "minContains",
+            "maxContains",
+        )
+        == 0
+        and "maxContains" not in schema
+        and "unevaluatedItems" not in schema
+    ):
         schema.pop("contains", None)
     if "contains" not in schema:
         schema.pop("minContains", None)
@@ -131,34 +223,3 @@ def _names(schema: Schema) -> None:
             return
     del schema["propertyNames"]
     schema.update(found, additionalProperties=False)
-
-
-def _places(schema: Schema) -> dict[str, str]:
-    """References by other names than places, and the places. None where a part of the schema is a schema of its own."""
-    whole = schema.get("$id")
-    found: dict[str, str] = {}
-    for where, part in _parts(schema, "#", MAX_DEPTH):
-        if part is not schema and "$id" in part:
-            return {}
-        if isinstance(name := part.get("$anchor"), str):
-            found[f"#{name}"] = where
-        if isinstance(whole, str) and isinstance(reference := part.get("$ref"), str):
-            before, mark, pointer = reference.partition("#")
-            if before == whole and (not pointer or pointer.startswith("/")):
-                found[reference] = f"#{pointer}" if mark else "#"
-    return found
-
-
-def _parts(schema: Any, where: str, depth: int) -> Iterator[tuple[str, Schema]]:
-    if not isinstance(schema, dict) or not depth:
-        return
-    yield where, schema
-    for key, value in schema.items():
-        if key in ONE or key in ("not", "if", "then", "else"):
-            yield from _parts(value, f"{where}/{key}", depth - 1)
-        elif key in LISTS and isinstance(value, list):
-            for index, part in enumerate(value):
-                yield from _parts(part, f"{where}/{key}/{index}", depth - 1)
-        elif key in MAPS and isinstance(value, dict):
-            for name, part in value.items():
-                yield from _parts(part, f"{where}/{key}/{name.replace('~', '~0').replace('/', '~1')}", depth - 1)

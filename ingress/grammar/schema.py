@@ -12,7 +12,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from ingress.errors import ApiError, invalid_request, unsupported_parameter
-from ingress.grammar.plain import plain
+from ingress.grammar.formats import WRITTEN
+from ingress.grammar.parts import LISTS, MAPS, ONE, Unsayable
+from ingress.grammar.plain import followable
 
 MAX_DEPTH: Final = 64  # schemas within each other
 MAX_VALUES: Final = 20_000  # in one: keys, items, numbers, strings
@@ -38,12 +40,9 @@ _UNSUPPORTED: Final[Mapping[str, str]] = {
     "$recursiveRef": "use $ref",
     "x-guidance": "it belongs to the library that follows schemas",
 }
-# Formats that are followed exactly. The others are for people to agree on what they mean.
-FORMATS: Final = frozenset({"date", "time", "date-time", "duration", "uuid", "ipv4", "ipv6", "hostname", "email"})
-
-_ONE: Final = ("items", "additionalProperties")
-_LISTS: Final = ("anyOf", "oneOf", "allOf", "prefixItems")
-_MAPS: Final = ("properties", "patternProperties", "$defs", "definitions")
+# Those that the library knows. The others are for people to agree on what they mean.
+_KNOWN: Final = frozenset({"duration", "uuid", "ipv4", "ipv6", "hostname", "email", "uri"})
+FORMATS: Final = _KNOWN | WRITTEN.keys()
 
 
 def check(schema: Any, param: str) -> None:
@@ -55,8 +54,30 @@ def check(schema: Any, param: str) -> None:
     if not isinstance(schema, dict | bool):
         raise invalid_request(f"{param}: a JSON Schema is an object.", param=param, code="invalid_schema")
     _measure(schema, param)
-    for where, one in _schemas(plain(schema), param):
-        _check_one(where, one)
+    try:
+        said = followable(schema)
+    except (Unsayable, RecursionError):
+        raise _too_complex(
+            param, f"more than {MAX_VALUES} values once it is said without what depends on them"
+        ) from None
+    _measure(said, param)
+    try:
+        for where, one in _schemas(said, param):
+            _check_one(where, one)
+    except ApiError as refused:
+        raise _where_it_stands(schema, param, refused) from None
+
+
+def _where_it_stands(schema: Any, param: str, refused: ApiError) -> ApiError:
+    """What is refused of a schema in other words, by its path in the one that was sent, where the word is there."""
+    word = (refused.param or "").rpartition(".")[2]
+    for where, one in _schemas(schema, param):
+        try:
+            _check_one(where, one)
+        except ApiError as found:
+            if (found.param or "").rpartition(".")[2] == word:
+                return found
+    return refused
 
 
 def _measure(schema: Any, param: str) -> None:
@@ -89,12 +110,12 @@ def _schemas(schema: Any, param: str) -> Iterator[tuple[str, Mapping[str, Any]]]
             if not isinstance(one, dict):
                 continue
             yield where, one
-            for key in _ONE:
+            for key in ONE:
                 below += [(f"{where}.{key}", one[key])] if key in one else []
-            for key in _LISTS:
+            for key in LISTS:
                 if isinstance(parts := one.get(key), list):
                     below += [(f"{where}.{key}[{index}]", part) for index, part in enumerate(parts)]
-            for key in _MAPS:
+            for key in MAPS:
                 if isinstance(named := one.get(key), dict):
                     below += [(f"{where}.{key}.{name}", part) for name, part in named.items()]
         if not below:
@@ -113,7 +134,7 @@ def _check_one(where: str, schema: Mapping[str, Any]) -> None:
         isinstance(reference, str) and (reference == "#" or reference.startswith("#/"))
     ):
         raise _refused(f"{where}.$ref", "only references within the schema, #/$defs/NAME, can be followed")
-    if (form := schema.get("format")) is not None and form not in FORMATS and _may_be_text(schema):
+    if (form := schema.get("format")) is not None and form not in _KNOWN and _may_be_text(schema):
         raise _refused(f"{where}.format", f"of formats, {', '.join(sorted(FORMATS))} can be followed; see pattern")
     if isinstance(schema.get("pattern"), str):
         _check_pattern(schema["pattern"], f"{where}.pattern")

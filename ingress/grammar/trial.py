@@ -27,8 +27,8 @@ from ingress.text.tokenizer import Tokenizer
 KEPT: Final = 1024  # outcomes
 WAITING: Final = 64  # grammars that wait to be tried
 ATTEMPTS: Final = 2
-# By the clock, and not by what it computed: a machine can be very busy.
-PATIENCE_S: Final = 10.0 * SECONDS
+# By the clock: a process that computes too much ends by itself, so one that is not heard of waits for the machine.
+PATIENCE_S: Final = 5.0 * SECONDS
 
 _COMMAND: Final = (sys.executable, "-m", "ingress.grammar.tried")
 
@@ -57,7 +57,7 @@ class Trials:
             tenant: whose turn it takes.
 
         Raises:
-            ApiError: 400, it cannot be used; 429, too many wait.
+            ApiError: 400, it cannot be used; 429, too many wait, or the machine is too busy.
         """
         if len(text) > MAX_TEXT:
             raise _refused(param, f"its grammar has more than {MAX_TEXT} characters", "schema_too_complex")
@@ -123,7 +123,11 @@ class Trials:
             try:
                 async with asyncio.timeout(PATIENCE_S):
                     return await _ask(process, text)
-            except (TimeoutError, asyncio.IncompleteReadError, ConnectionError):
+            except TimeoutError:
+                self.close()
+                self._process = None
+                raise overloaded("The machine is too busy to read a schema or a grammar.", 5.0) from None
+            except (asyncio.IncompleteReadError, ConnectionError):
                 self.close()
                 self._process = None
             except asyncio.CancelledError:

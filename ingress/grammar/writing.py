@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from bus.config.reasoning import WHITE_SPACE
-from ingress.grammar.plain import plain
+from ingress.grammar.plain import followable
 from ingress.grammar.wanted import Wanted
 from ingress.text.reasoning import Thinking
 
@@ -68,7 +68,7 @@ def said(words: str, control: Marks) -> str:
 def schema(value: Any) -> str:
     """A JSON Schema as a part of a rule."""
     settings = {"x-guidance": {"whitespace_pattern": _WHITE_SPACE}}
-    value = plain(value)
+    value = followable(value)
     whole = {**settings, **value} if isinstance(value, dict) else {**settings, "allOf": [value]}
     return f"%json {json.dumps(whole, ensure_ascii=False)}"
 

@@ -77,7 +77,7 @@ class Guards:
         return GuardedCall(guards, model, whose, self._count, self._clean) if guards else None
 
     def going_on(
-        self, go_on: GoOn, names: Iterable[str], model: ServedModel, whose: Whose, body: bytes, earlier: bytes
+        self, go_on: GoOn, names: Iterable[str], model: ServedModel | None, whose: Whose, body: bytes, earlier: bytes
     ) -> GoOn:
         """The engine's `go_on` for a call of another ingress, whose guards have let it pass: with those of its
         answer."""

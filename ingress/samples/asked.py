@@ -138,19 +138,14 @@ def check_scored(tokens: int, alternatives: int, times: int) -> None:
         )
 
 
-def require_here(request: Asks, model: str) -> None:
-    """Refuse for a model elsewhere what only those of this host can do.
-
-    Raises:
-        ApiError: 400, by name.
-    """
-    for name, asked in (
-        ("use_beam_search", bool(request.use_beam_search)),
-        ("best_of", samples_of(request) > (request.n or 1)),
-        ("max_total_tokens", request.max_total_tokens is not None),
-    ):
-        if asked:
-            raise unsupported_parameter(name, f"{name}: not at {model!r}, which is a model of another server.")
+def shares(request: Asks) -> list[int | None]:
+    """Tokens of `max_total_tokens` that each sample may have where nobody here sees them being drawn: equal parts, the
+    first ones one more. None where nobody counts."""
+    samples, total = samples_of(request), request.max_total_tokens
+    if total is None:
+        return [None] * samples
+    each, more = divmod(total, samples)
+    return [each + (number < more) for number in range(samples)]
 
 
 def _check_beams(request: Asks, n: int) -> None:

@@ -13,7 +13,7 @@ BLOCKED = float("-inf")
 
 def mean_logprob(sample: Piece) -> float:
     """Of a sample's tokens, the one that stopped it included, as OpenAI ranks them; the worst where there are none."""
-    values = [value.chosen for value in sample.raw if value is not None]
+    values = [value.chosen for value in sample.raw if value is not None] or [each.logprob for each in sample.logprobs]
     return sum(values) / len(values) if values else BLOCKED
 
 

@@ -74,6 +74,11 @@ def check_scorer(request: Generation, engine: Engine, may_use: Callable[[str], b
 
 
 async def _by_logprob(prompt: int, samples: Sequence[Piece]) -> list[float]:  # noqa: ARG001 (the same shape for all)
+    if any(not sample.raw and not sample.logprobs and said(sample) for sample in samples):
+        raise ApiError(
+            502, "server_error", "best_of: the server that drew the samples gave no log probabilities to choose by.",
+            code="upstream_failed",
+        )  # fmt: skip
     return [mean_logprob(sample) for sample in samples]
 
 

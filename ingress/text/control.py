@@ -18,6 +18,8 @@ import re
 from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
+from ingress.text.names import NOTHING, longest_of
+
 # Noncharacters: for use inside of a process, never in text that is interchanged. A text that has one all the same gets
 # another mark.
 _MARKS: Final = tuple(map(chr, (*range(0xFDD0, 0xFDF0), *range(0xF0000, 0xF1000))))
@@ -65,18 +67,17 @@ def free_mark(texts: Iterable[str]) -> str:
 class _Names:
     def __init__(self, names: Collection[str]) -> None:
         self.names = sorted(set(names), key=len, reverse=True)
-        alternatives = "|".join(map(re.escape, self.names)) or r"(?!)"
-        self._name = re.compile(alternatives)
+        self._name = re.compile(longest_of(self.names))
         # Looking ahead, so that names that overlap are found too.
-        self._each = re.compile(f"(?={alternatives})" if self.names else r"(?!)")
+        self._each = re.compile(f"(?={longest_of(self.names)})")
         # Either end of a name, wherever: a template may cut texts where it likes.
         hints = {name[:2] for name in self.names} | {name[-2:] for name in self.names}
-        self._hint = re.compile("|".join(map(re.escape, sorted(hints))) or r"(?!)")
+        self._hint = re.compile("|".join(map(re.escape, sorted(hints))) or NOTHING)
         self._longest = max(map(len, self.names), default=0)
         self._beginnings = {name[:size] for name in self.names for size in range(1, len(name))}
         self._ends = {name[-size:] for name in self.names for size in range(1, len(name))}
         edges = {name[0] for name in self.names} | {name[-1] for name in self.names}
-        self._edge = re.compile("|".join(map(re.escape, sorted(edges))) or r"(?!)")
+        self._edge = re.compile("|".join(map(re.escape, sorted(edges))) or NOTHING)
 
     def like(self, text: str) -> bool:
         core = text.strip()

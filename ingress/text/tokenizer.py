@@ -7,27 +7,33 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
 import tokenizers
-from tokenizers import AddedToken, decoders, models, processors
+from tokenizers import AddedToken, decoders, models, normalizers, processors
 
 from ingress.errors import context_length_exceeded, invalid_request
 from ingress.text.added import AddedNames
+from ingress.text.byte_level import byte_level
 from ingress.text.gguf_metadata import Value
 from ingress.text.pretokenizers import CUTS
+from ingress.text.sentencepiece import SPACE, BadVocabulary, byte_pair_model, byte_token
 
 # llama.cpp's token types (ggml `LLAMA_TOKEN_TYPE_*`).
+_NORMAL: Final = 1
+_UNKNOWN: Final = 2
 _CONTROL: Final = 3
 _USER_DEFINED: Final = 4
 _UNUSED: Final = 5
+_BYTE: Final = 6
 
 # Control tokens that end a turn or a text whatever the file's single `eos_token_id` says; llama.cpp keeps such a list.
 _END_NAMES: Final = frozenset(
     {"<|endoftext|>", "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|end|>", "<end_of_turn>", "<EOT>"}
 )
+# Of Phi-3's tokens that are found by name, those whose following white space stays.
+_PHI3_KEEPS_SPACE: Final = frozenset({"<unk>", "<s>", "<|endoftext|>"})
 # One composed character may stand for as many characters of input (NFC; U+1F82 and its like have four).
 _NFC_SHRINKS: Final = 4
 
@@ -45,6 +51,10 @@ class Tokenizer:
         bos_id: the id that begins one, if there is one.
         adds_bos: whether `encode(special=True)` puts it in front.
         longest_token: most characters of input that one id can stand for.
+
+    Args:
+        strips_space: a text gets a space in front, and a whole one is decoded without it.
+        space: a character that means the same as one, and becomes one before names are looked for.
     """
 
     def __init__(
@@ -56,8 +66,10 @@ class Tokenizer:
         eos_ids: tuple[int, ...] = (),
         bos_id: int | None = None,
         strips_space: bool = False,
+        space: str = " ",
     ) -> None:
         self._backend = backend
+        self._space = space
         self._added = AddedNames(backend)
         self._bytes = tuple(token_bytes)
         hidden = frozenset(special)
@@ -83,7 +95,7 @@ class Tokenizer:
             ApiError: 400, the text has surrogates that stand alone and is no Unicode text.
         """
         try:
-            ids: list[int] = self._backend.encode(text, add_special_tokens=special).ids
+            ids: list[int] = self._backend.encode(self._spaced(text), add_special_tokens=special).ids
         except (UnicodeEncodeError, TypeError):
             raise invalid_request("The text contains lone surrogates; it is not valid Unicode.") from None
         return ids
@@ -110,9 +122,12 @@ class Tokenizer:
             ApiError: 400, see `encode`; or a control token cannot be kept out.
         """
         ids: list[int] = []
-        for part in self._added.split(text):
+        for part in self._added.split(self._spaced(text)):
             ids += [part] if isinstance(part, int) else self._plain(part, mark)
         return ids
+
+    def _spaced(self, text: str) -> str:
+        return text.replace(self._space, " ")
 
     def _plain(self, text: str, mark: str) -> list[int]:
         if mark not in text:
@@ -181,19 +196,24 @@ def from_gguf(metadata: Mapping[str, Value]) -> Tokenizer:
     """The tokeniser in a GGUF file's metadata.
 
     Raises:
-        UnsupportedTokenizer: not byte-level BPE, an unknown pre-tokeniser, or arrays that do not fit together.
+        UnsupportedTokenizer: of a kind that is not built, an unknown pre-tokeniser, or arrays that do not fit together.
     """
-    kind, pre = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre", "gpt-2")
-    if kind != "gpt2":
-        raise UnsupportedTokenizer(f"tokenizer.ggml.model is {kind!r}; only gpt2 (byte-level BPE) is built")
+    kind = metadata.get("tokenizer.ggml.model")
+    if kind == "gpt2":
+        return _byte_level_bpe(metadata)
+    if kind == "llama":
+        return _sentence_piece_bpe(metadata)
+    raise UnsupportedTokenizer(
+        f"tokenizer.ggml.model is {kind!r}; gpt2 (byte-level BPE) and llama (SentencePiece's BPE) are built"
+    )
+
+
+def _byte_level_bpe(metadata: Mapping[str, Value]) -> Tokenizer:
+    pre = metadata.get("tokenizer.ggml.pre", "gpt-2")
     if pre not in CUTS:
         raise UnsupportedTokenizer(f"tokenizer.ggml.pre is {pre!r}; known: {', '.join(sorted(CUTS))}")
     cut = CUTS[str(pre)]
-    tokens = _strings(metadata, "tokenizer.ggml.tokens")
-    types = _numbers(metadata, "tokenizer.ggml.token_type") or [1] * len(tokens)
-    if len(types) != len(tokens):
-        raise UnsupportedTokenizer(f"{len(tokens)} tokens have {len(types)} token types")
-
+    tokens, types = _tokens_and_types(metadata)
     backend = tokenizers.Tokenizer(
         models.BPE(
             vocab={token: index for index, token in enumerate(tokens) if types[index] != _UNUSED},
@@ -204,27 +224,105 @@ def from_gguf(metadata: Mapping[str, Value]) -> Tokenizer:
     backend.normalizer = cut.normalizer() if cut.normalizer else None
     backend.pre_tokenizer = cut.pre_tokenizer()
     backend.decoder = decoders.ByteLevel()
-    control = [index for index, kind in enumerate(types) if kind == _CONTROL]
-    backend.add_special_tokens([_literal(tokens[index], special=True) for index in control])
-    defined = [index for index, kind in enumerate(types) if kind == _USER_DEFINED]
-    backend.add_tokens([_literal(tokens[index], special=False) for index in defined])
+    token_bytes = [b"" if kind == _UNUSED else byte_level(token) for token, kind in zip(tokens, types, strict=True)]
+    return _with_names(backend, metadata, tokens, types, token_bytes, adds_bos=False)
 
-    bos_id, eos_id = metadata.get("tokenizer.ggml.bos_token_id"), metadata.get("tokenizer.ggml.eos_token_id")
-    bos_id = bos_id if isinstance(bos_id, int) and 0 <= bos_id < len(tokens) else None
-    if metadata.get("tokenizer.ggml.add_bos_token") is True and bos_id is not None:
-        backend.post_processor = _begin_with(tokens[bos_id], bos_id)
-    literal = frozenset(control) | frozenset(defined)
-    ends = {eos_id, metadata.get("tokenizer.ggml.eot_token_id"), metadata.get("tokenizer.ggml.eom_token_id")}
-    ends |= {index for index in control if tokens[index] in _END_NAMES}
+
+def _sentence_piece_bpe(metadata: Mapping[str, Value]) -> Tokenizer:
+    """As llama.cpp reads such a file: it has no flag that says what its family's Hugging Face tokeniser does beside."""
+    for key in ("precompiled_charsmap", "remove_extra_whitespaces"):
+        if metadata.get(f"tokenizer.ggml.{key}"):
+            raise UnsupportedTokenizer(f"tokenizer.ggml.{key} is set; text is not normalised before SentencePiece here")
+    tokens, types = _tokens_and_types(metadata)
+    scores = metadata.get("tokenizer.ggml.scores")
+    if not isinstance(scores, list) or len(scores) != len(tokens):
+        raise UnsupportedTokenizer(f"{len(tokens)} tokens need as many scores in tokenizer.ggml.scores")
+    unknown = metadata.get("tokenizer.ggml.unknown_token_id", 0)
+    # Padding of older files is of type unknown too; only one token is the unknown one.
+    types = [
+        kind if kind != _UNKNOWN else _CONTROL if index == unknown else _UNUSED for index, kind in enumerate(types)
+    ]
+    of = {kind: [index for index, each in enumerate(types) if each == kind] for kind in set(types)}
+    named = {*of.get(_CONTROL, ()), *of.get(_USER_DEFINED, ())}
+    # Names are looked for in the text as it was written.
+    tokens = [token.replace(SPACE, " ") if index in named else token for index, token in enumerate(tokens)]
+    try:
+        model = byte_pair_model(tokens, scores, of.get(_NORMAL, ()), of.get(_BYTE, ()))  # type: ignore[arg-type]
+    except BadVocabulary as error:
+        raise UnsupportedTokenizer(f"tokenizer.ggml.tokens: {error}") from None
+    backend = tokenizers.Tokenizer(model)
+    prefixes = metadata.get("tokenizer.ggml.add_space_prefix") is not False
+    steps: list[normalizers.Normalizer] = [normalizers.Prepend(SPACE)] if prefixes else []
+    backend.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", SPACE)])
+    meaning = {byte_token(byte): bytes([byte]) for byte in range(256)}
+    token_bytes = [token.replace(SPACE, " ").encode() for token in tokens]
+    for index, kind in enumerate(types):
+        if kind in (_UNUSED, _BYTE):
+            token_bytes[index] = meaning.get(tokens[index], b"") if kind == _BYTE else b""
+    # Whoever converts Phi-3 loses that its names take the white space that follows them.
+    keeps_space = _PHI3_KEEPS_SPACE if metadata.get("general.architecture") == "phi3" else None
+    return _with_names(
+        backend,
+        metadata,
+        tokens,
+        types,
+        token_bytes,
+        adds_bos=True,
+        strips_space=prefixes,
+        keeps_space=keeps_space,
+        space=SPACE,
+    )
+
+
+def _with_names(
+    backend: tokenizers.Tokenizer,
+    metadata: Mapping[str, Value],
+    tokens: Sequence[str],
+    types: Sequence[int],
+    token_bytes: Sequence[bytes],
+    *,
+    adds_bos: bool,
+    strips_space: bool = False,
+    keeps_space: Collection[str] | None = None,
+    space: str = " ",
+) -> Tokenizer:
+    """With what every kind has: tokens that are found by name, those that begin and end.
+
+    Args:
+        adds_bos: whether a file that does not say has a begin of sequence put in front.
+        keeps_space: names that white space may follow; None for all.
+    """
+    control = [index for index, kind in enumerate(types) if kind == _CONTROL]
+    defined = [index for index, kind in enumerate(types) if kind == _USER_DEFINED]
+
+    def literal(index: int, *, special: bool) -> AddedToken:
+        # Not normalised: NFC must neither change the name nor what it is compared with.
+        takes = keeps_space is not None and tokens[index] not in keeps_space
+        return AddedToken(tokens[index], special=special, normalized=False, rstrip=takes)
+
+    backend.add_special_tokens([literal(index, special=True) for index in control])
+    backend.add_tokens([literal(index, special=False) for index in defined])
+
+    def token_id(name: str) -> int | None:
+        index = metadata.get(f"tokenizer.ggml.{name}_token_id")
+        return index if isinstance(index, int) and 0 <= index < len(tokens) else None
+
+    bos_id, eos_id = token_id("bos"), token_id("eos")
+    first = bos_id if metadata.get("tokenizer.ggml.add_bos_token", adds_bos) is True else None
+    last = eos_id if metadata.get("tokenizer.ggml.add_eos_token") is True else None
+    if first is not None or last is not None:
+        backend.post_processor = _around(tokens, first, last)
+    ends = {eos_id, token_id("eot"), token_id("eom")}
+    ends |= {index for index in (*control, *defined) if tokens[index] in _END_NAMES}
+    bytes_of_names = {index: tokens[index].encode() for index in (*control, *defined)}
     return Tokenizer(
         backend,
-        [
-            b"" if types[index] == _UNUSED else token.encode() if index in literal else byte_level(token)
-            for index, token in enumerate(tokens)
-        ],
+        [bytes_of_names.get(index, data) for index, data in enumerate(token_bytes)],
         control,
-        eos_ids=tuple(sorted(index for index in ends if isinstance(index, int) and 0 <= index < len(tokens))),
+        eos_ids=tuple(sorted(index for index in ends if index is not None)),
         bos_id=bos_id,
+        strips_space=strips_space,
+        space=space,
     )
 
 
@@ -266,24 +364,6 @@ def special_tokens(path: Path) -> dict[str, str]:
     configured = read_json(path / "tokenizer_config.json")
     names = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
     return {name: text for name in names if (text := _content(configured.get(name)))}
-
-
-@lru_cache(maxsize=1)
-def _byte_of() -> dict[str, int]:
-    """GPT-2's alphabet: printable bytes stand for themselves, the others for the characters from U+0100 on."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    alphabet = {chr(byte): byte for byte in printable}
-    others = (byte for byte in range(256) if byte not in set(printable))
-    return alphabet | {chr(256 + index): byte for index, byte in enumerate(others)}
-
-
-def byte_level(token: str) -> bytes:
-    """The bytes that a token of a byte-level vocabulary is written for. A token outside the alphabet is plain text."""
-    alphabet = _byte_of()
-    try:
-        return bytes(alphabet[character] for character in token)
-    except KeyError:
-        return token.encode()
 
 
 def _sentence_piece(token: str) -> bytes:
@@ -364,11 +444,6 @@ def read_json(file: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _literal(text: str, *, special: bool) -> AddedToken:
-    # Not normalised: NFC must neither change the name nor what it is compared with.
-    return AddedToken(text, special=special, normalized=False)
-
-
 def _merge(line: str) -> tuple[str, str]:
     # A part may not contain a space (it is written as U+0120), so the first one parts them.
     left, space, right = line.partition(" ")
@@ -377,8 +452,22 @@ def _merge(line: str) -> tuple[str, str]:
     return left, right
 
 
-def _begin_with(token: str, index: int) -> processors.TemplateProcessing:
-    return processors.TemplateProcessing(single=f"{token} $A", pair=f"{token} $A $B", special_tokens=[(token, index)])
+def _around(tokens: Sequence[str], first: int | None, last: int | None) -> processors.TemplateProcessing:
+    """A text between two tokens, either of which may be None."""
+    before = [tokens[first]] if first is not None else []
+    after = [tokens[last]] if last is not None else []
+    special = [(tokens[index], index) for index in dict.fromkeys((first, last)) if index is not None]
+    return processors.TemplateProcessing(
+        single=[*before, "$A", *after], pair=[*before, "$A", "$B", *after], special_tokens=special
+    )
+
+
+def _tokens_and_types(metadata: Mapping[str, Value]) -> tuple[list[str], list[int]]:
+    tokens = _strings(metadata, "tokenizer.ggml.tokens")
+    types = _numbers(metadata, "tokenizer.ggml.token_type") or [_NORMAL] * len(tokens)
+    if len(types) != len(tokens):
+        raise UnsupportedTokenizer(f"{len(tokens)} tokens have {len(types)} token types")
+    return tokens, types
 
 
 def _strings(metadata: Mapping[str, Value], key: str) -> list[str]:

@@ -8,22 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple, Protocol
 
-from bus.config.upstreams import UpstreamModelConfig
+from msgspec.structs import replace
+
+from bus.config.upstreams import UpstreamKind, UpstreamModelConfig
 from bus.messages.usage import Outcome
 from ingress.api.schema_chat import ChatRequest
 from ingress.errors import ApiError
 from ingress.job import Job
-from ingress.streams import AbortReason, ContentKind, Finish, Part, Piece, Stream, Usage
+from ingress.metering import Meter
+from ingress.samples.pool import POOL
+from ingress.streams import BUDGET, AbortReason, ContentKind, EndReason, Finish, Part, Piece, Stream, Usage
 from ingress.upstreams import anthropic, openai
 from ingress.upstreams.asking import offer_of
 from ingress.upstreams.door import Door, NoCredential
 from ingress.upstreams.heard import Complaint, Counted, Garbage, Heard
 from ingress.upstreams.refusals import UpstreamError, failed, from_complaint, late
 from ingress.upstreams.sse import Event
-from ingress.upstreams.usage import Said, account
+from ingress.upstreams.usage import LONGEST_TOKEN, SLACK, Said, account, estimate
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +55,11 @@ class Order(NamedTuple):
     prompt_bytes: int = 0
     opaque: bool = False
 
+    @property
+    def allowed(self) -> int:
+        """Tokens that all samples of the call may have; 0 where nobody counts."""
+        return self.chat.max_total_tokens or 0
+
 
 class Watch(Protocol):
     """Who is told of an attempt."""
@@ -74,22 +84,30 @@ Raises:
 """
 
 
+class Spent(Exception):
+    """The budget has nothing left for more of an answer."""
+
+
 class Answer:
     """One attempt. It is under way as soon as it is made.
 
     Args:
         go_on: None where no model of this host is the same.
+        meter: says how far it may go. What has come is estimated for that: an upstream counts when it is at its end.
 
     Attributes:
         stream: of what comes.
     """
 
-    def __init__(self, order: Order, door: Door, watch: Watch, go_on: GoOn | None) -> None:
-        self._order, self._door, self._watch, self._go_on = order, door, watch, go_on
+    def __init__(self, order: Order, door: Door, watch: Watch, go_on: GoOn | None, meter: Meter) -> None:
+        self._order, self._door, self._watch, self._go_on, self._meter = order, door, watch, go_on, meter
+        self._look_at = sys.maxsize if (look_at := meter.look_at(order.job.request)) is None else look_at
         self.stream = Stream(order.job.request, order.job.prompt_tokens, self.abort)
         self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        offer = offer_of(order.chat)
+        self._must_call = offer is not None and offer.mode == "required"
         self._texts: dict[ContentKind, list[str]] = {}
-        self._size = self._calls = 0
+        self._size = self._bytes = self._calls = 0
         self._counted: Counted | None = None
         self._reason: Heard | None = None
         self._continued: Stream | None = None
@@ -135,6 +153,8 @@ class Answer:
             await self._call()
         except asyncio.CancelledError:
             return
+        except Spent:
+            self._end("length", BUDGET)
         except UpstreamError as error:
             await self._failed(error)
         except TimeoutError:
@@ -176,7 +196,12 @@ class Answer:
                     patience.reschedule(loop.time() + wait_s)
         if self._reason is None:
             raise Garbage("its stream has no end" if self._size else "its stream is empty")
-        self._end(self._reason)
+        reason, pool = self._reason.reason, job.pool
+        assert reason is not None
+        if self._must_call and not self._calls and (reason == "stop" or "text" in self._texts):
+            raise Garbage("it was told to call a tool, and calls none")
+        spent = reason == "length" and pool is not None and pool.size == job.max_tokens
+        self._end(reason, POOL if spent else self._reason.stop)
 
     def _in_words(self) -> tuple[bytes, Reader]:
         """The call in the upstream's language, and who reads the answer.
@@ -184,13 +209,11 @@ class Answer:
         Raises:
             ApiError: it cannot be said in it.
         """
-        order = self._order
-        limit = order.job.max_tokens
+        order, kind = self._order, self._door.config.kind
         offer = offer_of(order.chat)
         names = frozenset(tool.name for tool in offer.callable) if offer is not None else frozenset[str]()
-        if self._door.config.kind == "anthropic":
-            return anthropic.body(order.chat, order.model.served_name, limit), anthropic.Reader(names)
-        return openai.body(order.chat, order.model.served_name, limit, order.margins), openai.Reader(names)
+        reader = anthropic.Reader(names) if kind == "anthropic" else openai.Reader(names)
+        return in_words(order.chat, order.model, kind, order.job, order.margins), reader
 
     def _hear(self, heard: Heard) -> None:
         if heard.counted is not None:
@@ -202,28 +225,46 @@ class Answer:
         for part in heard.parts:
             self._texts.setdefault(part.kind, []).append(part.text)
             self._size += len(part.text)
+            self._bytes += len(part.text.encode())
             self._calls = max(self._calls, part.call + 1)
-        if self._size > MAX_ANSWER:
-            raise Garbage("its answer has no end")
+        limit = self._order.job.max_tokens
+        if self._size > MAX_ANSWER or (limit is not None and self._bytes > (limit + SLACK) * LONGEST_TOKEN):
+            raise Garbage("its answer is longer than it may be")
         self._push(_piece(heard))
-        if heard.parts and not self._opened.done():
+        # Where a tool has to be called, what comes before may be of an answer that is none.
+        if heard.parts and not self._opened.done() and (self._calls or not self._must_call):
             self._watch.first(self._order)
             self._opened.set_result(None)
+        if self._reason is None:
+            self._may_go_on()
+
+    def _may_go_on(self) -> None:
+        """Look whether the budget has more for it.
+
+        Raises:
+            Spent: it has not.
+        """
+        drawn = estimate(self._bytes)
+        if drawn < self._look_at:
+            return
+        look_at = self._meter.may_go_on(self._order.job.request, drawn)
+        if look_at is None:
+            raise Spent
+        self._look_at = look_at
 
     # --- ends ------------------------------------------------------------------------------------------------------
 
-    def _end(self, last: Heard) -> None:
-        assert last.reason is not None
+    def _end(self, reason: EndReason, stop: str | None) -> None:
         usage = self._usage()
         self._over = True
         self._door.breaker.good(self._era)
         # In the ledger before anybody can see the end.
-        outcome: Outcome = "length" if last.reason == "length" else "stop"
-        self._watch.ended(self._order, outcome, usage, last.reason)
+        outcome: Outcome = "length" if reason == "length" else "stop"
+        self._watch.ended(self._order, outcome, usage, reason)
         if not self._opened.done():
             self._watch.first(self._order)
             self._opened.set_result(None)
-        self._push(Piece(finish=Finish(last.reason, usage, last.stop)))
+        self._push(Piece(finish=Finish(reason, usage, stop)))
 
     async def _failed(self, error: UpstreamError) -> None:
         """It came to nothing, or broke off."""
@@ -275,13 +316,14 @@ class Answer:
     def _usage(self) -> Usage:
         order, text = self._order, "".join(map(self._said, _ANSWERED))
         thought = self._said("reasoning")
-        return account(
+        usage = account(
             self._counted,
             Said(
                 order.prompt_bytes, len(text.encode()) + CALL_BYTES * self._calls, len(thought.encode()), order.counted,
                 self._watch.count(text, order.model), order.job.max_tokens, order.opaque,
             ),
         )  # fmt: skip
+        return replace(usage, allowed=order.allowed)
 
     def _said(self, kind: ContentKind) -> str:
         return "".join(self._texts.get(kind, ()))
@@ -290,13 +332,24 @@ class Answer:
         self.stream.push(piece)
 
 
+def in_words(chat: ChatRequest, model: UpstreamModelConfig, kind: UpstreamKind, job: Job, margins: int = 0) -> bytes:
+    """A call in a language.
+
+    Raises:
+        ApiError: it cannot be said in it.
+    """
+    if kind == "anthropic":
+        return anthropic.body(chat, model.served_name, job.max_tokens)
+    return openai.body(chat, model.served_name, job, margins)
+
+
 def following(piece: Piece, told: Usage) -> Piece:
     """A piece of a model of this host that goes on after what an upstream has told. Its ids are left out: they are not
     those of the answer, whose beginning has none."""
     finish = piece.finish
     if finish is not None:
         tokens = told.completion_tokens + finish.usage.completion_tokens
-        usage = Usage(told.prompt_tokens, tokens, told.cached_tokens, estimated=True)
+        usage = Usage(told.prompt_tokens, tokens, told.cached_tokens, estimated=True, allowed=told.allowed)
         finish = Finish(finish.reason, usage, finish.stop_reason, finish.error)
     return Piece(piece.text, finish=finish, parts=piece.parts)
 

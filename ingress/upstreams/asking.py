@@ -8,6 +8,7 @@ from typing import Any, Final
 from bus.config.upstreams import Capability, UpstreamKind
 from ingress.api.schema_chat import AudioPart, ChatRequest, FilePart, ImagePart, ObjectFormat, TextFormat
 from ingress.api.schema_common import Generation
+from ingress.samples.asked import samples_of, wants_logprobs
 from ingress.tools.offered import Offered, offered
 
 # Parameter -> (values that change nothing, the capability that it needs).
@@ -44,6 +45,7 @@ _OURS: Final[dict[str, tuple[Any, ...]]] = {
     "guided_regex": (),
     "guided_choice": (),
     "guided_grammar": (),
+    "use_beam_search": (False,),
 }
 
 # What one of the languages has no words for, beside what a capability says.
@@ -60,6 +62,8 @@ def needs(request: Generation) -> dict[Capability, str]:
         value = getattr(request, name, None)
         if value is not None and value not in harmless:
             found.setdefault(capability, name)
+    if wants_logprobs(request):
+        found.setdefault("logprobs", "best_of")
     if isinstance(request, ChatRequest):
         for index, message in enumerate(request.messages):
             for part in message.content if isinstance(message.content, list) else ():
@@ -92,6 +96,8 @@ def unspoken(request: Generation, kind: UpstreamKind) -> str:
         value = getattr(request, name, None)
         if value is not None and value not in harmless:
             return name
+    if request.max_total_tokens is not None and request.max_total_tokens < samples_of(request):
+        return "max_total_tokens"  # each sample has a part of it there, and one of nothing cannot be asked for
     if kind == "anthropic" and isinstance(getattr(request, "response_format", None), ObjectFormat):
         return "response_format"  # of any object: it takes a schema or nothing
     for name in _UNSPOKEN[kind]:

@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from ingress.api.schema_chat import ChatRequest
+from ingress.job import Job
 from ingress.streams import EndReason, Part, TokenText
 from ingress.upstreams.asking import offer_of
 from ingress.upstreams.calls import Calls
@@ -21,8 +22,8 @@ PATH: Final = "/chat/completions"
 
 # Passed on as they were given.
 _ALIKE: Final = (
-    "temperature", "top_p", "presence_penalty", "frequency_penalty", "seed", "stop",
-    "reasoning_effort", "top_k", "min_p", "repetition_penalty", "min_tokens", "logprobs", "top_logprobs",
+    "temperature", "top_p", "presence_penalty", "frequency_penalty", "stop",
+    "reasoning_effort", "top_k", "min_p", "repetition_penalty", "min_tokens",
 )  # fmt: skip
 _OF_TOOLS: Final = ("tools", "tool_choice", "parallel_tool_calls")
 _REASONS: Final[dict[str, EndReason]] = {"length": "length", "content_filter": "content_filter"}
@@ -34,12 +35,12 @@ def headers(key: str) -> dict[str, str]:
     return {"authorization": f"Bearer {key}"} if key else {}
 
 
-def body(chat: ChatRequest, served: str, limit: int | None, margins: int = 0) -> bytes:
+def body(chat: ChatRequest, served: str, job: Job, margins: int = 0) -> bytes:
     """A call, always as a stream: only in one are a slow answer and none told apart.
 
     Args:
         served: what the upstream calls the model.
-        limit: most tokens of the answer; None leaves that to the upstream.
+        job: which of the call's samples.
         margins: alternatives per token that are wanted here, whatever the caller wants.
     """
     said: dict[str, Any] = {
@@ -48,16 +49,20 @@ def body(chat: ChatRequest, served: str, limit: int | None, margins: int = 0) ->
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    if limit is not None:
+    if (limit := job.max_tokens) is not None:
         # The older name: every server of the field knows it. OpenAI's reasoning models take the newer one only.
         said["max_completion_tokens" if chat.reasoning_effort else "max_tokens"] = limit
     said |= {name: value for name in _ALIKE if (value := getattr(chat, name)) is not None}
+    if chat.seed is not None:
+        seed = job.sampling.seed  # its own: all samples of a call would be the same with the call's
+        said["seed"] = seed - 2**64 if seed >= 2**63 else seed
     if chat.response_format is not None:
         said["response_format"] = _format(chat.response_format)
     if offer_of(chat) is not None:
         said |= {name: value for name in _OF_TOOLS if (value := getattr(chat, name)) is not None}
-    if margins:
-        said |= {"logprobs": True, "top_logprobs": max(margins, chat.top_logprobs or 0)}
+    if margins or job.sampling.logprobs >= 0:
+        alternatives = max(margins, job.sampling.logprobs)
+        said |= {"logprobs": True} | ({"top_logprobs": alternatives} if alternatives > 0 else {})
     return msgspec.json.encode(said)
 
 
@@ -189,8 +194,9 @@ class Reader:
 def complaint(error: Any) -> Complaint:
     """From the error object of a stream, whatever it is."""
     told = error if isinstance(error, dict) else {"message": error}
-    kind, message = told.get("code") or told.get("type"), told.get("message")
-    return Complaint(str(kind or "error")[:64], message[:500] if isinstance(message, str) else "")
+    kind = next((each for each in (told.get("code"), told.get("type")) if isinstance(each, str) and each), "error")
+    message = told.get("message")
+    return Complaint(kind[:64], message[:500] if isinstance(message, str) else "")
 
 
 def _parts(delta: _Delta) -> list[Part]:

@@ -153,5 +153,7 @@ def _told(body: bytes) -> tuple[str, str]:
         return "", error[:MAX_MESSAGE]
     if not isinstance(error, dict):
         return "", ""
-    kind, message = error.get("code") or error.get("type"), error.get("message") or error.get("detail")
-    return (kind if isinstance(kind, str) else ""), (message[:MAX_MESSAGE] if isinstance(message, str) else "")
+    # Of llama.cpp the code is the status again, and the type is what says something.
+    kind = next((told for told in (error.get("code"), error.get("type")) if isinstance(told, str) and told), "")
+    message = error.get("message") or error.get("detail")
+    return kind, (message[:MAX_MESSAGE] if isinstance(message, str) else "")

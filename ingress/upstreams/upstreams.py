@@ -19,8 +19,9 @@ from ingress.api.jobs import Caller, Plan, plan_chat, plan_elsewhere
 from ingress.api.schema_chat import ChatRequest
 from ingress.engine import Engine, Job
 from ingress.errors import invalid_request
+from ingress.metering import Meter, NoMeter
 from ingress.streams import Stream, Usage
-from ingress.upstreams.answer import Answer, Order, following
+from ingress.upstreams.answer import Answer, Order, following, in_words
 from ingress.upstreams.door import Door
 from ingress.upstreams.refusals import busy, unavailable
 from ingress.upstreams.usage import Said, account, estimate
@@ -65,6 +66,7 @@ class Upstreams:
     Args:
         engine: its models count tokens, and go on with answers that are broken off.
         ledger: gets a row for every attempt.
+        meter: says how far answers may go.
 
     Attributes:
         models: by name.
@@ -74,7 +76,15 @@ class Upstreams:
         NoCredential: one has no readable credential.
     """
 
-    def __init__(self, configs: Sequence[UpstreamConfig], engine: Engine, ledger: Ledger, telemetry: Telemetry) -> None:
+    def __init__(
+        self,
+        configs: Sequence[UpstreamConfig],
+        engine: Engine,
+        ledger: Ledger,
+        telemetry: Telemetry,
+        meter: Meter | None = None,
+    ) -> None:
+        self._meter = meter or NoMeter()
         self._engine, self._ledger, self._telemetry = engine, ledger, telemetry
         self.doors = {config.name: Door(config) for config in configs}
         self.models: Mapping[str, Elsewhere] = {
@@ -120,7 +130,7 @@ class Upstreams:
         self._note(job, now_ns, "tokenized", value=job.prompt_tokens)
         self._note(job, now_ns, "submitted", detail=door.config.name)
         go_on = self._go_on if model.config.continue_with else None
-        answer = self._answers[job.request] = Answer(order, door, self, go_on)
+        answer = self._answers[job.request] = Answer(order, door, self, go_on, self._meter)
 
         def leave() -> bool:
             answer.abort("client")
@@ -134,6 +144,21 @@ class Upstreams:
             self._forget(job.request)
             raise
 
+    def words(self, job: Job, chat: ChatRequest, model: Elsewhere) -> bytes:
+        """All that an answer depends on, as far as it is known here: who is asked, and what.
+
+        Raises:
+            ApiError: 400, it cannot be said in the upstream's language.
+        """
+        config = model.door.config
+        said = in_words(chat, model.config, config.kind, job)
+        return "\0".join((config.name, config.kind, config.base_url, "")).encode() + said
+
+    def adopt(self, job: Job, model: Elsewhere) -> None:
+        """An answer that another ingress has asked for is asked for here."""
+        most = model.context_tokens if job.max_tokens is None else job.max_tokens
+        self._meter.adopt(job.request, job.key, model.name, job.prompt_tokens, most)
+
     async def go_on_after(self, job: Job, chat: ChatRequest, model: Elsewhere, text: str) -> Stream:
         """The rest of an answer whose ingress has died, by a model of this host.
 
@@ -142,7 +167,7 @@ class Upstreams:
         """
         order = self._order(job, chat, model, 0)
         inner = await self._go_on(order, text)
-        told = account(None, self._said(order, text))
+        told = msgspec.structs.replace(account(None, self._said(order, text)), allowed=order.allowed)
         stream = Stream(job.request, job.prompt_tokens, inner.abort)
         inner.listen(lambda piece: stream.push(following(piece, told)))
         self._engine.lend(job.request, lambda: _aborted(inner))
@@ -198,17 +223,18 @@ class Upstreams:
         """An attempt is over: its row in the ledger, and what is counted of it."""
         job, now_ns = order.job, self.now_ns()
         # Every choice is a call of its own there, which counts its prompt.
-        whose = Whose(order.model.name, job.tenant, job.key, True, job.call)
+        whose = Whose(order.model.name, job.tenant, job.key, True, job.call, order.allowed)
         self._ledger.ended(
             Used(
                 job.request, whose, outcome, usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens,
-                job.received_ns or now_ns, (0, 0),
+                job.received_ns or now_ns, (0, 0), usage.reasoning_tokens,
             )
         )  # fmt: skip
         self._note(job, now_ns, "finished", value=usage.completion_tokens, detail=outcome)
         self._attempts(self.models[order.model.name], what)
         for kind, tokens in (
-            ("prompt", usage.prompt_tokens), ("cached", usage.cached_tokens), ("generated", usage.completion_tokens)
+            ("prompt", usage.prompt_tokens), ("cached", usage.cached_tokens), ("generated", usage.completion_tokens),
+            ("reasoning", usage.reasoning_tokens),
         ):  # fmt: skip
             self._telemetry.counter(
                 "headrace_upstream_tokens_total", "Tokens of upstreams' answers.", model=order.model.name, kind=kind
@@ -234,7 +260,19 @@ class Upstreams:
         )  # fmt: skip
         plan = await plan_chat(order.chat, local, caller)
         told = await local.encode(text, special=False)
-        return await self._engine.open(continuing(plan.jobs[0], told))
+        rest = plan.jobs[0]
+        sampling = msgspec.structs.replace(rest.sampling, seed=job.sampling.seed)
+        rest = continuing(
+            msgspec.structs.replace(
+                rest, sampling=sampling, max_tokens=job.max_tokens, pool=None, call=job.call,
+                request=secrets.randbits(63) or 1,
+            ),
+            told,
+        )  # fmt: skip
+        self._meter.adopt(
+            rest.request, rest.key, local.name, rest.prompt_tokens, rest.max_tokens or local.context_tokens
+        )
+        return await self._engine.open(rest)
 
     def _order(self, job: Job, chat: ChatRequest, model: Elsewhere, margins: int) -> Order:
         size = size_of(chat)

@@ -17,6 +17,7 @@ HELP: Final[dict[str, str]] = {
     "headrace_preemptions_total": "Running requests that gave up their pages to others.",
     "headrace_prompt_tokens_total": "Prompt tokens of admitted requests.",
     "headrace_output_tokens_total": "Tokens generated.",
+    "headrace_reasoning_tokens_total": "Tokens generated, here or elsewhere, that were thought.",
     "headrace_overrun_tokens_total": "Tokens generated after the client had enough.",
     "headrace_draft_tokens_total": "Draft tokens that were verified.",
     "headrace_accepted_draft_tokens_total": "Draft tokens that were right, and saved a step.",

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 FILE: Final = "usage.db"
 HOUR: Final = 3600
 DAY: Final = 86400
-VERSION: Final = 3
+VERSION: Final = 4
 FAILED: Final = frozenset({"error", "shutdown", "deadline"})
 MOST: Final = 1 << 53  # nothing real is more, and what SQLite cannot hold would be tried for ever
 PRUNED_AT_ONCE: Final = 5000  # rows of requests, so that no transaction is long
@@ -35,7 +35,7 @@ CREATE TABLE requests (
     key TEXT NOT NULL, outcome TEXT NOT NULL, prompt_tokens INTEGER NOT NULL, cached_tokens INTEGER NOT NULL,
     generated_tokens INTEGER NOT NULL, compute_ns INTEGER NOT NULL, prefill_ns INTEGER NOT NULL,
     duration_ns INTEGER NOT NULL, cost_nano INTEGER NOT NULL DEFAULT 0, call INTEGER NOT NULL DEFAULT 0,
-    allowed INTEGER NOT NULL DEFAULT 0
+    allowed INTEGER NOT NULL DEFAULT 0, reasoning_tokens INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX requests_by_time ON requests (ended_ms);
 CREATE TABLE sums (
@@ -43,6 +43,7 @@ CREATE TABLE sums (
     requests INTEGER NOT NULL, failed INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL, cached_tokens INTEGER NOT NULL,
     generated_tokens INTEGER NOT NULL, compute_ns INTEGER NOT NULL, prefill_ns INTEGER NOT NULL,
     cost_nano INTEGER NOT NULL DEFAULT 0, rejected INTEGER NOT NULL DEFAULT 0, cached INTEGER NOT NULL DEFAULT 0,
+    reasoning_tokens INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (grain, begin, model, tenant, key)
 ) WITHOUT ROWID;
 CREATE TABLE uptime (
@@ -69,13 +70,19 @@ ALTER TABLE requests ADD COLUMN call INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE requests ADD COLUMN allowed INTEGER NOT NULL DEFAULT 0;
 """
 
+# From version 3, which did not tell what was thought.
+_FROM_3: Final = """
+ALTER TABLE requests ADD COLUMN reasoning_tokens INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE sums ADD COLUMN reasoning_tokens INTEGER NOT NULL DEFAULT 0;
+"""
+
 _SUMMED: Final = (
     "requests", "failed", "prompt_tokens", "cached_tokens", "generated_tokens", "compute_ns", "prefill_ns",
-    "cost_nano", "rejected", "cached",
+    "cost_nano", "rejected", "cached", "reasoning_tokens",
 )  # fmt: skip
-_INSERT: Final = f"INSERT OR IGNORE INTO requests VALUES ({', '.join('?' * 15)})"
+_INSERT: Final = f"INSERT OR IGNORE INTO requests VALUES ({', '.join('?' * 16)})"
 _ADD: Final = (
-    f"INSERT INTO sums VALUES ({', '.join('?' * 15)}) ON CONFLICT DO UPDATE SET "
+    f"INSERT INTO sums VALUES ({', '.join('?' * 16)}) ON CONFLICT DO UPDATE SET "
     + ", ".join(f"{column} = {column} + excluded.{column}" for column in _SUMMED)
 )  # fmt: skip
 _WATCH: Final = "INSERT INTO uptime VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET up_ns = up_ns + excluded.up_ns"
@@ -126,12 +133,12 @@ class Database:
                     min(value, MOST)
                     for value in (
                         record.prompt_tokens, record.cached_tokens, record.generated_tokens, record.compute_ns,
-                        record.prefill_ns, record.duration_ns, record.cost_nano,
+                        record.prefill_ns, record.duration_ns, record.cost_nano, record.reasoning_tokens,
                     )
                 )  # fmt: skip
                 row = (
-                    record.request, record.ended_ms, record.model, record.tenant, record.key, record.outcome, *counts,
-                    record.call, record.allowed,
+                    record.request, record.ended_ms, record.model, record.tenant, record.key, record.outcome,
+                    *counts[:7], record.call, record.allowed, counts[7],
                 )  # fmt: skip
                 if not connection.execute(_INSERT, row).rowcount:
                     continue
@@ -139,7 +146,7 @@ class Database:
                 rejected, cached = record.outcome == "rejected", record.outcome == "cached"
                 values = (
                     int(not rejected), int(record.outcome in FAILED), *counts[:5], counts[6], int(rejected),
-                    int(cached),
+                    int(cached), counts[7],
                 )  # fmt: skip
                 ended_s = record.ended_ms // 1000
                 for grain in (HOUR, DAY):
@@ -225,8 +232,8 @@ def _connect(path: Path) -> sqlite3.Connection:
             raise LedgerForeign(f"{path} is of a newer release (version {version}): use that, or move the file away")
         if version == 0:
             connection.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}PRAGMA user_version = {VERSION};COMMIT;")
-        if version in (1, 2):
-            steps = _FROM_1 * (version == 1) + _FROM_2
+        if 1 <= version < VERSION:
+            steps = "".join((_FROM_1, _FROM_2, _FROM_3)[version - 1 :])
             connection.executescript(f"BEGIN IMMEDIATE;{steps}PRAGMA user_version = {VERSION};COMMIT;")
         connection.execute("SELECT count(*) FROM rates").fetchone()
     except BaseException:

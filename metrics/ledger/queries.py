@@ -16,7 +16,7 @@ NOTHING: Final = UsageRow("", 0, 0, 0, 0, 0, 0.0, 0.0, 0.0)
 
 _SUMS: Final = (
     "sum(requests), sum(failed), sum(prompt_tokens), sum(cached_tokens), sum(generated_tokens), sum(compute_ns), "
-    "sum(prefill_ns), sum(cost_nano), sum(rejected), sum(cached)"
+    "sum(prefill_ns), sum(cost_nano), sum(rejected), sum(cached), sum(reasoning_tokens)"
 )
 # The project of a request is its tenant, ORGANISATION/PROJECT; one without a slash, or none, is its own organisation.
 _GROUPS: Final = {
@@ -40,6 +40,7 @@ class _Part(NamedTuple):
     charged_nano: int
     rejected: int
     cached: int
+    reasoning_tokens: int
 
     def row(self, rates: list[Rate]) -> UsageRow:
         """With its cost, at the prices of then."""
@@ -47,7 +48,7 @@ class _Part(NamedTuple):
         cost = rate_at(rates, self.begin).of_compute(compute_s)
         return UsageRow(
             self.group, *self[2:7], compute_s, self.prefill_ns / 1e9, cost, rejected=self.rejected, cached=self.cached,
-            charged_nano=self.charged_nano,
+            charged_nano=self.charged_nano, reasoning_tokens=self.reasoning_tokens,
         )  # fmt: skip
 
 
@@ -87,10 +88,10 @@ def added(rows: Iterable[UsageRow], group: str) -> UsageRow:
     """All together, as one row."""
     columns = zip(*((*_numbers(NOTHING),), *(_numbers(row) for row in rows)), strict=True)
     sums = [sum(column) for column in columns]
-    requests, failed, prompt, cached, generated, rejected, answers, charged = map(int, (*sums[:5], *sums[8:]))
+    requests, failed, prompt, cached, generated, rejected, answers, charged, thought = map(int, (*sums[:5], *sums[8:]))
     return UsageRow(
         group, requests, failed, prompt, cached, generated, sums[5], sums[6], sums[7], rejected=rejected,
-        cached=answers, charged_nano=charged,
+        cached=answers, charged_nano=charged, reasoning_tokens=thought,
     )  # fmt: skip
 
 
@@ -98,6 +99,7 @@ def _numbers(row: UsageRow) -> tuple[float, ...]:
     return (
         row.requests, row.failed, row.prompt_tokens, row.cached_tokens, row.generated_tokens, row.compute_s,
         row.prefill_s, row.cost, row.rejected, row.cached, row.charged_nano,
+        row.reasoning_tokens,
     )  # fmt: skip
 
 
@@ -131,7 +133,8 @@ def _requests(connection: sqlite3.Connection, asked: GetUsage, rates: list[Rate]
     only, values = _only(asked)
     found = connection.execute(
         "SELECT request, ended_ms, model, outcome, prompt_tokens, cached_tokens, generated_tokens, compute_ns, "
-        f"prefill_ns, cost_nano, allowed FROM requests WHERE ended_ms >= ?{only} ORDER BY ended_ms DESC LIMIT ?",
+        f"prefill_ns, cost_nano, allowed, reasoning_tokens FROM requests WHERE ended_ms >= ?{only} "
+        "ORDER BY ended_ms DESC LIMIT ?",
         [since_s * 1000, *values, asked.limit],
     )
     return [
@@ -139,10 +142,11 @@ def _requests(connection: sqlite3.Connection, asked: GetUsage, rates: list[Rate]
             f"{request:016x}", int(outcome != "rejected"), int(outcome in FAILED), prompt, cached, generated,
             compute_ns / 1e9, prefill_ns / 1e9,
             rate_at(rates, ended_ms // 1000).of_compute(compute_ns / 1e9), model, outcome,
-            int(outcome == "rejected"), int(outcome == "cached"), cost_nano, allowed,
+            int(outcome == "rejected"), int(outcome == "cached"), cost_nano, allowed, thought,
         )
         for (
             request, ended_ms, model, outcome, prompt, cached, generated, compute_ns, prefill_ns, cost_nano, allowed,
+            thought,
         ) in found
     ]  # fmt: skip
 
@@ -161,18 +165,19 @@ def _calls(
         f"coalesce(max(CASE WHEN outcome IN ({failed}) THEN outcome END), max(outcome)), "
         f"sum(outcome <> 'rejected'), sum(outcome IN ({failed})), sum(prompt_tokens), sum(cached_tokens), "
         "sum(generated_tokens), sum(compute_ns), sum(prefill_ns), sum(cost_nano), sum(outcome = 'rejected'), "
-        f"sum(outcome = 'cached'), max(allowed) FROM requests WHERE {where} GROUP BY 1 ORDER BY 2 DESC LIMIT ?",
+        f"sum(outcome = 'cached'), max(allowed), sum(reasoning_tokens) FROM requests "
+        f"WHERE {where} GROUP BY 1 ORDER BY 2 DESC LIMIT ?",
         [*values, asked.limit],
     )
     rows = [
         UsageRow(
             f"{call:016x}", requests, failures, prompt, cached, generated, compute_ns / 1e9, prefill_ns / 1e9,
             rate_at(rates, ended_ms // 1000).of_compute(compute_ns / 1e9), model, outcome, rejected, answers, cost_nano,
-            allowed,
+            allowed, thought,
         )
         for (
             call, ended_ms, model, outcome, requests, failures, prompt, cached, generated, compute_ns, prefill_ns,
-            cost_nano, rejected, answers, allowed,
+            cost_nano, rejected, answers, allowed, thought,
         ) in found
     ]  # fmt: skip
     (count,) = connection.execute(f"SELECT count(DISTINCT {of}) FROM requests WHERE {where}", values).fetchone()

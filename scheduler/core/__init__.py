@@ -17,6 +17,7 @@
 | `pageless`  | what stands in their place for a model that keeps no KV                   |
 | `prefix`    | sealed pages by digest; who computes and who asks for which block         |
 | `ledger`    | which pages a request holds: referencing, sealing, giving back            |
+| `windows`   | which of its pages a request lets go of while it runs                     |
 | `replica`   | the slots of one replica as struct of arrays; its steps in flight         |
 | `cost`      | how long a step will take                                                 |
 | `speculation` | how many draft tokens rows may have                                     |

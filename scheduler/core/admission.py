@@ -31,6 +31,9 @@ MAX_LOOKUP_BLOCKS: Final = 4096
 PATIENCE: Final = 4.0  # times what kv says
 PATIENCE_MIN_MS: Final = 20.0
 PATIENCE_UNTRIED_MS: Final = 2000.0
+PATIENCE_KV: Final = 1.25  # times what kv was told: it looks at its own clock first
+LOOKUP_MIN_MS: Final = 5.0  # kv answers in a tenth of a millisecond where it has a core
+LOOKUP_MAX_MS: Final = 250.0
 RESERVE_MIN: Final = 0.1
 RESERVE_DECAY: Final = 0.995
 
@@ -173,14 +176,15 @@ def _wait_for_prefix(state: State, request: Request, replica: Replica) -> bool:
     # What was known here behind the blocks that kv was asked about may have been given back to it since.
     if first >= request.looked_up:
         state.note_held(request, "lookup")
-        request.looked_up = _look_up(state, request, first, request.reusable_blocks)
+        due_ms = _lookup_due_ms(request, replica, first, request.reusable_blocks)
+        request.looked_up = _look_up(state, request, first, request.reusable_blocks, due_ms)
         return True
     until, request.on_disk_until = min(request.on_disk_until, request.reusable_blocks), 0
     wait_ms = _worth_waiting_ms(request, replica, first, until) if until > first else 0
     if not wait_ms:
         return False
     state.note_held(request, "disk", (until - first) * request.page_tokens)
-    _look_up(state, request, first, until, wait_ms)
+    _look_up(state, request, first, until, LOOKUP_MIN_MS + PATIENCE_KV * wait_ms, wait_ms)
     return True
 
 
@@ -190,13 +194,27 @@ def _worth_waiting_ms(request: Request, replica: Replica, first: int, until: int
     The disk gets some times what kv says that it takes, and no longer than computing would: whatever it does, the
     request waits no more than twice as long as it would without a disk.
     """
-    start, tokens = first * request.page_tokens, (until - first) * request.page_tokens
-    disk_ms = request.on_disk_us / 1e3
-    compute_ms = replica.cost.predict_ns(tokens, tokens * (start + 0.5 * tokens)) / 1e6
+    disk_ms, compute_ms = request.on_disk_us / 1e3, _compute_ms(request, replica, first, until)
     patience_ms = PATIENCE * disk_ms + PATIENCE_MIN_MS
     if not compute_ms:  # nothing was computed yet: after a reboot, which is when the disk is wanted most
         return ceil(min(patience_ms, PATIENCE_UNTRIED_MS))
     return ceil(min(patience_ms, compute_ms)) if disk_ms < compute_ms else 0
+
+
+def _lookup_due_ms(request: Request, replica: Replica, first: int, until: int) -> float:
+    """How long an answer about blocks is waited for: not much longer than computing them takes.
+
+    On a busy host kv may be without a core for longer than `LOOKUP_MIN_MS`, and a prefix that is computed again for
+    that costs the same host a multiple. Where kv hangs, a request waits twice as long as it would without, at most.
+    """
+    compute_ms = _compute_ms(request, replica, first, until) or LOOKUP_MAX_MS  # nothing was computed yet
+    return max(LOOKUP_MIN_MS, min(compute_ms, LOOKUP_MAX_MS))
+
+
+def _compute_ms(request: Request, replica: Replica, first: int, until: int) -> float:
+    """What computing blocks takes; 0 where that is not known yet."""
+    start, tokens = first * request.page_tokens, (until - first) * request.page_tokens
+    return replica.cost.predict_ns(tokens, tokens * (start + 0.5 * tokens)) / 1e6
 
 
 def _park(state: State, request: Request, digest: bytes, why: HeldFor, others: tuple[int, ...] = ()) -> None:
@@ -205,7 +223,7 @@ def _park(state: State, request: Request, digest: bytes, why: HeldFor, others: t
     state.note_held(request, why, others=others)
 
 
-def _look_up(state: State, request: Request, first: int, until: int, wait_ms: int = 0) -> int:
+def _look_up(state: State, request: Request, first: int, until: int, due_ms: float, wait_ms: int = 0) -> int:
     """Ask kv about blocks from `first` on; returns up to which one."""
     index = state.index
     most = min(until - first, MAX_LOOKUP_BLOCKS)
@@ -220,7 +238,7 @@ def _look_up(state: State, request: Request, first: int, until: int, wait_ms: in
     for block in range(first, first + blocks):
         index.asked[request.digest(block)] = number
     digests = bytes(request.chain[first * DIGEST_BYTES : (first + blocks) * DIGEST_BYTES])
-    state.questions.append(LookUp(number, digests, wait_ms))
+    state.questions.append(LookUp(number, digests, due_ms, wait_ms))
     return first + blocks
 
 

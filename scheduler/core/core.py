@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from heapq import heappop
-from typing import Final
 
 import msgspec
 
@@ -43,8 +42,6 @@ from scheduler.core.state import Geometry, Limits, State
 from scheduler.core.steplog import StepRecords
 from scheduler.core.submit import abort, drop, finish, late, submit
 from scheduler.core.trials import hold_trials
-
-LOOKUP_DEADLINE_S: Final = 0.005
 
 
 class SchedulerCore:
@@ -210,7 +207,7 @@ class SchedulerCore:
         replica = Replica(
             event.replica, event.slots, event.step_tokens, state.geometry.context_tokens, state.geometry.page_tokens,
             event.cores, event.dimensions, min(event.drafts, state.limits.drafts), state.limits.adapters,
-            event.device_pages,
+            event.device_pages, event.window, event.fold,
         )  # fmt: skip
         previous = state.replicas.get(event.replica)
         if previous is not None:

@@ -63,7 +63,7 @@ class ReplicaUp(Event, frozen=True, gc=False):
     `context_tokens` and `page_tokens` are the model's, equal for all replicas. `cores`: that all ranks compute with.
     `dimensions`: of an encoder's answers; 0 of a model that generates. `drafts`: most draft tokens of a row that its
     workers can propose. `device_pages`: that its slots can hold at once, where it computes KV in device memory; 0 where
-    it is the arena.
+    it is the arena. `window`, `fold`: see `windows`; no window where pages behind it are not to be let go of.
     """
 
     replica: int
@@ -75,6 +75,8 @@ class ReplicaUp(Event, frozen=True, gc=False):
     dimensions: int = 0
     drafts: int = 0
     device_pages: int = 0
+    window: int = 0
+    fold: int = 0
 
 
 class ReplicaLost(Event, frozen=True, gc=False):
@@ -287,11 +289,12 @@ class SealPages(Action, frozen=True, gc=False):
 
 
 class LookUp(Action, frozen=True, gc=False):
-    """Ask kv for the longest known prefix of a chain; `LookupExpired` is due after `LOOKUP_DEADLINE_S`, and `wait_ms`
-    where kv is to bring from disk what it has there: so long may that take."""
+    """Ask kv for the longest known prefix of a chain; `LookupExpired` is due after `due_ms`. `wait_ms`: kv is to bring
+    from disk what it has there, and so long may that take."""
 
     lookup: int
     digests: bytes
+    due_ms: float
     wait_ms: int = 0
 
 

@@ -95,7 +95,7 @@ def pages_lost(state: State, lost: set[int]) -> None:
         return
     for replica in state.replicas.values():
         for slot, running in enumerate(replica.requests):
-            if running is not None and not lost.isdisjoint(running.table):
+            if running is not None and not lost.isdisjoint(running.table + running.behind.folds):
                 state.ledger.retire(replica, slot)
                 _requeue(state, running, "its pages were lost")
     for request in tuple(state.holders.values()):

@@ -16,6 +16,7 @@ from scheduler.core.pages import MAX_HANDLES, PagePool
 from scheduler.core.prefix import Entry, EntryState, PrefixIndex
 from scheduler.core.replica import Replica, Retired
 from scheduler.core.request import Request
+from scheduler.core.windows import NO_PAGE, Behind
 
 
 class Ledger:
@@ -99,19 +100,15 @@ class Ledger:
         after = int(replica.last_step[slot])
         request = replica.leave(slot)
         self.unclaim(request)
-        entries = request.entries
-        own = [
-            page
-            for block, page in enumerate(request.table)
-            if block >= len(entries) or entries[block].page != page
-        ]  # fmt: skip
-        request.table = []
-        if replica.device_pages:
-            replica.forgetting += own
-        if keep_entries:
+        own = request.own_pages
+        entries = request.entries[request.behind.blocks :]
+        if keep_entries and not request.behind.blocks:  # without its first blocks, the others are no prefix
             entries = []
         else:
             request.entries = []
+        request.table, request.behind = [], Behind()
+        if replica.device_pages:
+            replica.forgetting += own
         left = Retired(after, slot, own, entries)
         if after <= replica.completed_step:
             replica.free_slots.append(slot)
@@ -121,6 +118,17 @@ class Ledger:
             self.pool.coming += len(own)
             replica.retired.append(left)
         return request
+
+    def let_go(self, request: Request, blocks: int) -> None:
+        """A running request does without its pages of its first `blocks` blocks: no step reads them any more."""
+        for block in range(request.behind.blocks, blocks):
+            page, request.table[block] = request.table[block], NO_PAGE
+            entry = request.entries[block] if block < len(request.entries) else None
+            if entry is None or entry.page != page:
+                self.pool.give((page,))
+            if entry is not None:
+                self.index.release(entry)
+        request.behind.blocks = blocks
 
     def move(self, replica: Replica, slot: int) -> Request:
         """A request leaves its slot, with its pages, for another replica. No step in flight may write them."""
@@ -177,10 +185,7 @@ class Ledger:
         for replica in replicas:
             for request in replica.requests:
                 if request is not None:
-                    entries = request.entries
-                    leases += [
-                        page for b, page in enumerate(request.table) if b >= len(entries) or entries[b].page != page
-                    ]
+                    leases += request.own_pages
             for left in replica.retired + replica.limbo:
                 leases += left.pages
         return pins, leases

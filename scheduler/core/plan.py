@@ -14,6 +14,7 @@ from bus.messages.steps import SlotOpen, StepPlan
 from bus.packed import pack_u32
 from scheduler.core.pages import PagePool
 from scheduler.core.replica import NO_DRAFTS, Bools, Flight, Ints, Replica
+from scheduler.core.windows import plan_folds
 
 MIN_CHUNK: Final = 16  # prefill makes at least so much progress in a step, whatever the target
 
@@ -272,10 +273,12 @@ def _build(
         )
     )
     pages, generations = pool.pack(diff.pages)
+    fold_slots, folds = plan_folds(replica, pool, slots, step)
     plan = StepPlan(
         step, pack_u32(replica.closing), tuple(opens.values()), pack_u32(slots), pack_u32(starts), pack_u32(counts),
         samples.tobytes(), pack_u32(diff.slots), pages, generations,
         b"" if exact else drafts.astype(np.uint8).tobytes(), _forgets(replica),
+        pack_u32(fold_slots), *pool.pack(folds),
     )  # fmt: skip
     replica.closing.clear()
     return plan

@@ -104,6 +104,7 @@ class Replica:
         spent_ns, prefill_ns: computing that who is in a slot has cost since it entered, and what of it was prefill.
         adapters: that its workers have in memory.
         device_pages: that its slots can hold at once, where KV is computed in device memory; 0 is any number.
+        window, fold: see `windows`; 0 tokens is no window, 0 blocks that no layer sees more than it.
         crowded: pages that rows of the last plan wanted, and for which there was no room in device memory.
         forgetting: pages that left its block tables without a name, to be told with the next plan.
         retired: left by requests while steps that may write their pages are in flight.
@@ -122,6 +123,8 @@ class Replica:
         drafts: int = 0,
         adapters: int = 0,
         device_pages: int = 0,
+        window: int = 0,
+        fold: int = 0,
     ) -> None:
         self.number = number
         self.slots = slots
@@ -130,6 +133,7 @@ class Replica:
         self.cores = cores
         self.dimensions = dimensions
         self.device_pages = device_pages
+        self.window, self.fold = window, fold
         self.crowded = 0
         self.forgetting: list[int] = []
         self.ready = False

@@ -14,6 +14,7 @@ from bus.messages.requests import Submit, TokenLogprobs
 from scheduler.core.account import Book
 from scheduler.core.events import Home
 from scheduler.core.prefix import Entry
+from scheduler.core.windows import NO_PAGE, Behind
 
 AGE_NS_PER_PRIORITY: Final = 5_000_000_000  # one step of priority is worth five seconds of waiting
 MAX_PRIORITY: Final = 1_000
@@ -44,9 +45,10 @@ class Request:
     Attributes:
         output: generated tokens (packed u32) as of the last time it had no slot.
         chain: digests of its full blocks as far as they are known, 16 bytes each; empty without prefix reuse.
-        table: its pages, one per block, while it runs.
-        entries: index entries of its leading blocks, each held by one reference. Where the entry's page is not the
-            table's, the table's page is the request's own (its content was sealed by somebody else first).
+        table: its pages, one per block, while it runs; `NO_PAGE` where it has let go of it (`behind`).
+        entries: index entries of its leading blocks, each held by one reference (none of those that it has let
+            go of). Where the entry's page is not the table's, the table's page is the request's own (its content was
+            sealed by somebody else first).
         claimed: digests of blocks that others may wait for it to compute.
         looked_up: kv was asked about its blocks up to this one since it last began to wait.
         on_disk_until, on_disk_us: kv could bring its blocks up to this one from disk, in about so long.
@@ -76,6 +78,7 @@ class Request:
     output: bytes = b""
     chain: bytearray = field(default_factory=bytearray)
     table: list[int] = field(default_factory=list)
+    behind: Behind = field(default_factory=Behind)
     entries: list[Entry] = field(default_factory=list)
     claimed: list[bytes] = field(default_factory=list)
     looked_up: int = 0
@@ -161,6 +164,22 @@ class Request:
         if not self.reuse or self.wants_prompt_logprobs:
             return 0
         return min(len(self.chain) // DIGEST_BYTES, (self.known - 1) // self.page_tokens)
+
+    @property
+    def own_pages(self) -> list[int]:
+        """Those that nobody else knows: of blocks without a name, or named by somebody else first, and folds."""
+        entries = self.entries
+        own = [
+            page
+            for block, page in enumerate(self.table)
+            if page != NO_PAGE and (block >= len(entries) or entries[block].page != page)
+        ]  # fmt: skip
+        return own + self.behind.folds
+
+    @property
+    def pages(self) -> int:
+        """Pages that it uses while it runs."""
+        return len(self.table) - self.behind.blocks + len(self.behind.folds)
 
     def digest(self, block: int) -> bytes:
         """Digest of a full block."""

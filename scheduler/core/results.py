@@ -20,6 +20,7 @@ from scheduler.core.request import Request
 from scheduler.core.shares import bill
 from scheduler.core.state import State
 from scheduler.core.submit import finish
+from scheduler.core.windows import let_go
 
 STALL_FACTOR: Final = 4.0
 STALL_MIN_NS: Final = 100_000_000
@@ -68,6 +69,7 @@ def step_done(state: State, replica: Replica, result: StepResult) -> None:
         _deltas(state, replica, outcome, result, first, ended, accounts)
     # Before those who end give back: what this step could write is theirs to give back at once.
     state.ledger.give_back(replica.complete(result.step))
+    let_go(state, replica, flight.slots.tolist())
     for request, _ in ended:
         state.ledger.retire(replica, request.slot)
         state.forget(request)

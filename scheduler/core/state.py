@@ -278,7 +278,7 @@ class State:
     def holders_of_slots(self) -> Iterator[int]:
         """Who runs, those that hold most pages first. Nothing is done before the first is asked for."""
         running = [request for replica in self.replicas.values() for request in replica.requests if request is not None]
-        yield from (request.id for request in nlargest(OTHERS, running, key=lambda request: len(request.table)))
+        yield from (request.id for request in nlargest(OTHERS, running, key=lambda request: request.pages))
 
     def account(self, request: Request, reason: FinishReason, generated: int, error: str = "") -> Finished:
         """The request ends: count it, and make its account."""

@@ -41,5 +41,5 @@ def _live(state: State, request: Request, now: int) -> LiveRequest:
     return LiveRequest(
         request.id, request.submit.tenant, state.limits.model, phase, now - began_ns,
         (request.admitted_ns or now) - request.arrival_ns, request.ttft_ns, request.prompt_len, request.cached_tokens,
-        generated, itl_ns, len(request.table), request.submit.priority, request.replica,
+        generated, itl_ns, request.pages, request.submit.priority, request.replica,
     )  # fmt: skip

@@ -47,12 +47,16 @@ def upstream() -> Iterator[Upstream]:
 @pytest.fixture(scope="module")
 def desk(upstream: Upstream) -> Iterator[Counter]:
     tables = "".join(upstream.table(mode, HASTY) for mode in ("ok", "500", "429", "garbage-first", "refuses"))
+    tables += upstream.table("endless", HASTY) + upstream.table("cuts", f"{HASTY}", model='continue_with = "m"')
     with counter(1, tables=tables + ROUTES) as desk:
         yield desk
 
 
-def chat(desk: Counter, key: str, model: str) -> httpx.Response:
-    body = {"model": model, "messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 40}
+def chat(desk: Counter, key: str, model: str, max_tokens: int | None = 40) -> httpx.Response:
+    body = {
+        "model": model, "messages": [{"role": "user", "content": "Say hello."}], "max_tokens": max_tokens,
+        "priority": 3,  # milliseconds for each token of a model of this host
+    }  # fmt: skip
     return desk.stage.visits.post(
         "/v1/chat/completions", json=body, headers={"authorization": f"Bearer {key}"}, timeout=60
     )
@@ -121,3 +125,19 @@ def test_a_budget_that_is_used_up_is_no_reason_to_ask_another_model(desk: Counte
     assert reply.headers["x-should-retry"] == "false"
     assert asked(upstream) == before
     until(lambda: [row["outcome"] for row in rows(desk, id)] == ["rejected"])
+
+
+@pytest.mark.parametrize("model", ["endless", "cuts"])
+def test_an_answer_from_elsewhere_ends_where_its_budget_does(desk: Counter, model: str) -> None:
+    """Also where a model of this host goes on with it: that draws 770 tokens, if it may."""
+    id, key = desk.key("--project", f"out/{model}")
+    desk.headrace("keys", "budget", id, "1.8", "--per", "total")  # of 600 tokens
+    choice = chat(desk, key, model, None).json()["choices"][0]
+    assert (choice["finish_reason"], choice["stop_reason"]) == ("length", "budget")
+    until(lambda: "length" in {row["outcome"] for row in rows(desk, id)})
+    until(lambda: desk.allowance(id, "money")["held"] == 0)
+    charged = sum(row["charged_nano"] for row in rows(desk, id))
+    assert desk.allowance(id, "money")["spent"] == charged
+    assert 0.9 * 1.8e9 < charged < 2 * 1.8e9, (
+        "it goes on while the accounts process is asked, for half a second at most"
+    )

@@ -236,5 +236,9 @@ def test_batches_that_cannot_be_are_refused_by_name(desk: Desk, key: str, change
 
 
 def test_parameters_of_lists_are_refused_by_name(desk: Desk, key: str) -> None:
-    for query in ("limit=0", "limit=x", "order=up", "nonsense=1", "after=file-none"):
-        assert desk.ask("GET", f"/v1/files?{query}", key).status_code in (400, 404)
+    for query in ("limit=0", "limit=x", "order=up", "nonsense=1", "after=", "purpose=", "purpose=other"):
+        refused = desk.ask("GET", f"/v1/files?{query}", key)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, query.partition("=")[0])
+    assert desk.ask("GET", "/v1/files?after=file-none", key).status_code == 404
+    assert desk.ask("GET", "/v1/batches?after=", key).status_code == 400
+    assert desk.ask("GET", "/v1/files?purpose=fine-tune", key).json()["data"] == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import zmq
@@ -137,10 +138,12 @@ def test_missing_models_say_what_to_do(tmp_path: Path, monkeypatch: pytest.Monke
         catalogue.locate("hf:org/repo")
     with pytest.raises(catalogue.ModelMissing, match="it has all-minilm"):
         catalogue.locate("catalog:gpt-5")
-    with pytest.raises(catalogue.ModelMissing, match="gemma3 architecture"):
-        catalogue.locate("catalog:gemma-3-270m")
     (tmp_path / "x.gguf").touch()
     assert catalogue.locate(str(tmp_path / "x.gguf")) == tmp_path / "x.gguf"
+    entry = msgspec.structs.replace(catalogue.catalogue()["gemma-3-270m"], unsupported="it has three heads")
+    monkeypatch.setattr(catalogue, "catalogue", lambda: {entry.name: entry})
+    with pytest.raises(catalogue.ModelMissing, match="cannot be served: it has three heads"):
+        catalogue.locate("catalog:gemma-3-270m")
 
 
 # --- keys

@@ -143,7 +143,7 @@ def test_models_lists_catalogue_store_and_what_is_served(tmp_path: Path) -> None
     assert told["smollm2-135m-instruct"]["served_as"] == ["a"]
     assert told["smollm2-135m-instruct"]["present"] is False
     assert told["hf:o/r"]["served_as"] == ["b"]
-    assert told["gemma-3-270m"]["unsupported"]
+    assert told["gemma-3-270m"]["unsupported"] == ""
     assert "headrace pull smollm2-135m-instruct" in headrace("models", HEADRACE_MODELS=str(tmp_path / "m")).stdout
 
 

@@ -50,6 +50,18 @@ def test_the_table_has_a_total_and_what_idleness_cost(capsys: pytest.CaptureFixt
     assert "3 more" in text
 
 
+def test_the_table_tells_what_was_thought_where_something_was(capsys: pytest.CaptureFixture[str]) -> None:
+    thinks = UsageRow("m", 10, 1, 30, 10, 500, 100.0, 40.0, 2.0, reasoning_tokens=123)
+    assert line(thinks, priced=True).reasoning_tokens == 123
+    for grouping in ("model", "request"):
+        _table(report_of(reply(thinks), grouping))  # type: ignore[arg-type]
+        text = capsys.readouterr().out
+        assert "of it thought" in text
+        assert "123" in text
+    _table(report_of(reply(ROW), "model"))
+    assert "thought" not in capsys.readouterr().out
+
+
 def test_the_table_without_prices_says_how_to_have_them(capsys: pytest.CaptureFixture[str]) -> None:
     _table(report_of(reply(currency=""), "tenant"))
     text = capsys.readouterr().out

@@ -115,6 +115,21 @@ def test_a_request_has_its_adapter_s_digest_and_pages_of_its_own(loop: UvLoop) -
     play(loop, scene)
 
 
+def test_who_has_waited_for_an_adapter_gets_it_as_it_is_known_then(loop: UvLoop) -> None:
+    """By it an ingress that has just begun judges whether it may go on with the streams of a dead one."""
+
+    async def scene(stage: Stage) -> None:
+        before = stage.engine.model("one")
+        waiting = asyncio.ensure_future(stage.engine.known(before, 9.0))
+        await stage.told()
+        assert (await waiting).adapter == ONE
+        assert fingerprint(await waiting) != fingerprint(before), "which stands for it as nobody knew it"
+        assert await stage.engine.known(before, 9.0) is stage.engine.model("one"), "and so it is without waiting"
+        assert await stage.engine.known(stage.engine.model("m"), 9.0) is stage.engine.model("m")
+
+    play(loop, scene)
+
+
 def test_a_request_waits_until_it_is_known_what_an_adapter_is(loop: UvLoop) -> None:
     async def scene(stage: Stage) -> None:
         await until(lambda: stage.engine.models["m"].up)

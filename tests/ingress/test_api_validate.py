@@ -112,8 +112,8 @@ def test_the_extensions_of_the_field_are_known() -> None:
         ({"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "some"}, "tool_choice"),
         ({"function_call": "auto"}, "function_call"),
         (
-            {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"not": {}}}}},
-            "response_format.json_schema.schema.not",
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"uniqueItems": True}}}},
+            "response_format.json_schema.schema.uniqueItems",
         ),
         ({"audio": {"voice": "x", "format": "wav"}}, "audio"),
         ({"modalities": ["text", "audio"]}, "modalities"),

@@ -278,7 +278,10 @@ def again(ask: Callable[[], Any]) -> Any:
         ({"input": "x", "tools": [{"type": "function", "name": "f"}]}, "tools"),  # the template knows none
         ({"input": "x", "tools": [{"type": "web_search"}]}, "tools[0].type"),
         (
-            {"input": "x", "text": {"format": {"type": "json_schema", "name": "x", "schema": {"not": {}}}}},
+            {
+                "input": "x",
+                "text": {"format": {"type": "json_schema", "name": "x", "schema": {"not": {"format": "uri"}}}},
+            },
             "text.format.schema.not",
         ),
         ({"input": "x", "reasoning": {"effort": "high"}}, "reasoning.effort"),

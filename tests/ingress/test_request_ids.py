@@ -121,7 +121,7 @@ def test_the_same_call_again_has_the_same_name(stage: Stage) -> None:
 def test_whether_an_answer_outlives_its_client_is_said_in_one_way(stage: Stage) -> None:
     for right in ("true", "false", "True", "1", "0", "yes", "?0"):
         assert httpx.get(f"{stage.url}/v1/models", headers={"X-Resumable": right}).status_code == 200
-    for wrong in ("2", "null", "never"):
+    for wrong in ("2", "null", "never", ""):
         refused = httpx.get(f"{stage.url}/v1/models", headers={"X-Resumable": wrong})
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, "X-Resumable")
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bus.messages.usage import TakeUsage, UsageRecord, UsageTaken
+from bus.messages.usage import Outcome, TakeUsage, UsageRecord, UsageTaken
 from bus.telemetry import Telemetry
 from ingress.accounts import PATIENCE_NS, Accounts, Used, Whose
 from ingress.lane import AGAIN_NS, AT_ONCE
@@ -137,7 +137,8 @@ class Told:
         self.sent: list[TakeUsage] = []
         self.there = True
         self.spool = Spool(run, "ingress@0", 1)
-        self.accounts = Accounts(self.spool, self._send, Telemetry())
+        self.telemetry = Telemetry()
+        self.accounts = Accounts(self.spool, self._send, self.telemetry)
         self.now_ns = time.monotonic_ns()
 
     def _send(self, usage: TakeUsage) -> bool:
@@ -145,9 +146,12 @@ class Told:
             self.sent.append(usage)
         return self.there
 
-    def end(self, request: int, computed: tuple[int, int] | None = (8, 3), *, counts_prompt: bool = True) -> None:
+    def end(
+        self, request: int, computed: tuple[int, int] | None = (8, 3), *, counts_prompt: bool = True, thought: int = 0,
+        outcome: Outcome = "stop",
+    ) -> None:  # fmt: skip
         whose = Whose("m", "", "", counts_prompt)
-        self.accounts.ended(Used(request, whose, "stop", 5, 2, 7, self.now_ns, computed))
+        self.accounts.ended(Used(request, whose, outcome, 5, 2, 7, self.now_ns, computed, thought))
 
     def later(self, ns: int = SECOND) -> list[int]:
         """What is sent meanwhile, by request."""
@@ -176,6 +180,15 @@ def test_a_batch_is_told_until_it_is_taken_and_then_the_next(told: Told) -> None
     told.take()
     assert told.later() == []
     assert not told.spool.records
+
+
+def test_what_was_thought_is_told_and_counted_where_it_was_computed(told: Told) -> None:
+    told.end(1, thought=3)
+    told.end(2, thought=4)
+    told.end(3, thought=5, outcome="cached")
+    told.later()
+    assert [each.reasoning_tokens for each in told.sent[0].records] == [3, 4, 5]
+    assert told.telemetry.counter("headrace_reasoning_tokens_total", "", model="m").value == 7
 
 
 def test_a_process_that_ends_waits_for_the_ledger_but_not_for_one_that_is_away_or_stuck(told: Told) -> None:

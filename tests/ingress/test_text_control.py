@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
-from tiny_tokenizer import END, START, TOOL, tiny_metadata
+from tiny_tokenizer import END, SP_END, SP_START, START, TOOL, sentencepiece_metadata, tiny_metadata
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from ingress.api.jobs import chat_ids
@@ -23,6 +23,7 @@ from ingress.text.template import ChatTemplate
 from ingress.text.tokenizer import from_gguf
 
 TINY = from_gguf(tiny_metadata())
+PIECES = from_gguf(sentencepiece_metadata())
 # One ends where the next begins: nothing between them, as some templates have it.
 JOINED = "{% for m in messages %}{{ m.content }}{% endfor %}"
 TRIMMED = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | trim }}<|im_end|>\n{% endfor %}"
@@ -125,16 +126,17 @@ HOSTILE = st.lists(
 
 @pytest.mark.parametrize("source", TEMPLATES)
 @settings(max_examples=120, deadline=None)
-@given(st.lists(HOSTILE, min_size=1, max_size=3))
-def test_none_is_put_together_by_any_template(source: str, texts: list[str]) -> None:
+@given(st.lists(HOSTILE, min_size=1, max_size=3), st.booleans())
+def test_none_is_put_together_by_any_template(source: str, texts: list[str], pieces: bool) -> None:
     """Either none but the template's own are there, or the messages are refused."""
-    model = ServedModel("tiny", TINY, ChatTemplate(source))
-    expected = [token for token in ids(model, [User("what") for _ in texts]) if token in (START, END)]
+    model = ServedModel("tiny", PIECES if pieces else TINY, ChatTemplate(source))
+    names = {SP_START, SP_END, 0, 1, 2} if pieces else {START, END}
+    expected = [token for token in ids(model, [User("what") for _ in texts]) if token in names]
     found = None
     with contextlib.suppress(ApiError):  # refused
         found = ids(model, [User(text) for text in texts])
     event(f"{'refused' if found is None else 'kept apart'}")
-    assert found is None or [token for token in found if token in (START, END)] == expected
+    assert found is None or [token for token in found if token in names] == expected
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ from ingress.accounts import NoLedger, Used
 from ingress.api.jobs import Caller
 from ingress.api.validate import chat_request
 from ingress.errors import ApiError
+from ingress.metering import Meter, NoMeter
+from ingress.streams import BUDGET
 from ingress.upstreams.upstreams import Upstreams
 
 ENDS = {
@@ -59,13 +61,28 @@ def server() -> Iterator[Upstream]:
     server.close()
 
 
-def upstreams(server: Upstream, mode: str) -> tuple[Upstreams, Rows, Host]:
+class Budget(NoMeter):
+    """Has so many tokens, 50 at a time."""
+
+    def __init__(self, tokens: int) -> None:
+        self.tokens = tokens
+        self.asked: list[int] = []
+
+    def look_at(self, request: int) -> int | None:  # noqa: ARG002
+        return 50
+
+    def may_go_on(self, request: int, drawn: int) -> int | None:  # noqa: ARG002
+        self.asked.append(drawn)
+        return drawn + 50 if drawn < self.tokens else None
+
+
+def upstreams(server: Upstream, mode: str, meter: Meter | None = None) -> tuple[Upstreams, Rows, Host]:
     config = UpstreamConfig(
         name="there", base_url=server.url(mode), first_token_s=1.0, between_tokens_s=0.5, max_in_flight=1,
         failures=100, failures_of=100, model=(UpstreamModelConfig(name="far"),),
     )  # fmt: skip
     rows, host = Rows(), Host()
-    return Upstreams((config,), host, rows, Telemetry()), rows, host  # type: ignore[arg-type]
+    return Upstreams((config,), host, rows, Telemetry(), meter), rows, host  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("mode", ENDS)
@@ -102,6 +119,25 @@ async def test_who_leaves_pays_for_what_was_said(server: Upstream) -> None:
     assert 0 < row.generated_tokens < 8
     await asyncio.sleep(0.01)
     assert (model.door.in_flight, far.open, host.lent) == (0, 0, {})
+    await model.door.close()
+
+
+async def test_an_answer_ends_where_its_budget_does(server: Upstream) -> None:
+    budget = Budget(200)
+    far, rows, host = upstreams(server, "endless", budget)
+    model = far.models["far"]
+    (job,) = (await far.plan(CHAT, model, CALLER)).jobs
+    pieces = [piece async for piece in await far.answer(job, CHAT, model)]
+    finish = pieces[-1].finish
+    assert finish is not None
+    assert (finish.reason, finish.stop_reason) == ("length", BUDGET)
+    assert len(budget.asked) == 4
+    (row,) = rows.rows
+    assert row.outcome == "length"
+    assert row.generated_tokens == finish.usage.completion_tokens
+    assert 200 <= row.generated_tokens <= 210, "four bytes a token, and no more than what came at once"
+    await asyncio.sleep(0.1)
+    assert (model.door.in_flight, far.open, host.lent, server.gone["endless"]) == (0, 0, {}, 1)
     await model.door.close()
 
 

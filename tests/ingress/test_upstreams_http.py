@@ -54,6 +54,9 @@ def stage(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Itera
     tables += upstream.table("overloads", HASTY, kind="anthropic")
     tables += upstream.table("tools", HASTY, model='capabilities = ["tools"]')
     tables += upstream.table("strays", HASTY, model='capabilities = ["tools"]')
+    tables += upstream.table("ok", HASTY, model='capabilities = ["tools"]', name="mute") + route(
+        "mute-or", "mute", "tools"
+    )
     tables += upstream.table("a-tools", kind="anthropic", model='capabilities = ["tools", "json"]')
     tables += upstream.table("cuts", HASTY, model='continue_with = "m"\ntokenizer = "m"', name="goes-on")
     tables += upstream.table("moody", "failures = 2\nfailures_of = 4\nopen_s = 1.0\nfirst_token_s = 1.0")
@@ -307,6 +310,17 @@ def test_a_call_with_tools_goes_to_who_can_call_and_a_stray_call_is_a_failure(st
     assert "destroy" not in broken.text
     unasked = chat(stage, "tools")
     assert (unasked.status_code, unasked.json()["error"]["code"]) == (502, "upstream_failed")
+
+
+def test_an_answer_that_had_to_call_something_and_does_not_is_a_failure(stage: Stage) -> None:
+    for choice in ("required", {"type": "function", "function": {"name": "look"}}):
+        refused = chat(stage, "mute", tools=[LOOK], tool_choice=choice, stream=True)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (502, "upstream_failed")
+        assert SAID[:5] not in refused.text
+        other = chat(stage, "mute-or", tools=[LOOK], tool_choice=choice)
+        assert other.headers["x-headrace-target"] == "tools"
+        assert other.json()["choices"][0]["message"]["tool_calls"]
+    assert chat(stage, "mute", tools=[LOOK]).json()["choices"][0]["message"]["content"] == SAID
 
 
 def test_structured_output_goes_on_to_who_can(stage: Stage, upstream: Upstream) -> None:

@@ -14,6 +14,7 @@ from bus.config.upstreams import Capability
 from ingress.api import validate
 from ingress.api.schema_chat import ChatRequest
 from ingress.errors import ApiError
+from ingress.job import Job
 from ingress.router.cascade import Checking, refuses, value_of
 from ingress.router.cascade import margin as margin_of
 from ingress.streams import Finish, Part, Piece, TokenText, Usage
@@ -24,6 +25,7 @@ from ingress.upstreams.refusals import LONGEST_WAIT_S, from_status, wait_of
 from ingress.upstreams.sse import Event, Events
 from ingress.upstreams.usage import Said, account
 
+JOB = Job(model="s", prompt=(), max_tokens=9)
 texts = st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"]), max_size=20)
 ends = st.sampled_from([b"\n", b"\r\n", b"\r"])
 
@@ -121,6 +123,20 @@ def test_every_refusal_is_an_error_of_ours(status: int, body: bytes) -> None:
     assert 400 <= error.status <= 504
     assert error.code
     assert error.message
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"message": "m", "type": "invalid_request_error", "code": "context_length_exceeded"},
+        {"message": "m", "type": "exceed_context_size_error", "code": 400},  # llama.cpp, whose code is the status
+        {"message": "This model's maximum context length is 8 tokens.", "type": "BadRequestError", "code": 400},  # vLLM
+        {"message": "prompt is too long: 9 tokens > 8 maximum", "type": "invalid_request_error"},  # Anthropic
+    ],
+)
+def test_what_is_too_long_is_known_in_every_servers_words(error: dict[str, Any]) -> None:
+    found = from_status("m", 400, json.dumps({"error": error}).encode(), {}, 0.0)
+    assert (found.code, found.elsewhere) == ("context_length_exceeded", True)
 
 
 @pytest.mark.parametrize(
@@ -264,7 +280,7 @@ def test_tools_and_schemas_in_the_words_of_each() -> None:
             "parallel_tool_calls": False,
         }  # fmt: skip
         request = validate.chat_request(json.dumps(body).encode())
-        said = json.loads(openai.body(request, "s", 9))
+        said = json.loads(openai.body(request, "s", JOB))
         assert (said["tools"], said["tool_choice"], said["parallel_tool_calls"]) == (tools, openais, False)
         said = json.loads(anthropic.body(request, "s", 9))
         assert [tool["name"] for tool in said["tools"]] == ["a", "b"]
@@ -272,7 +288,7 @@ def test_tools_and_schemas_in_the_words_of_each() -> None:
         assert needs(request)["tools"] == "tools"
     request = validate.chat_request(json.dumps(body | {"tool_choice": "none"}).encode())
     assert "tools" not in needs(request)
-    assert "tools" not in json.loads(openai.body(request, "s", 9))
+    assert "tools" not in json.loads(openai.body(request, "s", JOB))
 
 
 # --- cascades --------------------------------------------------------------------------------------------------------

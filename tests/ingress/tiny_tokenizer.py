@@ -48,3 +48,38 @@ def tiny_metadata(**changes: Any) -> dict[str, Any]:
     return {
         "general.architecture": "llama", "llama.context_length": 128, "tokenizer.chat_template": TEMPLATE, **prefixed,
     }  # fmt: skip
+
+
+# --- the same for SentencePiece ------------------------------------------------------------------------------------
+
+UNKNOWN, BYTE = 2, 6
+PIECES = [
+    *"\u2581abehlowims_nd<>|/", "he", "ll", "hell", "hello", "\u2581hello", "\u2581w", "aa", "ab", "aba", "aaaa", "im",
+    "im_", "<|", "|>", "<|im_", "nd", "end", "end|>", "<|im_end", "\t\t", "\u00e9", "\u2581\u2581",
+]  # fmt: skip
+SP_START, SP_END, SP_TOOL, SP_SPACES, SP_PAD = (259 + len(PIECES) + index for index in range(5))
+SP_VOCABULARY = SP_PAD + 1
+
+
+def sentencepiece_metadata(defined: tuple[str, str] = ("<tool_call>", "   "), **changes: Any) -> dict[str, Any]:
+    """GGUF metadata of a SentencePiece vocabulary; the token id of a byte is the byte and three.
+
+    Its pieces could make the names of control tokens, if these were tokens like others.
+    """
+    named = ["<|im_start|>", "<|im_end|>", *defined, "[PAD0]"]
+    values: dict[str, Any] = {
+        "model": "llama",
+        "pre": "default",
+        "tokens": ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *PIECES, *named],
+        "scores": [0.0] * 259 + [-float(index) for index in range(len(PIECES))] + [-1000.0] * 5,
+        "token_type": [
+            *(UNKNOWN, CONTROL, CONTROL), *[BYTE] * 256, *[NORMAL] * len(PIECES),
+            *(CONTROL, CONTROL, USER_DEFINED, USER_DEFINED, UNUSED),
+        ],
+        "merges": None,
+        "bos_token_id": 1,
+        "eos_token_id": SP_END,
+        "unknown_token_id": 0,
+        "add_bos_token": None,
+    }  # fmt: skip
+    return tiny_metadata(**values | changes)

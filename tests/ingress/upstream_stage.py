@@ -28,6 +28,7 @@ class Upstream:
         peers: from which addresses the calls of a mode came.
         gone: calls by mode whose client went away before they ended.
         mood: what a call of mode "moody" is: set by a test.
+        pause: while it is not set, samples end after their first token.
     """
 
     def __init__(self) -> None:
@@ -36,6 +37,8 @@ class Upstream:
         self.peers: dict[str, list[Any]] = {}
         self.gone: Counter[str] = Counter()
         self.mood = "ok"
+        self.pause = threading.Event()
+        self.pause.set()
         self.port = 0
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
@@ -151,6 +154,14 @@ class Upstream:
             await send(choices=[], usage=USAGE | {"completion_tokens": 31})
             await response.write(b"data: [DONE]\n\n")
             return
+        elif mode == "samples":
+            await self._sample(body, send, say)
+            await response.write(b"data: [DONE]\n\n")
+            return
+        elif mode == "endless":
+            while True:
+                await say("on and on ")
+                await asyncio.sleep(0.005)
         elif mode == "json":
             await say('{"answer": 42}')
         elif mode in ("sure", "unsure"):
@@ -186,6 +197,19 @@ class Upstream:
         elif mode != "no-usage":
             await send(choices=[], usage=USAGE)
         await response.write(b"data: [DONE]\n\n")
+
+    async def _sample(self, body: dict[str, Any], send: Send, say: Send) -> None:
+        """As many words of a seed as may be, at most twelve, one token each. Of seeds 1 to 4 the third is the most
+        probable, then the first."""
+        seed, most = body.get("seed", 0), min(12, body.get("max_tokens", 12))
+        for at in range(most):
+            entry = {"token": f"s{seed}.{at} ", "logprob": -0.5 - 7 * seed % 5, "bytes": None, "top_logprobs": []}
+            logprobs = {"logprobs": {"content": [entry]}} if body.get("logprobs") else {}
+            await say(f"s{seed}.{at} ", **logprobs)
+            while not self.pause.is_set():
+                await asyncio.sleep(0.02)
+        await send(choices=[{"index": 0, "delta": {}, "finish_reason": "stop" if most == 12 else "length"}])
+        await send(choices=[], usage={"prompt_tokens": 9, "completion_tokens": most})
 
     async def _message(self, request: web.Request) -> web.StreamResponse:
         mode, body = await self._heard(request)

@@ -214,8 +214,9 @@ def test_a_ledger_of_an_earlier_release_goes_on(tmp_path: Path) -> None:
     """Its rows are calls of one sample."""
     database = Database(tmp_path, "boot")
     database.write([record(1)])
-    for column in ("call", "allowed"):
+    for column in ("call", "allowed", "reasoning_tokens"):
         database.connection.execute(f"ALTER TABLE requests DROP COLUMN {column}")
+    database.connection.execute("ALTER TABLE sums DROP COLUMN reasoning_tokens")
     database.connection.execute("PRAGMA user_version = 2")
     database.close()
     again = Database(tmp_path, "boot")
@@ -224,6 +225,31 @@ def test_a_ledger_of_an_earlier_release_goes_on(tmp_path: Path) -> None:
     assert [(row.group, row.requests, row.allowed) for row in asked(again, "call").rows] == [
         (f"{5:016x}", 2, 9), (f"{1:016x}", 1, 0)
     ]  # fmt: skip
+    again.close()
+
+
+def test_what_was_thought_is_told_by_every_grouping(database: Database) -> None:
+    database.write([record(1, reasoning_tokens=4), record(2, reasoning_tokens=3, call=9), record(3, call=9)])
+    groupings: tuple[Grouping, ...] = ("model", "hour", "day", "request", "call", "project")
+    for by in groupings:
+        reply = asked(database, by)
+        assert sum(row.reasoning_tokens for row in reply.rows) == 7, by
+        assert reply.total.reasoning_tokens == 7
+
+
+def test_a_ledger_of_before_thoughts_were_told_goes_on(tmp_path: Path) -> None:
+    database = Database(tmp_path, "boot")
+    database.write([record(1, call=5, allowed=9)])
+    for table in ("requests", "sums"):
+        database.connection.execute(f"ALTER TABLE {table} DROP COLUMN reasoning_tokens")
+    database.connection.execute("PRAGMA user_version = 3")
+    database.close()
+    again = Database(tmp_path, "boot")
+    again.set_rate(RATE)
+    assert again.write([record(2, call=5, allowed=9, reasoning_tokens=6)]) == 1
+    (call,) = asked(again, "call").rows
+    assert (call.requests, call.allowed, call.reasoning_tokens) == (2, 9, 6)
+    assert asked(again).total.reasoning_tokens == 6
     again.close()
 
 

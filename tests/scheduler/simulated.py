@@ -158,6 +158,7 @@ class Kv:
         del self.index[digest]
         if self.disk is not None:
             self.disk[digest] = self.parent[victim], list(self.memory[victim])
+        self.memory[victim] = [-1] * self.page_tokens
         self.free.append(victim)
 
     def _seal(self, action: e.SealPages) -> None:
@@ -255,6 +256,7 @@ class Slot:
     logprobs: int
     hashes: list[int]
     beginning: int = 1
+    folds: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -332,6 +334,8 @@ class Worker:
     crashed: bool = False
     hung: bool = False
     device: DeviceMemory | None = None
+    window: int = 0  # tokens that layers see; 0 is all
+    fold: int = 0  # blocks whose layers without one go into a page; 0 where all have one
     adapters: dict[int, bytes] = field(default_factory=dict)  # there, with their digests
     reading: list[AdapterSource] = field(default_factory=list)
 
@@ -375,6 +379,8 @@ class Worker:
         for slot, page, generation in zip(*(unpack_u32(column).tolist() for column in diff), strict=True):
             self.state[slot].table.append(page)
             self._enter(slot, [generation], len(self.state[slot].table) - 1, 0)
+        for slot, page in zip(unpack_u32(plan.fold_slots).tolist(), unpack_u32(plan.folds).tolist(), strict=True):
+            self._fold(self.state[slot], page)
         if self.device is not None:
             self.device.check([s.table for s in self.state.values()])
         rows = list(zip(*(unpack_u32(x).tolist() for x in (plan.slots, plan.starts, plan.counts)), strict=True))
@@ -494,6 +500,15 @@ class Worker:
             return self.device.copies[page][1]
         return self.pages.setdefault(page, [0] * self.page_tokens)
 
+    def _fold(self, s: Slot, page: int) -> None:
+        """The next blocks of a slot are brought together in a page."""
+        assert page in self.kv.leased, f"page {page} is not writable"
+        first = len(s.folds) * self.fold
+        blocks = s.table[first : first + self.fold]
+        assert len(blocks) == self.fold
+        self.pages[page] = [value for block in blocks for value in self.pages[block]]
+        s.folds.append(page)
+
     def _attend(self, s: Slot, start: int, count: int) -> None:
         size = self.page_tokens
         assert len(s.tokens) >= start + count, "a position whose token nobody knows"
@@ -502,8 +517,15 @@ class Worker:
             value = extend(value, s.tokens[position])
             s.hashes.append(value)
         for position in range(start):
-            held = self._held(s.table[position // size])[position % size]
-            assert held == s.hashes[position], f"position {position} of request {s.request} is not in its page"
+            block, at = divmod(position, size)
+            places = [(s.table[block], at)] if not self.window or position > start - self.window else []
+            if self.fold or not self.window:  # layers that see everything
+                number, of = divmod(block, self.fold or 1)
+                folded = self.fold and number < len(s.folds)
+                places.append((s.folds[number], of * size + at) if folded else (s.table[block], at))
+            for page, where in places:
+                held = self._held(page)[where]
+                assert held == s.hashes[position], f"position {position} of request {s.request} is not in its page"
         for position in range(start, start + count):
             page = s.table[position // size]
             assert page in self.kv.leased, f"page {page} is not writable"
@@ -563,6 +585,8 @@ class World:
         context: int = 48,
         page_tokens: int = 4,
         device_pages: int = 0,
+        window: int = 0,
+        fold: int = 0,
         **limits: object,
     ) -> None:
         self.now = 1_000_000_000
@@ -573,6 +597,9 @@ class World:
         self.kv = Kv(capacity, page_tokens)
         self.memory = self.kv.memory
         self.workers = {n: Worker(n, slots, page_tokens, self.kv, self.memory) for n in range(replicas)}
+        self.window, self.fold = (0, 0) if device_pages else (window, fold)
+        for worker in self.workers.values():
+            worker.window, worker.fold = self.window, self.fold
         self.clients: dict[int, Client] = {}
         self.homes = {name: e.Home(name, 1) for name in ("ingress@0", "ingress@1")}
         self.lookups: list[int] = []
@@ -620,6 +647,8 @@ class World:
         self._check_limits(ran, actions)
         if flight is not None and flight.step == event.result.step == replica.completed_step and flight.tokens:
             self.computed_ns += event.result.ran_ns * CORES
+        for page in self.core.state.pool.free_pages():  # whoever reads it is found out
+            self.memory[page] = [-1] * self.page_tokens
         for action in actions:
             self._take(action)
         self.actions = actions
@@ -681,6 +710,8 @@ class World:
             ahead = drafts[slot] + sum(self.drafts[replica, step].get(slot, 0) for step in flying)
             movable = bool(plan.drafts) and count == 1
             written.append(Written(slot, self.tables[replica, slot], start, start + count + ahead, movable))
+        for slot, page in zip(unpack_u32(plan.fold_slots).tolist(), unpack_u32(plan.folds).tolist(), strict=True):
+            written.append(Written(slot, [page], 0, self.page_tokens, False))
         self.writes[replica, plan.step] = written
         self.drafted += sum(plan.drafts)
 
@@ -814,7 +845,7 @@ class World:
         self.do(
             e.ReplicaUp(
                 number, self.slots, self.step_tokens, self.context, self.page_tokens, CORES,
-                drafts=most, device_pages=self.device_pages,
+                drafts=most, device_pages=self.device_pages, window=self.window, fold=self.fold,
             )
         )  # fmt: skip
         # As if enough steps were seen, in which drafts cost nothing: rows have as many as they may.
@@ -923,9 +954,12 @@ class World:
                 for entry in left.entries:
                     refs[id(entry)] = refs.get(id(entry), 0) + 1
         for request in holders:
+            behind, entries = request.behind, request.entries
             own += [p for b, p in enumerate(request.table)
-                    if b >= len(request.entries) or request.entries[b].page != p]  # fmt: skip
-            for entry in request.entries:
+                    if b >= behind.blocks and (b >= len(entries) or entries[b].page != p)]  # fmt: skip
+            own += behind.folds
+            assert not behind.blocks or not any(p in pool.generation for p in request.table[: behind.blocks])
+            for entry in entries[behind.blocks :]:
                 refs[id(entry)] = refs.get(id(entry), 0) + 1
         named = [entry.page for entry in state.index.entries()]
         held = pool.free_pages() + own + named + pool._giving

@@ -33,15 +33,17 @@ class Scheduling(RuleBasedStateMachine):
         drafts=st.sampled_from([0, 1, 6]),
         room=st.integers(1, 2),
         device=st.sampled_from([0, 0, 9, 12]),
+        windows=st.sampled_from([(0, 0), (3, 0), (6, 0), (3, 2), (5, 2), (2, 3)]),
     )
     def begin(
         self, replicas: int, pools: bool, slots: int, capacity: int, step_tokens: int, target_ms: int, disk: bool,
-        drafts: int, room: int, device: int,
+        drafts: int, room: int, device: int, windows: tuple[int, int],
     ) -> None:  # fmt: skip
         self.world = World(
             replicas=replicas, slots=slots, capacity=capacity, step_tokens=max(step_tokens, slots), context=32,
             queue_requests=20, queue_tokens=400, inter_token_target_ns=target_ms * 1e6, grace_ns=2_000_000_000,
             hang_ns=1e9, drafts=drafts, straight=3, adapters=room, device_pages=device,
+            window=windows[0], fold=windows[1],
             first_prefill=max(1, replicas - 1) if pools and not device else replicas,
         )  # fmt: skip
         self.world.kv.disk = {} if disk else None

@@ -6,6 +6,7 @@ import pytest
 from simulated import World
 
 from scheduler.core import events as e
+from scheduler.core.admission import LOOKUP_MAX_MS, LOOKUP_MIN_MS
 
 STEM = list(range(1, 14))  # three blocks and a token
 
@@ -190,6 +191,19 @@ def test_a_duplicate_keeps_its_own_page_and_gives_it_back_uncached() -> None:
     assert client.tokens == client.expected
     assert len(world.kv.index) == 3, "one page per block"
     world.check_done()
+
+
+@pytest.mark.parametrize(
+    ("token_ns", "due_ms"), [(0, LOOKUP_MAX_MS), (1_000, LOOKUP_MIN_MS), (2_000_000, 24.0), (10**9, LOOKUP_MAX_MS)]
+)
+def test_an_answer_of_kv_is_waited_for_about_as_long_as_computing_would_take(token_ns: int, due_ms: float) -> None:
+    """kv may be without a core for a while on a busy host. What nobody has computed yet is waited for longest."""
+    world = ready()
+    for tokens in range(1, 41) if token_ns else ():
+        world.core.state.replicas[0].cost.observe(tokens, 0.0, tokens * token_ns)
+    world.submit(STEM, 3)
+    (asked,) = [action for action in world.actions if isinstance(action, e.LookUp)]
+    assert asked.due_ms == pytest.approx(due_ms, rel=0.2)
 
 
 def test_pages_that_kv_says_are_not_ours_are_computed_again() -> None:

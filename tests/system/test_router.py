@@ -90,6 +90,27 @@ def test_an_answer_through_another_is_the_same(before: Stack, behind: Stack) -> 
     assert "estimated" not in usage
 
 
+def test_several_answers_through_another_are_those_that_it_gives(before: Stack, behind: Stack) -> None:
+    """Choice i draws with seed + i, here and there; which sample is the best is found out here."""
+
+    def choices(stack: Stack, model: str, **more: Any) -> tuple[list[str], dict[str, Any]]:
+        body = {**ASK, "model": model, "temperature": 1.0, "seed": 7, "max_tokens": 16, **more}
+        reply = httpx.post(f"{stack.url}/v1/chat/completions", json=body, timeout=240)
+        assert reply.status_code == 200, reply.text
+        return [choice["message"]["content"] for choice in reply.json()["choices"]], reply.json()["usage"]
+
+    for asked in ({"n": 3}, {"n": 1, "best_of": 4}, {"n": 2, "best_of": 3}):
+        (there, its), (through, usage) = choices(behind, "smollm2", **asked), choices(before, "far", **asked)
+        assert through == there
+        assert len(set(through)) == asked["n"]
+        assert usage["completion_tokens"] == its["completion_tokens"]
+    told, usage = choices(before, "auto", n=3, max_total_tokens=10)
+    assert usage["completion_tokens"] <= 10
+    assert len(told) == 3
+    refused = httpx.post(f"{before.url}/v1/chat/completions", json={**ASK, "model": "far", "use_beam_search": True})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "use_beam_search")
+
+
 def test_the_ledger_has_the_attempt_once_at_its_price(before: Stack) -> None:
     def rows() -> dict[str, dict[str, float]]:
         told = json.loads(before.headrace("usage", "--by", "model", "--json", "--since", "1h").stdout)

@@ -125,7 +125,12 @@ def test_log_probabilities_are_of_what_could_be_drawn(stack: Stack) -> None:
         assert 1 <= len(top) <= 5
 
 
-@pytest.mark.parametrize("victim", ["worker@smollm2.0.0", "scheduler@smollm2", "ingress@0", "ingress@1"])
+def slowly(*values: str) -> list[Any]:
+    """What `test_matrix` does with a small model too."""
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
+@pytest.mark.parametrize("victim", ["worker@smollm2.0.0", *slowly("scheduler@smollm2", "ingress@0", "ingress@1")])
 @pytest.mark.parametrize("manner", [pytest.param(GREEDY, marks=pytest.mark.slow), DRAWN])
 def test_a_kill_in_the_middle_changes_nothing(stack: Stack, manner: dict[str, Any], victim: str) -> None:
     """The bytes of an answer with a grammar, when a process dies in its middle: those of one that was left alone."""

@@ -21,6 +21,7 @@ from workers.models.load import load_model
 from workers.operators.interface import MakeOperators
 from workers.operators.plain import plain
 from workers.pages import page_tensor
+from workers.weights.loader import Form
 
 T = TypeVar("T")
 
@@ -98,6 +99,7 @@ class Runner:
         kernels: Kernels | None = None,
         context: int = 0,
         make_operators: MakeOperators = plain,
+        form: Form | None = None,
     ) -> None:
         self._ranks = Ranks(ranks)
         self.models: list[Model] = self._ranks.each(
@@ -111,6 +113,7 @@ class Runner:
                 context=context,
                 make_operators=make_operators,
                 lay_out=pack if make_operators is plain else lambda weight: weight,
+                form=form,
                 **self.collectives(rank),
             )
         )

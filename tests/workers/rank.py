@@ -15,17 +15,19 @@ from toy import PAGE_TOKENS, VOCABULARY, Toy, toy_pages
 
 from bus.messages.requests import Sampling
 from workers.execute import Executor, StepBroken
-from workers.group import GlooGroup, GroupBroken
+from workers.group import GlooGroup, GroupBroken, NcclGroup
 from workers.rendezvous import Rendezvous
 from workers.slots import Slots
 
 TIMEOUT_S = 20.0
 
 
-def enter(directory: Path, rank: int, ranks: int) -> GlooGroup:
+def enter(directory: Path, rank: int, ranks: int, *, device: bool) -> GlooGroup | NcclGroup:
     rendezvous = Rendezvous(directory, rank, ranks, epoch=1)
     while (meeting := rendezvous.poll()) is None:
         time.sleep(0.01)
+    if device:
+        return NcclGroup(meeting.store, rank, ranks, TIMEOUT_S, torch.device("cpu"), backend="gloo")
     return GlooGroup(meeting.store, rank, ranks, TIMEOUT_S)
 
 
@@ -38,7 +40,7 @@ def collectives(group: GlooGroup) -> object:
     """Each collective once; uneven shards."""
     rank = group.rank
     width = [3, 1][rank]
-    group.agree(7, 1)
+    group.agree(7, 1, 0)
     return {
         "sum": group.all_reduce(torch.full((2,), float(rank + 1), dtype=torch.bfloat16)).tolist(),
         "gathered": group.all_gather_last(torch.arange(width).repeat(2, 1) + 10 * rank, [3, 1]).tolist(),
@@ -46,15 +48,63 @@ def collectives(group: GlooGroup) -> object:
     }
 
 
+def device_collectives(group: NcclGroup) -> object:
+    """A GPU's group, with gloo for NCCL. Sums are those of the order of ranks, in any company."""
+    rank = group.rank
+    group.agree(7, 1, 0)
+    mine = torch.tensor([[[1e8, 3.0], [1.0, 2.0], [-1e8, 1.0]][rank]], dtype=torch.float32)
+    return {
+        "sum": group.all_reduce(mine.clone()).tolist(),
+        "alone": group.all_reduce(mine.repeat(5, 1))[2:3].tolist(),
+        "agreed": [group.agree(7, 2, 0), group.agree(7, 3, rank // 2)],
+        "gathered": group.all_gather_last(torch.arange(2).repeat(2, 1) + 10 * rank, [2, 2, 2]).tolist(),
+        "shared": group.share(torch.full((2,), 5 + rank)).tolist(),
+    }
+
+
+def device_pages(group: NcclGroup) -> object:
+    """Each rank has its own heads of pages in memory of its own, and writes them to its part of one arena."""
+    from real import CPU
+
+    from workers.attention.interface import own_heads
+    from workers.hbm.copier import HostCopier
+    from workers.hbm.pages import DevicePages
+    from workers.models.load import build, load_weights
+
+    job = json.loads(sys.argv[5])
+    weights = load_weights(Path(job["path"]), dtype=torch.float32, rank=group.rank, ranks=group.ranks)
+    shape, ids = tuple(job["shape"]), job["ids"]
+    arena = torch.from_file(job["arena"], shared=True, size=int(np.prod(shape)), dtype=torch.float32).view(shape)
+    cells = own_heads(arena, weights.shard.kv_heads)
+    frames = torch.full((shape[0] + 1, *cells.shape[1:]), float("nan"))
+    pages = DevicePages(frames, HostCopier(frames, cells), PlainPages(cells))
+    vocabulary = weights.architecture.vocabulary
+    slots = Slots(2, 64, shape[4], vocabulary, shape[0], CPU, placement=pages)
+    executor = Executor(build(weights, group, CPU), slots, pages, group)
+    table = list(range(shape[0]))
+    executor.run(make_plan(1, [(0, 0, len(ids), True)], opens=[make_open(0, ids, table)]))
+    for step in range(job["count"] - 1):
+        executor.run(make_plan(2 + step, [(0, len(ids) + step, 1, True)]))
+    # The others' heads are in the arena only now, and it is theirs that this rank must not need.
+    group.agree(1, 99, 0)
+    length = len(ids) + job["count"]
+    return slots.ids(np.zeros(length, np.int64), np.arange(length)).tolist()[len(ids) :]
+
+
 def draws(group: GlooGroup) -> object:
-    """Every rank has the tokens that rank 0 drew, so the next step agrees; only rank 0 reports them."""
+    """Every rank has the tokens that rank 0 drew, so the next step agrees; only rank 0 reports them. It reads a step
+    when the next one is launched, the others before."""
     executor = executor_of(group)
     opened = make_open(0, [1, 2, 3], [4, 5, 6], sampling=Sampling(temperature=1.0, seed=group.rank))
     tokens = []
     for step in range(1, 6):
         start, count = (0, 3) if step == 1 else (step + 1, 1)
         plan = make_plan(step, [(0, start, count, True)], opens=[opened] if step == 1 else [])
-        tokens += as_array(executor.run(plan).tokens)
+        executor.launch(plan)
+        if group.rank or executor.in_flight == 2:
+            tokens += as_array(executor.finish().tokens)
+    while executor.in_flight:
+        tokens += as_array(executor.finish().tokens)
     sequence = executor._slots.ids(np.zeros(8, np.int64), np.arange(8)).tolist()
     return {"tokens": tokens, "sequence": sequence}
 
@@ -86,7 +136,7 @@ def one_dies(group: GlooGroup) -> object:
 def disagree(group: GlooGroup) -> object:
     """The ranks were left at different plans."""
     try:
-        group.agree(7, 1 + group.rank)
+        group.agree(7, 1 + group.rank, 0)
     except GroupBroken:
         return {"broken": True}
     return {"broken": False}
@@ -136,5 +186,6 @@ def real(group: GlooGroup) -> object:
 if __name__ == "__main__":
     scenario, directory, rank, ranks = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     torch.set_num_threads(1)
-    print(json.dumps(globals()[scenario](enter(directory, rank, ranks))), flush=True)
+    group = enter(directory, rank, ranks, device=scenario.startswith("device"))
+    print(json.dumps(globals()[scenario](group)), flush=True)
     os._exit(0)  # without a farewell to the others, who may be dead

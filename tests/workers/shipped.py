@@ -18,12 +18,25 @@ from torch import Tensor
 
 from workers.attention.interface import HeadNorms
 from workers.attention.triton import GraphLimits, TritonAttention
-from workers.kernels.triton import activation, embedding, experts, lora, norm, prefill, sample
+from workers.kernels.triton import (
+    activation,
+    dequantise,
+    embedding,
+    experts,
+    lora,
+    norm,
+    prefill,
+    product,
+    quantise,
+    sample,
+)  # fmt: skip
 from workers.kernels.triton.aot import compile_for, signature_of
 from workers.kernels.triton.attend import Paged, Shape
 from workers.kernels.triton.launch import Launch, launches
 from workers.kernels.triton.tuning import Tuning, tuning
 from workers.models.interface import Batch
+from workers.operators.products import rounds_inputs
+from workers.weights.quantised.weight import QuantisedWeight
 
 META = torch.device("meta")
 BF16, FLOAT, INT8, FP8 = torch.bfloat16, torch.float32, torch.int8, torch.float8_e4m3fn
@@ -133,6 +146,75 @@ def the_rest(hidden: int, inner: int, vocabulary: int, table: Tuning) -> list[La
     return kept
 
 
+def ends_and_draws(table: Tuning) -> list[Launch]:
+    """Embedding and logits in every dtype and of vocabularies that nothing divides; draws of every kind of request."""
+    floats = {"dtype": FLOAT}
+    with launches(run=False) as kept:
+        for vocabulary, hidden in ((49152, 576), (151936, 2048), (151937, 896), (262144, 1152)):
+            half = (vocabulary + 1) // 2
+            for dtype in (BF16, torch.float16, FLOAT):
+                embedding.embed(empty(64, dtype=torch.int64), empty(half, hidden, dtype=dtype), half, table)
+                for cap in (0.0, 30.0):
+                    embedding.assemble_logits(empty(2, 64, half, dtype=dtype), [half, vocabulary - half], cap, table)
+            for rows in (1, 64):
+                parameters = sample.Parameters(
+                    empty(rows, **floats), empty(rows, dtype=torch.int32), empty(rows, dtype=torch.float64),
+                    empty(rows, **floats), empty(rows, dtype=torch.int64), empty(rows, dtype=torch.int32),
+                )  # fmt: skip
+                for truncated in (False, True):
+                    for best in (0, 1, 20):
+                        logits = empty(rows, vocabulary, **floats)
+                        sample.sample(logits, parameters, table, truncated=truncated, best=best)
+                for width in (1, 16, 300):
+                    edits = sample.Edits(empty(rows, width, dtype=torch.int32), empty(rows, width, **floats))
+                    sample.sample(empty(rows, vocabulary, **floats), parameters, table, edits=edits, truncated=False)
+                history = empty(8, vocabulary, dtype=torch.int32)
+                sample.remember(history, empty(rows, dtype=torch.int32), empty(rows, dtype=torch.int32))
+    return kept
+
+
+def products(outputs: int, inputs: int, table: Tuning) -> list[Launch]:
+    """A layer in every form: a decode of one and of 64 rows, a chunk, and rounding and dequantising beside them."""
+
+    def scales(groups: int, rows: int = outputs, dtype: torch.dtype = FLOAT) -> Tensor:
+        return empty(rows, groups, dtype=dtype)
+
+    rounded, packed = empty(0, dtype=FLOAT), empty(outputs, inputs // 2, dtype=torch.uint8)
+    eight, float8 = empty(outputs, inputs, dtype=INT8), empty(outputs, inputs, dtype=FP8)
+    by_128, by_32 = inputs // 128, inputs // 32
+    weights = [
+        QuantisedWeight(packed, scales(by_128, dtype=torch.float16), 128, scales(by_128)),  # AWQ
+        QuantisedWeight(packed, scales(by_128, dtype=torch.float16), 128),  # GPTQ, symmetric
+        QuantisedWeight(packed, scales(by_32, dtype=torch.float16), 32, scales(by_32, dtype=torch.float16)),  # Q4_K
+        QuantisedWeight(float8, scales(1), inputs, None, rounded),
+        QuantisedWeight(float8, scales(by_128, outputs // 128), 128, None, rounded),
+        QuantisedWeight(float8, scales(1), inputs),
+        QuantisedWeight(float8, scales(by_128, outputs // 128), 128),
+        QuantisedWeight(eight, scales(1), inputs, None, rounded),
+        QuantisedWeight(eight, scales(by_32, dtype=torch.float16), 32),  # Q8_0
+    ]
+    with launches(run=False) as kept:
+        for weight in weights:
+            rounds = rounds_inputs(weight, table)
+            plan = product.plan_of(weight, rounds, table)
+            for rows in (1, 64, 2048):
+                x, of_x = empty(rows, inputs), None
+                if rounds:
+                    x, of_x = quantise.quantise(x, weight.numbers.dtype, weight.group, table)
+                product.product(x, of_x, weight, empty(outputs), BF16, plan)
+            dequantise.dequantised(weight, BF16, table)
+        if table.fp8:
+            quantise.quantise_by(empty(64, inputs), empty(1, dtype=FLOAT), table)
+        blocks = experts.Blocks(empty(2048, dtype=torch.int32), empty(128, dtype=torch.int32))
+        for numbers, groups, group, mins in ((eight, 1, inputs, None), (packed, by_128, 128, by_128)):
+            of_experts = QuantisedWeight(
+                numbers[None].expand(8, -1, -1), scales(groups)[None].expand(8, -1, -1), group,
+                None if mins is None else scales(mins)[None].expand(8, -1, -1),
+            )  # fmt: skip
+            experts.grouped(empty(256, inputs), of_experts, blocks, 256, table)
+    return kept
+
+
 def shipped(table: Tuning) -> Iterator[tuple[str, Launch]]:
     """All launches, with a name for what they are for."""
     for heads in HEADS:
@@ -143,6 +225,10 @@ def shipped(table: Tuning) -> Iterator[tuple[str, Launch]]:
                 yield f"{heads.model}, KV {str(kind).removeprefix('torch.')}", launch
     yield from (("llama-3.1-8b", launch) for launch in the_rest(4096, 14336, 128256, table))
     yield from (("llama-3.3-70b", launch) for launch in the_rest(8192, 28672, 128256, table))
+    yield from (("ends and draws", launch) for launch in ends_and_draws(table))
+    yield from (("llama-3.1-8b, qkv", launch) for launch in products(6144, 4096, table))
+    yield from (("llama-3.1-8b, down", launch) for launch in products(4096, 14336, table))
+    yield from (("qwen2.5-0.5b, down", launch) for launch in products(896, 4864, table))
 
 
 def specialisations() -> dict[str, int]:
@@ -176,12 +262,14 @@ def main() -> None:
     if arguments.specialisations:
         print(json.dumps(specialisations()))
         return
-    seen: set[str] = set()
+    seen: set[tuple[str, str]] = set()
     for name, launch in shipped(tuning(arguments.gpu)):
         kernel = launch.kernel.__name__
-        if arguments.kernel not in ("", kernel) or (arguments.short and kernel in seen):
+        # Of products the short version has each form of inputs and weights.
+        one = (kernel, launch.arguments["FORM"] if kernel == "_product" else "")
+        if arguments.kernel not in ("", kernel) or (arguments.short and one in seen):
             continue
-        seen.add(kernel)
+        seen.add(one)
         made = compile_for(arguments.gpu, launch)
         line = {
             "of": name,
@@ -189,6 +277,8 @@ def main() -> None:
             "warps": launch.warps,
             "stages": launch.stages,
             "rows": launch.arguments.get("ROWS", 0),
+            "form": launch.arguments.get("FORM", ""),
+            "inputs": str(launch.arguments["x"].dtype).removeprefix("torch.") if "x" in launch.arguments else "",
             "registers": made.registers,
             "spilled": made.spilled_bytes,
             "shared": made.shared_bytes,

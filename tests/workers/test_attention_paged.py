@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ from workers.attention.groups import group_rows
 from workers.attention.paged import PagedAttention
 from workers.models.interface import Batch
 from workers.pages import page_tensor, quantised_kv, scales_of, spread, spread_block
+from workers.windows import Folding
 
 LAYERS = 2
 
@@ -59,11 +60,12 @@ def cases(draw: st.DrawFn) -> Case:
 class World:
     """A case's tensors: pages full of NaN, earlier tokens written by earlier steps, and what dense attention says."""
 
-    def __init__(self, case: Case, dtype: torch.dtype) -> None:
+    def __init__(self, case: Case, dtype: torch.dtype, spare: int = 2) -> None:
         self.case = case
+        self.folds: list[list[int]] = [[] for _ in case.rows]
         generator = torch.Generator().manual_seed(case.seed)
         pages_of = [-(-(computed + new) // case.page_tokens) for computed, new in case.rows]
-        cells = torch.randperm(sum(pages_of) + 2, generator=generator)
+        cells = torch.randperm(sum(pages_of) + spare, generator=generator)
         self.tables = list(cells[: sum(pages_of)].split(pages_of))
         self.unused = cells[sum(pages_of) :]
         shape = KvShape(LAYERS, case.kv_heads, case.page_tokens, case.dim, str(dtype).removeprefix("torch."))
@@ -94,6 +96,8 @@ class World:
             starts.append(starts[-1] + end - begin)
         tables = [self.tables[row][: -(-end // page_tokens)] for row, _, end in spans]
         batch = Batch(positions, cells, positions % page_tokens, starts, [end for *_, end in spans], tables)
+        if any(self.folds):
+            batch = replace(batch, folds=[torch.tensor(self.folds[row], dtype=torch.int64) for row, *_ in spans])
         self.attention.plan(batch, self.pages)
         found = []
         for layer in range(LAYERS):
@@ -142,6 +146,43 @@ def test_paged_equals_dense(case: Case) -> None:
         for row, found in enumerate(rows):
             expected = world.dense(row, layer)[case.rows[row][0] :]
             torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@given(case=cases(), dtype=st.sampled_from([torch.float32, torch.int8]), windows=st.sampled_from([(0, 3), (17, 0)]))
+@settings(max_examples=60, deadline=None)
+def test_blocks_behind_a_window_are_read_from_folds(case: Case, dtype: torch.dtype, windows: tuple[int, ...]) -> None:
+    """Law: with blocks behind the window folded, and their pages in other hands, nothing changes."""
+    case = replace(case, windows=windows)
+    whole, folded = World(case, dtype, spare=60), World(case, dtype, spare=60)
+    folding = Folding.of(windows)
+    assert folding is not None
+    assert folding.blocks == 2
+    whole.fill()
+    folded.fill()
+    free = folded.unused.tolist()
+    for row, (computed, _) in enumerate(case.rows):
+        unseen = max(0, computed - folding.window + 1) // case.page_tokens
+        for first in range(0, unseen - 1, 2):
+            if not free:
+                break
+            cells = folded.tables[row][first : first + 2]
+            folding.fold(folded.pages, cells, free[-1])
+            folded.folds[row].append(free.pop())
+            folded.pages[cells] = -100 if dtype == torch.int8 else torch.nan
+            if dtype == torch.int8:
+                scales_of(folded.pages)[cells] = torch.nan
+    for expected, found in zip(whole.last(), folded.last(), strict=True):
+        for one, other in zip(expected, found, strict=True):
+            torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("windows", "blocks"),
+    [((), None), ((0, 0), None), ((4, 0, 0), None), ((4, 0), 2), ((4, 4, 0, 4, 4), 5), ((4, 9), 0)],
+)
+def test_folds_are_there_where_they_free_something(windows: tuple[int, ...], blocks: int | None) -> None:
+    folding = Folding.of(windows)
+    assert (folding.blocks if folding is not None else None) == blocks
 
 
 def _kept(kv: Tensor, dtype: torch.dtype) -> Tensor:

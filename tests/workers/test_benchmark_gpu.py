@@ -16,8 +16,9 @@ pytest.importorskip("triton", reason="needs Triton: pip install 'headrace[gpu]'"
 from benchmarks.gpu import engine
 from benchmarks.gpu.__main__ import Ceilings
 from benchmarks.gpu.cases import Sizes, cases
-from benchmarks.gpu.shapes import LLAMA_8B, LLAMA_70B, QWEN3_30B, Case, Setup
+from benchmarks.gpu.shapes import LLAMA_8B, LLAMA_70B, QWEN3_30B, TINY, Case, Setup, random_weights
 from workers.kernels.triton.tuning import INTERPRETER, tuning
+from workers.weights.quantised.weight import QuantisedWeight
 
 SMALL = Sizes(
     hidden=96, inner=100, vocabulary=700, heads=6, kv_heads=2, head_dim=32, page_tokens=16,
@@ -31,7 +32,7 @@ def test_each_case_computes_what_torch_does() -> None:
         case.check()
         assert (case.moved_bytes > 0) != (case.flops > 0)
         names.append(case.name)
-    assert len(names) == len(set(names)) == 3 + 2 + 4 + 3
+    assert len(names) == len(set(names)) == 3 + 2 + 4 + 4 + 3
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -66,6 +67,21 @@ def test_floors_are_those_that_were_worked_out_by_hand() -> None:
         (LLAMA_8B, Case(1, 0, 2048), 38.5),
     ):  # fmt: skip
         assert engine.floor_s(model, case, 2, h200) * 1e3 == pytest.approx(expected, rel=0.03)
+
+
+def test_weights_of_8_bits_read_half_and_multiply_faster() -> None:
+    """The 70B in FP8 at one row, and its prefill, as they were worked out by hand."""
+    h200 = Ceilings(4300.0, 780.0, 1400.0)
+    for case, expected in ((Case(1, 1024), 16.5), (Case(1, 0, 2048), 209.0)):
+        assert engine.floor_s(LLAMA_70B, case, 2, h200, fp8=True) * 1e3 == pytest.approx(expected, rel=0.03)
+    setup = Setup(torch.device("cpu"), torch.bfloat16, 64, 1, 138 << 30, fp8=True)
+    assert engine.fitting(LLAMA_70B, Case(128, 1024), setup).layers == 80
+    weights = random_weights(TINY, torch.bfloat16, torch.device("cpu"), fp8=True)
+    assert weights.quantised == ("FP8 with inputs rounded",)
+    weight = weights.gate_up(0)
+    assert isinstance(weight, QuantisedWeight)
+    assert (weight.rows, weight.inputs) == (192, 64)
+    assert float(weight.weights().std()) == pytest.approx(64**-0.5, rel=0.05)
 
 
 def test_what_does_not_fit_is_computed_in_part_or_left_out() -> None:

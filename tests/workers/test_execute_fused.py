@@ -104,7 +104,7 @@ def test_what_a_grammar_rules_out_is_not_drawn(banned: Banned) -> None:
     """Masks come row by row; alternatives that are ruled out are not told."""
     drawn = two_rows().draw(torch.arange(30.0).repeat(2, 1), np.array([1, 0]), np.array([5, 5]), {1: banned}, {})
     assert drawn.tokens.tolist() == [29, 6]
-    (_, free), (_, masked) = drawn.logprobs
+    (_, free), (_, masked) = drawn.all_logprobs()
     assert unpack_u32(free.top_ids).tolist() == [29, 28, 27, 26, 25]
     assert unpack_u32(masked.top_ids).tolist() == [6, 4]
 
@@ -114,7 +114,7 @@ def test_what_is_forced_stands_there_with_the_model_s_log_probability() -> None:
     expected = logits[0].log_softmax(-1)[3].item()
     drawn = two_rows(bias=()).draw(logits, np.array([1, 0]), np.array([5, 5]), {}, {1: 3})
     assert drawn.tokens.tolist() == [29, 3]
-    assert drawn.logprobs[1][1].chosen == pytest.approx(expected, abs=1e-4)
+    assert drawn.all_logprobs()[1][1].chosen == pytest.approx(expected, abs=1e-4)
 
 
 def two_rows(bias: tuple[tuple[int, float], ...] = ((8, 2.0),)) -> DeviceSamplingTable:

@@ -7,17 +7,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny import saved, tiny
 
 from bus.config import Config, ConfigError, ModelConfig, load_config
 from workers.encoding.loading import dtype_of
 from workers.engine import choose
-from workers.gpu import TEST_MEMORY, Gpus, device_for, misfit, why_not
+from workers.gpu import TEST_MEMORY, Gpus, device_for, misfit, why_no_group, why_not
 from workers.host import Unsuitable, assign
 from workers.loading import load
 from workers.models.load import load_weights
 from workers.weights.prepared import stacked
-from workers.weights.quantised.config import Arguments, Group, Quantisation
+from workers.weights.quantised.config import Quantisation
 
 WHOLE = Gpus("2.13.0", "13.0", driver=True, found=2, triton=True)
 
@@ -44,7 +46,6 @@ def test_what_is_missing_is_said_with_what_to_do(
 
 
 FP8 = Quantisation("fp8")
-FP8_PACKED = Quantisation("compressed-tensors", config_groups={"a": Group(Arguments(num_bits=8, type="float"))})
 
 
 @pytest.mark.parametrize(
@@ -53,14 +54,17 @@ FP8_PACKED = Quantisation("compressed-tensors", config_groups={"a": Group(Argume
         ({}, None, (8, 0), ""),
         ({}, FP8, (9, 0), ""),
         ({}, FP8, (8, 9), ""),
-        ({}, FP8, (8, 6), "FP8, which GPUs have since compute capability 8.9; this one has 8.6"),
-        ({}, FP8_PACKED, (8, 0), "FP8"),
+        ({}, FP8, (8, 6), ""),
+        ({}, None, (7, 5), "GPUs since compute capability 8.0; this one has 7.5"),
         ({}, Quantisation("gptq"), (8, 0), ""),
         ({"tensor_parallel": 3}, None, (9, 0), "tensor_parallel = 3 does not divide its 8 KV heads"),
-        ({"tensor_parallel": 2}, None, (9, 0), "tensor_parallel = 2: on GPUs"),
+        ({"tensor_parallel": 2}, None, (9, 0), ""),
         ({"standby": 1}, None, (9, 0), "standby = 1"),
         ({"deterministic": True}, None, (9, 0), "deterministic = true"),
-        ({"quantize": "int4"}, None, (9, 0), 'quantize = "int4"'),
+        ({"quantize": "int4"}, None, (8, 0), ""),
+        ({"quantize": "fp8"}, None, (9, 0), ""),
+        ({"quantize": "none"}, FP8, (9, 0), ""),
+        ({"quantize": "int8"}, FP8, (9, 0), 'quantize = "int8" rounds floats, and its checkpoint is fp8 already'),
     ],
 )
 def test_what_does_not_go_together_is_refused_by_name(
@@ -79,6 +83,44 @@ def test_each_replica_has_a_gpu_of_its_own_while_there_are_enough() -> None:
     places = [device_for(each, replica, config, 3).index for each, replica in where]
     assert places == [0, 1, 2]
     assert device_for(other, 0, config, 2).index == 0
+
+
+@given(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 4)), min_size=1, max_size=4), st.integers(1, 8), st.data())
+def test_ranks_of_a_replica_are_never_on_one_gpu(
+    shapes: list[tuple[int, int]], count: int, data: st.DataObject
+) -> None:
+    """Law: where there are as many GPUs as all ranks together, each rank has one; always where there are enough for a
+    replica, the ranks of a replica have different ones."""
+    models = tuple(
+        ModelConfig(name=f"m{n}", source="x.gguf", device="cuda", replicas=replicas, tensor_parallel=ranks)
+        for n, (replicas, ranks) in enumerate(shapes)
+    )
+    config, chosen = Config(model=models), data.draw(st.sampled_from(models))
+    if chosen.tensor_parallel <= count:
+        own = [device_for(chosen, 0, config, count, rank) for rank in range(chosen.tensor_parallel)]
+        assert len(set(own)) == chosen.tensor_parallel
+    everyone = [
+        device_for(each, replica, config, 64, rank).index
+        for each in models
+        for replica in range(each.replicas)
+        for rank in range(each.tensor_parallel)
+    ]
+    assert everyone == list(range(len(everyone)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "ranks", "said"),
+    [
+        ({}, 2, ""),
+        ({"nccl": False}, 1, ""),
+        ({"nccl": False}, 2, r"tensor_parallel = 2 takes NCCL, which torch 2\.13\.0 is built without"),
+        ({}, 4, "tensor_parallel = 4 takes so many GPUs, and there are 2"),
+        ({"found": 1}, 2, "and there is 1"),
+    ],
+)
+def test_what_a_group_is_missing_is_said(changes: dict[str, object], ranks: int, said: str) -> None:
+    found = why_no_group(WHOLE._replace(**changes), ranks)  # type: ignore[arg-type]
+    assert re.search(said, found) if said else found == ""
 
 
 def test_a_stand_in_refuses_what_a_gpu_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,6 +146,13 @@ def test_a_budget_that_is_no_size_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "headrace.toml"
     file.write_text('[[model]]\nname = "m"\nsource = "x.gguf"\ndevice_kv = "much"\n')
     with pytest.raises(ConfigError, match=r"device_kv.*'much' is not a size"):
+        load_config(file)
+
+
+def test_fp8_is_asked_for_on_a_gpu_only(tmp_path: Path) -> None:
+    file = tmp_path / "headrace.toml"
+    file.write_text('[[model]]\nname = "m"\nsource = "x.gguf"\nquantize = "fp8"\n')
+    with pytest.raises(ConfigError, match=r'quantize.*FP8 is multiplied on GPUs: with device = "cuda"'):
         load_config(file)
 
 

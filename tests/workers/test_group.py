@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -13,9 +14,16 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
+from driving import PlainPages, make_open, make_plan
 from tiny import saved, tiny
 
+from bus.packed import unpack_u32
+from workers.execute import Executor
+from workers.group import Alone, NcclGroup
+from workers.models.load import load_model
 from workers.rendezvous import Rendezvous
+from workers.slots import Slots
 
 RANK = Path(__file__).with_name("rank.py")
 
@@ -44,6 +52,62 @@ def run_ranks(scenario: str, directory: Path, ranks: int = 2, job: object = None
 def test_collectives(tmp_path: Path) -> None:
     expected = {"sum": [3.0, 3.0], "gathered": [[0, 1, 2, 10]] * 2, "shared": [5, 5]}
     assert run_ranks("collectives", tmp_path) == [expected, expected]
+
+
+@pytest.mark.system
+def test_collectives_of_a_gpu_s_group(tmp_path: Path) -> None:
+    """Gloo stands in for NCCL. Three ranks: in another order the first sum would be 1."""
+    expected = {
+        "sum": [[0.0, 6.0]],
+        "alone": [[0.0, 6.0]],
+        "agreed": [True, False],
+        "gathered": [[0, 1, 10, 11, 20, 21]] * 2,
+        "shared": [5, 5],
+    }
+    assert float(torch.tensor(1e8) + torch.tensor(1.0) - torch.tensor(1e8)) == 0.0
+    assert run_ranks("device_collectives", tmp_path, 3) == [expected] * 3
+
+
+def test_a_gpu_s_group_is_made_for_its_device_before_anything_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The communicator is there when the group is, the store is the round's, and what the host waits for is gloo's."""
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(
+        dist, "init_process_group", lambda *given, **named: asked.append({"backend": given[0], **named})
+    )
+    monkeypatch.setattr(dist, "new_group", lambda **named: asked.append(named))
+    monkeypatch.delenv("TORCH_NCCL_ASYNC_ERROR_HANDLING", raising=False)
+    NcclGroup(Path("/run/x/store"), 1, 2, 30.0, torch.device("cuda", 1))
+    made, beside = asked
+    assert (made["backend"], made["init_method"], made["device_id"]) == (
+        "nccl", "file:///run/x/store", torch.device("cuda", 1)
+    )  # fmt: skip
+    assert (made["rank"], made["world_size"], made["timeout"].total_seconds()) == (1, 2, 30.0)
+    assert beside["backend"] == "gloo"
+    assert os.environ["TORCH_NCCL_ASYNC_ERROR_HANDLING"] == "3"
+
+
+@pytest.mark.system
+def test_ranks_keep_their_own_heads_in_device_memory_and_the_arena_has_all(tmp_path: Path) -> None:
+    """Given three KV heads over two ranks, then tokens are those of one rank, and full pages in the arena too."""
+    path, ids, count = saved(tiny("llama"), tmp_path / "model"), list(range(3, 40)), 6
+    model = load_model(path, dtype=torch.float32, device=torch.device("cpu"))
+    a = model.architecture
+    shape = (6, a.layers, 2, a.kv_heads, 8, a.head_dim)
+    pages = PlainPages(torch.zeros(shape))
+    slots = Slots(2, 64, 8, a.vocabulary, 6, torch.device("cpu"))
+    executor = Executor(model, slots, pages, Alone())
+    plans = [make_plan(1, [(0, 0, len(ids), True)], opens=[make_open(0, ids, range(6))])]
+    plans += [make_plan(2 + step, [(0, len(ids) + step, 1, True)]) for step in range(count - 1)]
+    expected = [int(unpack_u32(executor.run(plan).tokens)[0]) for plan in plans]
+    arena = tmp_path / "arena"
+    arena.write_bytes(bytes(4 * math.prod(shape)))
+    (tmp_path / "group").mkdir()
+    job = {"path": str(path), "ids": ids, "count": count, "shape": shape, "arena": str(arena)}
+    assert run_ranks("device_pages", tmp_path / "group", job=job) == [expected, expected]
+    written = torch.from_file(str(arena), size=math.prod(shape), dtype=torch.float32).view(shape)
+    full = (len(ids) + count - 1) // 8
+    torch.testing.assert_close(written[:full], pages.tensor[:full], atol=1e-5, rtol=1e-4)
+    assert not written[full:].any()
 
 
 @pytest.mark.system

@@ -22,6 +22,7 @@ from bus.packed import pack_u32, unpack_u32
 from workers.execute import Executor, StepBroken
 from workers.group import Alone
 from workers.hbm.balance import Measured, NoRoom, pages_that_fit
+from workers.hbm.bounce import Bounces
 from workers.hbm.copier import HostCopier, Pair, Wait
 from workers.hbm.frames import Frames, NoFrames
 from workers.hbm.pages import DevicePages
@@ -284,6 +285,40 @@ def test_what_cannot_be_pinned_is_copied_over_a_bounce_buffer() -> None:
     registered.register(slices(begin, begin + 48, 8, 16), pin)
     assert asked == [(0, 16), (16, 16)]
     assert [registered.covers(cell) for cell in cells] == [True, True, False, False, False, False]
+
+
+@given(st.lists(st.sampled_from(["out", "in", "wait"]), max_size=40), st.integers(2, 4), st.integers(1, 5))
+def test_a_pinned_page_is_not_used_for_another_before_the_host_has_brought_it_on(
+    moves: list[str], count: int, pages: int
+) -> None:
+    """Law: however steps store, load and wait, a cell holds what was stored when its store was waited for."""
+    pinned, arena, on_the_way = [0] * count, dict[int, int](), dict[int, int]()
+
+    def wait(at: int) -> None:
+        pinned[at] = on_the_way.pop(at, pinned[at])
+
+    def bring_on(at: int, cell: int) -> None:
+        assert at not in on_the_way
+        arena[cell] = pinned[at]
+
+    bounces, stores, cell = Bounces(count, wait, bring_on), list[list[tuple[int, int]]](), 0
+    for move in [*moves, *["wait"] * len(moves)]:
+        match move:
+            case "out":
+                stores.append([])
+                for _ in range(pages):
+                    cell, at = cell + 1, bounces.take()
+                    on_the_way[at] = 1000 + cell
+                    bounces.owe(at, cell)
+                    stores[-1].append((at, cell))
+            case "in":
+                at = bounces.take()
+                pinned[at] = -1
+            case "wait" if stores:
+                store = stores.pop(0)
+                for at, where in store:
+                    bounces.settle(at, where)
+                assert [arena[where] for _, where in store] == [1000 + where for _, where in store]
 
 
 def test_too_little_memory_is_told_with_the_balance() -> None:

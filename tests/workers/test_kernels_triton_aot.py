@@ -35,6 +35,7 @@ def check(gpu: str, launches: list[dict[str, Any]]) -> None:
     assert {each["kernel"] for each in launches} >= {
         "_list", "_split", "_merge", "_prefill", "_rotate_and_write", "_norm", "_gated", "_grouped", "_embed",
         "_assemble", "_edit", "_scan", "_finish", "_truncate", "_best", "_remember", "_shrink", "_expand",
+        "_product", "_sum", "_round", "_widen",
     }  # fmt: skip
     for each in launches:
         assert each["spilled"] == 0, each
@@ -43,6 +44,12 @@ def check(gpu: str, launches: list[dict[str, Any]]) -> None:
             assert each["cp.async"] > 0, each
         if each["kernel"] == "_split":
             assert each["mma.sync"] > 0, each  # 16 rows: what newer instructions take begins at 64
+        if each["kernel"] == "_product":
+            assert each["cp.async"] > 0, each
+            expected = {"sm_90": "wgmma", "sm_100": "tcgen05"}.get(gpu, "mma.sync")
+            # 64 rows are the least of the newer instructions, and integers are left out of Blackwell's.
+            narrow = each["rows"] < 64 or (gpu == "sm_100" and each["inputs"] == "int8")
+            assert each["mma.sync" if narrow else expected] > 0, each
         if each["kernel"] == "_prefill":
             expected = {"sm_90": "wgmma", "sm_100": "tcgen05"}.get(gpu, "mma.sync")
             assert each["rows"] >= 64 or expected == "mma.sync", each

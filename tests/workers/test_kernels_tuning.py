@@ -30,6 +30,24 @@ def test_a_table_has_something_for_every_model_that_is_served(gpu: str) -> None:
     assert table.rowwise_for(57344).warps <= 32
 
 
+@pytest.mark.parametrize("gpu", TABLES)
+def test_a_table_multiplies_with_every_form_that_its_gpu_has(gpu: str) -> None:
+    table = tuning(gpu)
+    kinds = {each.kind for each in table.product}
+    assert kinds == {"int8", "weight8", "weight4", *(["fp8"] if gpu != "sm_80" else [])}
+    for each in table.product:
+        ends = [tile.up_to for tile in each.tiles]
+        assert ends == sorted(ends)
+        assert ends[-1] >= 1 << 30, "any step"
+        assert each.inner >= 32, "the least of a product of 8 bits"
+        assert each.inner & (each.inner - 1) == 0
+        for tile in each.tiles:
+            assert tile.rows >= 16
+            assert not any(number & (number - 1) for number in (tile.rows, tile.columns, tile.warps))
+    with pytest.raises(NoTuning, match="sm_80: nothing for products of kind 'fp8'"):
+        tuning("sm_80").product_for("fp8")
+
+
 def test_relatives_take_the_nearest_table_and_keep_their_own_abilities() -> None:
     assert tuning("sm_89").split == tuning("sm_86").split
     assert (tuning("sm_80").fp8, tuning("sm_86").fp8, tuning("sm_89").fp8, tuning("sm_90").fp8) == (

@@ -238,8 +238,17 @@ BAD: dict[str, tuple[Any, str]] = {
     "half a module": (_tensors(lambda t: t.pop(_Q)), "lora_A.weight is missing"),
     "an embedding": (
         _tensors(lambda t: t.update({"base_model.model.model.embed_tokens.lora_embedding_A": torch.zeros(4, 101)})),
-        "no matrix of a LoRA adapter",
+        "adapters of the embedding are not served",
     ),
+    "an expert": (
+        _tensors(lambda t: t.update({_Q.replace("self_attn.q_proj", "mlp.experts.3.up_proj"): torch.zeros(4, 96)})),
+        r"mlp\.experts\.3\.up_proj: adapters of experts",
+    ),
+    "a router": (
+        _tensors(lambda t: t.update({_Q.replace("self_attn.q_proj", "mlp.gate"): torch.zeros(4, 96)})),
+        r"mlp\.gate: adapters of experts and of what chooses them",
+    ),
+    "no matrix": (_tensors(lambda t: t.update({"x": torch.zeros(4, 96)})), "no matrix of a LoRA adapter"),
     "another vocabulary": (
         _tensors(lambda t: t.update({"base_model.model.lm_head.base_layer.weight": torch.zeros(99, 96)})),
         "vocabulary was changed",

@@ -1,4 +1,7 @@
-"""A worker with a real executor on a real socket, and a scheduler that says what the test wants."""
+"""A worker with a real executor on a real socket, and a scheduler that says what the test wants.
+
+All of it holds alike where a step is through when it was launched, and where the device is late.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +31,7 @@ from bus.server import Peer, Server
 from workers.conversation import Conversation
 from workers.execute import Executor
 from workers.group import Alone, GroupBroken
+from workers.readback import HostReader
 from workers.slots import Slots
 
 SHAPE = KvShape(1, 1, PAGE_TOKENS, 1, "float32")
@@ -72,13 +76,13 @@ class Scheduler:
 class World:
     """A worker, a scheduler, one loop."""
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, late_s: float) -> None:
         self.run, self.loop = run, PollLoop()
         self.scheduler = Scheduler(run, self.loop, epoch=10)
         self.life = Life("worker@toy.0.0", 5, run, Config(), None, self.loop)
         self.toy, self.fences = Toy(poison=50), Fences()
         self.slots = Slots(4, 64, PAGE_TOKENS, VOCABULARY, 32, torch.device("cpu"))
-        self.executor = Executor(self.toy, self.slots, PlainPages(toy_pages(32)), Alone())
+        self.executor = Executor(self.toy, self.slots, PlainPages(toy_pages(32)), Alone(), reader=HostReader(late_s))
         self.group: Any = Alone()
         self.conversation = Conversation(self.life, REGISTERED, self.executor, self.group, self.fences)  # type: ignore[arg-type]
 
@@ -105,9 +109,16 @@ class World:
         self.life.context.destroy(linger=0)
 
 
+@pytest.fixture(params=[0.0, 0.02], ids=["at once", "late"])
+def world(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[World]:
+    made = World(tmp_path, request.param)
+    yield made
+    made.close()
+
+
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    made = World(tmp_path)
+def late(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path, 0.2)
     yield made
     made.close()
 
@@ -136,6 +147,41 @@ def test_plans_are_executed_one_a_turn_and_the_worker_is_busy_meanwhile(world: W
     assert not world.conversation.idle
     world.until(lambda: not world.life.busy)
     assert world.conversation.idle
+
+
+def test_the_next_step_is_launched_before_the_last_one_is_told(late: World) -> None:
+    """And the loop goes on: commands, heartbeats and the end of a scheduler are seen meanwhile."""
+    late.hear(1)
+    late.scheduler.say(first_plan(1), make_plan(2, [(0, 3, 1, True)]))
+    late.until(lambda: late.executor.in_flight == 2)
+    assert late.life.progress == 0
+    assert late.life.busy
+    assert [result.step for result in late.hear(3)[1:]] == [1, 2]
+    assert late.conversation.idle
+
+
+def test_a_step_that_fails_takes_the_one_that_was_launched_behind_it_along(late: World) -> None:
+    late.hear(1)
+    late.scheduler.say(first_plan(1, 2, (3, 50)), make_plan(2, [(2, 2, 1, True)]))
+    late.until(lambda: late.executor.in_flight == 2)
+    first, second = late.hear(3)[1:]
+    assert (first.step, as_array(first.slots), second.step, as_array(second.slots)) == (1, [2], 2, [])
+    assert "step 1 before it failed" in second.error
+    assert late.slots.in_use == 0
+
+
+def test_a_failure_that_another_rank_has_read_already_keeps_the_next_step_from_being_launched(
+    late: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a step in flight that will fail, when the others say at the next plan that it has, then that plan is not
+    launched, since its collectives would wait for them, and both are told in order."""
+    monkeypatch.setattr(late.group, "agree", lambda *given: given[1] == 1, raising=False)
+    late.hear(1)
+    late.scheduler.say(first_plan(1, 2, (3, 50)), make_plan(2, [(2, 2, 1, True)]))
+    first, second = late.hear(3)[1:]
+    assert len(late.toy.batches) == 1
+    assert (first.step, as_array(first.slots), second.step, as_array(second.slots)) == (1, [2], 2, [])
+    assert late.life.exit_code == 0
 
 
 def test_a_failed_step_names_its_slot_and_the_plan_behind_it_fails_without_blame(world: World) -> None:
@@ -208,8 +254,8 @@ def test_kv_that_restarts_hears_the_fence_again(world: World) -> None:
 
 
 def test_a_broken_group_fails_the_step_and_ends_the_process(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    def disagree(epoch: int, step: int) -> None:
-        raise GroupBroken(f"ranks are at different plans than {epoch}, {step}")
+    def disagree(epoch: int, step: int, failures: int) -> bool:
+        raise GroupBroken(f"ranks are at different plans than {epoch}, {step}, {failures}")
 
     monkeypatch.setattr(world.group, "agree", disagree, raising=False)
     world.hear(1)

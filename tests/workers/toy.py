@@ -47,7 +47,7 @@ class Toy:
     """Implements `workers.models.interface.Model`. `poison` makes the logits after that token not finite."""
 
     def __init__(self, poison: int = -1) -> None:
-        self.architecture: Any = SimpleNamespace(vocabulary=VOCABULARY)
+        self.architecture: Any = SimpleNamespace(vocabulary=VOCABULARY, windows=())
         self.device, self.dtype = torch.device("cpu"), torch.float32
         self.poison = poison
         self.batches: list[Batch] = []

@@ -24,6 +24,16 @@ class HeadNorms(NamedTuple):
     eps: float
 
 
+def own_heads(pages: Tensor, kv_heads: range) -> Tensor:
+    """A rank's heads of pages, [cells, layers, 2, kv heads of this rank, page tokens, head dim].
+
+    Args:
+        pages: with the heads of all ranks, as in the arena, or with this rank's alone, as in its device's memory.
+        kv_heads: this rank's.
+    """
+    return pages if pages.shape[3] == len(kv_heads) else pages[:, :, :, kv_heads.start : kv_heads.stop]
+
+
 class Attention(Protocol):
     """One rank's attention."""
 
@@ -32,7 +42,7 @@ class Attention(Protocol):
 
         Args:
             batch: where the tokens belong.
-            pages: [cells, layers, 2, kv heads of all ranks, page tokens, head dim].
+            pages: [cells, layers, 2, kv heads, page tokens, head dim]; see `own_heads`.
         """
         ...
 

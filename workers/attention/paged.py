@@ -15,16 +15,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final, Protocol
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from workers.attention.groups import group_rows
+from workers.attention.interface import own_heads
 from workers.models.interface import Batch
 from workers.pages import quantised_kv, scales_of, spread, spread_block
+from workers.windows import Folding
 
 _SCRATCH_BYTES: Final = 64 << 20
 _MASK_NUMBERS: Final = 1 << 20
@@ -48,11 +50,11 @@ class PagedAttention:
         self._scale, self._cap = scale, cap
         self._pages = torch.empty(0)
         self._page_of = self._offset_of = torch.empty(0, dtype=torch.int64)
+        self._folding = Folding.of(windows)
         self._parts: dict[int, list[_Part]] = {}  # by window
 
     def plan(self, batch: Batch, pages: Tensor) -> None:
-        heads = slice(self._kv_heads.start, self._kv_heads.stop)
-        self._pages = pages[:, :, :, heads]
+        self._pages = own_heads(pages, self._kv_heads)
         self._page_of, self._offset_of = batch.page_of, batch.offset_of
         self._clean(batch)
         scores = _Scores(self._scale or pages.shape[5] ** -0.5, self._cap)
@@ -61,13 +63,17 @@ class PagedAttention:
     def _cut(self, batch: Batch, window: int, scores: _Scores) -> list[_Part]:
         """A step's parts, for layers with this window."""
         starts, page_tokens = batch.row_starts, self._pages.shape[4]
+        pages = _Pages(self._pages, self._folding.layers if self._folding is not None else ())
         counts = [end - start for start, end in itertools.pairwise(starts)]
         rows = [
             _Row.of(*row, window, page_tokens)
             for row in zip(counts, batch.block_tables, batch.row_context, strict=True)
         ]
+        if batch.folds and not window:
+            assert self._folding is not None
+            rows = [row.folded(self._folding, folds) for row, folds in zip(rows, batch.folds, strict=True)]
         parts: list[_Part] = [
-            _Chunk(slice(starts[at], starts[at + 1]), row, self._pages, scores)
+            _Chunk(slice(starts[at], starts[at + 1]), row, pages, scores)
             for at, row in enumerate(rows)
             if counts[at] > 1
         ]
@@ -78,7 +84,7 @@ class PagedAttention:
             which = [decodes[index] for index in group]
             whole = which == list(range(len(counts)))  # a step of decodes in order needs no picking
             tokens = None if whole else torch.tensor([starts[at] for at in which])
-            parts.append(_Decodes(tokens, [rows[at] for at in which], self._pages, scores))
+            parts.append(_Decodes(tokens, [rows[at] for at in which], pages, scores))
         return parts
 
     def forward(self, query: Tensor, kv: Tensor, layer: int) -> Tensor:
@@ -90,7 +96,7 @@ class PagedAttention:
         pages[self._page_of, :, :, self._offset_of] = kv.to(pages.dtype)
         heads = query.shape[0], len(self._kv_heads), self._group, query.shape[2]
         for part in self._parts[self._windows[layer] if self._windows else 0]:
-            part.attend(query.view(heads), pages, out.view(heads))
+            part.attend(query.view(heads), layer, out.view(heads))
         return out
 
     def _clean(self, batch: Batch) -> None:
@@ -124,12 +130,15 @@ class _Row:
         table: the cells from the first page that any of the tokens sees.
         context: tokens in them.
         window: that each token sees, itself included; at most `context`.
+        begins: [pages], where in its page the block's layers begin, of blocks that are folded; -1 of others. None where
+            none is.
     """
 
     table: Tensor
     context: int
     count: int
     window: int
+    begins: Tensor | None = None
 
     @classmethod
     def of(cls, count: int, table: Tensor, context: int, window: int, page_tokens: int) -> _Row:
@@ -140,14 +149,32 @@ class _Row:
         context -= behind * page_tokens
         return cls(table[behind:], context, count, min(window, context))
 
+    def folded(self, folding: Folding, folds: Tensor) -> _Row:
+        """The same with its leading blocks in folds, cells [folds]."""
+        if not len(folds):
+            return self
+        cells, begins = folding.places(folds, self.table)
+        return replace(self, table=cells, begins=begins)
+
 
 class _Part(Protocol):
     """Some of a step's rows."""
 
-    def attend(self, query: Tensor, pages: Tensor, out: Tensor) -> None:
-        """Fill this part's tokens of `out`, [tokens, kv_heads, group, dim] as `query`; `pages` is one layer's,
-        [cells, 2, kv_heads, page tokens, dim]."""
+    def attend(self, query: Tensor, layer: int, out: Tensor) -> None:
+        """Fill this part's tokens of `out`, [tokens, kv_heads, group, dim] as `query`."""
         ...
+
+
+class _Pages(NamedTuple):
+    """All pages.
+
+    Attributes:
+        tensor: [cells, layers, 2, kv_heads, page tokens, dim].
+        whole: layers without a window, in the order that folds have them.
+    """
+
+    tensor: Tensor
+    whole: tuple[int, ...]
 
 
 @dataclass(slots=True)
@@ -155,21 +182,35 @@ class _Gather:
     """Collects pages of one layer into a buffer that all layers share."""
 
     cells: Tensor  # [pages] int64
+    begins: Tensor | None  # as a row's
+    pages: _Pages
     buffer: Tensor  # [2, kv_heads, pages, page tokens, dim] in the pages' dtype
 
     @classmethod
-    def of(cls, cells: Tensor, pages: Tensor) -> _Gather:
-        """`pages` is [cells, layers, 2, kv_heads, page tokens, dim]."""
-        kv, heads, page_tokens, dim = pages.shape[2:]
-        return cls(cells, torch.empty(kv, heads, len(cells), page_tokens, dim, dtype=pages.dtype))
+    def of(cls, cells: Tensor, begins: Tensor | None, pages: _Pages) -> _Gather:
+        kv, heads, page_tokens, dim = pages.tensor.shape[2:]
+        gathered = len(cells) if begins is None else 0
+        buffer = torch.empty(kv, heads, gathered, page_tokens, dim, dtype=pages.tensor.dtype)
+        return cls(cells, begins, pages, buffer)
 
-    def __call__(self, pages: Tensor) -> Tensor:
+    def __call__(self, layer: int) -> Tensor:
         """[2, kv_heads, pages * page tokens, dim] float32."""
+        if self.begins is not None:
+            return self._folded(self.begins, layer)
+        pages = self.pages.tensor[:, layer]
         torch.index_select(pages.permute(1, 2, 0, 3, 4), 2, self.cells, out=self.buffer)
         found = self.buffer.flatten(2, 3).float()
         if pages.dtype == torch.int8:
             scales = scales_of(pages).permute(1, 2, 0, 3).index_select(2, self.cells)
             found *= scales.flatten(2, 3)[..., None]
+        return found
+
+    def _folded(self, begins: Tensor, layer: int) -> Tensor:
+        pages = self.pages.tensor
+        layers = torch.where(begins < 0, layer, begins + self.pages.whole.index(layer))
+        found = pages[self.cells, layers].permute(1, 2, 0, 3, 4).flatten(2, 3).float().contiguous()
+        if pages.dtype == torch.int8:
+            found *= scales_of(pages)[self.cells, layers].permute(1, 2, 0, 3).flatten(2, 3)[..., None]
         return found
 
 
@@ -179,16 +220,20 @@ class _Decodes:
     Args:
         tokens: [rows] indices into the step's tokens; None where the rows are all of them, in order.
         rows: what they see.
-        pages: [cells, layers, 2, kv_heads, page tokens, dim].
+        pages: all of them.
         scores: how they are made.
     """
 
-    def __init__(self, tokens: Tensor | None, rows: Sequence[_Row], pages: Tensor, scores: _Scores) -> None:
+    def __init__(self, tokens: Tensor | None, rows: Sequence[_Row], pages: _Pages, scores: _Scores) -> None:
         self._tokens, self._rows, self._scores = tokens, len(rows), scores
-        longest, page_tokens = max(len(row.table) for row in rows), pages.shape[4]
-        # Padding repeats the row's first page, which is sure to hold finite numbers.
-        padded = torch.stack([torch.cat([row.table, row.table[:1].expand(longest - len(row.table))]) for row in rows])
-        self._gather = _Gather.of(padded.flatten(), pages)
+        longest, page_tokens = max(len(row.table) for row in rows), pages.tensor.shape[4]
+        folds = any(row.begins is not None for row in rows)
+        begins = (
+            _padded([row.begins if row.begins is not None else torch.full_like(row.table, -1) for row in rows], longest)
+            if folds
+            else None
+        )
+        self._gather = _Gather.of(_padded([row.table for row in rows], longest), begins, pages)
         self._length = rows[0].context if self._rows == 1 else longest * page_tokens
         self._mask: Tensor | None = None
         if any(row.context < self._length or row.window < row.context for row in rows):
@@ -198,9 +243,9 @@ class _Decodes:
             unseen = (at >= ends) | (at < begins)
             self._mask = torch.zeros(self._rows, 1, self._length).masked_fill_(unseen[:, None], float("-inf"))
 
-    def attend(self, query: Tensor, pages: Tensor, out: Tensor) -> None:
+    def attend(self, query: Tensor, layer: int, out: Tensor) -> None:
         _, heads, group, dim = query.shape
-        keys, values = self._gather(pages).view(2, heads * self._rows, -1, dim)[:, :, : self._length]
+        keys, values = self._gather(layer).view(2, heads * self._rows, -1, dim)[:, :, : self._length]
         mine = query if self._tokens is None else query[self._tokens]
         wanted = (mine.float() * self._scores.scale).transpose(0, 1).reshape(heads * self._rows, group, dim)
         scores = self._scores.capped(torch.bmm(wanted, keys.transpose(1, 2)))
@@ -214,19 +259,25 @@ class _Decodes:
             out[self._tokens] = rows
 
 
+def _padded(columns: Sequence[Tensor], longest: int) -> Tensor:
+    """One after the other, [columns * longest]. Padding repeats the row's first page, which is sure to hold finite
+    numbers."""
+    return torch.cat([part for column in columns for part in (column, column[:1].expand(longest - len(column)))])
+
+
 class _Chunk:
     """One row of several tokens.
 
     Args:
         tokens: its place among the step's tokens.
         row: what they see.
-        pages: [cells, layers, 2, kv_heads, page tokens, dim].
+        pages: all of them.
         scores: how they are made.
     """
 
-    def __init__(self, tokens: slice, row: _Row, pages: Tensor, scores: _Scores) -> None:
+    def __init__(self, tokens: slice, row: _Row, pages: _Pages, scores: _Scores) -> None:
         self._tokens, self._row, self._scores = tokens, row, scores
-        self._gather = _Gather.of(row.table, pages)
+        self._gather = _Gather.of(row.table, row.begins, pages)
         context, count = row.context, row.count
         self._before = context - count
         block = min(count, max(16, _MASK_NUMBERS // context))
@@ -235,9 +286,9 @@ class _Chunk:
         unseen = (key > query) | (key <= query - row.window)
         self._mask = torch.zeros(block, context).masked_fill_(unseen, float("-inf"))
 
-    def attend(self, query: Tensor, pages: Tensor, out: Tensor) -> None:
+    def attend(self, query: Tensor, layer: int, out: Tensor) -> None:
         _, heads, group, dim = query.shape
-        keys, values = self._gather(pages)[:, :, None].expand(2, heads, group, -1, dim)
+        keys, values = self._gather(layer)[:, :, None].expand(2, heads, group, -1, dim)
         for begin, end in self._blocks:
             at = slice(self._tokens.start + begin, self._tokens.start + end)
             upto = self._before + end

@@ -19,16 +19,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from workers.attention.interface import HeadNorms
+from workers.attention.interface import HeadNorms, own_heads
 from workers.kernels.triton import decode, prefill
 from workers.kernels.triton.attend import Paged, Shape
 from workers.kernels.triton.rotary import Destination, rotate_and_write
 from workers.kernels.triton.tuning import Tuning, Unsupported, tuning_of
 from workers.models.interface import Batch
+from workers.staging import staged
 
 _QUANTISED: Final = (torch.int8, torch.float8_e4m3fn)
 # Where there is no GPU the interpreter runs one program after another; more than one, so that they share work out.
@@ -154,8 +156,8 @@ class TritonAttention:
         tables = _tables(batch, range(count))
         if sum(batch.row_context) > limits.tokens or tables.shape[1] > limits.pages:
             return False
-        contexts = torch.tensor(batch.row_context + [1] * (rows - count), dtype=torch.int32)
-        static.contexts[:rows].copy_(contexts, non_blocking=True)
+        contexts = np.array(batch.row_context + [1] * (rows - count), np.int32)
+        static.contexts[:rows] = staged(contexts, self._device)
         static.tables[count:rows, 0] = limits.dummy
         static.tables[:count, : tables.shape[1]] = tables
         static.page_of[:count], static.offset_of[:count] = batch.page_of, batch.offset_of
@@ -173,13 +175,13 @@ class TritonAttention:
         return _Static.of(limits, self._windows, splits, partial, self._device)
 
     def _aim(self, pages: Tensor, page_of: Tensor, offset_of: Tensor) -> None:
-        self._pages = pages[:, :, :, self._kv_heads.start : self._kv_heads.stop]
+        self._pages = own_heads(pages, self._kv_heads)
         self._page_of, self._offset_of = page_of, offset_of
 
     def _plan_decodes(self, batch: Batch, few: list[int], spans: list[tuple[int, int]]) -> None:
         contexts = [batch.row_context[row] for row in few]
-        numbers = torch.tensor([contexts, *zip(*(spans[row] for row in few), strict=True)], dtype=torch.int32)
-        on_device = numbers.to(self._device, non_blocking=True)
+        numbers = np.array([contexts, *zip(*(spans[row] for row in few), strict=True)], np.int32)
+        on_device = staged(numbers, self._device)
         tables = _tables(batch, few)
         tokens = max(end - begin for begin, end in (spans[row] for row in few))
         most = 0
@@ -203,8 +205,8 @@ class TritonAttention:
         if paged:
             counts = [spans[row][1] - spans[row][0] for row in paged]
             begins, ends = zip(*(spans[row] for row in paged), strict=True)
-            numbers = torch.tensor([[batch.row_context[row] for row in paged], begins, ends], dtype=torch.int32)
-            on_device = numbers.to(self._device, non_blocking=True)
+            numbers = np.array([[batch.row_context[row] for row in paged], begins, ends], np.int32)
+            on_device = staged(numbers, self._device)
             listed = prefill.list_blocks(counts, self._block_tokens, self._device)
             tables = _tables(batch, paged)
             blocks = prefill.Blocks(*listed, on_device[0], on_device[1], on_device[2], tables)
@@ -290,7 +292,7 @@ def _tables(batch: Batch, rows: Sequence[int]) -> Tensor:
         return torch.nn.utils.rnn.pad_sequence(tables, batch_first=True).to(torch.int32)
     if len(rows) == len(batch.table):
         return batch.table.to(torch.int32)
-    return batch.table[torch.tensor(rows).to(batch.table.device)].to(torch.int32)
+    return batch.table[staged(np.array(rows), batch.table.device)].to(torch.int32)
 
 
 def _dense(query: Tensor, kv: Tensor, scale: float) -> Tensor:

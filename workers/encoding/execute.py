@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from bus.packed import pack_f32, unpack_u32
 from workers.encoding.encoder import Encoder
 from workers.execute import StepBroken, as_broken
 from workers.slots import PlanRefused
+from workers.steps import OneAtATime
 
 Ids = npt.NDArray[np.int64]
 
@@ -26,7 +27,7 @@ class _Sequence(NamedTuple):
     segment: int
 
 
-class EncodeExecutor:
+class EncodeExecutor(OneAtATime):
     """Executes plans; the same to a conversation as `workers.execute.Executor`.
 
     Args:
@@ -36,6 +37,7 @@ class EncodeExecutor:
 
     def __init__(self, encoder: Encoder, slots: int, clock: Callable[[], int] = time.monotonic_ns) -> None:
         self._encoder, self._slots, self._clock = encoder, slots, clock
+        super().__init__()
         self._open: dict[int, _Sequence] = {}
 
     @property
@@ -45,11 +47,8 @@ class EncodeExecutor:
 
     def reset(self) -> None:
         """Close all slots."""
+        super().reset()
         self._open.clear()
-
-    def spent_ns(self) -> Mapping[str, int]:
-        """Nothing is measured apart."""
-        return {}
 
     def run(self, plan: StepPlan, waited_ns: int = 0) -> StepResult:
         """Execute one plan.

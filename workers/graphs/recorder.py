@@ -50,17 +50,23 @@ class CudaRecording:
 
 
 class CudaRecorder:
-    """CUDA graphs, which share one pool of memory: only one is played at a time. Implements `Recorder`."""
+    """CUDA graphs, which share one pool of memory: only one is played at a time. Implements `Recorder`.
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    Args:
+        counted_bytes: what each is said to take; 0 is what is measured. Ranks of a group are told alike, since what
+            they measure may differ, and they must go on to record the same.
+    """
+
+    def __init__(self, device: torch.device, counted_bytes: int = 0) -> None:
+        self._device, self._counted_bytes = device, counted_bytes
         self._pool = torch.cuda.graph_pool_handle()
 
     def record(self, step: Callable[[], Tensor]) -> CudaRecording:
         torch.cuda.synchronize(self._device)
         before, _ = torch.cuda.mem_get_info(self._device)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        # Of this thread alone: others ask for events meanwhile (`workers.waiter`, NCCL's watchdog), and pin memory.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             out = step()
         after, _ = torch.cuda.mem_get_info(self._device)
-        return CudaRecording(graph, out, max(0, before - after))
+        return CudaRecording(graph, out, self._counted_bytes or max(0, before - after))

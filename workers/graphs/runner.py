@@ -28,9 +28,14 @@ class GraphedDecoder:
         recorder: of the device.
         book: decides.
         pages: that all steps are on.
+        ranks: of the group. With more than one, whoever cannot record leaves the step, and so the group: the others
+            have a graph with this rank's memory in it.
     """
 
-    def __init__(self, decoder: Decoder, operators: Graphable, recorder: Recorder, book: Book, pages: Tensor) -> None:
+    def __init__(
+        self, decoder: Decoder, operators: Graphable, recorder: Recorder, book: Book, pages: Tensor, ranks: int = 1
+    ) -> None:
+        self._ranks = ranks
         self._decoder, self._operators, self._recorder = decoder, operators, recorder
         self._book, self._pages = book, pages
         self._recordings: dict[int, Recording] = {}
@@ -84,6 +89,8 @@ class GraphedDecoder:
             try:
                 self._recordings[size] = made = self._recorder.record(lambda: self._step(size))
             except RuntimeError:
+                if self._ranks > 1:
+                    raise
                 log.exception("steps of %d rows are computed without a graph: it cannot be recorded", size)
                 self._book.give_up(size)
                 return None

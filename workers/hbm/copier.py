@@ -7,13 +7,13 @@ what the frame held.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from workers.hbm.bounce import Bounces
 from workers.hbm.register import Registered
 
 _BOUNCES: Final = 16  # pages of pinned memory between device and arena where that is not pinned
@@ -64,7 +64,7 @@ class HostCopier:
 class CudaCopier:
     """A stream for each direction; straight to the arena where it is registered, else over pinned pages.
 
-    Both directions share the pinned pages: whoever stores waits for it before anything is loaded, as steps do.
+    Both directions share the pinned pages (`bounce`).
 
     Args:
         frames: [n, layers, 2, kv heads, page tokens, head dim], on the device.
@@ -77,7 +77,7 @@ class CudaCopier:
         self._in, self._out = (torch.cuda.Stream(frames.device) for _ in range(2))  # type: ignore[no-untyped-call]
         self._bounce = torch.empty((_BOUNCES, *frames.shape[1:]), dtype=frames.dtype, pin_memory=True)
         self._bounced = [torch.cuda.Event() for _ in range(_BOUNCES)]  # type: ignore[no-untyped-call]
-        self._next = 0
+        self._bounces = Bounces(_BOUNCES, lambda at: self._bounced[at].synchronize(), self._bring_on)
 
     def load(self, pairs: Sequence[Pair]) -> None:
         compute = torch.cuda.current_stream(self._frames.device)
@@ -86,7 +86,7 @@ class CudaCopier:
             for frame, cell in pairs:
                 source = self._cells[cell]
                 if not self._registered.covers(source):
-                    at = self._next_bounce()
+                    at = self._bounces.take()
                     source = self._bounce[at].copy_(source)
                     self._frames[frame].copy_(source, non_blocking=True)
                     self._bounced[at].record(self._in)
@@ -94,37 +94,28 @@ class CudaCopier:
                     self._frames[frame].copy_(source, non_blocking=True)
         compute.wait_stream(self._in)
 
+    def _bring_on(self, at: int, cell: int) -> None:
+        self._cells[cell].copy_(self._bounce[at])
+
     def store(self, pairs: Sequence[Pair]) -> Wait:
         self._out.wait_stream(torch.cuda.current_stream(self._frames.device))
-        landed: deque[tuple[int, int]] = deque()  # (bounce, cell), to be brought on by the host
-
-        def bring_on() -> None:
-            at, cell = landed.popleft()
-            self._bounced[at].synchronize()
-            self._cells[cell].copy_(self._bounce[at])
-
+        bounced: list[tuple[int, int]] = []
         with torch.cuda.stream(self._out):
             for frame, cell in pairs:
                 if self._registered.covers(self._cells[cell]):
                     self._cells[cell].copy_(self._frames[frame], non_blocking=True)
                     continue
-                if len(landed) == _BOUNCES:
-                    bring_on()
-                at = self._next_bounce()
+                at = self._bounces.take()
                 self._bounce[at].copy_(self._frames[frame], non_blocking=True)
                 self._bounced[at].record(self._out)
-                landed.append((at, cell))
+                self._bounces.owe(at, cell)
+                bounced.append((at, cell))
             done = torch.cuda.Event()  # type: ignore[no-untyped-call]
             done.record(self._out)
 
         def wait() -> None:
             done.synchronize()
-            while landed:
-                bring_on()
+            for at, cell in bounced:
+                self._bounces.settle(at, cell)
 
         return wait
-
-    def _next_bounce(self) -> int:
-        at = self._next = (self._next + 1) % _BOUNCES
-        self._bounced[at].synchronize()
-        return at

@@ -7,6 +7,8 @@ the arena before the step is answered: the scheduler names it then, and whoever 
 
 from __future__ import annotations
 
+from collections import deque
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -14,7 +16,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from workers.hbm.copier import Copier, Pair, Wait
-from workers.hbm.frames import Frames
+from workers.hbm.frames import Frames, Held, NoFrames
 from workers.rows import Written
 from workers.slots import Ints
 
@@ -45,7 +47,7 @@ class DevicePages:
         self.frames = Frames(len(frames) - 1)
         self._copier, self._arena, self.loads = copier, arena, 0
         self._page_tokens = frames.shape[4]
-        self._under_way: tuple[Written, Wait] | None = None
+        self._under_way: deque[_UnderWay] = deque()  # a step each
 
     @property
     def dummy(self) -> int:
@@ -60,7 +62,7 @@ class DevicePages:
         loads: list[Pair] = []
         try:
             for index, (page, generation) in enumerate(zip(pages.tolist(), generations.tolist(), strict=True)):
-                frame, load = self.frames.hold(page, generation, known=index < known)
+                frame, load = self._hold(page, generation, known=index < known)
                 found.append(frame)
                 if load:
                     loads.append(Pair(frame, page))
@@ -93,27 +95,49 @@ class DevicePages:
         """See `workers.execute.Pages`. The full ones are on their way to the arena from here on."""
         full = written.valid_tokens == self._page_tokens
         whole = Written(*(values[full] for values in written))
-        if not len(whole.pages):
-            return
         # Held meanwhile: a slot that is closed must not free a frame that is being read.
         pairs = [Pair(self.frames.again(page), page) for page in whole.pages.tolist()]
-        self._under_way = whole, self._copier.store(pairs)
+        self._under_way.append(_UnderWay(whole, self._copier.store(pairs) if pairs else None))
 
     def commit(self, written: Written) -> None:
         """See `workers.execute.Pages`. Waits until the full ones are in the arena; of others nothing is there."""
         del written
-        if self._under_way is None:
-            return
-        (whole, wait), self._under_way = self._under_way, None
-        wait()
-        self._arena.commit(whole)
-        for page in whole.pages.tolist():
-            self.frames.filled(page)
-            self.frames.release(page)
+        oldest = self._under_way.popleft()
+        self._land(oldest)
+        if len(oldest.whole.pages):
+            self._arena.commit(oldest.whole)
 
     def abandon(self) -> None:
-        """The step failed: what was on its way is worth nothing."""
-        if self._under_way is not None:
-            (whole, wait), self._under_way = self._under_way, None
-            wait()
-            self.let_go(whole.pages)
+        """A step failed: what was on its way is worth nothing."""
+        while self._under_way:
+            self._land(self._under_way.popleft())
+
+    def _hold(self, page: int, generation: int, *, known: bool) -> Held:
+        """A frame. What is copied out of slots that were closed since holds frames that the scheduler does not count:
+        where there is no other, that is waited for."""
+        try:
+            return self.frames.hold(page, generation, known=known)
+        except NoFrames:
+            landed = [self._land(each) for each in self._under_way]
+            if not any(landed):
+                raise
+        return self.frames.hold(page, generation, known=known)
+
+    def _land(self, step: _UnderWay) -> bool:
+        """Wait for a step's copies, and let go of their frames. False where that was done before."""
+        wait, step.wait = step.wait, None
+        if wait is None:
+            return False
+        wait()
+        for page in step.whole.pages.tolist():
+            self.frames.filled(page)
+            self.frames.release(page)
+        return True
+
+
+@dataclass(slots=True)
+class _UnderWay:
+    """Pages that a step fills, and what waits for their copies; None where nobody has to any more."""
+
+    whole: Written
+    wait: Wait | None

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from workers.weights.codes import Codes
 
 PACKING: Final = 2  # of the layouts of native/linear.h; files of another one are made again
+ROUNDING: Final = 2  # of floats to 4 bits, `workers.weights.rounding` and its text; as above
 LANES: Final = 16
 HALVES: Final = 2
 BLOCK: Final = HALVES * LANES  # rows

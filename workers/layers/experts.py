@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from workers.layers.linear import Linear
+from workers.layers.linear import Product
 from workers.models.interface import Collectives
 from workers.operators.interface import Mixture
 
@@ -42,7 +42,7 @@ class ExpertMlp:
     """
 
     def __init__(
-        self, router: Linear, mixture: Mixture, *, chosen: int, normalised: bool, collectives: Collectives
+        self, router: Product, mixture: Mixture, *, chosen: int, normalised: bool, collectives: Collectives
     ) -> None:
         self._router, self._mixture, self._collectives = router, mixture, collectives
         self._chosen, self._normalised = chosen, normalised

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from workers.layers.linear import Linear
+from workers.layers.linear import Product
 from workers.lora.adapter import Adapter
 from workers.lora.fit import Key
 
@@ -64,7 +64,7 @@ class AdaptedLinear:
         parts: of the outputs, and where each begins.
     """
 
-    def __init__(self, linear: Linear, groups: Grouped, *parts: tuple[Key, int]) -> None:
+    def __init__(self, linear: Product, groups: Grouped, *parts: tuple[Key, int]) -> None:
         self._linear, self._groups, self._parts = linear, groups, parts
 
     def __call__(self, x: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ with is what was hashed.
 
 from __future__ import annotations
 
+import mmap
 import os
 import stat
 from hashlib import blake2b
@@ -18,7 +19,7 @@ from torch import Tensor
 from workers.lora.adapter import Adapter, Delta, lows
 from workers.lora.config import BadConfig, PeftConfig, parse_config
 from workers.lora.fit import HEAD_MODULE, Key, Module, modules
-from workers.lora.tensors import BadTensors, tensors_of
+from workers.lora.tensors import BadTensors, Data, tensors_of
 from workers.models.architecture import Architecture
 from workers.weights.prepared import Prepared
 
@@ -65,7 +66,7 @@ def read_adapter(path: Path, name: str, base: Prepared, bounds: Bounds) -> Adapt
         raise BadAdapter(f"{path} is no directory of an adapter")
     if pickles := sorted(file.name for file in path.glob("adapter_model*") if file.suffix in _PICKLES):
         raise BadAdapter(f"{path / pickles[0]} is a pickle, which can run anything: save it as {WEIGHTS} and remove it")
-    config_bytes = _read(path / CONFIG, _MAX_CONFIG)
+    config_bytes = bytes(_read(path / CONFIG, _MAX_CONFIG))
     try:
         config = parse_config(config_bytes, bounds.rank)
     except BadConfig as bad:
@@ -73,6 +74,8 @@ def read_adapter(path: Path, name: str, base: Prepared, bounds: Bounds) -> Adapt
     data = _read(path / WEIGHTS, bounds.bytes)
     deltas = _deltas(path / WEIGHTS, data, config, base)
     digest = _digest(config_bytes, data)
+    if isinstance(data, mmap.mmap):
+        data.close()
     if base.kernels is not None:
         return Adapter(name, digest, lows=lows(deltas, base.architecture.layers))
     dtype = base.dtype
@@ -80,8 +83,12 @@ def read_adapter(path: Path, name: str, base: Prepared, bounds: Bounds) -> Adapt
     return Adapter(name, digest, cast)
 
 
-def _read(path: Path, most: int) -> bytearray:
-    """A regular file of bounded size."""
+def _read(path: Path, most: int) -> Data:
+    """A regular file of bounded size.
+
+    Into memory that the kernel fills as it is read, and that is given back by `close`: a bytearray of 300 MB is zeroed
+    and freed with the interpreter held, 0.2 s in which no step is planned.
+    """
     try:
         # Not to hang on a pipe that somebody calls an adapter.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -94,13 +101,13 @@ def _read(path: Path, most: int) -> bytearray:
     with open(descriptor, "rb") as file:
         if about.st_size > most:
             raise BadAdapter(f"{path} has {about.st_size} bytes; at most {most} are served ([model.lora] max_size)")
-        data = bytearray(about.st_size)
+        data = mmap.mmap(-1, about.st_size) if about.st_size else bytearray()
         if file.readinto(data) != len(data):
             raise BadAdapter(f"{path} became shorter as it was read")
     return data
 
 
-def _digest(*parts: bytes | bytearray) -> bytes:
+def _digest(*parts: bytes | Data) -> bytes:
     digest = blake2b(digest_size=DIGEST_BYTES, person=b"headrace adapter")
     for part in parts:
         digest.update(len(part).to_bytes(8, "little"))
@@ -108,7 +115,7 @@ def _digest(*parts: bytes | bytearray) -> bytes:
     return digest.digest()
 
 
-def _deltas(path: Path, data: bytearray, config: PeftConfig, base: Prepared) -> dict[Key, Delta]:
+def _deltas(path: Path, data: Data, config: PeftConfig, base: Prepared) -> dict[Key, Delta]:
     """What this rank adds, in float32."""
     tensors = _tensors(path, data)
     known = modules(base.architecture, base.shard)
@@ -130,11 +137,11 @@ def _deltas(path: Path, data: bytearray, config: PeftConfig, base: Prepared) -> 
     return found
 
 
-def _tensors(path: Path, data: bytearray) -> dict[str, Tensor]:
+def _tensors(path: Path, data: Data) -> dict[str, Tensor]:
     try:
         tensors = tensors_of(data)
     except BadTensors as error:
-        pickled = " (it is a pickle)" if data.startswith(_PICKLED) else ""
+        pickled = " (it is a pickle)" if data[:8].startswith(_PICKLED) else ""
         raise BadAdapter(f"{path} cannot be read as safetensors{pickled}: {error}") from None
     return {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items()}
 
@@ -148,8 +155,12 @@ def _modules_in(path: Path, tensors: dict[str, Tensor], known: dict[str, Module]
             if tensor.shape[:1] != (base.vocabulary,):
                 raise BadAdapter(f"{path}: {name}: {list(tensor.shape)}: the base's vocabulary was changed for it")
             continue
+        if ".lora_embedding_" in name or module.endswith("embed_tokens"):
+            raise BadAdapter(f"{path}: {name}: adapters of the embedding are not served")
         if not module:
             raise BadAdapter(f"{path}: {name} is no matrix of a LoRA adapter")
+        if ".experts." in module or module.endswith((".experts", ".gate", ".router")):
+            raise BadAdapter(f"{path}: {module}: adapters of experts and of what chooses them are not served")
         if module not in known:
             raise BadAdapter(f"{path}: {module} is no module of this {base.name} that can be adapted")
         if tensor.dtype not in _FLOATS:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import prod
-from typing import Any, Final
+from mmap import mmap
+from typing import Any, Final, TypeAlias
 
 import msgspec
 import torch
@@ -22,6 +23,10 @@ _DTYPES: Final[Mapping[str, torch.dtype]] = {
 }  # fmt: skip
 
 
+Data: TypeAlias = bytearray | mmap
+"""Memory that a file was read into."""
+
+
 class BadTensors(ValueError):
     """Not a safetensors file."""
 
@@ -32,7 +37,7 @@ class _Entry(msgspec.Struct):
     data_offsets: tuple[int, int]
 
 
-def tensors_of(data: bytearray) -> dict[str, Tensor]:
+def tensors_of(data: Data) -> dict[str, Tensor]:
     """All tensors, on the memory of `data`.
 
     Raises:
@@ -51,7 +56,7 @@ def tensors_of(data: bytearray) -> dict[str, Tensor]:
     return {name: _tensor(data, begin, name, entry) for name, entry in entries.items()}
 
 
-def _tensor(data: bytearray, begin: int, name: str, entry: _Entry) -> Tensor:
+def _tensor(data: Data, begin: int, name: str, entry: _Entry) -> Tensor:
     if (dtype := _DTYPES.get(entry.dtype)) is None:
         raise BadTensors(f"{name} is of type {entry.dtype}")
     first, end = entry.data_offsets
@@ -63,5 +68,5 @@ def _tensor(data: bytearray, begin: int, name: str, entry: _Entry) -> Tensor:
     if not count:
         return torch.empty(entry.shape, dtype=dtype)
     if (begin + first) % dtype.itemsize:  # legal, and nobody writes it
-        return torch.frombuffer(data[begin + first : begin + end], dtype=dtype).view(entry.shape)
+        return torch.frombuffer(bytearray(data[begin + first : begin + end]), dtype=dtype).view(entry.shape)
     return torch.frombuffer(data, dtype=dtype, count=count, offset=begin + first).view(entry.shape)

@@ -128,8 +128,8 @@ class Architecture:
 def kv_shape(architecture: Architecture, page_tokens: int, dtype: torch.dtype) -> KvShape:
     """The shape of a page, for all ranks together.
 
-    A page holds all layers, those with a window too: their KV behind the window is kept and not read. So a page is
-    whole as long as it lives, and is found by its digest whatever else is computed after it.
+    A page holds all layers, those with a window too. So a page is whole as long as it lives, and is found by its digest
+    whatever else is computed after it. What a running sequence does without behind its window: `workers.windows`.
     """
     return KvShape(
         layers=architecture.layers,

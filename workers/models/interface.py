@@ -31,6 +31,8 @@ class Batch:
         adapters: of each row; empty where no row has one.
         table: the same in one tensor, int64 [rows, pages of the longest]; what is behind a row's end means nothing.
             None where nobody has asked for it.
+        folds: of each row, [folds] int64, the cells where layers without a window find its leading blocks
+            (`workers.windows`); empty where no row has any.
     """
 
     positions: Tensor
@@ -41,6 +43,7 @@ class Batch:
     block_tables: list[Tensor]
     adapters: Sequence[Adapter | None] = ()
     table: Tensor | None = None
+    folds: Sequence[Tensor] = ()
 
 
 class Collectives(Protocol):

@@ -22,7 +22,7 @@ from workers.models.rope import Rope
 from workers.models.wiring import wire
 from workers.operators.interface import MakeOperators
 from workers.operators.plain import plain
-from workers.weights.loader import Weights
+from workers.weights.loader import Form, Weights
 from workers.weights.names import Layout, layout
 from workers.weights.parts import Parts
 from workers.weights.prepared import Pack, Prepared, prepare
@@ -54,6 +54,7 @@ def load_weights(
     kernels: Kernels | None = None,
     context: int = 0,
     lay_out: Pack = pack,
+    form: Form | None = None,
 ) -> Prepared:
     """One rank's share of a model's weights, ready to compute with.
 
@@ -66,6 +67,7 @@ def load_weights(
         kernels: what computes; torch's operators where there are none.
         context: most tokens of a sequence that is served; 0 is what the model has.
         lay_out: matrices for what multiplies them, where the kernels do not.
+        form: of matrices for a GPU's kernels; None for floats.
 
     Raises:
         Misfit: the kernels cannot compute this model.
@@ -79,9 +81,9 @@ def load_weights(
         if kernels is not None and (problem := misfit(architecture, shard)):
             raise Misfit(problem)
         source = _source(path)
-        require_room(source, ranks, dtype, kernels)
+        require_room(source, ranks, dtype, kernels, form)
         parts = Parts(source, architecture, shard, _layout(architecture), progress)
-        made = _packed(parts, kernels) if kernels is not None else prepare(Weights(parts, dtype), lay_out)
+        made = _packed(parts, kernels, path) if kernels is not None else prepare(Weights(parts, dtype, form), lay_out)
         return {_ARCHITECTURE: _as_tensor(architecture), **made}
 
     tensors = keep(make)
@@ -89,10 +91,16 @@ def load_weights(
     return Prepared(tensors, architecture, shard_of(architecture, rank, ranks), dtype, kernels)
 
 
-def _packed(parts: Parts, kernels: Kernels) -> Mapping[str, Tensor]:
+def _packed(parts: Parts, kernels: Kernels, path: Path) -> Mapping[str, Tensor]:
     from workers.weights.packed import PackedWeights, prepare_packed  # not needed where weights are mapped
 
-    return prepare_packed(PackedWeights(parts, kernels.scheme))
+    if kernels.scheme == "int4" and parts.shard.ranks == 1 and isinstance(parts.source, SafetensorsDirectory):
+        from workers.weights.calibrated import CalibratedWeights
+        from workers.weights.calibration import sequences_for
+
+        if (sequences := sequences_for(path, parts.architecture.vocabulary)) is not None:
+            return CalibratedWeights(parts, kernels, sequences).tensors()
+    return prepare_packed(PackedWeights(parts, kernels))
 
 
 def contents() -> str:
@@ -151,9 +159,11 @@ def load_model(
     context: int = 0,
     make_operators: MakeOperators = plain,
     lay_out: Pack = pack,
+    form: Form | None = None,
 ) -> Model:
     """`load_weights`, then `build`."""
     weights = load_weights(
-        path, dtype=dtype, rank=rank, ranks=ranks, keep=keep, kernels=kernels, context=context, lay_out=lay_out
-    )
+        path, dtype=dtype, rank=rank, ranks=ranks, keep=keep, kernels=kernels, context=context, lay_out=lay_out,
+        form=form,
+    )  # fmt: skip
     return build(weights, collectives, device, make_operators)

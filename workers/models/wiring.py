@@ -12,7 +12,7 @@ from workers.attention.interface import HeadNorms
 from workers.layers.attention import SelfAttention
 from workers.layers.embedding import Embedding, Head
 from workers.layers.experts import ExpertMlp
-from workers.layers.linear import Linear, RowParallelLinear
+from workers.layers.linear import RowParallelLinear
 from workers.layers.mlp import GatedMlp
 from workers.lora.fit import HEAD
 from workers.lora.layers import AdaptedLinear, Grouped
@@ -48,14 +48,14 @@ def wire(
             norms = HeadNorms(weights.norm("q_norm", layer), weights.norm("k_norm", layer), a.rms_eps)
         return SelfAttention(
             AdaptedLinear(
-                Linear(*weights.qkv(layer)),
+                operators.linear(*weights.qkv(layer)),
                 adapted,
                 ((layer, "q"), 0),
                 ((layer, "k"), len(shard.heads) * a.head_dim),
                 ((layer, "v"), (len(shard.heads) + len(shard.kv_heads)) * a.head_dim),
             ),
             RowParallelLinear(
-                AdaptedLinear(Linear(weights.attention_out(layer)), adapted, ((layer, "out"), 0)), collectives
+                AdaptedLinear(operators.linear(weights.attention_out(layer)), adapted, ((layer, "out"), 0)), collectives
             ),
             operators.attend(layer, local if a.window(layer) else angles, norms),
             head_dim=a.head_dim,
@@ -81,8 +81,9 @@ def wire(
         blocks=[block(layer) for layer in range(a.layers)],
         norm=operators.add_norm(weights.final_norm(), a.rms_eps, a.residual_scale),
         head=Head(
-            AdaptedLinear(Linear(weights.head()), adapted, ((0, HEAD), 0)), shard.vocabulary_sizes, collectives,
-            scale=a.logit_scale, cap=a.logit_cap,
+            AdaptedLinear(operators.linear(weights.head()), adapted, ((0, HEAD), 0)),
+            shard.vocabulary_sizes, collectives, scale=a.logit_scale,
+            cap=a.logit_cap,
         ),
         operators=operators,
         adapted=adapted,
@@ -92,9 +93,9 @@ def wire(
 def _mlp(weights: Prepared, layer: int, collectives: Collectives, operators: Operators, adapted: Grouped) -> Layer:
     activation, experts = weights.architecture.activation, weights.architecture.experts_of(layer)
     if experts is None:
-        out = AdaptedLinear(Linear(weights.down(layer)), adapted, ((layer, "down"), 0))
+        out = AdaptedLinear(operators.linear(weights.down(layer)), adapted, ((layer, "down"), 0))
         both = AdaptedLinear(
-            Linear(weights.gate_up(layer)),
+            operators.linear(weights.gate_up(layer)),
             adapted,
             ((layer, "gate"), 0),
             ((layer, "up"), len(weights.shard.intermediate)),
@@ -103,7 +104,7 @@ def _mlp(weights: Prepared, layer: int, collectives: Collectives, operators: Ope
     mine = weights.shard.experts
     gate_up, downs = zip(*(weights.expert(layer, number) for number in mine), strict=True) if mine else ((), ())
     return ExpertMlp(
-        Linear(weights.router(layer)),
+        operators.linear(weights.router(layer)),
         operators.mixture(Experts(mine, gate_up, downs), activation),
         chosen=experts.chosen,
         normalised=experts.normalised,

@@ -12,6 +12,7 @@ from workers.kernels.triton.attend import Shape
 from workers.kernels.triton.experts import align, grouped
 from workers.kernels.triton.norm import add_rms_norm
 from workers.kernels.triton.tuning import Tuning, tuning_of
+from workers.layers.linear import Linear, Product
 from workers.layers.rotary import Rotary
 from workers.models.architecture import Activation, Architecture
 from workers.models.interface import Batch
@@ -25,7 +26,10 @@ from workers.operators.interface import (
     MakeOperators,
     Mixture,
 )
-from workers.weights.prepared import stacked
+from workers.operators.products import QuantisedLinear
+from workers.weights.loader import Weight
+from workers.weights.prepared import stacked_weight
+from workers.weights.quantised.weight import QuantisedWeight
 from workers.weights.sharding import Shard
 
 
@@ -40,6 +44,11 @@ class FusedOperators:
     def __init__(self, attention: TritonAttention, tuning: Tuning) -> None:
         self._attention, self._tuning = attention, tuning
         self._rotaries: dict[int, Rotary] = {}  # by the frequencies, which layers share
+
+    def linear(self, weight: Weight, bias: Tensor | None = None) -> Product:
+        if isinstance(weight, QuantisedWeight):
+            return QuantisedLinear(weight, bias, self._tuning)
+        return Linear(weight, bias)
 
     def norm(self, weight: Tensor, eps: float) -> Layer:
         return lambda x: add_rms_norm(x, None, weight, eps, self._tuning)
@@ -58,7 +67,7 @@ class FusedOperators:
     def mixture(self, experts: Experts, activation: Activation) -> Mixture:
         """All experts in one launch for each of the two products; nothing waits for which were chosen."""
         numbers, tuning = experts.numbers, self._tuning
-        gate_up, down = stacked(experts.gate_up), stacked(experts.down)
+        gate_up, down = stacked_weight(experts.gate_up), stacked_weight(experts.down)
 
         def apply(x: Tensor, choices: Tensor) -> Tensor:
             rows = choices.numel()

@@ -18,8 +18,10 @@ from typing import NamedTuple, Protocol
 from torch import Tensor
 
 from workers.attention.interface import HeadNorms
+from workers.layers.linear import Product
 from workers.models.architecture import Activation, Architecture
 from workers.models.interface import Batch
+from workers.weights.loader import Weight
 from workers.weights.sharding import Shard
 
 Layer = Callable[[Tensor], Tensor]
@@ -61,8 +63,8 @@ class Experts(NamedTuple):
     """
 
     numbers: range
-    gate_up: Sequence[Tensor]
-    down: Sequence[Tensor]
+    gate_up: Sequence[Weight]
+    down: Sequence[Weight]
 
 
 class Mixture(Protocol):
@@ -83,6 +85,10 @@ class Mixture(Protocol):
 
 class Operators(Protocol):
     """A rank's operations on one kind of device. Layers made of it share what `plan` prepares."""
+
+    def linear(self, weight: Weight, bias: Tensor | None = None) -> Product:
+        """`x @ weight.T + bias`: [tokens, inputs] to [tokens, outputs]."""
+        ...
 
     def norm(self, weight: Tensor, eps: float) -> Layer:
         """RMSNorm of [tokens, hidden], without a residual. Of the weight's dtype see `workers.layers.norm.RmsNorm`."""

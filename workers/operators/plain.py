@@ -13,6 +13,8 @@ from workers.layers.rotary import Rotary
 from workers.models.architecture import Activation, Architecture
 from workers.models.interface import Batch
 from workers.operators.interface import Activate, AddNorm, Angles, Attend, Experts, Layer, Mixture
+from workers.weights.loader import Weight
+from workers.weights.quantised.weight import QuantisedWeight
 from workers.weights.sharding import Shard
 
 
@@ -27,6 +29,10 @@ class PlainOperators:
     def __init__(self, attention: Attention, kv_heads: int) -> None:
         self._attention, self._kv_heads = attention, kv_heads
         self._rotaries: dict[int, Rotary] = {}  # by the frequencies, which layers share
+
+    def linear(self, weight: Weight, bias: Tensor | None = None) -> Linear:
+        """Torch multiplies with floats: what is quantised for kernels that are not here becomes float32."""
+        return Linear(weight.weights() if isinstance(weight, QuantisedWeight) else weight, bias)
 
     def norm(self, weight: Tensor, eps: float) -> Layer:
         return RmsNorm(weight, eps)
@@ -51,7 +57,9 @@ class PlainOperators:
     def mixture(self, experts: Experts, activation: Activation) -> Mixture:
         """Tokens are sorted by expert, so that each that was chosen at all computes its tokens in one product."""
         numbers, activate = experts.numbers, self.activate(activation)
-        products = [(Linear(up), Linear(down)) for up, down in zip(experts.gate_up, experts.down, strict=True)]
+        products = [
+            (self.linear(up), self.linear(down)) for up, down in zip(experts.gate_up, experts.down, strict=True)
+        ]
 
         def apply(x: Tensor, choices: Tensor) -> Tensor:
             flat, chosen = choices.flatten(), choices.shape[1]

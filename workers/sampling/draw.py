@@ -6,7 +6,7 @@ no normalisation and no cumulative sum, so rounding in another order does not mo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -64,16 +64,36 @@ class Rows:
     forced: Mapping[int, int] = field(default_factory=dict)
 
 
+RowLogprobs = tuple[tuple[int, TokenLogprobs], ...]
+
+
+class Later(NamedTuple):
+    """Log probabilities that are on the device.
+
+    Attributes:
+        values: int32 [rows, n], of which `read` makes them, once they are on the host.
+    """
+
+    values: Tensor
+    read: Callable[[npt.NDArray[np.int32]], RowLogprobs]
+
+
 class Drawn(NamedTuple):
     """What a draw brought.
 
     Attributes:
         tokens: int64 [rows].
-        logprobs: (row, value) for rows that asked.
+        logprobs: (row, value) for rows that asked, as far as they are on the host.
+        later: those that are not.
     """
 
     tokens: Tensor
-    logprobs: tuple[tuple[int, TokenLogprobs], ...]
+    logprobs: RowLogprobs
+    later: Later | None = None
+
+    def all_logprobs(self) -> RowLogprobs:
+        """Of all rows that asked; waits for the device."""
+        return self.logprobs if self.later is None else self.later.read(self.later.values.cpu().numpy())
 
 
 def draw(logits: Tensor, rows: Rows) -> Drawn:
@@ -160,7 +180,7 @@ def _among(logits: Tensor, rows: Rows, row: int) -> Tensor:
     return ids[(logits[row, ids] / temperature + noise_of(seed, position, ids.unsqueeze(0)).squeeze(0)).argmax()]
 
 
-def _logprobs(logits: Tensor, tokens: Tensor, rows: Rows) -> tuple[tuple[int, TokenLogprobs], ...]:
+def _logprobs(logits: Tensor, tokens: Tensor, rows: Rows) -> RowLogprobs:
     asked = np.flatnonzero(rows.logprobs >= 0)
     if not len(asked):
         return ()

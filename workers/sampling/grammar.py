@@ -75,6 +75,9 @@ class Grammars:
         self._lane = ThreadPoolExecutor(1, "grammars")
         self._due: Future[Masks] | None = None
 
+    def __contains__(self, slot: int) -> bool:
+        return slot in self._rows
+
     def open(self, slot: int, grammar: Grammar, emitted: Sequence[int]) -> None:
         """A request with a grammar enters a slot, after these tokens of its answer."""
         row = self._rows[slot] = _Row(emitted)
@@ -100,11 +103,14 @@ class Grammars:
         due, self._due = self._due, None
         return due.result() if due is not None else None
 
-    def forced_tokens(self, slot: int) -> list[int]:
-        """Tokens that a slot's answer goes on with where its grammar leaves one text: guesses of what will be drawn, as
-        that text can be cut into tokens in other ways. None where it leaves several, or the slot has no grammar."""
-        row = self._rows.get(slot)
-        return self._lane.submit(self._forced, row).result() if row is not None else []
+    def forced_tokens(self, slots: Sequence[int]) -> list[list[int]]:
+        """By slot, the tokens that its answer goes on with where its grammar leaves one text: guesses of what will be
+        drawn, as that text can be cut into tokens in other ways. None where it leaves several, or there is no
+        grammar."""
+        rows = [self._rows.get(slot) for slot in slots]
+        if not any(rows):
+            return [[] for _ in rows]
+        return self._lane.submit(lambda: [self._forced(row) if row is not None else [] for row in rows]).result()
 
     def stop(self) -> None:
         """End the thread."""

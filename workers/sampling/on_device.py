@@ -19,9 +19,10 @@ from bus.packed import pack_f32, pack_u32, unpack_u32
 from workers.kernels.triton.sample import RULED_OUT, Edits, Parameters, Penalties, Sampled, remember, sample
 from workers.kernels.triton.tuning import Tuning
 from workers.sampling.banned import Banned
-from workers.sampling.draw import Drawn
+from workers.sampling.draw import Drawn, Later, RowLogprobs
 from workers.sampling.logprobs import token_logprobs
 from workers.sampling.table import GREEDY_BELOW
+from workers.staging import staged, staged_together
 
 _PROMPT: Final = -(1 << 31)  # the sign bit of a history: the token is in the prompt
 _DRAWABLE: Final = RULED_OUT / 10  # log probabilities below are of tokens that were ruled out
@@ -61,7 +62,7 @@ class DeviceSamplingTable:
         top_k = 0 if sampling.top_k >= self._vocabulary else max(sampling.top_k, 0)
         temperature = 0.0 if sampling.temperature < GREEDY_BELOW else sampling.temperature
         penalties = (sampling.repetition_penalty, sampling.frequency_penalty, sampling.presence_penalty)
-        self._floats[:, slot] = torch.tensor([temperature, sampling.min_p, *penalties]).to(self._device)
+        self._floats[:, slot] = staged(np.array([temperature, sampling.min_p, *penalties], np.float32), self._device)
         self._top_p[slot], self._top_k[slot] = sampling.top_p, top_k
         self._seeds[slot] = int(np.uint64(sampling.seed & 0xFFFFFFFFFFFFFFFF).astype(np.int64))
         self._truncated[slot] = top_k > 0 or sampling.top_p < 1 or sampling.min_p > 0
@@ -88,8 +89,7 @@ class DeviceSamplingTable:
         """Tokens were drawn. slots: [rows]; tokens: int64 [rows]."""
         self._generated[slots] += 1
         if self._histories and not self._histories.keys().isdisjoint(slots.tolist()):
-            on_device = torch.from_numpy(slots).to(self._device)
-            remember(self._history, self._history_of[on_device], tokens.to(torch.int32))
+            remember(self._history, self._history_of[staged(slots, self._device)], tokens.to(torch.int32))
 
     def draw(
         self,
@@ -99,9 +99,8 @@ class DeviceSamplingTable:
         banned: Mapping[int, Banned],
         forced: Mapping[int, int],
     ) -> Drawn:
-        """See `workers.sampling.table.Sampler`. Waits for the device only where log probabilities are asked for."""
-        on_device = torch.from_numpy(np.stack([slots, positions])).to(self._device, non_blocking=True)
-        which = on_device[0]
+        """See `workers.sampling.table.Sampler`. Waits for the device only for log probabilities of forced tokens."""
+        which, places = staged_together((slots, positions), self._device)
         temperature, min_p, *penalties = self._floats[:, which].unbind()
         asked = self._logprobs[slots]
         logits = logits.contiguous()
@@ -113,7 +112,7 @@ class DeviceSamplingTable:
                 self._top_p[which],
                 min_p,
                 self._seeds[which],
-                on_device[1].to(torch.int32),
+                places.to(torch.int32),
             ),
             self._tuning,
             edits=self._edits(slots, banned),
@@ -121,12 +120,13 @@ class DeviceSamplingTable:
             truncated=bool(self._truncated[slots].any()),
             best=max(0, int(asked.max(initial=0))),
         )
-        tokens, logprobs = found.tokens.to(torch.int64), dict(_logprobs(found, asked))
+        tokens = found.tokens.to(torch.int64)
+        instead: dict[int, TokenLogprobs] = {}
         for row, token in forced.items():
             tokens[row] = token
-            if row in logprobs:
-                (logprobs[row],) = token_logprobs(logits[row : row + 1], tokens[row : row + 1], [int(asked[row])])
-        return Drawn(tokens, tuple(logprobs.items()))
+            if asked[row] >= 0:
+                (instead[row],) = token_logprobs(logits[row : row + 1], tokens[row : row + 1], [int(asked[row])])
+        return Drawn(tokens, (), _later(found, asked, instead) if (asked >= 0).any() else None)
 
     def _open_history(self, slot: int, prompt: Tensor, output: Tensor) -> None:
         if not self._free_histories:
@@ -159,7 +159,7 @@ class DeviceSamplingTable:
         ids, values = np.full((len(rows), width), -1, np.int32), np.zeros((len(rows), width), np.float32)
         for row, added in enumerate(rows):
             ids[row, : len(added)], values[row, : len(added)] = list(added), list(added.values())
-        return Edits(torch.from_numpy(ids).to(self._device), torch.from_numpy(values).to(self._device))
+        return Edits(staged(ids, self._device), staged(values, self._device))
 
     def _ruled_out(self, banned: Banned) -> list[int]:
         ids: list[int] = banned.ids.tolist()
@@ -175,19 +175,26 @@ class DeviceSamplingTable:
         return added | dict.fromkeys(held, RULED_OUT) if self._generated[slot] < until else added
 
 
-def _logprobs(found: Sampled, asked: npt.NDArray[np.int64]) -> tuple[tuple[int, TokenLogprobs], ...]:
-    rows = np.flatnonzero(asked >= 0)
-    if not len(rows):
-        return ()
-    chosen, ids, values = (each.cpu().numpy() for each in (found.logprobs, found.best, found.best_logprobs))
-    drawable = (values > _DRAWABLE).sum(-1)
-    return tuple(
-        (
-            row,
-            TokenLogprobs(float(chosen[row]), pack_u32(ids[row, :kept]), pack_f32(values[row, :kept]))
-            if kept
-            else TokenLogprobs(float(chosen[row])),
-        )
-        for row in rows.tolist()
-        for kept in (min(int(asked[row]), int(drawable[row])),)
-    )
+def _later(found: Sampled, asked: npt.NDArray[np.int64], instead: Mapping[int, TokenLogprobs]) -> Later:
+    """Log probabilities of the rows that asked, in one tensor: the token's, the best ids, and theirs.
+
+    Args:
+        instead: by row, those that are known, of tokens that were not drawn.
+    """
+    best = found.best.shape[1]
+    parts = (found.logprobs.unsqueeze(1).view(torch.int32), found.best.to(torch.int32), found.best_logprobs)
+    values = torch.cat([parts[0], parts[1], parts[2].contiguous().view(torch.int32)], 1)
+
+    def read(told: npt.NDArray[np.int32]) -> RowLogprobs:
+        told = np.ascontiguousarray(told)
+        chosen, ids = told[:, 0].view(np.float32), told[:, 1 : 1 + best]
+        of_best = np.ascontiguousarray(told[:, 1 + best :]).view(np.float32)
+        drawable = (of_best > _DRAWABLE).sum(-1)
+        made: list[tuple[int, TokenLogprobs]] = []
+        for row in np.flatnonzero(asked >= 0).tolist():
+            kept = min(int(asked[row]), int(drawable[row]))
+            alternatives = (pack_u32(ids[row, :kept]), pack_f32(of_best[row, :kept])) if kept else ()
+            made.append((row, instead.get(row) or TokenLogprobs(float(chosen[row]), *alternatives)))
+        return tuple(made)
+
+    return Later(values, read)

@@ -112,6 +112,9 @@ class Thoughts:
         self._texts: tuple[bytes, ...] = ()
         self._rows: dict[int, Bounded | str] = {}  # by slot; a text is why there is none
 
+    def __contains__(self, slot: int) -> bool:
+        return slot in self._rows
+
     def open(self, slot: int, thought: Thought, emitted: Sequence[int]) -> None:
         """A request with a budget enters a slot, after these tokens of its answer."""
         try:

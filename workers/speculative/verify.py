@@ -73,19 +73,20 @@ def draw_along(slots: Slots, of: Ints, logits: Tensor, widths: Ints, drafts: Int
             found.failed.update({int(going[row]): why for row, why in forced.failed.items()})
         some = logits if len(logits) == len(going) else logits[torch.from_numpy(firsts[going] + at).to(logits.device)]
         try:
-            tokens, logprobs = slots.sampling.draw(
+            drawn_here = slots.sampling.draw(
                 some, of[going], slots.length[of[going]],
                 masks.banned if masks is not None else {}, forced.tokens if forced is not None else {},
             )  # fmt: skip
         except BrokenLogits as broken:
             found.tokens[going[list(broken.rows)], 0] = BROKEN
             break
+        tokens = drawn_here.tokens
         drawn = tokens.cpu().numpy()
         if (drawn < 0).any():
             found.tokens[going[drawn < 0], 0] = BROKEN
             break
         found.tokens[going, at] = drawn
-        found.logprobs.extend((int(going[row]), at, value) for row, value in logprobs)
+        found.logprobs.extend((int(going[row]), at, value) for row, value in drawn_here.all_logprobs())
         slots.append(of[going], tokens)
         if grammars is not None:
             grammars.append(of[going].tolist(), drawn.tolist())

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from workers.weights.codes import READABLE, Codes, from_gguf
 from workers.weights.gguf_header import Header, TensorInfo, read_header
+from workers.weights.quantised.weight import QuantisedWeight, Unfit, of_codes
 from workers.weights.source import WeightsError
 
 _FLOATS: Final = {Kind.F32: torch.float32, Kind.F16: torch.float16, Kind.BF16: torch.bfloat16}
@@ -80,6 +81,22 @@ class GgufFile:
             raise self._unreadable(name, info)
         raw = np.frombuffer(self._map, np.uint8, info.nbytes, info.offset).reshape(info.shape[0], -1)
         return from_gguf(info.kind, raw if rows is None else raw[rows])
+
+    def quantised(
+        self, name: str, rows: slice | Tensor | None = None, columns: slice | None = None, at: int | None = None
+    ) -> QuantisedWeight | None:
+        if self._info(name).kind in _FLOATS:
+            return None
+        if at is not None:
+            raise Unfit("experts of a GGUF file")
+        codes = self.codes(name)
+        assert codes is not None
+        begin, end, _ = (columns or slice(None)).indices(self.shape(name)[1])
+        if begin % codes.group or end % codes.group:
+            raise WeightsError(
+                self.path, f"columns {begin} to {end} cut a group of {codes.group}: use fewer ranks", name
+            )
+        return of_codes(codes.take(rows.numpy() if isinstance(rows, Tensor) else rows, columns))
 
     def _unreadable(self, name: str, info: TensorInfo) -> WeightsError:
         readable = ", ".join(sorted(kind.name for kind in (*_FLOATS, *READABLE)))

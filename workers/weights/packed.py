@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Final
+
 import torch
 from torch import Tensor
 
-from workers.kernels.pack import MATRICES, Packed, Scheme, pack_codes, pack_floats
+from workers.kernels.pack import MATRICES, Kernels, Packed, pack_codes, pack_floats
+from workers.kernels.round import Rounder
 from workers.weights.codes import Codes, divisible, from_floats
 from workers.weights.loader import read, unpermuted
 from workers.weights.parts import Part, Parts, Qkv
+from workers.weights.rounding import fitted
 from workers.weights.source import WeightsError
+
+NORMS: Final = ("attention_norm", "mlp_norm")  # of a layer
 
 
 def prepare_packed(weights: PackedWeights) -> dict[str, Tensor]:
@@ -24,12 +31,9 @@ def prepare_packed(weights: PackedWeights) -> dict[str, Tensor]:
     if (factors := weights.rope_factors()) is not None:
         tensors["rope_factors"] = factors
     for layer in range(weights.architecture.layers):
-        for norm in ("attention_norm", "mlp_norm"):
-            tensors[f"{layer}.{norm}"] = weights.norm(norm, layer)
-        matrices = (
-            *weights.qkv(layer), weights.attention_out(layer), *weights.gate_up(layer), weights.down(layer),
-        )  # fmt: skip
-        for name, matrix in zip(MATRICES, matrices, strict=True):
+        norms = {name: weights.norm(name, layer) for name in NORMS}
+        tensors |= {f"{layer}.{name}": norm for name, norm in norms.items()}
+        for name, matrix in zip(MATRICES, weights.matrices(layer, norms), strict=True):
             tensors |= matrix.tensors(f"{layer}.{name}")
     weights.finish()
     return tensors
@@ -40,13 +44,15 @@ class PackedWeights:
 
     Args:
         parts: which there are.
-        scheme: "file" keeps codes and floats as the file has them; "floats" makes floats of both; "int8" and "int4"
-            round floats per row and 32 inputs, to 8 bits where "int4" would cost most: in embedding and output head.
+        kernels: what computes. Its scheme "file" keeps codes and floats as the file has them; "floats" makes floats of
+            both; "int8" and "int4" round floats per row and 32 inputs, to 8 bits where "int4" would cost most: in
+            embedding and output head. What they are multiplied with is not looked at; `calibrated` does.
     """
 
-    def __init__(self, parts: Parts, scheme: Scheme) -> None:
+    def __init__(self, parts: Parts, kernels: Kernels) -> None:
         self.architecture, self.shard = parts.architecture, parts.shard
-        self._parts, self._scheme = parts, scheme
+        self._parts, self._scheme = parts, kernels.scheme
+        self._rounder = Rounder(kernels.library, kernels.threads)
 
     def embedding(self) -> Packed:
         """[vocabulary of this rank, hidden]."""
@@ -65,23 +71,20 @@ class PackedWeights:
         """[hidden] float32; `part` is "attention_norm" or "mlp_norm"."""
         return self._floats(self._parts.norm(part, layer))
 
-    def qkv(self, layer: int) -> tuple[Packed, Packed, Packed]:
-        """q, k and v, each with its bias."""
-        q, k, v = (self._biased(part) for part in self._parts.qkv(layer))
-        return q, k, v
+    def matrices(self, layer: int, norms: Mapping[str, Tensor]) -> tuple[Packed, ...]:
+        """Of a layer, in the order of `MATRICES`; q, k and v with their biases.
 
-    def attention_out(self, layer: int) -> Packed:
-        """[hidden, heads * head_dim]."""
-        return self._matrix(self._parts.attention_out(layer))
-
-    def gate_up(self, layer: int) -> tuple[Packed, Packed]:
-        """[intermediate, hidden] each."""
-        gate, up = (self._matrix(part) for part in self._parts.gate_up(layer))
-        return gate, up
-
-    def down(self, layer: int) -> Packed:
-        """[hidden, intermediate]."""
-        return self._matrix(self._parts.down(layer))
+        Args:
+            norms: the layer's, by name.
+        """
+        del norms  # who looks at what the matrices are multiplied with needs them
+        parts = self._parts
+        return (
+            *(self._biased(part) for part in parts.qkv(layer)),
+            self._matrix(parts.attention_out(layer)),
+            *(self._matrix(part) for part in parts.gate_up(layer)),
+            self._matrix(parts.down(layer)),
+        )
 
     def rope_factors(self) -> Tensor | None:
         """[head_dim / 2] float32, of models whose file carries them."""
@@ -117,7 +120,9 @@ class PackedWeights:
         return pack_floats(weight.bfloat16() if exact else weight, bias)
 
     def _rounded(self, weight: Tensor, bits: int) -> Codes:
-        return from_floats(weight.numpy(), bits or (8 if self._scheme == "int8" else 4))
+        if bits == 8 or self._scheme == "int8":
+            return from_floats(weight.numpy(), 8)
+        return fitted(weight, self._rounder)
 
     def _floats(self, part: Part) -> Tensor:
         return read(self._parts, part, torch.float32)

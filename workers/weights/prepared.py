@@ -7,12 +7,13 @@ the loader's names, whether the tensors were just made or lie in a mapped file.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import Tensor
 
-from workers.weights.loader import Weights
+from workers.weights.loader import Weight, Weights
+from workers.weights.quantised.weight import PARTS, QuantisedWeight, of_tensors
 from workers.weights.sharding import Shard
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from workers.models.architecture import Architecture
 
 Pack = Callable[[Tensor], Tensor]
+ROUNDED: Final = "rounded"  # a digest of matrices whose rounding depends on sums that processors order differently
 
 
 def prepare(weights: Weights, pack: Pack) -> dict[str, Tensor]:
@@ -54,19 +56,25 @@ def _layer(weights: Weights, layer: int, pack: Pack) -> dict[str, Tensor]:
         tensors |= {name: weights.norm(name, layer) for name in ("post_attention_norm", "post_mlp_norm")}
     if a.qk_norm:
         tensors["q_norm"], tensors["k_norm"] = weights.qk_norms(layer)
-    tensors["qkv"] = pack(qkv)
+    tensors |= _laid("qkv", qkv, pack)
     if bias is not None:
         tensors["qkv_bias"] = bias
-    tensors["attention_out"] = pack(weights.attention_out(layer))
+    tensors |= _laid("attention_out", weights.attention_out(layer), pack)
     experts = a.experts_of(layer)
     if experts is None:
-        tensors |= {"gate_up": pack(weights.gate_up(layer)), "down": pack(weights.down(layer))}
-        return tensors
+        return tensors | _laid("gate_up", weights.gate_up(layer), pack) | _laid("down", weights.down(layer), pack)
     tensors["router"] = weights.router(layer)
     for expert in range(experts.count):
         if (mine := weights.expert(layer, expert)) is not None:
-            tensors[f"{expert}.gate_up"], tensors[f"{expert}.down"] = map(pack, mine)
+            tensors |= _laid(f"{expert}.gate_up", mine[0], pack) | _laid(f"{expert}.down", mine[1], pack)
     return tensors
+
+
+def _laid(name: str, weight: Weight, pack: Pack) -> dict[str, Tensor]:
+    """A matrix under its name; a quantised one is several tensors, whose names begin with it."""
+    if isinstance(weight, QuantisedWeight):
+        return {f"{name}.{part}": tensor for part, tensor in weight.tensors().items()}
+    return {name: pack(weight)}
 
 
 class Prepared:
@@ -103,13 +111,18 @@ class Prepared:
         tensors: dict[str, Tensor] = {}
         for layer in range(self.architecture.layers):
             for part in ("gate_up", "down") if self.architecture.experts_of(layer) else ():
-                names = [f"{layer}.{expert}.{part}" for expert in self.shard.experts]
-                # Filled one by one: all of a layer's experts twice might not fit.
-                room = torch.empty(len(names), *self.tensors[names[0]].shape, dtype=self.dtype, device=device)
-                for at, name in enumerate(names):
-                    tensors[name] = room[at].copy_(self.tensors[name])
+                for end in ("", *(f".{each}" for each in PARTS if each != "group")):
+                    names = [f"{layer}.{expert}.{part}{end}" for expert in self.shard.experts]
+                    if not names or names[0] not in self.tensors:
+                        continue
+                    first = self.tensors[names[0]]
+                    # Filled one by one: all of a layer's experts twice might not fit.
+                    room = torch.empty(len(names), *first.shape, dtype=first.dtype, device=device)
+                    for at, name in enumerate(names):
+                        tensors[name] = room[at].copy_(self.tensors[name])
         rest = {name: tensor for name, tensor in self.tensors.items() if name not in tensors}
-        tensors |= {name: move(tensor) for name, tensor in rest.items()}
+        # The host reads what groups are of, and no kernel does.
+        tensors |= {name: tensor if name.endswith(".group") else move(tensor) for name, tensor in rest.items()}
         return Prepared(tensors, self.architecture, self.shard, self.dtype, self.kernels)
 
     @property
@@ -121,6 +134,19 @@ class Prepared:
     def bits(self) -> tuple[int, ...]:
         """Of a weight, in the matrices that the kernels multiply with; empty where torch does."""
         return tuple(sorted({int(tensor[0]) for name, tensor in self.tensors.items() if name.endswith(".form")}))
+
+    @property
+    def rounded(self) -> str:
+        """Tells apart weights of the same file that another host may have rounded otherwise; empty where none can."""
+        found = self.tensors.get(ROUNDED)
+        return "" if found is None else bytes(found.tolist()).hex()
+
+    @property
+    def quantised(self) -> tuple[str, ...]:
+        """What matrices of a GPU are, beside floats: see `QuantisedWeight.name`."""
+        names = (name.removesuffix(".numbers") for name in self.tensors if name.endswith(".numbers"))
+        found = (self._matrix(name) for name in names)
+        return tuple(sorted({each.name for each in found if isinstance(each, QuantisedWeight)}))
 
     def embedding(self) -> Tensor:
         """[vocabulary of this rank, hidden]."""
@@ -142,29 +168,34 @@ class Prepared:
         """[hidden], or [head_dim] of "q_norm" and "k_norm"; `part` as in `Parts.norm`."""
         return self.tensors[f"{layer}.{part}"]
 
-    def qkv(self, layer: int) -> tuple[Tensor, Tensor | None]:
+    def qkv(self, layer: int) -> tuple[Weight, Tensor | None]:
         """Packed weight and, where the model has one, bias; outputs are q, k, v."""
-        return self.tensors[f"{layer}.qkv"], self.tensors.get(f"{layer}.qkv_bias")
+        return self._matrix(f"{layer}.qkv"), self.tensors.get(f"{layer}.qkv_bias")
 
-    def attention_out(self, layer: int) -> Tensor:
+    def attention_out(self, layer: int) -> Weight:
         """Packed."""
-        return self.tensors[f"{layer}.attention_out"]
+        return self._matrix(f"{layer}.attention_out")
 
-    def gate_up(self, layer: int) -> Tensor:
+    def gate_up(self, layer: int) -> Weight:
         """Packed; outputs are gate, then up."""
-        return self.tensors[f"{layer}.gate_up"]
+        return self._matrix(f"{layer}.gate_up")
 
-    def down(self, layer: int) -> Tensor:
+    def down(self, layer: int) -> Weight:
         """Packed."""
-        return self.tensors[f"{layer}.down"]
+        return self._matrix(f"{layer}.down")
 
     def router(self, layer: int) -> Tensor:
         """[experts, hidden]."""
         return self.tensors[f"{layer}.router"]
 
-    def expert(self, layer: int, expert: int) -> tuple[Tensor, Tensor]:
+    def expert(self, layer: int, expert: int) -> tuple[Weight, Weight]:
         """Packed; `gate_up` and `down` of an expert of this rank."""
-        return self.tensors[f"{layer}.{expert}.gate_up"], self.tensors[f"{layer}.{expert}.down"]
+        return self._matrix(f"{layer}.{expert}.gate_up"), self._matrix(f"{layer}.{expert}.down")
+
+    def _matrix(self, name: str) -> Weight:
+        if name in self.tensors:
+            return self.tensors[name]
+        return of_tensors({part: self.tensors[f"{name}.{part}"] for part in PARTS if f"{name}.{part}" in self.tensors})
 
 
 def _memory(tensor: Tensor) -> tuple[int, int]:
@@ -172,6 +203,21 @@ def _memory(tensor: Tensor) -> tuple[int, int]:
     if tensor.is_mkldnn:
         return torch.ops.mkldnn.data_ptr(tensor), torch.ops.mkldnn._nbytes(tensor)
     return tensor.data_ptr(), tensor.nbytes
+
+
+def stacked_weight(weights: Sequence[Weight]) -> Weight:
+    """`stacked`, of quantised ones each of their tensors."""
+    plain = [weight for weight in weights if isinstance(weight, Tensor)]
+    if plain:
+        return stacked(plain)
+    first, *_ = quantised = [weight for weight in weights if isinstance(weight, QuantisedWeight)]
+    mins = [weight.mins for weight in quantised if weight.mins is not None]
+    return QuantisedWeight(
+        stacked([weight.numbers for weight in quantised]),
+        stacked([weight.scales for weight in quantised]),
+        first.group,
+        stacked(mins) if mins else None,
+    )
 
 
 def stacked(tensors: Sequence[Tensor]) -> Tensor:

@@ -103,6 +103,11 @@ class SafetensorsDirectory:
         # Always a copy: a view would keep the file mapped, and die with it when somebody truncates it.
         return tensor.to(dtype, copy=True).contiguous()
 
+    def quantised(
+        self, name: str, rows: slice | Tensor | None = None, columns: slice | None = None, at: int | None = None
+    ) -> None:
+        """Everything is floats here."""
+
     def codes(self, name: str, rows: slice | None = None) -> None:
         """Everything is floats here."""
 

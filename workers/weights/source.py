@@ -11,6 +11,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from workers.weights.codes import Codes
+    from workers.weights.quantised.weight import QuantisedWeight
 
 
 class WeightsError(Exception):
@@ -65,6 +66,17 @@ class TensorSource(Protocol):
 
         Raises:
             WeightsError: no such tensor, or its type cannot be read.
+        """
+        ...
+
+    def quantised(
+        self, name: str, rows: slice | Tensor | None = None, columns: slice | None = None, at: int | None = None
+    ) -> QuantisedWeight | None:
+        """A quantised matrix for a GPU's kernels, in any order of rows; None where it is floats.
+
+        Raises:
+            workers.weights.quantised.weight.Unfit: they do not take it.
+            WeightsError: no such tensor, its type cannot be read, or the columns cut a group.
         """
         ...
 

@@ -262,7 +262,7 @@ def _write(fd: int, key: Key, tensors: Mapping[str, Tensor]) -> None:
     _put(fd, _PREFIX.pack(_MAGIC, len(encoded), hashlib.blake2b(encoded, digest_size=32).digest()) + encoded, 0)
     written: set[int] = set()
     for entry in header.tensors:
-        if entry.offset not in written:
+        if entry.size and entry.offset not in written:  # an empty tensor lies where the next one begins
             _put(fd, contents[entry.name], entry.offset)
             written.add(entry.offset)
     os.fsync(fd)

@@ -34,6 +34,7 @@ FILES = {"smollm2": "SmolLM2-135M-Instruct.Q4_1.gguf", "qwen05b": "qwen2.5-coder
          "gemma3": "gemma-3-270m-q4_k_m.gguf"}  # fmt: skip
 STEPS = 64
 CONTROL_TOKEN = 3
+USER_DEFINED_TOKEN = 4
 ANSWER = ("tokens", "logprobs", "gaps")
 
 _QWEN_PATTERN = (
@@ -66,6 +67,14 @@ def sentencepiece_of(reader: GGUFReader) -> Tokenizer:
     merges = [(left, right) for _, left, right in sorted(pairs)]
     tokenizer = Tokenizer(models.BPE(vocab=ids, merges=merges, byte_fallback=True, fuse_unk=True, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Replace(" ", "\u2581")
+    types = reader.fields["tokenizer.ggml.token_type"].contents()
+    tokenizer.add_tokens(
+        [
+            AddedToken(token, normalized=False)
+            for token, kind in zip(tokens, types, strict=True)
+            if kind == USER_DEFINED_TOKEN
+        ]
+    )
     tokenizer.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
     return tokenizer
 

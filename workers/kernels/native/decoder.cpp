@@ -13,6 +13,7 @@
 #include "attention_int8.h"
 #include "linear.h"
 #include "lora.h"
+#include "rounding.h"
 #include "threads.h"
 
 namespace {
@@ -641,6 +642,14 @@ const int64_t* headrace_spent(void* decoder) { return ((Decoder*)decoder)->spent
 int headrace_linear(void* decoder, const Matrix* matrix, const float* x, int tokens, float* out) {
     try {
         ((Decoder*)decoder)->linear(*matrix, x, tokens, out);
+        return 0;
+    } catch (const std::bad_alloc&) {
+        return -1;
+    }
+}
+int headrace_round(const Rounding* rounding, int begin, int end) {
+    try {
+        Rounder(*rounding).rows(begin, end);
         return 0;
     } catch (const std::bad_alloc&) {
         return -1;

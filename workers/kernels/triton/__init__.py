@@ -7,6 +7,7 @@
 | `attend`      | a tile of keys, which both do the same with                                      |
 | `rotary`      | norm and rotation of queries and keys, and KV into its pages                     |
 | `norm`, `activation` | RMSNorm after the residual, SwiGLU; quantised rows too                     |
+| `product`, `quantise`, `dequantise` | products with quantised weights, and what stands around them          |
 | `embedding`   | both ends of a vocabulary that ranks share out                                   |
 | `sample`      | from logits to tokens                                                            |
 | `numerics`    | what all of them round with, on a GPU and in the interpreter                     |

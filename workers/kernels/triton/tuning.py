@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from importlib import resources
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar
 
 import msgspec
 import torch
@@ -84,6 +84,39 @@ class Grouped(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     stages: int
 
 
+class Tile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Of a product with quantised weights, in steps of up to `up_to` rows: rows and outputs of a program."""
+
+    up_to: int
+    rows: int
+    columns: int
+    warps: int
+    stages: int
+
+
+ProductKind = Literal["fp8", "int8", "weight8", "weight4"]
+
+
+class Product(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Products with quantised weights of one kind.
+
+    Attributes:
+        kind: "fp8" and "int8", inputs are rounded as weights are; "weight8" and "weight4", they stay in 16 bits.
+        inner: inputs of a step of the loop; changes results, as `programs` does.
+        programs: that a layer's product is split into at least, where it has few outputs.
+        sum_block: outputs of a program that adds splits.
+        torch_rows: rows from which torch multiplies, where it can; 0 is never. A row's last bits are others there.
+        tiles: by rows.
+    """
+
+    kind: ProductKind
+    inner: int
+    programs: int
+    sum_block: int
+    torch_rows: int
+    tiles: tuple[Tile, ...]
+
+
 class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Drawing: logits of a program that has a piece of a row, and of a step of one that walks a whole row."""
 
@@ -102,6 +135,7 @@ class Tuning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         split, chunk: attention.
         rowwise: norms.
         grouped: mixtures of experts.
+        product: quantised weights.
         elementwise: activations, embedding, assembling logits.
         sample: drawing.
     """
@@ -112,6 +146,7 @@ class Tuning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     chunk: tuple[Chunk, ...]
     rowwise: tuple[Rowwise, ...]
     grouped: tuple[Grouped, ...]
+    product: tuple[Product, ...]
     elementwise: Elementwise
     sample: Sample
 
@@ -135,6 +170,13 @@ class Tuning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def grouped_for(self, tokens: int) -> Grouped:
         """Raises NoTuning where nothing in the table is large enough."""
         return self._first(self.grouped, "rows of an expert", tokens=tokens)
+
+    def product_for(self, kind: ProductKind) -> Product:
+        """Raises NoTuning where the table has nothing for it: the GPU does not multiply so."""
+        for entry in self.product:
+            if entry.kind == kind:
+                return entry
+        raise NoTuning(f"{self.gpu}: nothing for products of kind {kind!r}")
 
     def _first(self, entries: tuple[_Entry, ...], what: str, **sizes: int) -> _Entry:
         for entry in entries:

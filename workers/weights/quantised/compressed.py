@@ -13,7 +13,7 @@ from workers.weights.quantised import float8
 from workers.weights.quantised.config import Arguments, Quantisation
 from workers.weights.quantised.float8 import per_row
 from workers.weights.quantised.matrix import Matrix, unpacked
-from workers.weights.quantised.parser import Fault, Parser, Shapes
+from workers.weights.quantised.parser import Fault, Inputs, Parser, Shapes
 
 _FORMATS: Final = ("pack-quantized", "int-quantized", "float-quantized", "naive-quantized")
 
@@ -22,6 +22,7 @@ def compressed_tensors(config: Quantisation) -> Parser:
     """One scheme for all quantised layers."""
     if config.kv_cache_scheme is not None and bytes(config.kv_cache_scheme) != b"null":
         raise Fault("compressed-tensors with a kv_cache_scheme is not supported")
+    inputs = _inputs(config)
     schemes = [group.weights for group in config.config_groups.values() if group.weights is not None]
     if not schemes or any(scheme != schemes[0] for scheme in schemes):
         raise Fault(f"compressed-tensors with {len(schemes)} different config_groups is not supported (with one it is)")
@@ -30,13 +31,25 @@ def compressed_tensors(config: Quantisation) -> Parser:
         case ("pack-quantized", "int", 4 | 8 as bits, "group" | "channel" | "tensor"):
             return _packed(bits)
         case ("int-quantized" | "naive-quantized", "int", 8, "channel" | "tensor"):
-            return _int8()
+            return _int8(inputs)
         case ("float-quantized" | "naive-quantized", "float", 8, "channel" | "tensor"):
-            return float8.parser("compressed-tensors, FP8 per tensor or row", "weight_scale", None)
+            return float8.parser("compressed-tensors, FP8 per tensor or row", "weight_scale", None, inputs)
         case ("float-quantized" | "naive-quantized", "float", 8, "block") if weights.block_structure:
             name = "compressed-tensors, FP8 blocks of {}x{}".format(*weights.block_structure)
-            return float8.parser(name, "weight_scale", weights.block_structure)
+            return float8.parser(name, "weight_scale", weights.block_structure, inputs)
     raise Fault(f"compressed-tensors of {_described(config, weights)} is not supported")
+
+
+def _inputs(config: Quantisation) -> Inputs:
+    """Floats where layers differ in it, and where inputs are rounded in a way that no kernel has."""
+    found = {
+        "floats" if (given := group.input_activations) is None or group.weights is None or not given.symmetric
+        or (given.num_bits, given.type) != (8, group.weights.type)
+        else "dynamic" if given.dynamic else "static"
+        for group in config.config_groups.values()
+    }  # fmt: skip
+    (each, *others) = found or {"floats"}
+    return each if not others else "floats"  # type: ignore[return-value]
 
 
 def _described(config: Quantisation, weights: Arguments) -> str:
@@ -82,7 +95,7 @@ def _read_packed(bits: int, tensors: Mapping[str, Tensor]) -> Matrix:
     return Matrix(numbers, scales, zeros, bits, group_of)
 
 
-def _int8() -> Parser:
+def _int8(inputs: Inputs) -> Parser:
     """`weight` [rows, inputs] int8, `weight_scale` [rows, 1] or [1], perhaps `weight_zero_point` of the same."""
     return Parser(
         name="compressed-tensors, int8",
@@ -91,6 +104,7 @@ def _int8() -> Parser:
         ignored=("input_scale", "input_zero_point"),
         shape=lambda shapes: (shapes["weight"][0], shapes["weight"][1]),
         read=_read_int8,
+        inputs=inputs,
     )
 
 

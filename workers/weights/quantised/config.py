@@ -17,12 +17,15 @@ class Arguments(msgspec.Struct):
     strategy: str | None = None
     group_size: int | None = None
     block_structure: tuple[int, int] | None = None
+    symmetric: bool = True
+    dynamic: bool | str = False  # of activations
 
 
 class Group(msgspec.Struct):
     """Layers that are quantised alike, in compressed-tensors."""
 
     weights: Arguments | None = None
+    input_activations: Arguments | None = None
 
 
 class Quantisation(msgspec.Struct):

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from workers.weights.codes import Codes
 from workers.weights.quantised.config import Quantisation
-from workers.weights.quantised.matrix import Matrix
+from workers.weights.quantised.matrix import CutGroup, Matrix
 from workers.weights.quantised.parser import Fault, Parser
 from workers.weights.quantised.registry import parser_of
+from workers.weights.quantised.weight import QuantisedWeight, of_matrix
 from workers.weights.safetensors_dir import SafetensorsDirectory
 from workers.weights.source import WeightsError
 
@@ -73,6 +74,22 @@ class QuantisedDirectory:
             return None
         codes = self._matrix(name).codes()
         return None if codes is None else codes.take(rows)
+
+    def quantised(
+        self, name: str, rows: slice | Tensor | None = None, columns: slice | None = None, at: int | None = None
+    ) -> QuantisedWeight | None:
+        if name not in self._layers or at is not None:
+            return None
+        matrix, inputs = self._matrix(name), self.parser.inputs
+        scale = None if inputs == "floats" else torch.empty(0)
+        if inputs == "static" and matrix.bits == 0:  # integers are rounded by what they are: no worse, and one kernel
+            scale = self._files.raw(f"{self._layers[name]}.input_scale").float().reshape(-1)
+            if len(scale) != 1:
+                raise WeightsError(self.path, f"{len(scale)} scales of inputs", f"{self._layers[name]}.input_scale")
+        try:
+            return of_matrix(matrix.take(rows, columns), scale)
+        except CutGroup as problem:
+            raise WeightsError(self.path, str(problem), name) from None
 
     def _found(self) -> dict[str, str]:
         """Layers by the name of the weight that they stand for."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from workers.weights.quantised.config import Quantisation
 from workers.weights.quantised.matrix import Matrix, groups_of
-from workers.weights.quantised.parser import Fault, Parser
+from workers.weights.quantised.parser import Fault, Inputs, Parser
 
 Block = tuple[int, int]
 
@@ -22,11 +22,12 @@ def fp8(config: Quantisation) -> Parser:
         raise Fault(f"fp8's activation_scheme {config.activation_scheme!r} is not supported (dynamic and static are)")
     block = config.weight_block_size
     return parser(f"FP8, {'blocks of {}x{}'.format(*block) if block else 'per tensor or row'}",
-                  "weight_scale_inv" if block else "weight_scale", block)  # fmt: skip
+                  "weight_scale_inv" if block else "weight_scale", block,
+                  "dynamic" if config.activation_scheme == "dynamic" else "static")  # fmt: skip
 
 
-def parser(name: str, scale: str, block: Block | None) -> Parser:
-    """Of weights with such a scale."""
+def parser(name: str, scale: str, block: Block | None, inputs: Inputs) -> Parser:
+    """Of weights with such a scale, and of inputs."""
     return Parser(
         name=name,
         needed=(scale, "weight"),
@@ -34,6 +35,7 @@ def parser(name: str, scale: str, block: Block | None) -> Parser:
         shape=lambda shapes: (shapes["weight"][0], shapes["weight"][1]),
         read=partial(_read, scale, block),
         codes=False,
+        inputs=inputs,
     )
 
 

@@ -11,6 +11,11 @@ from torch import Tensor
 from workers.weights.codes import Codes
 from workers.weights.sharding import GROUP
 
+
+class CutGroup(ValueError):
+    """A rank's columns of a matrix end within a group of inputs."""
+
+
 _KERNEL_ZEROS = {4: 8, 8: 128}  # codes below it are negative
 
 
@@ -37,6 +42,26 @@ class Matrix:
         numbers = self.numbers.float()
         zeros = self.zeros if isinstance(self.zeros, int) else self._per_input(self.zeros)
         return (numbers - zeros) * self._per_input(self.scales)
+
+    def take(self, rows: slice | Tensor | None, columns: slice | None) -> Matrix:
+        """Some rows, and some columns.
+
+        Raises:
+            CutGroup: the columns cut a group.
+        """
+        rows = slice(None) if rows is None else rows
+        begin, end, _ = (columns or slice(None)).indices(self.numbers.shape[1])
+        groups, group_of = slice(None), self.group_of
+        if (begin, end) != (0, self.numbers.shape[1]):
+            if group_of is not None:
+                group_of = group_of[begin:end]
+            elif self.scales.shape[1] > 1:
+                group = self.numbers.shape[1] // self.scales.shape[1]
+                if begin % group or end % group:
+                    raise CutGroup(f"columns {begin} to {end} cut a group of {group}: use fewer ranks")
+                groups = slice(begin // group, end // group)
+        zeros = self.zeros if isinstance(self.zeros, int) else self.zeros[rows, groups]
+        return Matrix(self.numbers[rows, begin:end], self.scales[rows, groups], zeros, self.bits, group_of)
 
     def codes(self) -> Codes | None:
         """The same for the CPU kernels, with a scale for each 32 inputs; None where they cannot carry it.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
 from workers.weights.quantised.matrix import Matrix
 
+Inputs = Literal["floats", "dynamic", "static"]
 Read = Callable[[Mapping[str, Tensor]], Matrix]
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -24,7 +26,9 @@ class Parser:
     Attributes:
         name: for people.
         needed, optional: tensors of a layer, by their last name. A layer that has the first of `needed` is quantised.
-        ignored: tensors that say what does not matter here: scales of activations that are not quantised.
+        ignored: tensors that say what does not matter here.
+        inputs: what a GPU that multiplies numbers of 8 bits rounds inputs by: nothing, they stay floats; what they are;
+            or a scale that each layer has, `input_scale`, which is not read where they stay floats.
         shape: rows and inputs, from the tensors' shapes.
         read: from the tensors. Raises Fault.
         codes: whether matrices are codes, so that kernels may carry them.
@@ -37,3 +41,4 @@ class Parser:
     shape: Callable[[Shapes], tuple[int, int]]
     read: Read
     codes: bool = True
+    inputs: Inputs = "floats"
