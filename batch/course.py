@@ -140,13 +140,13 @@ class Course:
         Raises:
             Impossible: its last line was answered, and only not written yet.
         """
-        self._drop_task(id)
         self.runner.close(id)
         latest = self._database.batch(id)
         assert latest is not None, id
+        now = change(latest)  # where that cannot be, whatever it is at goes on
+        self._drop_task(id)
         if latest.status == "validating":
             self._database.forget_lines(id)  # half of them would be told of
-        now = change(latest)
         self._database.save(now)
         log.info("%s is %s", now.id, now.status)
         self.advance(now)

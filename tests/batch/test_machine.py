@@ -213,3 +213,18 @@ TestMachine = Machine.TestCase
 TestMachine.settings = settings(
     max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
+
+
+def test_one_whose_last_answer_is_written_as_another_expires_comes_to_its_end() -> None:
+    machine = Machine()
+    machine.begin()
+    machine.a_batch_is_made(count=LIMIT, project="a")
+    machine.a_batch_is_made(count=1, project="a")
+    later = Outcome(429, b"{}")
+    for line, outcome in (("batch_0/1", None), ("batch_0/2", later), ("batch_1/1", None)):
+        number, (once, body, _) = next(each for each in machine.way.calls.items() if each[1][0] == line)
+        del machine.way.calls[number]
+        machine.run(partial(machine.way.on_answer, number, outcome or machine.ingresses.answer(once, body)))
+    machine.hours_pass(hours=1)
+    machine.teardown()
+    assert not len(machine.course)
