@@ -34,7 +34,7 @@ from metrics.ledger.database import Database
 from scheduler.core.replica import Flight, Replica
 from scheduler.core.shares import bill
 from scheduler.core.state import Limits, State
-from workers.effort import Effort
+from workers.step.effort import Effort
 
 
 def microseconds(run: Callable[[int], object], times: int) -> float:

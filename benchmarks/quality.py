@@ -29,12 +29,12 @@ from bus.messages.steps import SlotOpen, StepPlan
 from bus.packed import pack_u32
 from ingress.models import load
 from workers.engine import choose
-from workers.execute import Executor
 from workers.group import Alone
 from workers.models.architecture import kv_shape
 from workers.models.load import load_model
 from workers.pages import new_pages
-from workers.slots import Slots
+from workers.step.execute import Executor
+from workers.step.slots import Slots
 
 TEXT = Path(__file__).parent / "data" / "prose.txt"
 

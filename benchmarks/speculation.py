@@ -41,15 +41,15 @@ from scheduler.core import events as e
 from scheduler.core.core import SchedulerCore
 from scheduler.core.state import Limits
 from workers.engine import choose
-from workers.execute import Executor
 from workers.group import Alone
 from workers.host import Assignment
 from workers.loading import load_draft, store_key
 from workers.models.architecture import kv_shape
 from workers.models.load import load_model
-from workers.rows import Written
-from workers.slots import Slots
 from workers.speculative.choice import Speculation, proposer_of
+from workers.step.execute import Executor
+from workers.step.rows import Written
+from workers.step.slots import Slots
 from workers.weights.digest import weights_digest
 from workers.weights.store import open_or_make
 

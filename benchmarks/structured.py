@@ -29,10 +29,10 @@ from ingress.grammar.wanted import schema_wanted
 from ingress.grammar.writing import grammar
 from ingress.text.gguf_metadata import read_metadata
 from ingress.text.tokenizer import from_gguf
-from workers.execute import Executor
 from workers.group import Alone
 from workers.sampling.grammar import Grammars
-from workers.slots import Slots
+from workers.step.execute import Executor
+from workers.step.slots import Slots
 
 PERSON = {
     "type": "object",

@@ -27,7 +27,7 @@ from ingress.models import load
 from kv.client import PageClient
 from workers.conversation import Conversation
 from workers.group import Alone
-from workers.steps import OneAtATime
+from workers.step.interface import OneAtATime
 
 TEXT: Final = Path(__file__).parent / "data" / "prose.txt"
 SHAPE: Final = KvShape(layers=1, kv_heads=1, page_tokens=16, head_dim=8, dtype="float32")  # pages cost next to nothing

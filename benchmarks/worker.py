@@ -31,14 +31,14 @@ from bus.messages.requests import Sampling
 from bus.messages.steps import SlotOpen, StepPlan
 from bus.packed import pack_u32
 from workers.engine import choose
-from workers.execute import Executor
 from workers.group import Alone
 from workers.loading import store_key
 from workers.models.architecture import kv_shape
 from workers.models.load import load_model
 from workers.pages import new_pages
-from workers.rows import Written
-from workers.slots import Slots
+from workers.step.execute import Executor
+from workers.step.rows import Written
+from workers.step.slots import Slots
 from workers.weights.digest import weights_digest
 from workers.weights.source import WeightsError
 from workers.weights.store import open_or_make

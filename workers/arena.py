@@ -14,7 +14,7 @@ from bus.messages.pages import OpenPool, PoolOpened
 from bus.messages.steps import KvShape
 from kv.client import ArenaMap, attach_blocking, call
 from workers.pages import page_tensor
-from workers.rows import Written
+from workers.step.rows import Written
 
 
 class ArenaPages:

@@ -23,7 +23,6 @@ from bus.config import parse_size
 from workers import gpu
 from workers.arena import ArenaPages
 from workers.attention.interface import own_heads
-from workers.execute import Pages
 from workers.graphs.book import GRAPH_BYTES, Book, room_for, sizes_up_to
 from workers.hbm.balance import Balance, Measured, pages_that_fit
 from workers.hbm.copier import Copier, HostCopier
@@ -34,8 +33,9 @@ from workers.models.decoder import Decoder
 from workers.models.interface import Collectives, Model
 from workers.models.load import build
 from workers.models.warm import step_of
-from workers.readback import CudaReader, HostReader, Reader
 from workers.sampling.table import Sampler
+from workers.step.execute import Pages
+from workers.step.readback import CudaReader, HostReader, Reader
 
 if TYPE_CHECKING:
     from workers.loading import Loaded

@@ -26,7 +26,7 @@ from workers.loading import store_key
 from workers.models.architecture import kv_shape
 from workers.models.config import read_architecture
 from workers.models.packed import misfit
-from workers.slots import slot_bytes
+from workers.step.slots import slot_bytes
 from workers.weights.digest import weights_digest
 from workers.weights.safetensors_dir import file_bytes
 from workers.weights.sharding import TooManyRanks, shard_of

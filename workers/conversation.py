@@ -1,7 +1,7 @@
 """A ready worker in conversation with its scheduler: plans come in, one a loop turn is launched, results go out.
 
-On a device that computes beside the host a step is told when a thread has seen it through (`workers.waiter`), and the
-plan behind it is launched meanwhile. On a CPU a step is through when its launch is.
+On a device that computes beside the host a step is told when a thread has seen it through (`workers.step.waiter`), and
+the plan behind it is launched meanwhile. On a CPU a step is through when its launch is.
 
 Of a scheduler's incarnation nothing outlives it: when the link comes up again, slots are closed, waiting plans dropped,
 and kv is told that no page of the older incarnation will be written any more. Only then the worker registers again.
@@ -20,14 +20,14 @@ from bus.names import STEPS_DOOR, scheduler_name
 from bus.packed import pack_u32
 from bus.process import Life
 from kv.client import PageClient
-from workers.effort import Effort
-from workers.execute import StepBroken
 from workers.group import Group, GroupBroken
 from workers.inbox import Inbox, StepGap
 from workers.lora.shelf import Shelf
 from workers.measures import Measures
-from workers.steps import Steps
-from workers.waiter import Waiter
+from workers.step.effort import Effort
+from workers.step.execute import StepBroken
+from workers.step.interface import Steps
+from workers.step.waiter import Waiter
 
 log = logging.getLogger(__name__)
 

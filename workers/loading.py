@@ -33,6 +33,7 @@ from workers.models.warm import warm_up
 from workers.speculative.choice import Speculation
 from workers.speculative.heads import Head, UnusableHead, load_head
 from workers.speculative.vocabulary import OtherVocabulary, require_same
+from workers.step.windows import Folding
 from workers.weights.digest import weights_digest
 from workers.weights.loader import Form
 from workers.weights.prepared import Prepared
@@ -40,7 +41,6 @@ from workers.weights.quantised.weight import LAYOUT as QUANTISED_LAYOUT
 from workers.weights.sharding import TooManyRanks
 from workers.weights.source import WeightsError
 from workers.weights.store import Key, is_kept, open_or_make
-from workers.windows import Folding
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from bus.messages.steps import Registered, StepPlan, StepResult
 from bus.packed import unpack_u32
 from bus.telemetry import Telemetry
-from workers.effort import Effort, Step
+from workers.step.effort import Effort, Step
 
 
 class Measures:

@@ -31,10 +31,8 @@ from workers.arena import ArenaPages, map_pages
 from workers.background import Background
 from workers.bring_up import Device, Ready, bring_up
 from workers.conversation import Conversation
-from workers.effort import effort_of
 from workers.encoding.execute import EncodeExecutor
 from workers.encoding.loading import LoadedEncoder
-from workers.execute import Executor
 from workers.group import Alone, GlooGroup, Group, NcclGroup
 from workers.host import Assignment
 from workers.loading import Loaded, Model, load, why_not
@@ -43,10 +41,12 @@ from workers.lora.shelf import Shelf
 from workers.rendezvous import Meeting, Rendezvous
 from workers.sampling.grammar import Grammars
 from workers.sampling.thought import Thoughts
-from workers.slots import Slots
 from workers.speculative.choice import proposer_of
 from workers.speculative.forced import Forced
-from workers.windows import Folding
+from workers.step.effort import effort_of
+from workers.step.execute import Executor
+from workers.step.slots import Slots
+from workers.step.windows import Folding
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,6 @@ from bus.messages.requests import Sampling
 from bus.messages.steps import SlotOpen, StepPlan
 from bus.packed import pack_u32
 from workers.attention.triton import GraphLimits
-from workers.execute import Executor
 from workers.graphs.book import Book, room_for, sizes_up_to
 from workers.graphs.recorder import CudaRecorder
 from workers.graphs.runner import GraphedDecoder
@@ -25,10 +24,11 @@ from workers.models.decoder import Decoder
 from workers.models.interface import SINGLE, Model
 from workers.models.load import build
 from workers.operators.fused import FusedOperators, fused
-from workers.readback import CudaReader, HostReader
-from workers.rows import Written
 from workers.sampling.on_device import DeviceSamplingTable
-from workers.slots import Slots
+from workers.step.execute import Executor
+from workers.step.readback import CudaReader, HostReader
+from workers.step.rows import Written
+from workers.step.slots import Slots
 
 
 class NoArena:

@@ -27,7 +27,7 @@ from kv.core import Core
 from kv.layout import ArenaTooSmall, plan_layout, tables
 from kv.slabs import BadShape
 from workers.capacity import shape
-from workers.slots import Slots, slot_bytes
+from workers.step.slots import Slots, slot_bytes
 
 MIB = 1 << 20
 PAGE = Path(__file__).parents[2] / "docs" / "capacity.md"

@@ -11,8 +11,8 @@ import torch
 from bus.messages.requests import Sampling
 from bus.messages.steps import SlotOpen, StepPlan, StepResult
 from bus.packed import pack_u32, unpack_u32
-from workers.execute import Executor
-from workers.rows import Written
+from workers.step.execute import Executor
+from workers.step.rows import Written
 
 Row = tuple[int, int, int, bool]  # slot, start, count, sampled
 

@@ -14,10 +14,10 @@ from driving import PlainPages, as_array, make_open, make_plan
 from toy import PAGE_TOKENS, VOCABULARY, Toy, toy_pages
 
 from bus.messages.requests import Sampling
-from workers.execute import Executor, StepBroken
 from workers.group import GlooGroup, GroupBroken, NcclGroup
 from workers.rendezvous import Rendezvous
-from workers.slots import Slots
+from workers.step.execute import Executor, StepBroken
+from workers.step.slots import Slots
 
 TIMEOUT_S = 20.0
 

@@ -15,12 +15,12 @@ from bus.catalogue import ModelMissing, locate
 from bus.messages.requests import Sampling
 from bus.names import models_directory
 from bus.packed import unpack_u32
-from workers.execute import Executor
 from workers.group import Alone, Group
 from workers.models.architecture import kv_shape
 from workers.models.interface import Model
 from workers.models.load import load_model
-from workers.slots import Slots
+from workers.step.execute import Executor
+from workers.step.slots import Slots
 
 CPU = torch.device("cpu")
 PAGE_TOKENS = 16

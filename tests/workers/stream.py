@@ -22,10 +22,10 @@ from bus.messages.requests import Sampling
 from workers.hbm.copier import HostCopier, Pair, Wait
 from workers.kernels.triton.launch import Launch, launches
 from workers.models.interface import Batch
-from workers.readback import Reading
 from workers.sampling.banned import Banned
 from workers.sampling.draw import Drawn, Later, RowLogprobs
 from workers.sampling.table import SamplingTable
+from workers.step.readback import Reading
 
 RUBBISH = 77
 
@@ -138,7 +138,7 @@ def _rubbish(like: Tensor) -> Tensor:
 
 
 class StreamReader:
-    """Implements `workers.readback.Reader`."""
+    """Implements `workers.step.readback.Reader`."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream

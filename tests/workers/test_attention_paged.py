@@ -15,7 +15,7 @@ from workers.attention.groups import group_rows
 from workers.attention.paged import PagedAttention
 from workers.models.interface import Batch
 from workers.pages import page_tensor, quantised_kv, scales_of, spread, spread_block
-from workers.windows import Folding
+from workers.step.windows import Folding
 
 LAYERS = 2
 

@@ -11,7 +11,7 @@ from bus.ceilings import Ceilings, ceilings_file, cores, load, processor, save
 from bus.messages.steps import KvShape, StepPlan
 from bus.packed import pack_u32
 from workers import ceilings
-from workers.effort import effort_of
+from workers.step.effort import effort_of
 from workers.weights.prepared import Prepared
 
 HIDDEN, LAYERS, HEADS, KV_HEADS, WIDTH, MLP, VOCABULARY = 64, 2, 4, 2, 16, 96, 100

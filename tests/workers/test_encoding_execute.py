@@ -14,7 +14,7 @@ from bus.packed import pack_u32, unpack_f32
 from workers.encoding.encoder import Encoder
 from workers.encoding.execute import EncodeExecutor
 from workers.encoding.weights import load_weights
-from workers.execute import StepBroken
+from workers.step.execute import StepBroken
 
 TEXTS = {0: [5, 6, 7], 1: [8] * 30, 2: [9, 10], 3: [11] * 29}
 

@@ -16,7 +16,6 @@ from tiny import saved, tiny
 
 from bus.messages.requests import Sampling, TokenLogprobs
 from bus.packed import pack_u32, unpack_u32
-from workers.execute import Executor, StepBroken
 from workers.group import Alone
 from workers.hbm.copier import HostCopier
 from workers.hbm.pages import DevicePages
@@ -27,7 +26,8 @@ from workers.operators.fused import fused
 from workers.operators.plain import plain
 from workers.sampling.banned import Banned
 from workers.sampling.on_device import DeviceSamplingTable
-from workers.slots import Slots
+from workers.step.execute import Executor, StepBroken
+from workers.step.slots import Slots
 
 CPU = torch.device("cpu")
 SMALL = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,

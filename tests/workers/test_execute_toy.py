@@ -12,9 +12,9 @@ from toy import PAGE_TOKENS, VOCABULARY, Toy, expected_greedy, expected_logits, 
 
 from bus.messages.requests import Sampling
 from bus.packed import unpack_f32, unpack_u32
-from workers.execute import Executor, StepBroken
 from workers.group import Alone
-from workers.slots import Slots
+from workers.step.execute import Executor, StepBroken
+from workers.step.slots import Slots
 
 CELLS, CONTEXT = 96, 64
 
@@ -109,7 +109,7 @@ def test_prompt_logprobs_of_every_prompt_token_but_the_first(
     chunks: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In any chunks, with logits held for 2 rows at a time, and not of tokens that were generated before."""
-    monkeypatch.setattr("workers.execute._LOGITS_AT_ONCE", 2 * VOCABULARY)
+    monkeypatch.setattr("workers.step.execute._LOGITS_AT_ONCE", 2 * VOCABULARY)
     tokens, prompt_tokens = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5], 8
     driver = new_driver()
     opens = [

@@ -19,11 +19,11 @@ from driving import PlainPages, make_open, make_plan
 from tiny import saved, tiny
 
 from bus.packed import unpack_u32
-from workers.execute import Executor
 from workers.group import Alone, NcclGroup
 from workers.models.load import load_model
 from workers.rendezvous import Rendezvous
-from workers.slots import Slots
+from workers.step.execute import Executor
+from workers.step.slots import Slots
 
 RANK = Path(__file__).with_name("rank.py")
 

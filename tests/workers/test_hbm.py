@@ -19,7 +19,6 @@ from tiny import saved, tiny
 from torch import Tensor
 
 from bus.packed import pack_u32, unpack_u32
-from workers.execute import Executor, StepBroken
 from workers.group import Alone
 from workers.hbm.balance import Measured, NoRoom, pages_that_fit
 from workers.hbm.bounce import Bounces
@@ -29,7 +28,8 @@ from workers.hbm.pages import DevicePages
 from workers.hbm.register import Registered, slices
 from workers.models.interface import Model
 from workers.models.load import load_model
-from workers.slots import Slots
+from workers.step.execute import Executor, StepBroken
+from workers.step.slots import Slots
 
 CPU = torch.device("cpu")
 SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,

@@ -21,16 +21,16 @@ from toy import PAGE_TOKENS, VOCABULARY, Toy, toy_pages
 from bus.messages.requests import Grammar, Sampling
 from bus.messages.steps import StepPlan
 from bus.packed import pack_u32, unpack_u32
-from workers.execute import Executor, StepBroken
 from workers.group import Alone
 from workers.hbm.pages import DevicePages
 from workers.kernels.triton.tuning import INTERPRETER, tuning
-from workers.overlap import Unread, Wait, Wants, why_wait
 from workers.sampling.banned import Banned
 from workers.sampling.grammar import Masks
 from workers.sampling.on_device import DeviceSamplingTable
 from workers.sampling.table import Sampler, SamplingTable
-from workers.slots import Slots
+from workers.step.execute import Executor, StepBroken
+from workers.step.overlap import Unread, Wait, Wants, why_wait
+from workers.step.slots import Slots
 
 CPU = torch.device("cpu")
 SLOTS, CELLS, CONTEXT = 3, 40, 32

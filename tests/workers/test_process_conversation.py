@@ -29,10 +29,10 @@ from bus.names import STEPS_DOOR
 from bus.process import Life
 from bus.server import Peer, Server
 from workers.conversation import Conversation
-from workers.execute import Executor
 from workers.group import Alone, GroupBroken
-from workers.readback import HostReader
-from workers.slots import Slots
+from workers.step.execute import Executor
+from workers.step.readback import HostReader
+from workers.step.slots import Slots
 
 SHAPE = KvShape(1, 1, PAGE_TOKENS, 1, "float32")
 REGISTERED = Registered("toy", 0, 0, 1, 1, b"digest", SHAPE, 64, VOCABULARY, b"", 4, 512, "cpu", "float32")

@@ -18,10 +18,10 @@ from toy import PAGE_TOKENS, VOCABULARY, Toy, expected_greedy, toy_pages
 from bus.messages.requests import Grammar, Sampling
 from bus.packed import pack_u32, unpack_f32, unpack_u32
 from bus.vocabulary import Vocabulary, read, write
-from workers.execute import Executor
 from workers.group import Alone
 from workers.sampling.grammar import Grammars
-from workers.slots import Slots
+from workers.step.execute import Executor
+from workers.step.slots import Slots
 
 END = 96
 CELLS, CONTEXT = 96, 64

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from bus.messages.requests import Sampling
-from workers.rows import rows_of
-from workers.slots import PlanRefused, Slots
+from workers.step.rows import rows_of
+from workers.step.slots import PlanRefused, Slots
 
 SLOTS, CONTEXT, PAGE_TOKENS, VOCABULARY, CELLS = 4, 30, 4, 50, 64
 CPU = torch.device("cpu")

@@ -16,11 +16,11 @@ from toy import PAGE_TOKENS, VOCABULARY, Toy, expected_greedy, toy_pages
 from bus.messages.requests import Sampling
 from bus.messages.steps import StepResult
 from bus.packed import unpack_u32
-from workers.execute import Executor, StepBroken
 from workers.group import Alone
-from workers.slots import Slots
 from workers.speculative.lookup import Lookup, continuation, likeliest, longest_match
 from workers.speculative.verify import NOTHING, draw_along
+from workers.step.execute import Executor, StepBroken
+from workers.step.slots import Slots
 
 CELLS, CONTEXT = 192, 64
 

@@ -15,12 +15,12 @@ from toy import PAGE_TOKENS, VOCABULARY, Toy, toy_pages
 
 from bus.messages.requests import Sampling
 from bus.vocabulary import read
-from workers.execute import Executor
 from workers.group import Alone
 from workers.sampling.grammar import Grammars
-from workers.slots import Slots
 from workers.speculative.forced import Forced
 from workers.speculative.lookup import Lookup
+from workers.step.execute import Executor
+from workers.step.slots import Slots
 
 # Given, chosen, given, chosen, given.
 TEXT = '%llguidance {}\nstart: "<name>" /[a-c]{1,4}/ "</name><age>" ("12" | "7") "</age>"'

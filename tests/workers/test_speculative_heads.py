@@ -17,14 +17,14 @@ from tiny import SIZES, saved, tiny
 from torch import Tensor
 
 from bus.messages.requests import Sampling
-from workers.execute import Executor
 from workers.group import Alone
 from workers.models.architecture import kv_shape
 from workers.models.interface import Model
 from workers.models.load import load_model
-from workers.slots import Slots
 from workers.speculative.head_drafts import HeadDrafts
 from workers.speculative.heads import UnusableHead, load_head
+from workers.step.execute import Executor
+from workers.step.slots import Slots
 
 CPU = torch.device("cpu")
 WIDE, HEADS, KV, DIM, WORDS = 96, 6, 3, 16, 101

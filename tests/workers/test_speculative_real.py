@@ -10,7 +10,6 @@ from test_speculative import DraftingDriver
 
 from bus.messages.requests import Sampling
 from bus.process import EXIT_CONFIG
-from workers.execute import Executor
 from workers.group import Alone
 from workers.host import cpu_flags
 from workers.kernels.build import library
@@ -19,10 +18,11 @@ from workers.loading import why_not
 from workers.models.architecture import kv_shape
 from workers.models.interface import SINGLE, Model
 from workers.models.load import build, load_weights
-from workers.slots import Slots
 from workers.speculative.choice import Speculation, proposer_of
 from workers.speculative.draft import DraftModel
 from workers.speculative.vocabulary import OtherVocabulary, require_same, tokens_of
+from workers.step.execute import Executor
+from workers.step.slots import Slots
 from workers.weights.prepared import Prepared
 
 pytestmark = [pytest.mark.model, pytest.mark.kernels]

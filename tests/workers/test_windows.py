@@ -13,14 +13,14 @@ from tiny import saved, tiny
 from bus.messages.requests import Sampling
 from bus.messages.steps import SlotOpen, StepPlan
 from bus.packed import pack_u32, unpack_u32
-from workers.execute import Executor, StepBroken
 from workers.group import Alone
 from workers.models.architecture import kv_shape
 from workers.models.load import load_model
 from workers.pages import new_pages
-from workers.rows import Written
-from workers.slots import Slots
-from workers.windows import Folding
+from workers.step.execute import Executor, StepBroken
+from workers.step.rows import Written
+from workers.step.slots import Slots
+from workers.step.windows import Folding
 
 PAGE = 8
 CELLS = 90

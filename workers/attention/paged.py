@@ -26,7 +26,7 @@ from workers.attention.groups import group_rows
 from workers.attention.interface import own_heads
 from workers.models.interface import Batch
 from workers.pages import quantised_kv, scales_of, spread, spread_block
-from workers.windows import Folding
+from workers.step.windows import Folding
 
 _SCRATCH_BYTES: Final = 64 << 20
 _MASK_NUMBERS: Final = 1 << 20

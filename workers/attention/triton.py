@@ -30,7 +30,7 @@ from workers.kernels.triton.attend import Paged, Shape
 from workers.kernels.triton.rotary import Destination, rotate_and_write
 from workers.kernels.triton.tuning import Tuning, Unsupported, tuning_of
 from workers.models.interface import Batch
-from workers.staging import staged
+from workers.step.staging import staged
 
 _QUANTISED: Final = (torch.int8, torch.float8_e4m3fn)
 # Where there is no GPU the interpreter runs one program after another; more than one, so that they share work out.

@@ -13,9 +13,9 @@ import torch
 from bus.messages.steps import SlotOpen, StepPlan, StepResult
 from bus.packed import pack_f32, unpack_u32
 from workers.encoding.encoder import Encoder
-from workers.execute import StepBroken, as_broken
-from workers.slots import PlanRefused
-from workers.steps import OneAtATime
+from workers.step.execute import StepBroken, as_broken
+from workers.step.interface import OneAtATime
+from workers.step.slots import PlanRefused
 
 Ids = npt.NDArray[np.int64]
 
@@ -28,7 +28,7 @@ class _Sequence(NamedTuple):
 
 
 class EncodeExecutor(OneAtATime):
-    """Executes plans; the same to a conversation as `workers.execute.Executor`.
+    """Executes plans; the same to a conversation as `workers.step.execute.Executor`.
 
     Args:
         slots: how many there are.

@@ -65,7 +65,8 @@ class CudaRecorder:
         torch.cuda.synchronize(self._device)
         before, _ = torch.cuda.mem_get_info(self._device)
         graph = torch.cuda.CUDAGraph()
-        # Of this thread alone: others ask for events meanwhile (`workers.waiter`, NCCL's watchdog), and pin memory.
+        # Of this thread alone: others ask for events meanwhile (`workers.step.waiter`, NCCL's watchdog), and pin
+        # memory.
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             out = step()
         after, _ = torch.cuda.mem_get_info(self._device)

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from workers.hbm.copier import Copier, Pair, Wait
 from workers.hbm.frames import Frames, Held, NoFrames
-from workers.rows import Written
-from workers.slots import Ints
+from workers.step.rows import Written
+from workers.step.slots import Ints
 
 
 class ArenaCommits(Protocol):
@@ -30,7 +30,7 @@ class ArenaCommits(Protocol):
 
 
 class DevicePages:
-    """Implements `workers.execute.Pages` and `workers.slots.Placement`.
+    """Implements `workers.step.execute.Pages` and `workers.step.slots.Placement`.
 
     Args:
         frames: [n + 1, layers, 2, kv heads, page tokens, head dim]; the last frame is nobody's, for rows that only fill
@@ -57,7 +57,7 @@ class DevicePages:
     # --- for slots -------------------------------------------------------------------------------------------------
 
     def place(self, pages: npt.NDArray[np.integer], generations: npt.NDArray[np.integer], known: int) -> Ints:
-        """See `workers.slots.Placement`."""
+        """See `workers.step.slots.Placement`."""
         found: list[int] = []
         loads: list[Pair] = []
         try:
@@ -76,23 +76,23 @@ class DevicePages:
         return np.array(found, np.int64)
 
     def let_go(self, pages: npt.NDArray[np.integer]) -> None:
-        """See `workers.slots.Placement`."""
+        """See `workers.step.slots.Placement`."""
         for page in pages.tolist():
             self.frames.release(page)
 
     def forget(self, pages: npt.NDArray[np.integer]) -> None:
-        """See `workers.slots.Placement`."""
+        """See `workers.step.slots.Placement`."""
         for page in pages.tolist():
             self.frames.forget(page)
 
     def forget_all(self) -> None:
-        """See `workers.slots.Placement`."""
+        """See `workers.step.slots.Placement`."""
         self.frames.forget_all()
 
     # --- for the executor ------------------------------------------------------------------------------------------
 
     def launched(self, written: Written) -> None:
-        """See `workers.execute.Pages`. The full ones are on their way to the arena from here on."""
+        """See `workers.step.execute.Pages`. The full ones are on their way to the arena from here on."""
         full = written.valid_tokens == self._page_tokens
         whole = Written(*(values[full] for values in written))
         # Held meanwhile: a slot that is closed must not free a frame that is being read.
@@ -100,7 +100,7 @@ class DevicePages:
         self._under_way.append(_UnderWay(whole, self._copier.store(pairs) if pairs else None))
 
     def commit(self, written: Written) -> None:
-        """See `workers.execute.Pages`. Waits until the full ones are in the arena; of others nothing is there."""
+        """See `workers.step.execute.Pages`. Waits until the full ones are in the arena; of others nothing is there."""
         del written
         oldest = self._under_way.popleft()
         self._land(oldest)

@@ -129,7 +129,7 @@ def kv_shape(architecture: Architecture, page_tokens: int, dtype: torch.dtype) -
     """The shape of a page, for all ranks together.
 
     A page holds all layers, those with a window too. So a page is whole as long as it lives, and is found by its digest
-    whatever else is computed after it. What a running sequence does without behind its window: `workers.windows`.
+    whatever else is computed after it. What a running sequence does without behind its window: `workers.step.windows`.
     """
     return KvShape(
         layers=architecture.layers,

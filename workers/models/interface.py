@@ -32,7 +32,7 @@ class Batch:
         table: the same in one tensor, int64 [rows, pages of the longest]; what is behind a row's end means nothing.
             None where nobody has asked for it.
         folds: of each row, [folds] int64, the cells where layers without a window find its leading blocks
-            (`workers.windows`); empty where no row has any.
+            (`workers.step.windows`); empty where no row has any.
     """
 
     positions: Tensor

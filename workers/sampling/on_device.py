@@ -22,7 +22,7 @@ from workers.sampling.banned import Banned
 from workers.sampling.draw import Drawn, Later, RowLogprobs
 from workers.sampling.logprobs import token_logprobs
 from workers.sampling.table import GREEDY_BELOW
-from workers.staging import staged, staged_together
+from workers.step.staging import staged, staged_together
 
 _PROMPT: Final = -(1 << 31)  # the sign bit of a history: the token is in the prompt
 _DRAWABLE: Final = RULED_OUT / 10  # log probabilities below are of tokens that were ruled out

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bus.messages.steps import KvShape
 from workers.models.interface import Batch
-from workers.slots import Ints
+from workers.step.slots import Ints
 
 PAGE_TOKENS: Final = 16
 KV_BYTES: Final = 512 << 20  # address space; memory is taken as it is written

@@ -7,13 +7,13 @@ from typing import Literal
 from workers.group import Group
 from workers.models.interface import SINGLE, Model
 from workers.models.load import build
-from workers.slots import Slots
 from workers.speculative.draft import DraftModel
 from workers.speculative.first_rank import OfFirstRank
 from workers.speculative.head_drafts import HeadDrafts
 from workers.speculative.heads import Head
 from workers.speculative.interface import Proposer
 from workers.speculative.lookup import Lookup, continuation, likeliest
+from workers.step.slots import Slots
 from workers.weights.prepared import Prepared
 
 Speculation = Literal["off", "lookup", "suffix", "draft", "head"]

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from workers.models.architecture import kv_shape
 from workers.models.interface import Model
-from workers.slots import Ints, Slots
 from workers.speculative.cells import KV_BYTES, PAGE_TOKENS, Cells, Entries, Holding, batch_of
 from workers.speculative.guess import NOTHING, guess
+from workers.step.slots import Ints, Slots
 
 AT_ONCE: Final = 256  # tokens that are caught up in a step: more would keep those who decode waiting
 LAG: Final = 4  # tokens of a row that follow from what was accepted a step ago

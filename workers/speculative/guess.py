@@ -9,7 +9,7 @@ from torch import Tensor
 
 from workers.sampling.draw import BrokenLogits, draw
 from workers.sampling.table import SamplingTable
-from workers.slots import Ints, Slots
+from workers.step.slots import Ints, Slots
 
 NOTHING = -1
 

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from workers.models.architecture import kv_shape
 from workers.models.interface import Model
-from workers.slots import Ints, Slots
 from workers.speculative.cells import KV_BYTES, PAGE_TOKENS, Cells, Entries, Holding, batch_of
 from workers.speculative.guess import NOTHING, guess
 from workers.speculative.heads import Head
+from workers.step.slots import Ints, Slots
 
 Tokens = npt.NDArray[np.int32]
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from workers.slots import Ints, PlanRefused, Slots
 from workers.speculative.interface import Proposer
+from workers.step.slots import Ints, PlanRefused, Slots
 
 
 class Drafts(NamedTuple):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bus.messages.requests import TokenLogprobs
 from workers.sampling.draw import BrokenLogits
-from workers.slots import Ints, Slots
+from workers.step.slots import Ints, Slots
 
 NOTHING = -1  # of a row that is not drawn from any more
 BROKEN = -2

@@ -12,10 +12,10 @@ import torch
 from bus.messages.steps import StepPlan
 from bus.packed import unpack_u32
 from workers.models.interface import Batch
-from workers.slots import Ints, PlanRefused, Slots
 from workers.speculative.interface import Proposer
 from workers.speculative.rows import Drafts, draft
-from workers.staging import staged_together
+from workers.step.slots import Ints, PlanRefused, Slots
+from workers.step.staging import staged_together
 
 
 class Written(NamedTuple):

@@ -29,7 +29,7 @@ import numpy as np
 
 from bus.messages.steps import StepPlan
 from bus.packed import unpack_u32
-from workers.slots import Slots
+from workers.step.slots import Slots
 
 LAUNCHED_AT_ONCE: Final = 2  # steps; the scheduler has no more in flight either
 

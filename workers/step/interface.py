@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from bus.messages.steps import StepPlan, StepResult
-from workers.readback import Reading
+from workers.step.readback import Reading
 
 
 class Steps(Protocol):
-    """Steps are launched and finished in order; several may be in flight. See `workers.execute.Executor`."""
+    """Steps are launched and finished in order; several may be in flight. See `workers.step.execute.Executor`."""
 
     @property
     def in_flight(self) -> int: ...
@@ -66,6 +66,6 @@ class OneAtATime:
         """Execute one plan.
 
         Raises:
-            workers.execute.StepBroken: whatever went wrong; all slots are closed.
+            workers.step.execute.StepBroken: whatever went wrong; all slots are closed.
         """
         raise NotImplementedError

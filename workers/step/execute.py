@@ -3,9 +3,9 @@
     launch(n)   launch(n + 1)   finish(n)   launch(n + 2)   finish(n + 1) ...
 
 A step is launched, and finished when its tokens are on the host. On a device that computes beside the host the next
-one is launched in between, unless it has to wait (`workers.overlap`): its tokens come out of the slots, which have them
-already. Steps are finished in order. Whatever happens, the worker is ready for the next plan afterwards: a step has
-a result, or raises `StepBroken`.
+one is launched in between, unless it has to wait (`workers.step.overlap`): its tokens come out of the slots, which have
+them already. Steps are finished in order. Whatever happens, the worker is ready for the next plan afterwards: a step
+has a result, or raises `StepBroken`.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from torch import Tensor
 from bus.messages.requests import TokenLogprobs
 from bus.messages.steps import StepPlan, StepResult
 from bus.packed import pack_u32
-from workers.drawing import Drawing, Nothing, draw_once, draw_with_drafts
 from workers.group import Group
 from workers.models.interface import Model
-from workers.overlap import Unread, wants_of, why_wait
-from workers.readback import HostReader, Reader, Reading
-from workers.rows import NOWHERE, StepRows, Written, rows_of
 from workers.sampling.draw import BrokenLogits
 from workers.sampling.logprobs import token_logprobs
-from workers.slots import PlanRefused, Slots
 from workers.speculative.interface import Proposer, Watcher
-from workers.staging import staged
-from workers.windows import Folding
+from workers.step.drawing import Drawing, Nothing, draw_once, draw_with_drafts
+from workers.step.overlap import Unread, wants_of, why_wait
+from workers.step.readback import HostReader, Reader, Reading
+from workers.step.rows import NOWHERE, StepRows, Written, rows_of
+from workers.step.slots import PlanRefused, Slots
+from workers.step.staging import staged
+from workers.step.windows import Folding
 
 # Logits held at once for prompt log probabilities: 16 MiB of float32. All of a 100k-token prompt would be 50 GB.
 _LOGITS_AT_ONCE: Final = 1 << 22

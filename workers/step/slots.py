@@ -21,7 +21,7 @@ from workers.lora.shelf import Shelf
 from workers.sampling.grammar import Grammars
 from workers.sampling.table import Sampler, SamplingTable
 from workers.sampling.thought import Thoughts
-from workers.staging import staged, staged_together
+from workers.step.staging import staged, staged_together
 
 Ints = npt.NDArray[np.int64]
 
@@ -87,7 +87,7 @@ class Slots:
         shelf: of adapters; None where requests have none.
         sampler: None for torch's.
         placement: None where the model computes on the arena's cells.
-        fold: blocks of a fold; see `workers.windows`.
+        fold: blocks of a fold; see `workers.step.windows`.
 
     Attributes:
         vocabulary, device: as given.

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from bus.loop import Loop
-from workers.readback import Reading
+from workers.step.readback import Reading
 
 
 class Waiter:

@@ -19,8 +19,8 @@ from torch import Tensor
 from bus.messages.requests import TokenLogprobs
 from workers.group import Group
 from workers.sampling.draw import BrokenLogits, Drawn
-from workers.slots import Ints, Slots
 from workers.speculative.verify import BROKEN, NOTHING, draw_along, follow
+from workers.step.slots import Ints, Slots
 
 
 class Told(NamedTuple):
@@ -86,7 +86,7 @@ class Once:
         tokens = values[:, 0].tolist()
         if min(tokens) < 0:
             raise BrokenLogits(tuple(np.flatnonzero(values[:, 0] < 0).tolist()))
-        # These alone follow tokens on the host; nobody has changed their slots since (`workers.overlap`).
+        # These alone follow tokens on the host; nobody has changed their slots since (`workers.step.overlap`).
         for each in (self._slots.grammars, self._slots.thoughts):
             if each is not None:
                 each.append(self._of.tolist(), tokens)

@@ -1,0 +1,1 @@
+"""One step, from the plan to what its result says: slots, rows, forward pass, drawing, reading back."""
