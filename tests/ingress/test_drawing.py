@@ -68,5 +68,5 @@ def test_a_publishers_mistake_is_told_and_not_used(wrong: dict[str, object], cap
 
 
 def test_the_catalogue_recommends_for_its_models_only() -> None:
-    assert recommended("catalog:smollm2-135m-instruct") == SamplingConfig(temperature=0.2, top_p=0.9)
+    assert recommended("catalog:smollm2-135m-instruct") == SamplingConfig(temperature=0.7, top_p=0.9)
     assert recommended("catalog:nobody") == recommended("path:/srv/smollm2-135m-instruct") == SamplingConfig()

@@ -88,7 +88,9 @@ def test_a_served_model_judges(client: openai.OpenAI, stack: Stack) -> None:
 
 
 def test_a_served_encoder_ranks(client: openai.OpenAI, stack: Stack) -> None:
-    asked: dict[str, Any] = {"model": "smollm2", "prompt": "A river is", "seed": 21, "max_tokens": 8}
+    asked: dict[str, Any] = {
+        "model": "smollm2", "prompt": "A river is", "seed": 21, "max_tokens": 8, "temperature": 1.0
+    }  # fmt: skip
     texts = [choice.text for choice in client.completions.create(**asked, n=4).choices]
     ranked = httpx.post(
         f"{stack.url}/v1/rerank", timeout=60, json={"model": "judge", "query": "A river is", "documents": texts}
