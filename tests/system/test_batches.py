@@ -121,6 +121,7 @@ def test_a_hostile_file_is_told_of_by_line(gpt: openai.OpenAI) -> None:
     assert purpose.value.code == "invalid_purpose"
 
 
+@pytest.mark.slow
 def test_what_is_cancelled_keeps_what_was_answered(gpt: openai.OpenAI, stack: Stack) -> None:
     batch = make(gpt, [line(f"q{n}", f"Count to {n}.", max_tokens=100, ignore_eos=True) for n in range(80)])
 
@@ -139,6 +140,7 @@ def test_what_is_cancelled_keeps_what_was_answered(gpt: openai.OpenAI, stack: St
     until(lambda: stack.status()["models"][0]["running"] == 0, 20, "what was under way is aborted")
 
 
+@pytest.mark.slow
 def test_what_expires_while_nobody_looks_keeps_what_was_answered(gpt: openai.OpenAI, stack: Stack) -> None:
     batch = make(gpt, [line(f"q{n}", f"Count to {n}.", max_tokens=100, ignore_eos=True) for n in range(80)])
     until(lambda: gpt.batches.retrieve(batch.id).request_counts.completed > 0, 100, "some are answered")  # type: ignore[union-attr]

@@ -211,7 +211,7 @@ def test_the_page_says_what_is_exposed(stack: Stack) -> None:
             assert sample.labels.keys() - {"le", "instance"} == labels, family.name
     only_when_counted = {
         "headrace_bus_refused", "headrace_ingress_refused", "headrace_ingress_resubmitted", "headrace_kv_disk_errors",
-        "headrace_ingress_unprotected", "headrace_kv_audit_faults",
+        "headrace_ingress_unprotected", "headrace_kv_audit_faults", "headrace_reasoning_tokens",
     }  # fmt: skip
     unconfigured = ("headrace_cache_", "headrace_guard", "headrace_route_", "headrace_upstream_")
     not_here = {name for name in said if name.startswith(unconfigured) or name == "headrace_route"}

@@ -103,6 +103,7 @@ def test_errors_are_the_packages_own(gpt: openai.OpenAI, claude: anthropic.Anthr
         claude.messages.create(model="smollm2", max_tokens=5, messages=ASK, tools=[{"name": "f", "input_schema": {}}])  # type: ignore[typeddict-item]
 
 
+@pytest.mark.slow
 def test_a_stream_goes_on_after_its_ingress_was_killed(stack: Stack, gpt: openai.OpenAI) -> None:
     ask: dict[str, Any] = {"model": "smollm2", "input": "Tell me a story.", "temperature": 0, "max_output_tokens": 120}
     expected = gpt.responses.create(**ask, extra_body={"ignore_eos": True}).output_text

@@ -176,6 +176,7 @@ def test_a_scheduler_that_drains_finishes_what_it_has_and_takes_nothing_new(
     assert asks["http greedy"]() == expected["http greedy"]
 
 
+@pytest.mark.slow
 def test_an_upgrade_restarts_everything_one_after_the_other(stack: Stack, traffic: Traffic) -> None:
     """The next release knows the protocol of this one and another; meanwhile both are at work, side by side."""
     before = {process["name"]: process["pid"] for process in stack.status()["processes"]}

@@ -148,6 +148,7 @@ def test_the_metrics_are_those_of_the_page(before: Stack) -> None:
             assert sample.labels.keys() - {"le", "instance"} == labels, family.name
 
 
+@pytest.mark.slow
 def test_the_other_losing_its_worker_is_a_pause(before: Stack, behind: Stack) -> None:
     expected = text_of(ask(behind, "smollm2"))
     got, killed = "", False

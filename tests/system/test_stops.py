@@ -42,6 +42,7 @@ def stop_in_mid_answer(stack: Stack, victim: str) -> float:
     return took
 
 
+@pytest.mark.slow
 def test_a_stopped_worker_is_replaced(stack: Stack) -> None:
     stop_in_mid_answer(stack, "worker@smollm2.0.0")
 

@@ -47,6 +47,7 @@ def test_without_a_gpu_it_refuses_and_says_why() -> None:
     assert done.stdout == ""
 
 
+@pytest.mark.slow
 def test_the_engine_on_a_stand_takes_every_kind_of_step(capsys: pytest.CaptureFixture[str]) -> None:
     """Dry, on tiny models: decodes and a prefill of each, with figures that hang together."""
     engine.main(["--dry", "--json", "--only", "tiny"])
