@@ -105,8 +105,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=32, help="decode steps of one window")
     parser.add_argument("--repeats", type=int, default=7, help="windows of each kind; the median counts")
     parser.set_defaults(
-        dtype="auto", quantize="auto", deterministic=False, mapped=True, prompt=64, chunk=512, sampling="temperature"
-    )
+        dtype="auto", kv_dtype="auto", quantize="auto", deterministic=False, mapped=True, prompt=64, chunk=512,
+        sampling="temperature", zeros=False,
+    )  # fmt: skip
     options = parser.parse_args()
     if "GOMP_SPINCOUNT" not in os.environ:  # as workers are started
         os.execve(sys.executable, sys.orig_argv, {**os.environ, "GOMP_SPINCOUNT": "1000"})
