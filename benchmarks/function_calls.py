@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ _TYPES: dict[str, str | None] = {
 
 @dataclass
 class Count:
-    """Of one set, asked in one way."""
+    """Of one question, or of a set, asked in one way."""
 
     asked: int = 0
     called: int = 0
@@ -105,7 +105,7 @@ def right(calls: list[tuple[str, Any]], wanted: list[dict[str, dict[str, list[An
     return not left
 
 
-def ask(url: str, question: dict[str, Any], choice: str, wanted: list[Any], count: Count) -> None:
+def ask(url: str, question: dict[str, Any], choice: str, wanted: list[Any]) -> Count:
     """One question, and what came of it."""
     tools: list[dict[str, Any]] = [
         {"type": "function", "function": {"name": name_of(one["name"]), "description": one["description"],
@@ -121,10 +121,7 @@ def ask(url: str, question: dict[str, Any], choice: str, wanted: list[Any], coun
     answer = reply.json()["choices"][0]
     made = answer["message"].get("tool_calls") or []
     whole = made if answer["finish_reason"] != "length" else made[:-1]  # the last one is a beginning
-    count.asked += 1
-    count.called += bool(made)
-    count.cut += answer["finish_reason"] == "length"
-    count.calls += len(whole)
+    count = Count(1, int(bool(made)), len(whole), cut=int(answer["finish_reason"] == "length"))
     calls = []
     for call in whole:
         name, text = call["function"]["name"], call["function"]["arguments"]
@@ -136,7 +133,8 @@ def ask(url: str, question: dict[str, Any], choice: str, wanted: list[Any], coun
             continue
         count.valid += 1
         calls.append((name, arguments))
-    count.right += len(whole) == len(made) and right(calls, wanted)
+    count.right = int(len(whole) == len(made) and right(calls, wanted))
+    return count
 
 
 def main() -> None:
@@ -169,10 +167,9 @@ def of_set(url: str, options: argparse.Namespace, name: str, choice: str) -> Cou
     answers = options.data / "possible_answer" / f"BFCL_v4_{name}.json"
     wanted = {one["id"]: one["ground_truth"] for one in lines(answers)} if answers.exists() else {}
     some = questions[:: max(1, len(questions) // options.questions)][: options.questions]
-    count = Count()
     with ThreadPoolExecutor(options.concurrency) as pool:
-        list(pool.map(lambda one: ask(url, one, choice, wanted.get(one["id"], []), count), some))
-    return count
+        counts = pool.map(lambda one: ask(url, one, choice, wanted.get(one["id"], [])), some)
+        return Count(*map(sum, zip(*map(astuple, counts), strict=True)))
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

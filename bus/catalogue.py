@@ -56,7 +56,7 @@ class CatalogueEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         sha256: of the whole file, hex; empty where there are `files`.
         files: of a directory. A source then has them all; `packages.member` and `hub.file` say where, with `{path}`.
         unsupported: why it is listed but cannot be served; empty where it can.
-        sampling: what its publisher recommends, where its files do not say it.
+        sampling: what is recommended for it, where its files do not say it.
         packages, hub: sources, tried in this order.
     """
 
